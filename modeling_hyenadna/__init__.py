@@ -1,0 +1,1 @@
+"""HyenaDNA for Transformers."""
