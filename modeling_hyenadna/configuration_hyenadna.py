@@ -1,0 +1,175 @@
+"""Configuration of HyenaDNA: every size and constant of the model, with its unit and its published default."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class HyenaDNAConfig(PreTrainedConfig):
+    """Sizes and constants of a HyenaDNA model (arXiv 2306.15794; the operator: arXiv 2302.10866).
+
+    Field names are those of the published checkpoints, so their `config.json` loads as it is, and ours loads in the
+    published code. The names of Transformers (`hidden_size`, `num_hidden_layers`, `intermediate_size`,
+    `max_position_embeddings`) work too. The defaults are those of `hyenadna-tiny-1k-seqlen`.
+
+    Args:
+        vocab_size: Rows of the embedding and width of the logits. It is rounded up to a multiple of
+            `pad_vocab_size_multiple`, as published (12 -> 16), after which that multiple is 1.
+        d_model: Width of the residual stream.
+        n_layer: Number of blocks.
+        d_inner: Width of the MLP inside a block; `4 * d_model` when `None`.
+        max_seq_len: Longest input, in tokens. It is also the unit of the filters' time axis (`t = 1` at its end), so
+            changing it changes every filter of a trained model.
+        emb_dim: Features of the filters' positional embedding: 1 for the time, the rest in cosine and sine pairs. Odd.
+        filter_order: Width of the filters' MLP.
+        num_inner_mlps: Hidden layers of the filters' MLP after the first.
+        hyena_order: Order N of the Hyena recurrence: N - 1 long convolutions and N gates in each block.
+        short_filter_order: Taps of the short causal convolution.
+        activation_freq: Initial frequency of the filters' sine activation.
+        train_freq: Whether that frequency is learned.
+        modulation_shift: Floor under the exponential decay of the filters: 0.05 in the released inference code.
+        train_positional_embedding: Whether the positional embedding `z` of each filter is a parameter, and stored. The
+            first published port trained it; loading such a checkpoint switches this on.
+        embed_dropout: Dropout on the embeddings, before the first block.
+        resid_dropout: Dropout on the output of each mixer and each MLP, before it is added to the residual stream.
+        hyena_dropout: Dropout on the gated input of each long convolution.
+        hyena_filter_dropout: Accepted because published files hold it; the published code never used it.
+        use_bias: Likewise.
+        layer_norm_epsilon: Epsilon of every layer norm.
+        initializer_range: Standard deviation of the initial weights.
+        pad_vocab_size_multiple: See `vocab_size`.
+        pooling: How the sequence classifier pools over the unmasked positions: `"mean"` (the paper), `"last"`,
+            `"first"` or `"max"`. When `None`: `"last"` for a published classifier (its file has no such field and its
+            head reads the last position), `"mean"` otherwise.
+        classifier_dropout: Dropout before the head of the sequence and token classifiers.
+        classifier_bias: Whether that head has a bias; published ones have none.
+        num_attention_heads: Always 1. There is no attention; `peft` sizes its prompts by this field.
+        use_cache: Always false: there is no generation cache yet.
+        tie_word_embeddings: Whether the language-model head shares the embedding matrix.
+        pad_token_id: `[PAD]`.
+        bos_token_id: `[BOS]`.
+        eos_token_id: `[SEP]`, which ends every sequence.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: A field has the wrong type or an impossible value.
+
+    Example:
+
+    ```python
+    >>> from hyenadna import HyenaDNAConfig, HyenaDNAModel
+    >>> model = HyenaDNAModel(HyenaDNAConfig(d_model=256, n_layer=8, max_seq_len=160_002))
+    ```
+    """
+
+    model_type = "hyenadna"
+    keys_to_ignore_at_inference = ("past_key_values",)
+    attribute_map = {  # noqa: RUF012 - the base class declares it a ClassVar
+        "hidden_size": "d_model",
+        "num_hidden_layers": "n_layer",
+        "intermediate_size": "d_inner",
+        "max_position_embeddings": "max_seq_len",
+    }
+
+    vocab_size: int = 12
+    d_model: int = 128
+    n_layer: int = 2
+    d_inner: int | None = None
+    max_seq_len: int = 1026
+    emb_dim: int = 5
+    filter_order: int = 64
+    num_inner_mlps: int = 2
+    hyena_order: int = 2
+    short_filter_order: int = 3
+    activation_freq: int | float = 10
+    train_freq: bool = True
+    modulation_shift: int | float = 0.05
+    train_positional_embedding: bool = False
+    embed_dropout: int | float = 0.1
+    resid_dropout: int | float = 0.0
+    hyena_dropout: int | float = 0.0
+    hyena_filter_dropout: int | float = 0.0
+    use_bias: bool = True
+    layer_norm_epsilon: int | float = 1e-5
+    initializer_range: int | float = 0.02
+    pad_vocab_size_multiple: int = 8
+    pooling: Literal["mean", "last", "first", "max"] | None = None
+    classifier_dropout: int | float = 0.0
+    classifier_bias: bool = False
+    num_attention_heads: int = 1
+    use_cache: bool = False
+    tie_word_embeddings: bool = False
+    pad_token_id: int | None = 4
+    bos_token_id: int | None = 2
+    eos_token_id: int | list[int] | None = 1
+
+    def __post_init__(self, **kwargs):
+        # Aliases arrive here after the fields were set; set them first, or d_inner would follow the default d_model.
+        for alias, field in self.attribute_map.items():
+            if alias in kwargs:
+                setattr(self, field, kwargs.pop(alias))
+        # A published config names remote code that we replace: saving it again without its files would break the
+        # folder for others. The copy of this file that travels to the Hub has to keep it.
+        if not type(self).__module__.startswith("transformers_modules"):
+            kwargs.pop("auto_map", None)
+        if self.d_inner is None:
+            self.d_inner = 4 * self.d_model
+        if self.pad_vocab_size_multiple > 1:
+            # Write 1 afterwards: with 8, a vocabulary resized to 17 would come back as 24.
+            self.vocab_size += -self.vocab_size % self.pad_vocab_size_multiple
+            self.pad_vocab_size_multiple = 1
+        if self.pooling is None:
+            classifier = any(name.endswith("ForSequenceClassification") for name in self.architectures or ())
+            self.pooling = "last" if classifier else "mean"
+        # There is no generation cache yet, whatever a file says.
+        self.use_cache = False
+        super().__post_init__(**kwargs)
+
+    def validate_sizes(self) -> None:
+        """Raise if a size is impossible. Runs after `__init__` and before saving."""
+        for name in (
+            "vocab_size",
+            "d_model",
+            "n_layer",
+            "d_inner",
+            "max_seq_len",
+            "filter_order",
+            "short_filter_order",
+            "pad_vocab_size_multiple",
+        ):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"`{name}` is {value}, but it has to be at least 1.")
+        if self.num_inner_mlps < 0:
+            raise ValueError(f"`num_inner_mlps` is {self.num_inner_mlps}, but it has to be at least 0.")
+        if self.hyena_order < 2:
+            raise ValueError(
+                f"`hyena_order` is {self.hyena_order}, but it has to be at least 2: an operator of order N has N - 1 "
+                "long convolutions."
+            )
+        if self.emb_dim < 3 or self.emb_dim % 2 == 0:
+            raise ValueError(
+                f"`emb_dim` is {self.emb_dim}, but it has to be an odd number of at least 3: one feature for the time "
+                "and pairs of a cosine and a sine."
+            )
+        if self.num_attention_heads != 1:
+            raise ValueError(
+                f"`num_attention_heads` is {self.num_attention_heads}, but it has to be 1: HyenaDNA has no attention, "
+                "and the field only tells peft how to size its prompts."
+            )
+
+    def validate_constants(self) -> None:
+        """Raise if a probability or a constant is impossible. Runs after `__init__` and before saving."""
+        for name in ("embed_dropout", "resid_dropout", "hyena_dropout", "hyena_filter_dropout", "classifier_dropout"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(f"`{name}` is {value}, but a dropout probability has to be in [0, 1).")
+        for name in ("activation_freq", "layer_norm_epsilon", "initializer_range"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise ValueError(f"`{name}` is {value}, but it has to be a positive number.")
+        if not 0 <= self.modulation_shift < float("inf"):
+            raise ValueError(f"`modulation_shift` is {self.modulation_shift}, but it has to be 0 or a positive number.")

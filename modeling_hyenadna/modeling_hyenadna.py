@@ -1,0 +1,762 @@
+"""HyenaDNA: a decoder-only stack of Hyena operators over single bases (arXiv 2306.15794, arXiv 2302.10866).
+
+Read top to bottom: filter, operator, block, model, heads. Inside the operator a tensor's name ends in its shape:
+B batch, L sequence length, D `d_model`, N `hyena_order`, E `emb_dim`.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import nn
+from transformers import initialization as init
+from transformers.generation import GenerationMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    SequenceClassifierOutputWithPast,
+    TokenClassifierOutput,
+)
+from transformers.modeling_utils import PreTrainedModel, load_state_dict, slice_logits_to_keep
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.import_utils import is_tracing
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_hyenadna import HyenaDNAConfig
+from .long_convolution import long_convolution
+
+logger = logging.get_logger(__name__)
+
+# Rows of the embedding that no base and no end of sequence has: `generate` must not emit them.
+_NOT_GENERATED = [0, 2, 3, 4, 5, 6, 12, 13, 14, 15]
+
+
+# ----------------------------------------------------------------------------------------------------------- the filter
+
+
+class HyenaDNASin(nn.Module):
+    """`sin(freq * x)` with one learned frequency per feature."""
+
+    def __init__(self, config: HyenaDNAConfig):
+        super().__init__()
+        self.freq = nn.Parameter(torch.empty(1, config.filter_order), requires_grad=config.train_freq)
+
+
+class HyenaDNAPositionalEmbedding(nn.Module):
+    """The time axis of a filter, and the features of it that the filter's MLP reads.
+
+    Both follow from the configuration, so neither is a buffer: `from_pretrained` would leave garbage in it and a half
+    precision model would round it. Only a checkpoint that trained its `z` keeps it, as a parameter.
+    """
+
+    def __init__(self, config: HyenaDNAConfig):
+        super().__init__()
+        self.config = config
+        if config.train_positional_embedding:
+            self.z = nn.Parameter(torch.empty(1, config.max_seq_len, config.emb_dim))
+
+    def analytic(
+        self, length: int, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`z` of shape (length, emb_dim) and `t` of shape (length, 1), the first `length` of `max_seq_len` positions."""
+        max_seq_len, bands = self.config.max_seq_len, (self.config.emb_dim - 1) // 2
+        # The whole axis and then its start: `linspace` rounds each half from its own end.
+        t = torch.linspace(0, 1, max_seq_len, device=device, dtype=dtype)[:length, None]
+        w = 2 * math.pi * torch.arange(length, device=device, dtype=dtype)[:, None] / max_seq_len
+        f = torch.linspace(1e-4, bands - 1, bands, device=device, dtype=dtype)
+        return torch.cat([t, torch.cos(-f * w), torch.sin(-f * w)], dim=-1), t
+
+    def forward(self, length: int, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        z_LE, t_L1 = self.analytic(length, device, dtype)
+        if self.config.train_positional_embedding:
+            z_LE = self.z[0, :length].to(dtype)
+        return z_LE, t_L1
+
+
+class HyenaDNAFilter(nn.Module):
+    """The implicit filters: `k(t) = MLP(z(t)) * (exp(-t * |deltas|) + shift)` (arXiv 2302.10866, equation 7).
+
+    Computed in float32 (float64 for a float64 model) and in this order whatever the type of the model: with frequency
+    10 the sine layers amplify a rounding error a thousandfold.
+    """
+
+    def __init__(self, config: HyenaDNAConfig):
+        super().__init__()
+        self.config = config
+        width = config.d_model * (config.hyena_order - 1)
+        self.bias = nn.Parameter(torch.empty(width))
+        # The published model has one sine at 1, 3, 5, ...: here 1 holds its frequency and serves the others, because
+        # Transformers cannot save a module that is shared inside one layer.
+        layers = [nn.Linear(config.emb_dim, config.filter_order), HyenaDNASin(config)]
+        for _ in range(config.num_inner_mlps):
+            layers += [nn.Linear(config.filter_order, config.filter_order), nn.Identity()]
+        self.implicit_filter = nn.Sequential(*layers, nn.Linear(config.filter_order, width, bias=False))
+        self.pos_emb = HyenaDNAPositionalEmbedding(config)
+
+    def deltas(self, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Decay rates, from slow to fast, of shape (d_model * (hyena_order - 1),)."""
+        target = math.log(1e-2)
+        return torch.linspace(target / 1.5, target / 0.3, self.bias.numel(), device=device, dtype=dtype)
+
+    def forward(self, length: int) -> torch.Tensor:
+        """The filters of all long convolutions, of shape (hyena_order - 1, d_model, length)."""
+        weight = self.implicit_filter[0].weight
+        device, dtype = weight.device, torch.promote_types(weight.dtype, torch.float32)
+        with torch.autocast(device.type, enabled=False):
+            z_LE, t_L1 = self.pos_emb(length, device, dtype)
+            freq = self.implicit_filter[1].freq.to(dtype)
+            h = z_LE
+            for layer in self.implicit_filter[:-1:2]:
+                h = torch.sin(freq * F.linear(h, layer.weight.to(dtype), layer.bias.to(dtype)))
+            h = F.linear(h, self.implicit_filter[-1].weight.to(dtype))
+            decay = torch.exp(-t_L1 * self.deltas(device, dtype).abs())
+            h = h * (decay + self.config.modulation_shift)
+        return h.T.unflatten(0, (self.config.d_model, -1)).transpose(0, 1)
+
+
+# --------------------------------------------------------------------------------------------------------- the operator
+
+
+class HyenaDNAOperator(nn.Module):
+    """The Hyena operator of order N (arXiv 2302.10866, definition 3.1): N gates around N - 1 long convolutions."""
+
+    def __init__(self, config: HyenaDNAConfig):
+        super().__init__()
+        self.config = config
+        width = (config.hyena_order + 1) * config.d_model
+        self.in_proj = nn.Linear(config.d_model, width)
+        self.short_filter = nn.Conv1d(
+            width, width, config.short_filter_order, groups=width, padding=config.short_filter_order - 1
+        )
+        self.filter_fn = HyenaDNAFilter(config)
+        self.dropout = nn.Dropout(config.hyena_dropout)
+        self.out_proj = nn.Linear(config.d_model, config.d_model)
+
+    def forward(
+        self, u_BLD: torch.Tensor, mask_BL: torch.Tensor | None = None, order_BL: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Mix along the sequence.
+
+        Args:
+            u_BLD: Input of shape (batch, length, d_model).
+            mask_BL: True where there is a token, of shape (batch, length).
+            order_BL: For each row the positions with all masked ones first, of shape (batch, length). A causal
+                convolution of zeros adds nothing, so that pads in front of all tokens are as good as none.
+        """
+        length = u_BLD.shape[1]
+        # 1. Move pads to the left. Everything outside this operator acts on single positions and keeps its order.
+        if order_BL is not None:
+            u_BLD = u_BLD.gather(1, order_BL[..., None].expand_as(u_BLD))
+            mask_BL = mask_BL.gather(1, order_BL)
+
+        # 2. Project, and mix neighbours.
+        p_BLC = self.in_proj(u_BLD)
+        if mask_BL is not None:
+            p_BLC = p_BLC.masked_fill(~mask_BL[..., None], 0)
+        p_BCL = self.short_filter(p_BLC.transpose(1, 2))[..., :length]
+        *x_BDL, v_BDL = p_BCL.split(self.config.d_model, dim=1)
+        if mask_BL is not None:  # the short filter has a bias; from here on zeros stay zeros
+            v_BDL = v_BDL.masked_fill(~mask_BL[:, None], 0)
+
+        # 3. Gate and convolve, from the last gate to the second.
+        k_NDL = self.filter_fn(length)
+        skip_ND = self.filter_fn.bias.unflatten(0, (self.config.d_model, -1)).T
+        for o, x in enumerate(reversed(x_BDL[1:])):
+            v_BDL = long_convolution(self.dropout(v_BDL * x), k_NDL[o], skip_ND[o])
+
+        # 4. The first gate, and back to the residual stream.
+        y_BLD = self.out_proj((v_BDL * x_BDL[0]).transpose(1, 2))
+        if order_BL is not None:
+            y_BLD = torch.empty_like(y_BLD).scatter(1, order_BL[..., None].expand_as(y_BLD), y_BLD)
+        return y_BLD
+
+
+class HyenaDNAMLP(nn.Module):
+    def __init__(self, config: HyenaDNAConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.d_model, config.d_inner)
+        self.fc2 = nn.Linear(config.d_inner, config.d_model)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(hidden_states), approximate="tanh"))
+
+
+class HyenaDNABlock(GradientCheckpointingLayer):
+    """`h += mixer(norm1(h))`, `h += mlp(norm2(h))`, with the residual stream in at least float32."""
+
+    def __init__(self, config: HyenaDNAConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+        self.mixer = HyenaDNAOperator(config)
+        self.norm2 = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+        self.mlp = HyenaDNAMLP(config)
+        self.dropout = nn.Dropout(config.resid_dropout)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        order: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+        weight_dtype = self.norm1.weight.dtype
+        hidden_states = hidden_states + self.dropout(self.mixer(self.norm1(hidden_states.to(weight_dtype)), mask, order))
+        hidden_states = hidden_states + self.dropout(self.mlp(self.norm2(hidden_states.to(weight_dtype))))
+        return hidden_states
+
+
+# ------------------------------------------------------------------------------------------------------------ the model
+
+
+class HyenaDNAEmbeddings(nn.Module):
+    def __init__(self, config: HyenaDNAConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.d_model)
+
+
+class HyenaDNABackbone(nn.Module):
+    """Embeddings, blocks and final norm, under the published names."""
+
+    def __init__(self, config: HyenaDNAConfig):
+        super().__init__()
+        self.embeddings = HyenaDNAEmbeddings(config)
+        self.dropout = nn.Dropout(config.embed_dropout)
+        self.layers = nn.ModuleList([HyenaDNABlock(config) for _ in range(config.n_layer)])
+        self.ln_f = nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+
+
+class HyenaDNAPreTrainedModel(PreTrainedModel):
+    config: HyenaDNAConfig
+    base_model_prefix = "hyena"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["HyenaDNABlock"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _can_record_outputs = {"hidden_states": HyenaDNABlock}  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["filter_fn"]  # noqa: RUF012
+    # Published files hold what can be computed, and each frequency three times. A trained `z` is found before loading.
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+        r"filter_fn\.pos_emb\.(z|t)$",
+        r"filter_fn\.modulation\.deltas$",
+        r"filter_fn\.implicit_filter\.(?!1\.)\d+\.freq$",
+    ]
+
+    def __init__(self, config: HyenaDNAConfig, *args, **kwargs):
+        config.validate()  # again: `from_pretrained(..., hyena_order=1)` sets the field after the configuration was made
+        super().__init__(config, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """N(0, initializer_range), except where the published model differs (arXiv 2306.15794, training repository)."""
+        super()._init_weights(module)
+        residual_std = self.config.initializer_range / math.sqrt(2 * self.config.n_layer)
+        if isinstance(module, HyenaDNAOperator):
+            # PyTorch's default for a convolution, which Transformers has just overwritten.
+            init.kaiming_uniform_(module.short_filter.weight, a=math.sqrt(5))
+            bound = 1 / math.sqrt(self.config.short_filter_order)
+            init.uniform_(module.short_filter.bias, -bound, bound)
+            init.normal_(module.out_proj.weight, std=residual_std)
+        elif isinstance(module, HyenaDNAMLP):
+            init.normal_(module.fc2.weight, std=residual_std)
+        elif isinstance(module, HyenaDNAFilter):
+            init.normal_(module.bias)
+        elif isinstance(module, HyenaDNASin):
+            init.constant_(module.freq, self.config.activation_freq)
+        elif isinstance(module, HyenaDNAPositionalEmbedding) and self.config.train_positional_embedding:
+            init.copy_(module.z, module.analytic(self.config.max_seq_len, module.z.device)[0][None])
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in Transformers. Warns when `max_seq_len` is not that of the checkpoint, because it changes every filter."""
+        model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+        try:
+            stored, _ = HyenaDNAConfig.get_config_dict(
+                pretrained_model_name_or_path, **{name: kwargs[name] for name in names if name in kwargs}
+            )
+        except OSError:  # a state dict or an adapter comes without a configuration
+            return model
+        was, now = stored.get("max_seq_len"), (model[0] if isinstance(model, tuple) else model).config.max_seq_len
+        if was is not None and was != now:
+            logger.warning(
+                f"The checkpoint was made with max_seq_len={was} and is loaded with max_seq_len={now}. The filters' time "
+                f"axis runs from 0 to 1 over max_seq_len tokens, so that every filter is stretched by {now / was:.3g} "
+                "and the outputs change. Leave max_seq_len out to get the model as it was trained, or fine-tune this one."
+            )
+        return model
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None):
+        # The one place where the files are known and nothing is loaded yet.
+        _check_checkpoint(model, state_dict, checkpoint_files, load_config)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys)
+
+
+def _check_checkpoint(model: HyenaDNAPreTrainedModel, state_dict, checkpoint_files, load_config) -> None:
+    """Refuse an embedding of another size, and make a positional embedding that was trained a parameter.
+
+    The first published port trained `pos_emb.z`. Such a file must not load into filters of the analytic `z` in silence.
+    """
+    config, analytic, trained = model.config, None, False
+    for name, tensor in _stored_tensors(state_dict, checkpoint_files, ("word_embeddings.weight", "pos_emb.z")):
+        if name.endswith("word_embeddings.weight"):
+            expected = (config.vocab_size, config.d_model)
+            if tuple(tensor.shape) != expected and not load_config.ignore_mismatched_sizes:
+                raise ValueError(
+                    f"`{name}` of the checkpoint has shape {tuple(tensor.shape)}, but the configuration says vocab_size="
+                    f"{expected[0]} rows and d_model={expected[1]}. Correct config.json, or load with the checkpoint's "
+                    "own sizes and call `resize_token_embeddings`."
+                )
+        else:
+            length = tensor.shape[1]
+            if analytic is None or analytic.shape[1] != length:
+                positions = HyenaDNAPositionalEmbedding(HyenaDNAConfig(emb_dim=config.emb_dim, max_seq_len=length))
+                with torch.device("cpu"):
+                    analytic = positions.analytic(length, torch.device("cpu"))[0][None]
+            # Compare in the type of the file; other machines and a complex exponential differ by a few roundings.
+            tolerance = 8 * config.emb_dim * torch.finfo(tensor.dtype).eps
+            if tensor.shape == analytic.shape and torch.allclose(
+                tensor.float(), analytic.to(tensor.dtype).float(), rtol=0, atol=tolerance
+            ):
+                continue
+            if length != config.max_seq_len:
+                raise ValueError(
+                    f"`{name}` of the checkpoint was trained for max_seq_len={length}, and the configuration says "
+                    f"{config.max_seq_len}. A trained positional embedding has no other length: load it with {length}."
+                )
+            trained = True
+    if trained and not config.train_positional_embedding:
+        logger.warning(
+            "The checkpoint holds a trained positional embedding `pos_emb.z`, which differs from the formula. It is "
+            "loaded as a parameter (train_positional_embedding=True)."
+        )
+        config.train_positional_embedding = True
+        for module in model.modules():
+            if isinstance(module, HyenaDNAPositionalEmbedding):
+                module.config.train_positional_embedding = True
+                shape = (1, config.max_seq_len, config.emb_dim)
+                module.z = nn.Parameter(torch.empty(shape, device="meta"))
+
+
+def _stored_tensors(state_dict, checkpoint_files, endings: tuple[str, ...]):
+    """Name and tensor of what the checkpoint holds under these endings, one at a time."""
+    if state_dict is not None or not checkpoint_files:
+        yield from ((k, v) for k, v in (state_dict or {}).items() if k.endswith(endings))
+        return
+    for file in checkpoint_files:
+        if str(file).endswith(".safetensors"):
+            with safe_open(file, framework="pt", device="cpu") as f:
+                yield from ((k, f.get_tensor(k)) for k in f.keys() if k.endswith(endings))  # noqa: SIM118
+        else:
+            yield from ((k, v) for k, v in load_state_dict(file).items() if k.endswith(endings))
+
+
+class HyenaDNAModel(HyenaDNAPreTrainedModel):
+    """The backbone: token ids in, one vector of width `d_model` per token out."""
+
+    def __init__(self, config: HyenaDNAConfig):
+        super().__init__(config)
+        self.backbone = HyenaDNABackbone(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.backbone.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.backbone.embeddings.word_embeddings = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """Run the backbone.
+
+        Args:
+            input_ids: Token ids of shape (batch, length).
+            attention_mask: 1 where there is a token and 0 where there is padding, of shape (batch, length), anywhere in
+                a row. With it a sequence has the same outputs alone and in a batch. Without it pads are tokens.
+            past_key_values: There is no generation cache yet: has to be `None`.
+            inputs_embeds: Embeddings of shape (batch, length, d_model), instead of `input_ids`.
+            use_cache: Ignored.
+
+        Returns:
+            `last_hidden_state` of shape (batch, length, d_model), after the final norm; with `output_hidden_states=True`
+            also `hidden_states`: the embeddings, each block's output, and for the last block that after the final norm.
+
+        Raises:
+            ValueError: The inputs contradict each other or the configuration; see the message.
+        """
+        # 1. Check, and embed.
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass `input_ids` or `inputs_embeds`: exactly one of them.")
+        if past_key_values is not None:
+            raise ValueError("`past_key_values` was passed, but HyenaDNA has no generation cache and no prefix tuning.")
+        _check_shape(self.config, input_ids, inputs_embeds)
+        if inputs_embeds is None:
+            _check_range(input_ids, "input_ids", self.config.vocab_size)
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        mask, order = _read_mask(attention_mask, inputs_embeds)
+
+        # 2. Run the blocks.
+        hidden_states = self.backbone.dropout(inputs_embeds)
+        for block in self.backbone.layers:
+            hidden_states = block(hidden_states, mask, order)
+
+        # 3. Final norm.
+        hidden_states = self.backbone.ln_f(hidden_states.to(self.backbone.ln_f.weight.dtype))
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states)
+
+
+# --------------------------------------------------------------------------------------------------- masks and checks
+
+
+def _check_shape(config: HyenaDNAConfig, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> None:
+    name, x, dims = ("input_ids", input_ids, 2) if inputs_embeds is None else ("inputs_embeds", inputs_embeds, 3)
+    if x.ndim != dims:
+        expected = "(batch, length)" if dims == 2 else "(batch, length, d_model)"
+        raise ValueError(f"`{name}` has shape {tuple(x.shape)}, but {expected} was expected.")
+    if dims == 3 and x.shape[2] != config.d_model:
+        raise ValueError(f"`inputs_embeds` is {x.shape[2]} wide, but the model's d_model is {config.d_model}.")
+    if x.shape[1] == 0:
+        raise ValueError(f"`{name}` has shape {tuple(x.shape)}: the sequences are empty. Pass at least one token each.")
+    if x.shape[1] > config.max_seq_len:
+        raise ValueError(
+            f"`{name}` is {x.shape[1]} tokens long, padding and prompts included, but the model takes at most "
+            f"max_seq_len={config.max_seq_len}. Truncate the input (`tokenizer(..., truncation=True, max_length="
+            f"{config.max_seq_len})`), cut it into windows, or use a checkpoint with a longer max_seq_len."
+        )
+
+
+def _check_range(ids: torch.Tensor, name: str, size: int, ignored: int | None = None) -> None:
+    """Raise where an id is not in [0, size): an index error deep inside, or on a GPU a dead process, says less."""
+    if is_tracing(ids) or ids.is_meta:
+        return
+    wrong = (ids < 0) | (ids >= size)
+    if ignored is not None:
+        wrong &= ids != ignored
+    if wrong.any():
+        position = tuple(wrong.nonzero()[0].tolist())
+        raise ValueError(
+            f"`{name}` holds {ids[position].item()} at position {position}, but it has to be in [0, {size})"
+            + (f" or {ignored} to be ignored." if ignored is not None else ".")
+        )
+
+
+def _read_mask(
+    attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The mask as booleans, and the order that brings interior pads to the left; each `None` where it is not needed."""
+    if attention_mask is None:
+        return None, None
+    if attention_mask.shape != inputs_embeds.shape[:2]:
+        raise ValueError(
+            f"`attention_mask` has shape {tuple(attention_mask.shape)}, but the input has (batch, length) = "
+            f"{tuple(inputs_embeds.shape[:2])}."
+        )
+    mask = attention_mask.to(inputs_embeds.device) != 0
+    if is_tracing(mask) or mask.is_meta:  # no branch on values here
+        return mask, _pads_first(mask)
+    on_cpu = mask.cpu()
+    empty = (~on_cpu.any(dim=1)).nonzero()
+    if len(empty):
+        raise ValueError(f"Row {empty[0].item()} of `attention_mask` is 0 everywhere: that sequence has no token.")
+    if on_cpu.all():
+        return None, None
+    # A causal model never sees what is to the right, so only a pad after a token and before another one is in the way.
+    starts = (on_cpu[:, 1:] & ~on_cpu[:, :-1]).sum(dim=1) + on_cpu[:, 0]
+    return mask, None if (starts == 1).all() else _pads_first(mask)
+
+
+def _pads_first(mask: torch.Tensor) -> torch.Tensor:
+    """For each row the positions of the pads and then those of the tokens, each in their order: (batch, length)."""
+    return mask.to(torch.int8).argsort(dim=1, stable=True)
+
+
+def _next_token_labels(labels: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The label that each position has to predict: that of the next token, skipping pads; -100 where there is none.
+
+    A pad is no target, and no context of one: the first token of a row is predicted by nothing.
+    """
+    if attention_mask is None:
+        return F.pad(labels, (0, 1), value=-100)[:, 1:]
+    mask = attention_mask.to(labels.device) != 0
+    order = _pads_first(mask)
+    targets = labels.masked_fill(~mask, -100).gather(1, order)
+    targets = F.pad(targets, (0, 1), value=-100)[:, 1:].masked_fill(~mask.gather(1, order), -100)
+    return torch.empty_like(targets).scatter(1, order, targets)
+
+
+def _pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
+    """Pool (batch, length, d_model) over the unmasked positions to (batch, d_model)."""
+    batch, length, _ = hidden_states.shape
+    if attention_mask is None:
+        mask = torch.ones(batch, length, dtype=torch.bool, device=hidden_states.device)
+    else:
+        mask = attention_mask.to(hidden_states.device) != 0
+    if pooling == "max":
+        return hidden_states.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
+    if pooling == "mean":
+        # One matrix product per row, in at least float32: the sum over a million positions does not fit half precision.
+        weight = mask / mask.sum(dim=1, keepdim=True)
+        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+        return torch.einsum("bl,bld->bd", weight.to(dtype), hidden_states.to(dtype)).to(hidden_states.dtype)
+    positions = torch.arange(length, device=hidden_states.device)
+    if pooling == "last":
+        index = torch.where(mask, positions, -1).amax(dim=1)
+    else:
+        index = torch.where(mask, positions, length).amin(dim=1)
+    return hidden_states[torch.arange(batch, device=hidden_states.device), index]
+
+
+# ------------------------------------------------------------------------------------------------------------ the heads
+
+
+class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
+    """The backbone and a linear head that predicts the next token."""
+
+    _tied_weights_keys = {"lm_head.weight": "hyena.backbone.embeddings.word_embeddings.weight"}  # noqa: RUF012
+
+    def __init__(self, config: HyenaDNAConfig):
+        super().__init__(config)
+        self.hyena = HyenaDNAModel(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.post_init()
+        _set_generation_defaults(self.generation_config)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """Predict the next token at every position; see `HyenaDNAModel.forward` for the other arguments.
+
+        Args:
+            labels: Token ids of shape (batch, length), usually the `input_ids`: the shift by one happens here. -100 and
+                masked positions are ignored. The loss is a softmax over all `vocab_size` rows, as published.
+            logits_to_keep: Compute logits only for the last so many positions, or for these positions; 0 for all.
+
+        Returns:
+            `loss` (a scalar, when `labels` came) and `logits` of shape (batch, length, vocab_size).
+        """
+        if labels is not None:
+            _check_labels(labels, input_ids if inputs_embeds is None else inputs_embeds, self.config.vocab_size)
+        outputs = self.hyena(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+
+        loss = None
+        if labels is not None:
+            if kwargs.get("shift_labels") is None:
+                shifted = _next_token_labels(labels, attention_mask)[..., None]
+                kwargs["shift_labels"] = slice_logits_to_keep(shifted, logits_to_keep)[..., 0].contiguous()
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    # -- generation, which without a cache reads the whole sequence again for every token
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    def adjust_generation_fn(self, generation_config, *args, **kwargs):
+        # A published folder has no generation_config.json, and what Transformers then makes up knows no vocabulary.
+        super().adjust_generation_fn(generation_config, *args, **kwargs)
+        _set_generation_defaults(self.generation_config)
+
+    def prepare_inputs_for_generation(
+        self, input_ids, next_sequence_length=None, inputs_embeds=None, is_first_iteration=False, **kwargs
+    ):
+        if inputs_embeds is not None and not is_first_iteration and input_ids.shape[1] > 0:
+            # `input_ids` are the tokens generated so far: they follow the prompt, which came as embeddings.
+            generated = self.get_input_embeddings()(input_ids)
+            inputs_embeds = torch.cat([inputs_embeds, generated.to(inputs_embeds.dtype)], dim=1)
+        kwargs["use_cache"] = False
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=None,  # with `use_cache=True` Transformers would pass on the newest token alone
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=inputs_embeds is not None,
+            **kwargs,
+        )
+
+    def _validate_generated_length(self, generation_config, input_ids_length, has_default_max_length):
+        if generation_config.max_length > self.config.max_seq_len:
+            raise ValueError(
+                f"Prompt and new tokens may reach a length of {generation_config.max_length} (the prompt has "
+                f"{input_ids_length}), but the model takes at most max_seq_len={self.config.max_seq_len}. Ask for fewer "
+                "`max_new_tokens`, or shorten the prompt."
+            )
+        super()._validate_generated_length(generation_config, input_ids_length, has_default_max_length)
+
+
+def _set_generation_defaults(generation_config) -> None:
+    """Emit bases, `N` and the end of the sequence only; what a checkpoint or a user set stays."""
+    if generation_config.suppress_tokens is None:
+        generation_config.suppress_tokens = list(_NOT_GENERATED)
+    generation_config.use_cache = False
+
+
+class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
+    """The backbone, pooled by `config.pooling`, and a linear head: classes, several labels at once, or regression."""
+
+    def __init__(self, config: HyenaDNAConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.hyena = HyenaDNAModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.score = nn.Linear(config.d_model, config.num_labels, bias=config.classifier_bias)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutputWithPast:
+        """Classify whole sequences; see `HyenaDNAModel.forward` for the other arguments.
+
+        Args:
+            labels: Class ids of shape (batch,); for several labels 0 or 1 and for regression numbers of shape (batch,
+                num_labels), or (batch,) if there is one. `config.problem_type` decides, as in Transformers.
+
+        Returns:
+            `loss` (a scalar, when `labels` came) and `logits` of shape (batch, num_labels).
+        """
+        if labels is not None:
+            labels = self._check_labels(labels, (input_ids if inputs_embeds is None else inputs_embeds).shape[0])
+        outputs = self.hyena(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        pooled = _pool(outputs.last_hidden_state, attention_mask, self.config.pooling)
+        logits = self.score(self.dropout(pooled))
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
+            count = kwargs.get("num_items_in_batch")
+            if count is not None and labels.is_floating_point():
+                # Transformers divides by it for classes only, and an accumulated batch would count several times.
+                loss = loss * labels.numel() / count
+        return SequenceClassifierOutputWithPast(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    def _check_labels(self, labels: torch.Tensor, batch: int) -> torch.Tensor:
+        """Raise if they do not fit, and return them in the type that the loss wants."""
+        kind, count = self.config.problem_type, self.config.num_labels
+        if kind is None:
+            kind = "regression" if count == 1 else "multi_label_classification"
+            if count > 1 and not labels.is_floating_point():
+                kind = "single_label_classification"
+        shapes = {(batch,)} if kind == "single_label_classification" else {(batch, count)}
+        if count == 1:
+            shapes = {(batch,), (batch, 1)}
+        if tuple(labels.shape) not in shapes:
+            raise ValueError(
+                f"`labels` has shape {tuple(labels.shape)}, but for problem_type={kind!r} and num_labels={count} "
+                f"{' or '.join(map(str, sorted(shapes)))} was expected."
+            )
+        if kind == "single_label_classification":
+            _check_range(labels, "labels", count, ignored=-100)
+            return labels.long()
+        labels = labels.to(torch.promote_types(self.dtype, torch.float32))
+        if not (is_tracing(labels) or labels.is_meta):
+            wrong = ~labels.isfinite() if kind == "regression" else ~((labels >= 0) & (labels <= 1))
+            if wrong.any():
+                position = tuple(wrong.nonzero()[0].tolist())
+                expected = "a finite number" if kind == "regression" else "between 0 and 1"
+                raise ValueError(
+                    f"`labels` holds {labels[position].item()} at position {position}, but for problem_type={kind!r} "
+                    f"it has to be {expected}."
+                )
+        return labels
+
+
+class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
+    """The backbone and a linear head that classifies every position, from what is at and to the left of it."""
+
+    def __init__(self, config: HyenaDNAConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.hyena = HyenaDNAModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.score = nn.Linear(config.d_model, config.num_labels, bias=config.classifier_bias)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TokenClassifierOutput:
+        """Classify every token; see `HyenaDNAModel.forward` for the other arguments.
+
+        Args:
+            labels: Class ids of shape (batch, length). -100 and masked positions are ignored.
+
+        Returns:
+            `loss` (a scalar, when `labels` came) and `logits` of shape (batch, length, num_labels).
+        """
+        if labels is not None:
+            _check_labels(labels, input_ids if inputs_embeds is None else inputs_embeds, self.config.num_labels)
+        outputs = self.hyena(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.score(self.dropout(outputs.last_hidden_state))
+
+        loss = None
+        if labels is not None:
+            if attention_mask is not None:
+                labels = labels.masked_fill(attention_mask.to(labels.device) == 0, -100)
+            loss = self.loss_function(logits, labels, self.config, **kwargs)
+        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+def _check_labels(labels: torch.Tensor, inputs: torch.Tensor, size: int) -> None:
+    if labels.shape != inputs.shape[:2]:
+        raise ValueError(
+            f"`labels` has shape {tuple(labels.shape)}, but the input has (batch, length) = {tuple(inputs.shape[:2])}."
+        )
+    _check_range(labels, "labels", size, ignored=-100)
