@@ -1,1 +1,5 @@
 """One token per base."""
+
+from .tokenization_hyenadna import HyenaDNATokenizer
+
+__all__ = ["HyenaDNATokenizer"]

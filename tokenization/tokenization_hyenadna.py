@@ -1,0 +1,251 @@
+"""The HyenaDNA tokenizer: one token per base, on the `tokenizers` (Rust) backend.
+
+`tokenizer.json` holds the whole behaviour: a saved tokenizer gives the same ids where only Transformers is installed.
+This class adds speed: a plain sequence is looked up in a table of 256 entries, and Rust runs only for what the table
+cannot do (pairs, offsets, special tokens inside the text, tokens that the user has added, ...).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers
+from tokenizers.models import BPE
+from transformers import BatchEncoding, TokenizersBackend
+
+SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]")
+BASES = ("A", "C", "G", "T", "N")
+VOCABULARY = {token: i for i, token in enumerate(SPECIAL_TOKENS + BASES)}  # the published ids
+READ_AS = {"T": "U", "N": "RYSWKMBDHV"}  # RNA, and the IUPAC codes that stand for more than one base
+
+
+class LazyBatchEncoding(BatchEncoding):
+    """A `BatchEncoding` that makes its Rust encodings (`tokens()`, `word_ids()`, `enc[0]`, ...) when first asked."""
+
+    _make: Callable[[], BatchEncoding] | None = (
+        None  # not an argument: accelerate rebuilds batches as type(batch)(dict)
+    )
+
+    @property
+    def _encodings(self) -> list | None:
+        if self._made is None and self._make is not None:
+            self._made = self._make().encodings
+        return self._made
+
+    @_encodings.setter
+    def _encodings(self, encodings: list | None) -> None:
+        self._made = encodings
+
+    @property
+    def is_fast(self) -> bool:
+        return self._make is not None or self._made is not None  # without making them
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+class HyenaDNATokenizer(TokenizersBackend):
+    """
+    One token per base: `[CLS]`0 `[SEP]`1 `[BOS]`2 `[MASK]`3 `[PAD]`4 `[RESERVED]`5 `[UNK]`6 `A`7 `C`8 `G`9 `T`10 `N`11.
+
+    `"ACGT"` becomes `[7, 8, 9, 10, 1]`: `[SEP]`, also the end-of-sequence token, is appended; nothing is put in front.
+    `U` is read as `T`, the IUPAC codes `RYSWKMBDHV` as `N`. Every other character is one `[UNK]`, a gap, a space and a
+    line break too, so character i is token i. Special tokens in the text (`"ACG[MASK]T"`) are read as those tokens.
+
+    Args:
+        model_max_length: longest input in tokens, special tokens included; what is longer gives a warning.
+        do_upper_case: read lower case (soft-masked sequence) as upper case. `False` makes it `[UNK]`, as the published
+            tokenizer did. May be changed later: `tokenizer.do_upper_case = False`.
+        add_eos_token: append `[SEP]`, unless a call says `add_special_tokens=False`. If None: what the loaded
+            `tokenizer.json` does, else True. May be changed later: `tokenizer.add_eos_token = False`.
+        padding_side: `"left"`, as published, or `"right"`.
+        characters: accepted because published files hold it; must be `["A", "C", "G", "T", "N"]`.
+        kwargs: passed to `TokenizersBackend`. A published `"add_special_tokens": false` is dropped: it had no effect.
+
+    Raises:
+        ValueError: another vocabulary (`characters`, `vocab`), or a backend (`tokenizer_object`, `tokenizer_file`).
+    """
+
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 (the type that Transformers declares)
+    padding_side = "left"
+
+    def __init__(
+        self,
+        model_max_length: int | None = None,
+        do_upper_case: bool = True,
+        add_eos_token: bool | None = None,
+        padding_side: str = "left",
+        characters: Sequence[str] = BASES,
+        **kwargs: Any,
+    ):
+        vocab = kwargs.pop("vocab", VOCABULARY)
+        if tuple(characters) != BASES or vocab != VOCABULARY:
+            came = f"characters={list(characters)}" if tuple(characters) != BASES else f"vocab={vocab}"
+            raise ValueError(
+                f"HyenaDNATokenizer has the fixed vocabulary {VOCABULARY}, but got {came}. "
+                "Load other vocabularies with transformers.PreTrainedTokenizerFast."
+            )
+        for name in ("tokenizer_object", "tokenizer_file"):
+            if kwargs.pop(name, None) is not None:
+                raise ValueError(
+                    f"HyenaDNATokenizer builds its own backend, but got {name}. Load a folder with HyenaDNATokenizer."
+                    "from_pretrained(folder), and other backends with transformers.PreTrainedTokenizerFast."
+                )
+        # Found in published files, and not to be saved again: auto_map names code that our folder does not hold.
+        for name in ("add_special_tokens", "auto_map", "clean_up_tokenization_spaces", "merges"):
+            kwargs.pop(name, None)
+        add_bos_token = kwargs.pop("add_bos_token", None)
+        if add_eos_token is None and kwargs.get("post_processor") is None:  # there is one when tokenizer.json was read
+            add_eos_token = True
+
+        # BPE without merges is the fastest model that yields single characters; a cache of whole sequences is no use.
+        self._tokenizer = Tokenizer(BPE(VOCABULARY, [], unk_token="[UNK]", fuse_unk=False, cache_capacity=0))
+        self._tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in SPECIAL_TOKENS])
+        self._tokenizer.decoder = decoders.Fuse()
+        self._one_base = self._tokenizer.encode("A")
+        self.do_upper_case = do_upper_case
+
+        names = {"bos": "[BOS]", "eos": "[SEP]", "sep": "[SEP]", "cls": "[CLS]", "pad": "[PAD]", "mask": "[MASK]"}
+        for name, token in {**names, "unk": "[UNK]"}.items():
+            kwargs.setdefault(f"{name}_token", token)
+        kwargs.setdefault("extra_special_tokens", ["[RESERVED]"])
+        super().__init__(
+            model_max_length=model_max_length, do_upper_case=do_upper_case, padding_side=padding_side, **kwargs
+        )
+        # Transformers saves these two only as the post-processor in tokenizer.json, and forgets one if given the other.
+        before, after = self._special_ids()
+        self._add_bos_token, self._add_eos_token = self.bos_token_id in before, self.eos_token_id in after
+        if add_bos_token is not None:
+            self.add_bos_token = add_bos_token
+        if add_eos_token is not None:
+            self.add_eos_token = add_eos_token
+
+    @property
+    def do_upper_case(self) -> bool:
+        return self._do_upper_case
+
+    @do_upper_case.setter
+    def do_upper_case(self, value: bool) -> None:
+        self._do_upper_case = value
+        self._table = np.full(256, VOCABULARY["[UNK]"])
+        steps = []
+        for base in BASES:
+            other = READ_AS.get(base, "")
+            letters = other + (base + other).lower() if value else other
+            self._table[[ord(letter) for letter in base + letters]] = VOCABULARY[base]
+            if letters:
+                steps.append(normalizers.Replace(Regex(f"[{letters}]"), base))
+        self._tokenizer.normalizer = normalizers.Sequence(steps)
+
+    def _special_ids(self) -> tuple[list[int], list[int]]:
+        """Ids that the backend's post-processor puts before and after a sequence."""
+        ids = self._tokenizer.post_processor.process(self._one_base).ids
+        at = ids.index(VOCABULARY["A"])
+        return ids[:at], ids[at + 1 :]
+
+    def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> BatchEncoding:
+        """Encode one or many sequences; `TokenizersBackend` calls this for every way to encode.
+
+        Raises:
+            TypeError: `text` or `text_pair` is, or holds, something else than str.
+            ValueError: `text` is an empty list.
+        """
+        _check_text("text", text)
+        if text_pair is not None:
+            _check_text("text_pair", text_pair)
+        if not text and not isinstance(text, str) and not kwargs.get("is_split_into_words"):
+            raise ValueError("text is an empty list; pass at least one sequence.")
+        data = self._look_up(text, **kwargs) if text_pair is None else None
+        if data is None:
+            return super()._encode_plus(text, text_pair, **kwargs)
+        encoding = LazyBatchEncoding(data, tensor_type=kwargs.pop("return_tensors", None), n_sequences=1)
+        # Not `super()._encode_plus`: pickle would take a bound method for the one of this class.
+        encoding._make = partial(TokenizersBackend._encode_plus, self, text, **{**kwargs, "verbose": False})
+        return encoding
+
+    def _look_up(
+        self,
+        text: Any,
+        add_special_tokens: bool = True,
+        padding_strategy: str = "do_not_pad",
+        truncation_strategy: str = "do_not_truncate",
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+        return_attention_mask: bool | None = None,
+        verbose: bool = True,
+        **others: Any,
+    ) -> dict[str, list] | None:
+        """Encode by table what Rust would encode to the same ids, or return None: Rust has to do it."""
+        texts = [text] if isinstance(text, str) else text
+        padding_side = padding_side or self.padding_side
+        before, after = self._special_ids() if add_special_tokens else ([], [])
+        keep = None if truncation_strategy == "do_not_truncate" else (max_length or 0) - len(before) - len(after)
+        if (
+            any(others.values())  # offsets, overflow, words, ...
+            or "token_type_ids" in self.model_input_names
+            or len(self.added_tokens_decoder) != len(SPECIAL_TOKENS)
+            or return_tensors not in (None, "pt", "np")
+            or padding_side not in ("left", "right")
+            or min(max_length or 0, pad_to_multiple_of or 0) < 0
+            or truncation_strategy == "only_second"
+            or (keep is not None and keep < 1)
+            or not all(isinstance(t, str) and t.isascii() and "[" not in t for t in texts)
+        ):
+            return None
+
+        if keep is not None:
+            texts = [t[:keep] if self.truncation_side == "right" else t[-keep:] for t in texts]
+        lengths = [len(before) + len(t) + len(after) for t in texts]
+        if padding_strategy == "do_not_pad":
+            widths, pad_id = lengths, 0
+        else:
+            fixed = padding_strategy == "max_length" and max_length is not None
+            width = max_length if fixed else max(lengths)
+            width += -width % pad_to_multiple_of if pad_to_multiple_of else 0
+            widths, pad_id = [max(length, width) for length in lengths], self.pad_token_id
+        if return_tensors is not None and len(set(widths)) > 1:
+            return None  # for the usual error
+
+        data = {"input_ids": [], "attention_mask": []}
+        for t, length, width in zip(texts, lengths, widths, strict=True):
+            start = width - length if padding_side == "left" else 0
+            end = start + length
+            ids, mask = np.full(width, pad_id, np.int64), np.zeros(width, np.int64)
+            ids[start : start + len(before)] = before
+            ids[start + len(before) : end - len(after)] = self._table[np.frombuffer(t.encode(), np.uint8)]
+            ids[end - len(after) : end] = after
+            mask[start:end] = 1
+            self._eventual_warn_about_too_long_sequence(ids, max_length, verbose)
+            data["input_ids"].append(ids)
+            data["attention_mask"].append(mask)
+        if return_attention_mask is False or (
+            return_attention_mask is None and "attention_mask" not in self.model_input_names
+        ):
+            del data["attention_mask"]
+        if return_tensors is None:
+            data = {name: [row.tolist() for row in rows] for name, rows in data.items()}
+            if isinstance(text, str):
+                data = {name: rows[0] for name, rows in data.items()}
+        return data
+
+
+def _check_text(name: str, text: Any) -> None:
+    """Raise TypeError unless `text` is a str, or lists (or tuples) of str."""
+    if isinstance(text, str):
+        return
+    if not isinstance(text, (list, tuple)):
+        came = repr(text)
+        raise TypeError(
+            f"{name} must be a str (one sequence) or a list of str (a batch), but got {type(text).__name__}: "
+            f"{came[:60]}{'...' if len(came) > 60 else ''}. Convert an array or a column of a table with .tolist() or "
+            "list(), decode bytes with .decode(), and drop missing values (None, NaN) first."
+        )
+    for i, item in enumerate(text):
+        if not isinstance(item, str):
+            _check_text(f"{name}[{i}]", item)
