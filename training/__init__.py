@@ -1,1 +1,1 @@
-"""Recipes."""
+"""Recipes: labelled data, metrics, fine-tuning, the demo and the command line `hyenadna`."""

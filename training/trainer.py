@@ -1,0 +1,67 @@
+"""The optimisation that every recipe shares: the paper's settings on top of `Trainer` and `TrainingArguments`.
+
+AdamW (0.9, 0.999); the learning rate rises from 1e-6 over the first 1 % of the steps and falls along a cosine to a
+tenth; gradients are clipped at norm 1; filters, biases and norms have no weight decay (arXiv 2306.15794).
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+_SCHEDULE = "cosine_warmup_with_min_lr"
+
+
+@dataclass
+class RecipeArguments(TrainingArguments):
+    """`TrainingArguments` with the defaults of the paper."""
+
+    learning_rate: float = field(default=6e-4, metadata={"help": "Highest learning rate."})
+    weight_decay: float = field(default=0.1, metadata={"help": "Of the weights outside filters, biases and norms."})
+    warmup_steps: float = field(default=0.01, metadata={"help": "Steps of warm-up; below 1, a fraction of all steps."})
+    lr_scheduler_type: str = field(default=_SCHEDULE, metadata={"help": "Shape of the learning rate."})
+    report_to: str = field(default="none", metadata={"help": "Where to send logs, such as tensorboard."})
+    resume: bool = field(
+        default=False, metadata={"help": "Continue the interrupted run in output_dir, if there is one."}
+    )
+    # The data sets hand out strings, which the collator turns into what the model takes.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave this false: collators need them."})
+
+    def __post_init__(self):
+        if self.lr_scheduler_type == _SCHEDULE and not self.lr_scheduler_kwargs and self.learning_rate > 0:
+            self.lr_scheduler_kwargs = {"min_lr_rate": 0.1, "warmup_lr_rate": min(1.0, 1e-6 / self.learning_rate)}
+        super().__post_init__()
+
+
+class HyenaDNATrainer(Trainer):
+    """`Trainer` that knows which parameters of HyenaDNA must not decay."""
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Return the names of the parameters with weight decay: all but filters, biases and layer norms.
+
+        By name, not by an attribute of the parameter: attributes do not survive `from_pretrained`. The default of
+        Transformers would decay the filters' frequencies and matrices, which costs accuracy.
+        """
+        norms = {f"{name}." for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
+        return [
+            name
+            for name, _ in model.named_parameters()
+            if ".filter_fn." not in name and not name.endswith("bias") and not name.startswith(tuple(norms))
+        ]
+
+
+def last_complete_checkpoint(folder: str | Path) -> str | None:
+    """Return the newest checkpoint in `folder` that was written to its end, or None.
+
+    `trainer_state.json` is the last file of a checkpoint: without a readable one, the run was killed while writing.
+    """
+    checkpoints = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for checkpoint in reversed(checkpoints):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        return str(checkpoint)
+    return None
