@@ -1,6 +1,7 @@
-"""Configuration of HyenaDNA: every size and constant of the model, with its unit and its published default."""
+"""Configuration of HyenaDNA: every size and constant of the model, with its unit and its published default.
 
-from __future__ import annotations
+No `from __future__ import annotations` here: `strict` reads the types of the fields, and passes over strings in silence.
+"""
 
 from typing import Literal
 

@@ -115,10 +115,14 @@ class HyenaDNAFilter(nn.Module):
             h = F.linear(h, self.implicit_filter[-1].weight.to(dtype))
             decay = torch.exp(-t_L1 * self.deltas(device, dtype).abs())
             h = h * (decay + self.config.modulation_shift)
-        return h.T.unflatten(0, (self.config.d_model, -1)).transpose(0, 1)
+        return h.T.unflatten(0, (-1, self.config.d_model))
 
 
 # --------------------------------------------------------------------------------------------------------- the operator
+
+
+class HyenaDNAResidualLinear(nn.Linear):
+    """A projection whose output is added to the residual stream: a class of its own for its smaller initial weights."""
 
 
 class HyenaDNAOperator(nn.Module):
@@ -134,7 +138,7 @@ class HyenaDNAOperator(nn.Module):
         )
         self.filter_fn = HyenaDNAFilter(config)
         self.dropout = nn.Dropout(config.hyena_dropout)
-        self.out_proj = nn.Linear(config.d_model, config.d_model)
+        self.out_proj = HyenaDNAResidualLinear(config.d_model, config.d_model)
 
     def forward(
         self, u_BLD: torch.Tensor, mask_BL: torch.Tensor | None = None, order_BL: torch.Tensor | None = None
@@ -164,7 +168,7 @@ class HyenaDNAOperator(nn.Module):
 
         # 3. Gate and convolve, from the last gate to the second.
         k_NDL = self.filter_fn(length)
-        skip_ND = self.filter_fn.bias.unflatten(0, (self.config.d_model, -1)).T
+        skip_ND = self.filter_fn.bias.unflatten(0, (-1, self.config.d_model))
         for o, x in enumerate(reversed(x_BDL[1:])):
             v_BDL = long_convolution(self.dropout(v_BDL * x), k_NDL[o], skip_ND[o])
 
@@ -179,7 +183,7 @@ class HyenaDNAMLP(nn.Module):
     def __init__(self, config: HyenaDNAConfig):
         super().__init__()
         self.fc1 = nn.Linear(config.d_model, config.d_inner)
-        self.fc2 = nn.Linear(config.d_inner, config.d_model)
+        self.fc2 = HyenaDNAResidualLinear(config.d_inner, config.d_model)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(F.gelu(self.fc1(hidden_states), approximate="tanh"))
@@ -251,16 +255,14 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """N(0, initializer_range), except where the published model differs (arXiv 2306.15794, training repository)."""
+        # Transformers calls this only for modules with parameters of their own.
         super()._init_weights(module)
-        residual_std = self.config.initializer_range / math.sqrt(2 * self.config.n_layer)
-        if isinstance(module, HyenaDNAOperator):
-            # PyTorch's default for a convolution, which Transformers has just overwritten.
-            init.kaiming_uniform_(module.short_filter.weight, a=math.sqrt(5))
+        if isinstance(module, HyenaDNAResidualLinear):
+            init.normal_(module.weight, std=self.config.initializer_range / math.sqrt(2 * self.config.n_layer))
+        elif isinstance(module, nn.Conv1d):  # back to PyTorch's default
             bound = 1 / math.sqrt(self.config.short_filter_order)
-            init.uniform_(module.short_filter.bias, -bound, bound)
-            init.normal_(module.out_proj.weight, std=residual_std)
-        elif isinstance(module, HyenaDNAMLP):
-            init.normal_(module.fc2.weight, std=residual_std)
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, HyenaDNAFilter):
             init.normal_(module.bias)
         elif isinstance(module, HyenaDNASin):
