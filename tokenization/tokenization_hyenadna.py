@@ -53,8 +53,9 @@ class HyenaDNATokenizer(TokenizersBackend):
     One token per base: `[CLS]`0 `[SEP]`1 `[BOS]`2 `[MASK]`3 `[PAD]`4 `[RESERVED]`5 `[UNK]`6 `A`7 `C`8 `G`9 `T`10 `N`11.
 
     `"ACGT"` becomes `[7, 8, 9, 10, 1]`: `[SEP]`, also the end-of-sequence token, is appended; nothing is put in front.
-    `U` is read as `T`, the IUPAC codes `RYSWKMBDHV` as `N`. Every other character is one `[UNK]`, a gap, a space and a
-    line break too, so character i is token i. Special tokens in the text (`"ACG[MASK]T"`) are read as those tokens.
+    `U` is read as `T`, the IUPAC codes `RYSWKMBDHV` as `N` (the published tokenizer made them `[UNK]`). Every other
+    character is one `[UNK]`, a gap, a space and a line break too, so character i is token i. Special tokens in the text
+    (`"ACG[MASK]T"`) are read as those tokens.
 
     Args:
         model_max_length: longest input in tokens, special tokens included; what is longer gives a warning.
@@ -224,9 +225,9 @@ class HyenaDNATokenizer(TokenizersBackend):
             self._eventual_warn_about_too_long_sequence(ids, max_length, verbose)
             data["input_ids"].append(ids)
             data["attention_mask"].append(mask)
-        if return_attention_mask is False or (
-            return_attention_mask is None and "attention_mask" not in self.model_input_names
-        ):
+        if return_attention_mask is None:
+            return_attention_mask = "attention_mask" in self.model_input_names
+        if not return_attention_mask:
             del data["attention_mask"]
         if return_tensors is None:
             data = {name: [row.tolist() for row in rows] for name, rows in data.items()}

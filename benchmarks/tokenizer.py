@@ -1,0 +1,119 @@
+"""python benchmarks/tokenizer.py [--bases 1000000] [--repeats 5]
+
+Time and memory of `tokenizer(sequence, return_tensors="pt")` on one random sequence, each tokenizer in its own process:
+
+- hyenadna: `hyenadna.tokenization.HyenaDNATokenizer`
+- python: a tokenizer of Transformers that goes through the text character by character in Python, as the published
+  HyenaDNA tokenizer does
+- loop: the least that Python can do: a list comprehension over a dict, and torch.tensor, without any tokenizer
+- rust: the `tokenizers` backend that `tokenizer.json` describes, without our table
+
+Prints the median time, the speed, the peak of resident memory above what the process held before the call (sequence
+included, after a warm-up on a short sequence), and the time relative to hyenadna. Linux only (it reads /proc).
+"""
+
+import argparse
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import PythonBackend, TokenizersBackend
+
+from hyenadna.tokenization import HyenaDNATokenizer
+
+TOKENS = ["[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", "A", "C", "G", "T", "N"]
+VOCABULARY = {token: i for i, token in enumerate(TOKENS)}
+
+
+class CharacterTokenizer(PythonBackend):
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+
+    def __init__(self):
+        super().__init__(eos_token="[SEP]", unk_token="[UNK]", pad_token="[PAD]")
+
+    vocab_size = len(TOKENS)
+
+    def get_vocab(self):
+        return VOCABULARY
+
+    def _tokenize(self, text):
+        return list(text)
+
+    def _convert_token_to_id(self, token):
+        return VOCABULARY.get(token, 6)
+
+    def _convert_id_to_token(self, index):
+        return TOKENS[index]
+
+    def build_inputs_with_special_tokens(self, ids, pair=None):
+        return [*ids, 1]
+
+
+def make(name: str) -> Callable[[str], torch.Tensor]:
+    """Sequence -> ids (1, length + 1)."""
+    if name == "loop":
+        return lambda text: torch.tensor([[VOCABULARY.get(c, 6) for c in text] + [1]])
+    if name == "rust":
+        with tempfile.TemporaryDirectory() as folder:
+            HyenaDNATokenizer().save_pretrained(folder)
+            tokenizer = TokenizersBackend.from_pretrained(folder)
+    else:
+        tokenizer = {"hyenadna": HyenaDNATokenizer, "python": CharacterTokenizer}[name]()
+    return lambda text: tokenizer(text, return_tensors="pt", verbose=False)["input_ids"]
+
+
+def memory(field: str) -> int:
+    """`VmRSS` (now) or `VmHWM` (peak) of this process, in kB."""
+    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0])
+
+
+def measure(name: str, bases: int, repeats: int) -> None:
+    """Print seconds (median), peak MB of the first call, and a check sum of the ids."""
+    text = "".join(random.Random(0).choices("ACGTN", k=bases))
+    tokenize = make(name)
+    tokenize("ACGT")
+    Path("/proc/self/clear_refs").write_text("5")  # start the peak anew, or it is that of the imports
+    before = memory("VmRSS")
+    ids = tokenize(text)
+    peak = (memory("VmHWM") - before) / 1024
+    weights = torch.arange(ids.numel()) % 1009
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        tokenize(text)
+        seconds.append(time.perf_counter() - start)
+    print(statistics.median(seconds), peak, int((ids[0] * weights).sum()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--bases", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--one", choices=["hyenadna", "python", "loop", "rust"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        return measure(args.one, args.bases, args.repeats)
+
+    results = {}
+    for name in ("hyenadna", "python", "loop", "rust"):
+        command = [sys.executable, __file__, "--bases", args.bases, "--repeats", args.repeats, "--one", name]
+        output = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
+        results[name] = [float(number) for number in output.split()]
+    if len({check for _, _, check in results.values()}) > 1:
+        raise RuntimeError(f"The tokenizers disagree about the ids: {results}")
+    print(f"{args.bases:,} bases, median of {args.repeats}\n")
+    print("| tokenizer | ms | Mbase/s | peak MB | time / hyenadna |")
+    print("|---|---|---|---|---|")
+    for name, (seconds, peak, _) in results.items():
+        ratio = seconds / results["hyenadna"][0]
+        print(f"| {name} | {1000 * seconds:.1f} | {args.bases / seconds / 1e6:.2f} | {peak:.0f} | {ratio:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
