@@ -405,7 +405,7 @@ def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
     numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if len(wrong):
-        value = table[column].iloc[wrong[0]]
+        value = table[column].tolist()[wrong[0]]  # a Python object, whose repr people can read
         raise InputError(f"{table.attrs['name']}: the label of row {wrong[0]} is {value!r}, not a finite number")
     return numbers
 

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
@@ -26,6 +27,7 @@ class RecipeArguments(TrainingArguments):
     resume: bool = field(
         default=False, metadata={"help": "Continue the interrupted run in output_dir, if there is one."}
     )
+    dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches for a GPU."})
     # The data sets hand out strings, which the collator turns into what the model takes.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave this false: collators need them."})
 

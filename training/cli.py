@@ -1,0 +1,55 @@
+"""The command line: `hyenadna NAME ...` runs `hyenadna.training.NAME.main`, which is imported only then."""
+
+import importlib
+import sys
+from importlib.metadata import version
+
+from .errors import InputError
+
+COMMANDS = {
+    "demo": "train on built-in splice junctions, test, save, reload: three minutes on two cores",
+    "finetune": "train a classifier or a regression on your labelled sequences",
+}
+_OPTIONAL = {"accelerate", "datasets", "evaluate", "matplotlib", "pandas", "peft", "pyfaidx", "scipy", "sklearn"}
+
+
+def usage() -> str:
+    """Return what `hyenadna --help` prints."""
+    lines = [f"  {name:<10} {help}" for name, help in COMMANDS.items()]
+    return "\n".join(
+        ["usage: hyenadna NAME ... | --help | --version", "", *lines, "", "hyenadna NAME --help tells more."]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return the exit status: 0, 1 (input cannot be used), 2 (wrong usage) or 130 (Ctrl-C)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if argv else 2
+    name, rest = argv[0], argv[1:]
+    if name in ("-V", "--version"):
+        print(f"hyenadna {version('hyenadna')}")
+        return 0
+    if name not in COMMANDS:
+        print(f"hyenadna: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        module = importlib.import_module(f"hyenadna.training.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _OPTIONAL:
+            raise
+        print(f'hyenadna {name} needs {error.name}: pip install "hyenadna[train]"', file=sys.stderr)
+        return 1
+    try:
+        module.main(rest)
+    except InputError as error:
+        print(f"hyenadna {name}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,445 @@
+"""Fine-tune HyenaDNA on labelled DNA: `hyenadna finetune --data promoters.csv --output_dir promoters`.
+
+    hyenadna finetune --data promoters.csv --output_dir promoters                        # from scratch, tiny model
+    hyenadna finetune --data folder --model LongSafari/hyenadna-tiny-1k-seqlen-hf        # from a checkpoint
+    hyenadna finetune promoters.yaml --seed 1                                            # settings from a YAML file
+    hyenadna finetune --data promoters.csv --output_dir promoters --resume               # go on after a kill
+    accelerate launch -m hyenadna.training.finetune --data promoters.csv                 # on several devices
+
+`--data` takes what `labelled_data.read_labelled_data` takes. The folder then holds the model and its tokenizer (ready
+for `pipeline("text-classification", "promoters")`), `metrics.json`, `predictions.csv` (of the test part, or of the
+validation part if there is none), `confusion_matrix.png` and the last and best checkpoints. The settings follow the
+paper's fine-tuning (arXiv 2306.15794): no special tokens, mean pooling, and the optimisation in `trainer.py`.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from datasets import Dataset, DatasetDict
+from torch import nn
+from transformers import AutoConfig, HfArgumentParser, TrainerCallback, set_seed
+
+from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
+from hyenadna.tokenization import HyenaDNATokenizer
+
+from .dna import reverse_complement
+from .errors import InputError
+from .labelled_data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, LabelledData, count_table, read_labelled_data
+from .metrics import make_compute_metrics, predicted_labels, probabilities
+from .results import predictions_table, versions, write_confusion_matrix, write_json, write_whole
+from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint
+
+SETTINGS_FILE, METRICS_FILE = "run_settings.json", "metrics.json"
+_LABEL_DTYPE = {SINGLE_LABEL: torch.int64, MULTI_LABEL: torch.float32, REGRESSION: torch.float32}
+# Of the settings that Trainer defines, those that change the result: a resumed run must not change them.
+_RESULT_SETTINGS = (
+    "learning_rate",
+    "weight_decay",
+    "warmup_steps",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "label_smoothing_factor",
+    "metric_for_best_model",
+    "bf16",
+    "fp16",
+    "seed",
+)
+
+
+def _setting(default, help: str):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class FinetuneArguments(RecipeArguments):
+    """Settings of `hyenadna finetune`, on top of those of `transformers.TrainingArguments`."""
+
+    # data
+    data: str | None = _setting(None, "csv, tsv, parquet or FASTA file, folder, or id of a data set on the Hub.")
+    validation_data: str | None = _setting(None, "Validation rows; by default they are split off the training rows.")
+    test_data: str | None = _setting(None, "Test rows.")
+    sequence_column: str = _setting("sequence", "Column with the sequences.")
+    label_column: list[str] = field(
+        default_factory=lambda: ["label"],
+        metadata={"help": "Column with the labels; several columns of 0 and 1 are a multi-label problem."},
+    )
+    id_column: str = _setting("id", "Column with unique names of the rows, used if it is there.")
+    problem_type: str | None = _setting(None, "regression, or a list column: multi_label_classification.")
+    validation_fraction: float = _setting(0.1, "Fraction of the training rows to validate on if none are given.")
+    truncation: bool = _setting(False, "Cut what is longer than the model's max_seq_len instead of refusing it.")
+    # model
+    model: str | None = _setting(None, "Checkpoint: a folder or an id on the Hub. Without it: from scratch.")
+    d_model: int | None = _setting(None, "Width, from scratch (128).")
+    n_layer: int | None = _setting(None, "Number of blocks, from scratch (2).")
+    max_seq_len: int | None = _setting(None, "Longest input in tokens, from scratch (1026).")
+    initializer_range: float | None = _setting(None, "Standard deviation of the initial weights, from scratch (0.02).")
+    pooling: str | None = _setting(None, "mean (from scratch), last, first or max.")
+    embed_dropout: float | None = _setting(None, "Dropout on the embeddings (from scratch: 0.1).")
+    resid_dropout: float | None = _setting(None, "Dropout on each mixer and MLP output (from scratch: 0).")
+    freeze_backbone: bool = _setting(False, "Train the head only.")
+    add_special_tokens: bool = _setting(False, "Append [SEP] to each sequence.")
+    # training
+    reverse_complement: float = _setting(0.0, "Probability to train on the other strand; .5 in the paper.")
+    class_weights: bool = _setting(False, "Weigh the loss so that each class counts the same.")
+    # other defaults than those of Transformers
+    output_dir: str = _setting("hyenadna-finetuned", "Folder for everything that the run writes.")
+    num_train_epochs: float = _setting(20.0, "Passes over the training rows.")
+    per_device_train_batch_size: int = _setting(64, "Batch size on each device.")
+    per_device_eval_batch_size: int = _setting(64, "Batch size on each device for evaluation.")
+    eval_strategy: str = _setting("epoch", "When to evaluate.")
+    save_strategy: str = _setting("epoch", "When to save a checkpoint, from which the run can resume.")
+    logging_strategy: str = _setting("epoch", "When to log.")
+    save_total_limit: int = _setting(1, "Checkpoints to keep besides the best one.")
+    metric_for_best_model: str = _setting("auto", "What the best checkpoint is best in: mcc, or else the loss.")
+    load_best_model_at_end: bool = _setting(True, "Keep the checkpoint that is best on the validation part.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.reverse_complement <= 1:
+            raise InputError(f"reverse_complement is {self.reverse_complement}; it is a probability, 0 to 1")
+
+
+class StrandedRows(torch.utils.data.Dataset):
+    """Rows of a part as `{"sequence", "label"}`, each on the other strand with probability `p`.
+
+    The coin is a function of (seed, epoch, row), not of a running generator: a resumed run, and any number of workers,
+    sees the strands that an uninterrupted one sees.
+    """
+
+    def __init__(self, rows: Dataset, p: float = 0.0, seed: int = 0):
+        self.sequences, self.labels, self.p, self.seed = rows["sequence"][:], rows["label"][:], p, seed
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, i: int) -> dict:
+        sequence = self.sequences[i]
+        if self.p and np.random.default_rng((self.seed, int(self.epoch), i)).random() < self.p:
+            sequence = reverse_complement(sequence)
+        return {"sequence": sequence, "label": self.labels[i]}
+
+
+class _TellEpoch(TrainerCallback):
+    def __init__(self, rows: StrandedRows):
+        self.rows = rows
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.rows.epoch.fill_(int(state.epoch or 0))
+
+
+class SequenceCollator:
+    """Tokenize a batch and pad it to its longest sequence."""
+
+    def __init__(self, tokenizer: HyenaDNATokenizer, problem_type: str, truncation: bool = False):
+        self.tokenizer, self.truncation, self.dtype = tokenizer, truncation, _LABEL_DTYPE[problem_type]
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        sequences = [row["sequence"] for row in rows]
+        batch = self.tokenizer(sequences, padding=True, truncation=self.truncation, return_tensors="pt")
+        return {**batch, "labels": torch.tensor([row["label"] for row in rows], dtype=self.dtype)}
+
+
+def load_model(
+    args: FinetuneArguments, problem_type: str, label_names: list[str]
+) -> tuple[HyenaDNAForSequenceClassification, HyenaDNATokenizer]:
+    """Make the classifier and its tokenizer, from scratch or from `args.model`.
+
+    Raises:
+        InputError: The checkpoint cannot be loaded, is of another architecture, or conflicts with the settings.
+    """
+    set_seed(args.seed)
+    labels = {
+        "num_labels": len(label_names),
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: i for i, name in enumerate(label_names)},
+        "problem_type": problem_type,
+    }
+    names = ("pooling", "embed_dropout", "resid_dropout")
+    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    names = ("d_model", "n_layer", "max_seq_len", "initializer_range")
+    shape = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.model is None:
+        if args.freeze_backbone:
+            raise InputError("freeze_backbone needs a checkpoint (model): a random backbone would stay random")
+        model = HyenaDNAForSequenceClassification(HyenaDNAConfig(**shape, **chosen, **labels))
+        tokenizer = HyenaDNATokenizer(add_eos_token=args.add_special_tokens)
+    else:
+        if shape:
+            raise InputError(
+                f"{shape} cannot be chosen with model {args.model!r}: a checkpoint has its own; leave it out"
+            )
+        model = _load_checkpoint(args.model, {**labels, **chosen})
+        try:
+            tokenizer = HyenaDNATokenizer.from_pretrained(args.model, add_eos_token=args.add_special_tokens)
+        except OSError:  # a checkpoint without tokenizer files; the vocabulary is always the published one
+            tokenizer = HyenaDNATokenizer(add_eos_token=args.add_special_tokens)
+    tokenizer.model_max_length = model.config.max_seq_len
+    if args.freeze_backbone:
+        model.base_model.requires_grad_(False)
+    return model, tokenizer
+
+
+def _load_checkpoint(name: str, settings: dict) -> HyenaDNAForSequenceClassification:
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub: {error}"
+        ) from error
+    if not isinstance(config, HyenaDNAConfig):
+        raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
+    is_classifier = "HyenaDNAForSequenceClassification" in (config.architectures or [])
+    same_head = is_classifier and config.label2id == settings["label2id"]
+    try:
+        model, report = HyenaDNAForSequenceClassification.from_pretrained(
+            name, **settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"model {name!r} cannot be loaded: {error}") from error
+    wrong = [*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])]
+    wrong = sorted(key for key in wrong if not key.startswith("score."))
+    if wrong:
+        raise InputError(f"model {name!r} does not fit its config.json: missing or of another shape are {wrong[:5]}")
+    if not same_head:  # a head of the same shape for other labels would start from what it learned about those
+        nn.init.normal_(model.score.weight, std=model.config.initializer_range)
+        if model.score.bias is not None:
+            nn.init.zeros_(model.score.bias)
+    return model
+
+
+def check_lengths(data: LabelledData, max_seq_len: int, n_special: int, from_scratch: bool) -> None:
+    """Raise `InputError` if a sequence, with its special tokens, has more tokens than the model takes."""
+    for part, rows in data.parts.items():
+        lengths = np.array([len(sequence) for sequence in rows["sequence"]]) + n_special
+        too_long = np.flatnonzero(lengths > max_seq_len)
+        if len(too_long):
+            i = int(too_long[0])
+            longer = f"--max_seq_len {lengths.max()}" if from_scratch else "a checkpoint with a larger max_seq_len"
+            raise InputError(
+                f"row {rows[i]['row']} of the {part} rows has {lengths[i]} tokens, but max_seq_len of the model is "
+                f"{max_seq_len}; {len(too_long)} of {len(rows)} rows are too long. Use {longer} or --truncation"
+            )
+
+
+def make_weighted_loss(labels: np.ndarray, n_labels: int):
+    """Return a cross-entropy for `Trainer` in which every class has the same total weight and the mean weight is 1."""
+    weight = torch.tensor(len(labels) / (n_labels * np.bincount(labels, minlength=n_labels)), dtype=torch.float32)
+
+    def weighted_loss(outputs, labels, num_items_in_batch=None):
+        logits = outputs.logits.float()
+        total = nn.functional.cross_entropy(logits, labels, weight=weight.to(logits.device), reduction="sum")
+        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    return weighted_loss
+
+
+@dataclass
+class FinetuneResult:
+    """What `finetune` returns: the content of `metrics.json`, the trained model and its tokenizer."""
+
+    results: dict
+    model: HyenaDNAForSequenceClassification
+    tokenizer: HyenaDNATokenizer
+
+
+def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None) -> FinetuneResult:
+    """Fine-tune, evaluate and save.
+
+    Args:
+        args: All settings.
+        data: A `datasets` object instead of `args.data`.
+
+    Raises:
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
+    """
+    source = data if data is not None else args.data
+    if source is None:
+        raise InputError("no data: say --data FILE (csv, tsv, parquet, FASTA), a folder or the id of a data set")
+    labelled = read_labelled_data(
+        source,
+        args.validation_data,
+        args.test_data,
+        sequence_column=args.sequence_column,
+        label_columns=args.label_column,
+        id_column=args.id_column,
+        problem_type=args.problem_type,
+        validation_fraction=args.validation_fraction,
+        seed=args.seed,
+    )
+    if args.class_weights and labelled.problem_type != SINGLE_LABEL:
+        raise InputError(f"class_weights is for single labels, but the problem is {labelled.problem_type}")
+    if args.metric_for_best_model == "auto":
+        args.metric_for_best_model = "mcc" if labelled.problem_type == SINGLE_LABEL else "loss"
+        args.greater_is_better = labelled.problem_type == SINGLE_LABEL
+    output, is_main = Path(args.output_dir), args.process_index == 0
+    settings = _settings_of(args, labelled)
+    if is_main:
+        _check_output_folder(output, settings, args.resume)
+    if (output / METRICS_FILE).exists():
+        return _load_finished(output)
+    model, tokenizer = load_model(args, labelled.problem_type, labelled.label_names)
+    if not args.truncation:
+        check_lengths(labelled, model.config.max_seq_len, int(args.add_special_tokens), args.model is None)
+    if is_main:
+        print(count_table(labelled))
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / SETTINGS_FILE, settings)
+
+    train, validation = (StrandedRows(labelled.parts[part]) for part in ("train", "validation"))
+    train.p, train.seed = args.reverse_complement, args.seed
+    weigh = args.class_weights
+    trainer = HyenaDNATrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        data_collator=SequenceCollator(tokenizer, labelled.problem_type, args.truncation),
+        compute_metrics=make_compute_metrics(labelled.problem_type),
+        compute_loss_func=make_weighted_loss(np.array(train.labels), len(labelled.label_names)) if weigh else None,
+        callbacks=[_TellEpoch(train)],
+    )
+    checkpoint = last_complete_checkpoint(output) if args.resume else None
+    start = time.monotonic()
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=[])
+    except KeyboardInterrupt:
+        kept = last_complete_checkpoint(output)
+        print(f"\nInterrupted; {kept or 'no checkpoint yet'}. The same command with --resume goes on from there.")
+        raise
+    seconds = time.monotonic() - start
+    metrics, tested = {}, "test" if "test" in labelled.parts else "validation"
+    for part in ("validation", "test"):
+        if part in labelled.parts:
+            prediction = trainer.predict(StrandedRows(labelled.parts[part]), ignore_keys=[], metric_key_prefix=part)
+            keys = [key for key in prediction.metrics if not key.endswith(("_runtime", "_per_second"))]
+            metrics[part] = {key.removeprefix(f"{part}_"): prediction.metrics[key] for key in keys}
+    trainer.save_model(args.output_dir)  # collective: every process takes part
+    result = FinetuneResult({"metrics": metrics}, trainer.model, tokenizer)
+    if not is_main:
+        return result
+
+    (output / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here needs
+    trainer.state.save_to_json(str(output / "trainer_state.json"))
+    probability = probabilities(prediction.predictions, labelled.problem_type)  # of the last part, which is `tested`
+    rows = labelled.parts[tested]
+    table = predictions_table(rows, probability, labelled.problem_type, labelled.label_names)
+    write_whole(output / "predictions.csv", lambda path: table.to_csv(path, index=False))
+    if labelled.problem_type == SINGLE_LABEL:
+        predicted = predicted_labels(probability, labelled.problem_type)
+        write_confusion_matrix(
+            output / "confusion_matrix.png", np.array(rows["label"][:]), predicted, labelled.label_names
+        )
+    best = trainer.state.best_model_checkpoint
+    result.results |= {
+        "predictions_of": tested,
+        "problem_type": labelled.problem_type,
+        "label_names": labelled.label_names,
+        "rows": {part: len(rows) for part, rows in labelled.parts.items()},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "best_checkpoint": best and Path(best).name,
+        "resumed_from": checkpoint and Path(checkpoint).name,
+        "train_seconds": round(seconds, 1),
+        "versions": versions(),
+        "settings": settings,
+    }
+    write_json(output / METRICS_FILE, result.results)  # last: its presence says that the run is finished
+    _print_results(result.results, output)
+    return result
+
+
+def _load_finished(output: Path) -> FinetuneResult:
+    print(f"{output} holds this run, and it is finished: nothing to do")
+    model = HyenaDNAForSequenceClassification.from_pretrained(output)
+    results = json.loads((output / METRICS_FILE).read_text())
+    return FinetuneResult(results, model, HyenaDNATokenizer.from_pretrained(output))
+
+
+def _settings_of(args: FinetuneArguments, data: LabelledData) -> dict:
+    own = {f.name for f in fields(FinetuneArguments)} - {f.name for f in fields(RecipeArguments)}
+    content = hashlib.sha256()
+    for part, rows in data.parts.items():
+        content.update(part.encode())
+        for sequence, label in zip(rows["sequence"], rows["label"], strict=True):
+            content.update(f"{sequence}\t{label}\n".encode())
+    settings = {name: getattr(args, name) for name in (*sorted(own), *_RESULT_SETTINGS)}
+    settings["lr_scheduler_type"] = str(args.lr_scheduler_type)
+    return {**settings, "data_sha256": content.hexdigest()}
+
+
+def _check_output_folder(output: Path, settings: dict, resume: bool) -> None:
+    """Raise `InputError` if the run would overwrite what it did not write."""
+    written = ("config.json", "model.safetensors", "predictions.csv", METRICS_FILE, "trainer_state.json")
+    if not (output / SETTINGS_FILE).exists():
+        found = [name for name in written if (output / name).exists()] + [p.name for p in output.glob("checkpoint-*")]
+        if found:
+            raise InputError(f"output_dir {str(output)!r} holds {found} of something else; choose another folder")
+        return
+    if not resume:
+        state = "a finished" if (output / METRICS_FILE).exists() else "an interrupted"
+        raise InputError(
+            f"output_dir {str(output)!r} holds {state} run; choose another folder, or continue that run with --resume"
+        )
+    try:
+        earlier = json.loads((output / SETTINGS_FILE).read_text())
+    except ValueError as error:
+        raise InputError(f"{output / SETTINGS_FILE} cannot be read: {error}; choose another folder") from error
+    paths = ("data", "validation_data", "test_data")  # data_sha256 compares what they hold
+    for name, value in json.loads(json.dumps(settings)).items():
+        if name not in paths and earlier.get(name) != value:
+            raise InputError(
+                f"output_dir {str(output)!r} holds another run: its {name} is {earlier.get(name)!r}, now it is "
+                f"{value!r}; choose another folder, or resume with the same setting"
+            )
+
+
+def _print_results(results: dict, output: Path) -> None:
+    for part, values in results["metrics"].items():
+        print(f"{part:>12}: " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+    print(f"model, tokenizer, metrics.json, predictions.csv ({results['predictions_of']}) are in {output}")
+
+
+def parse(argv: list[str] | None = None) -> FinetuneArguments:
+    """Read the settings from flags, or from one YAML file with flags after it, which override it."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        try:
+            content = yaml.safe_load(Path(argv[0]).read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"{argv[0]} cannot be read: {error}") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{argv[0]}: expected lines such as `learning_rate: 6e-4`")
+        # Through the flags' parser: it converts (YAML reads 6e-4 as text) and knows every name.
+        given = []
+        for name, value in content.items():
+            if value is None:
+                continue  # a key without a value: the default
+            values = value if isinstance(value, list) else [value]
+            given += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+        argv = given + argv[1:]
+    parser = HfArgumentParser(FinetuneArguments, prog="hyenadna finetune", allow_abbrev=False)
+    args, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    if unknown:
+        raise InputError(f"unknown settings: {unknown}; `hyenadna finetune --help` lists them")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `hyenadna finetune` with these arguments (default: those of the command line)."""
+    finetune(parse(argv))
+
+
+if __name__ == "__main__":
+    main()
