@@ -297,6 +297,28 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     assert losses[0] == losses[1] and len(losses[0]) == 4
 
 
+def test_two_processes_and_workers_that_stay_train_as_one_process_does(tmp_path):
+    """The strands too: their coin must reach the workers and must not depend on who reads a row."""
+    make_rows(44).to_csv(tmp_path / "data.csv", index=False)
+    common = {**TINY, **QUICK, "data": str(tmp_path / "data.csv"), "reverse_complement": 0.5, "embed_dropout": 0.0}
+    common |= {"num_train_epochs": 3, "learning_rate": 0.01, "metric_for_best_model": "loss"}
+    one = finetune(FinetuneArguments(output_dir=str(tmp_path / "one"), **common))
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    finetune(FinetuneArguments(output_dir=str(tmp_path / "workers"), **common, **workers))
+    several = {"output_dir": tmp_path / "two", "per_device_train_batch_size": 4, "ddp_backend": "gloo"}
+    flags = [f"--{name}={value}" for name, value in {**common, **several}.items()]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "-m"]
+    child = subprocess.run([*launch, "hyenadna.training.finetune", *flags], capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    expected = load_file(tmp_path / "one" / "model.safetensors")
+    for name, tolerance in {"workers": 0.0, "two": 1e-4}.items():
+        weights = load_file(tmp_path / name / "model.safetensors")
+        for key, value in expected.items():
+            torch.testing.assert_close(weights[key], value, rtol=tolerance, atol=tolerance)
+    two = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert two["metrics"]["validation"] == pytest.approx(one.results["metrics"]["validation"], abs=1e-4)
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     make_rows(44).to_csv(tmp_path / "data.csv", index=False)
     settings = {**TINY, **QUICK, "data": str(tmp_path / "data.csv"), "output_dir": str(tmp_path / "run")}

@@ -429,7 +429,13 @@ def parse(argv: list[str] | None = None) -> FinetuneArguments:
             values = value if isinstance(value, list) else [value]
             given += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
         argv = given + argv[1:]
-    parser = HfArgumentParser(FinetuneArguments, prog="hyenadna finetune", allow_abbrev=False)
+    parser = HfArgumentParser(
+        FinetuneArguments,
+        prog="hyenadna finetune",
+        usage="hyenadna finetune [SETTINGS.yaml] --data DATA --output_dir FOLDER [--SETTING VALUE ...]",
+        description="Fine-tune HyenaDNA on labelled DNA. The settings of this recipe stand last, after Trainer's own.",
+        allow_abbrev=False,
+    )
     args, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
     if unknown:
         raise InputError(f"unknown settings: {unknown}; `hyenadna finetune --help` lists them")

@@ -28,6 +28,7 @@ class RecipeArguments(TrainingArguments):
         default=False, metadata={"help": "Continue the interrupted run in output_dir, if there is one."}
     )
     dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches for a GPU."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter takes part."})
     # The data sets hand out strings, which the collator turns into what the model takes.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave this false: collators need them."})
 

@@ -1,0 +1,133 @@
+"""The demo, cut to a fifth of an epoch: what it reports, what it leaves, what it must not touch."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding, pipeline
+
+from hyenadna.training import cli
+from hyenadna.training import demo as demo_module
+from hyenadna.training.demo import demo, logits_in_new_process
+from hyenadna.training.errors import InputError
+from hyenadna.training.labelled_data import load_splice_junctions
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "hyenadna-demo"
+    return folder, demo(str(folder), seed=0, epochs=0.2)
+
+
+def test_it_measures_the_held_out_fifth(result):
+    folder, measured = result
+    test = load_splice_junctions()["test"]
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert predictions["id"].tolist() == test["id"][:]
+    names = test.features["label"].names
+    assert predictions["label"].tolist() == [names[label] for label in test["label"]]
+    accuracy = (predictions["label"] == predictions["predicted"]).mean()
+    assert measured["metrics"]["test"]["accuracy"] == pytest.approx(accuracy)
+    assert measured["rows"]["test"] == 601 and measured["rows"]["train"] + measured["rows"]["validation"] == 2403
+
+
+def test_it_trains_from_scratch_and_never_on_the_test_part(result):
+    settings = json.loads((result[0] / "metrics.json").read_text())["settings"]
+    assert settings["model"] is None and settings["test_data"] is None
+
+
+def test_the_summary_says_what_was_measured(result):
+    folder, measured = result
+    text = (folder / "demo_summary.txt").read_text()
+    assert text.strip() == measured["summary"]
+    assert f"accuracy         {measured['metrics']['test']['accuracy']:.4f}" in text
+    assert "most frequent class: 0.5507" in text  # 331 / 601
+    assert "largest difference of a logit: 0" in text
+    example = re.search(r'\)\("([ACGT]+)"\)', text).group(1)
+    assert example == load_splice_junctions()["test"][0]["sequence"]
+    answer = pipeline("text-classification", str(folder), device="cpu")(example)[0]
+    assert answer["label"] == pd.read_csv(folder / "predictions.csv")["predicted"][0]
+
+
+def test_logits_of_the_new_process_are_those_of_this_one(result):
+    folder, _ = result
+    sequences = load_splice_junctions()["test"]["sequence"][:7]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        logits = model(**tokenizer(sequences, padding=True, return_tensors="pt")).logits.numpy()
+    np.testing.assert_allclose(logits_in_new_process(folder, sequences), logits, rtol=0, atol=1e-6)
+
+
+def test_a_folder_that_does_not_load_is_an_error(tmp_path):
+    with pytest.raises(RuntimeError, match="does not load in a new process"):
+        logits_in_new_process(tmp_path, ["ACGT"])
+
+
+def test_nothing_but_the_folder_is_left(result):
+    folder, _ = result
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_it_refuses_a_folder_of_something_else(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert cli.main(["demo", "--output_dir", str(tmp_path)]) == 1
+    assert "something else than an earlier demo" in capsys.readouterr().err
+    with pytest.raises(InputError):
+        demo(str(tmp_path / "notes.txt"))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+class FakeModel(torch.nn.Module):
+    device = torch.device("cpu")
+
+    def forward(self, input_ids):
+        return SimpleNamespace(logits=torch.zeros(len(input_ids), 3))
+
+
+def fake_finetune(args, data):
+    """Write what seed it got, without the training: the demo's handling of folders is what is tested."""
+    folder = Path(args.output_dir)
+    folder.mkdir(exist_ok=True)
+    (folder / "seed.txt").write_text(str(args.seed))
+    scores = dict.fromkeys(("accuracy", "f1_macro", "mcc", "auroc"), 0.5)
+    return SimpleNamespace(
+        model=FakeModel(),
+        tokenizer=lambda sequences, **kwargs: BatchEncoding({"input_ids": torch.zeros(len(sequences), 1)}),
+        results={"parameters": 1, "metrics": {"test": scores}},
+    )
+
+
+@pytest.fixture
+def fake_training(monkeypatch):
+    monkeypatch.setattr(demo_module, "finetune", fake_finetune)
+    monkeypatch.setattr(demo_module, "logits_in_new_process", lambda folder, sequences: np.zeros((len(sequences), 3)))
+    return monkeypatch
+
+
+def test_a_second_demo_replaces_the_first_only_after_success(fake_training, tmp_path):
+    folder = tmp_path / "demo"
+    demo(str(folder), seed=1)
+    assert (folder / "seed.txt").read_text() == "1"
+    fake_training.setattr(demo_module, "logits_in_new_process", lambda folder, sequences: np.ones((len(sequences), 3)))
+    with pytest.raises(RuntimeError, match="logits differ by 1"):
+        demo(str(folder), seed=2)
+    assert (folder / "seed.txt").read_text() == "1"
+    fake_training.setattr(demo_module, "logits_in_new_process", lambda folder, sequences: np.zeros((len(sequences), 3)))
+    demo(str(folder), seed=2)
+    assert (folder / "seed.txt").read_text() == "2"
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_a_kill_between_the_renames_does_no_harm(fake_training, tmp_path):
+    demo(str(tmp_path / "demo"), seed=1)
+    (tmp_path / ".demo.replaced").mkdir()
+    (tmp_path / ".demo.replaced" / "old").write_text("")
+    demo(str(tmp_path / "demo"), seed=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
