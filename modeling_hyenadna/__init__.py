@@ -6,7 +6,11 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
 )
+
+from hyenadna.tokenization import HyenaDNATokenizer
 
 from .configuration_hyenadna import HyenaDNAConfig
 from .modeling_hyenadna import (
@@ -24,6 +28,7 @@ __all__ = [
     "HyenaDNAForTokenClassification",
     "HyenaDNAModel",
     "HyenaDNAPreTrainedModel",
+    "HyenaDNATokenizer",
 ]
 
 AutoConfig.register("hyenadna", HyenaDNAConfig)
@@ -31,3 +36,14 @@ AutoModel.register(HyenaDNAConfig, HyenaDNAModel)
 AutoModelForCausalLM.register(HyenaDNAConfig, HyenaDNAForCausalLM)
 AutoModelForSequenceClassification.register(HyenaDNAConfig, HyenaDNAForSequenceClassification)
 AutoModelForTokenClassification.register(HyenaDNAConfig, HyenaDNAForTokenClassification)
+
+
+class _ByNameOnly(PreTrainedConfig):
+    """Key under which `AutoTokenizer` knows our tokenizer by its class name alone.
+
+    Registered under `HyenaDNAConfig`, `trust_remote_code=True` would run a published repository's own tokenizer, which
+    breaks on Transformers 5. A class known only by name counts as explicit local code and wins.
+    """
+
+
+AutoTokenizer.register(_ByNameOnly, tokenizer_class=HyenaDNATokenizer)

@@ -67,8 +67,9 @@ class HyenaDNAConfig(PreTrainedConfig):
     """
 
     model_type = "hyenadna"
+    tokenizer_class = "HyenaDNATokenizer"  # for folders without tokenizer files; no field, so it is not saved
     keys_to_ignore_at_inference = ("past_key_values",)
-    attribute_map = {  # noqa: RUF012 - the base class declares it a ClassVar
+    attribute_map = {
         "hidden_size": "d_model",
         "num_hidden_layers": "n_layer",
         "intermediate_size": "d_inner",

@@ -208,7 +208,9 @@ class HyenaDNABlock(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
         weight_dtype = self.norm1.weight.dtype
-        hidden_states = hidden_states + self.dropout(self.mixer(self.norm1(hidden_states.to(weight_dtype)), mask, order))
+        hidden_states = hidden_states + self.dropout(
+            self.mixer(self.norm1(hidden_states.to(weight_dtype)), mask, order)
+        )
         hidden_states = hidden_states + self.dropout(self.mlp(self.norm2(hidden_states.to(weight_dtype))))
         return hidden_states
 
@@ -237,12 +239,12 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     config: HyenaDNAConfig
     base_model_prefix = "hyena"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["HyenaDNABlock"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    _can_record_outputs = {"hidden_states": HyenaDNABlock}  # noqa: RUF012
-    _keep_in_fp32_modules_strict = ["filter_fn"]  # noqa: RUF012
+    _no_split_modules = ["HyenaDNABlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _can_record_outputs = {"hidden_states": HyenaDNABlock}
+    _keep_in_fp32_modules_strict = ["filter_fn"]
     # Published files hold what can be computed, and each frequency three times. A trained `z` is found before loading.
-    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [
         r"filter_fn\.pos_emb\.(z|t)$",
         r"filter_fn\.modulation\.deltas$",
         r"filter_fn\.implicit_filter\.(?!1\.)\d+\.freq$",
@@ -337,10 +339,8 @@ def _check_checkpoint(model: HyenaDNAPreTrainedModel, state_dict, checkpoint_fil
         )
         config.train_positional_embedding = True
         for module in model.modules():
-            if isinstance(module, HyenaDNAPositionalEmbedding):
-                module.config.train_positional_embedding = True
-                shape = (1, config.max_seq_len, config.emb_dim)
-                module.z = nn.Parameter(torch.empty(shape, device="meta"))
+            if isinstance(module, HyenaDNAFilter):
+                module.pos_emb = HyenaDNAPositionalEmbedding(module.config).to(module.bias.device, module.bias.dtype)
 
 
 def _stored_tensors(state_dict, checkpoint_files, endings: tuple[str, ...]):
@@ -527,7 +527,7 @@ def _pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pool
 class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
     """The backbone and a linear head that predicts the next token."""
 
-    _tied_weights_keys = {"lm_head.weight": "hyena.backbone.embeddings.word_embeddings.weight"}  # noqa: RUF012
+    _tied_weights_keys = {"lm_head.weight": "hyena.backbone.embeddings.word_embeddings.weight"}
 
     def __init__(self, config: HyenaDNAConfig):
         super().__init__(config)
@@ -589,12 +589,30 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         super().adjust_generation_fn(generation_config, *args, **kwargs)
         _set_generation_defaults(self.generation_config)
 
+    def _prepare_generated_length(self, generation_config, model_input_name, input_ids_length, inputs_tensor, **kwargs):
+        generation_config = super()._prepare_generated_length(
+            generation_config,
+            model_input_name=model_input_name,
+            input_ids_length=input_ids_length,
+            inputs_tensor=inputs_tensor,
+            **kwargs,
+        )
+        self._prompt_ids = input_ids_length
+        prompt = inputs_tensor.shape[1]
+        length = prompt + generation_config.max_length - input_ids_length
+        if length > self.config.max_seq_len:
+            raise ValueError(
+                f"Prompt ({prompt} tokens) and new tokens may reach a length of {length}, but the model takes at most "
+                f"max_seq_len={self.config.max_seq_len}. Ask for fewer `max_new_tokens`, or shorten the prompt."
+            )
+        return generation_config
+
     def prepare_inputs_for_generation(
         self, input_ids, next_sequence_length=None, inputs_embeds=None, is_first_iteration=False, **kwargs
     ):
-        if inputs_embeds is not None and not is_first_iteration and input_ids.shape[1] > 0:
-            # `input_ids` are the tokens generated so far: they follow the prompt, which came as embeddings.
-            generated = self.get_input_embeddings()(input_ids)
+        if inputs_embeds is not None and not is_first_iteration:
+            # The prompt came as embeddings: the tokens generated since, which `input_ids` ends in, follow it.
+            generated = self.get_input_embeddings()(input_ids[:, self._prompt_ids :])
             inputs_embeds = torch.cat([inputs_embeds, generated.to(inputs_embeds.dtype)], dim=1)
         kwargs["use_cache"] = False
         return super().prepare_inputs_for_generation(
@@ -604,15 +622,6 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             is_first_iteration=inputs_embeds is not None,
             **kwargs,
         )
-
-    def _validate_generated_length(self, generation_config, input_ids_length, has_default_max_length):
-        if generation_config.max_length > self.config.max_seq_len:
-            raise ValueError(
-                f"Prompt and new tokens may reach a length of {generation_config.max_length} (the prompt has "
-                f"{input_ids_length}), but the model takes at most max_seq_len={self.config.max_seq_len}. Ask for fewer "
-                "`max_new_tokens`, or shorten the prompt."
-            )
-        super()._validate_generated_length(generation_config, input_ids_length, has_default_max_length)
 
 
 def _set_generation_defaults(generation_config) -> None:

@@ -69,7 +69,8 @@ def hidden_states(model, input_ids: torch.Tensor) -> list[torch.Tensor]:
         q = {k.removeprefix(f"layers.{i}."): v for k, v in p.items() if k.startswith(f"layers.{i}.")}
         mixer = {k.removeprefix("mixer."): v for k, v in q.items() if k.startswith("mixer.")}
         h = h + hyena(mixer, config, layer_norm(h, q["norm1.weight"], q["norm1.bias"], eps))
-        m = gelu_tanh(layer_norm(h, q["norm2.weight"], q["norm2.bias"], eps) @ q["mlp.fc1.weight"].T + q["mlp.fc1.bias"])
+        m = layer_norm(h, q["norm2.weight"], q["norm2.bias"], eps)
+        m = gelu_tanh(m @ q["mlp.fc1.weight"].T + q["mlp.fc1.bias"])
         h = h + m @ q["mlp.fc2.weight"].T + q["mlp.fc2.bias"]
         states.append(h)
     states.append(layer_norm(h, p["ln_f.weight"], p["ln_f.bias"], eps))

@@ -264,7 +264,7 @@ def test_without_a_mask_pads_are_tokens():
     assert (model(ids).logits - model(ids, attention_mask=mask).logits)[:, 5:].abs().max() > 1e-3
 
 
-# ------------------------------------------------------------------------------------------------------ heads and losses
+# ----------------------------------------------------------------------------------------------------- heads and losses
 
 
 def test_language_model_loss_is_over_all_rows_and_shifted_by_one():
@@ -445,7 +445,7 @@ def test_gradients_by_finite_differences(length):
     assert torch.autograd.gradcheck(run, (u, *params), atol=1e-6, rtol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------ types, compiling
+# ----------------------------------------------------------------------------------------------------- types, compiling
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -521,7 +521,7 @@ def test_resized_embeddings(tmp_path):
     torch.testing.assert_close(model(ids).logits[..., :16], before)
     ids[0, 3] = 16
     model.save_pretrained(tmp_path)
-    assert torch.equal(HyenaDNAForCausalLM.from_pretrained(tmp_path)(ids).logits, model(ids).logits)
+    torch.testing.assert_close(HyenaDNAForCausalLM.from_pretrained(tmp_path)(ids).logits, model(ids).logits)
 
 
 def test_tied_head(tmp_path):
@@ -530,7 +530,7 @@ def test_tied_head(tmp_path):
     model.save_pretrained(tmp_path)
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
     ids = random_ids(1, 20)
-    assert torch.equal(HyenaDNAForCausalLM.from_pretrained(tmp_path)(ids).logits, model(ids).logits)
+    torch.testing.assert_close(HyenaDNAForCausalLM.from_pretrained(tmp_path)(ids).logits, model(ids).logits)
 
 
 def test_device_map(tmp_path):
@@ -539,7 +539,7 @@ def test_device_map(tmp_path):
     model.save_pretrained(tmp_path)
     mapped = HyenaDNAForCausalLM.from_pretrained(tmp_path, device_map="auto")
     batch = left_padded_batch()
-    assert torch.equal(mapped(**batch).logits, model(**batch).logits)
+    torch.testing.assert_close(mapped(**batch).logits, model(**batch).logits)
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

@@ -125,6 +125,13 @@ class HyenaDNATokenizer(TokenizersBackend):
         if add_eos_token is not None:
             self.add_eos_token = add_eos_token
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "HyenaDNATokenizer":
+        tokenizer = super().from_pretrained(*args, **kwargs)
+        if kwargs.get("_from_pipeline") == "text-generation":
+            tokenizer.add_eos_token = False  # a prompt is to be continued, and [SEP] ends it
+        return tokenizer
+
     @property
     def do_upper_case(self) -> bool:
         return self._do_upper_case
