@@ -465,6 +465,8 @@ def test_bad_settings(tmp_path):
     numbers = Dataset.from_dict({"sequence": make_rows()["sequence"][:], "label": np.arange(40.0)})
     with pytest.raises(InputError, match="class_weights is for single labels"):
         finetune(make_args(tmp_path / "run", class_weights=True, problem_type="regression"), numbers)
+    with pytest.raises(InputError, match=r"the model cannot be made.*pooling"):
+        finetune(make_args(tmp_path / "run", pooling="median"), make_rows())
     assert not (tmp_path / "run").exists()
 
 

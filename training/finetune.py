@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import yaml
 from datasets import Dataset, DatasetDict
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, HfArgumentParser, TrainerCallback, set_seed
 
@@ -75,7 +76,9 @@ class FinetuneArguments(RecipeArguments):
         metadata={"help": "Column with the labels; several columns of 0 and 1 are a multi-label problem."},
     )
     id_column: str = _setting("id", "Column with unique names of the rows, used if it is there.")
-    problem_type: str | None = _setting(None, "regression, or a list column: multi_label_classification.")
+    problem_type: str | None = _setting(
+        None, "single_label_classification, multi_label_classification (a column of lists too) or regression."
+    )
     validation_fraction: float = _setting(0.1, "Fraction of the training rows to validate on if none are given.")
     truncation: bool = _setting(False, "Cut what is longer than the model's max_seq_len instead of refusing it.")
     # model
@@ -173,7 +176,11 @@ def load_model(
     if args.model is None:
         if args.freeze_backbone:
             raise InputError("freeze_backbone needs a checkpoint (model): a random backbone would stay random")
-        model = HyenaDNAForSequenceClassification(HyenaDNAConfig(**shape, **chosen, **labels))
+        try:
+            config = HyenaDNAConfig(**shape, **chosen, **labels)
+        except StrictDataclassError as error:
+            raise InputError(f"the model cannot be made: {error}") from error
+        model = HyenaDNAForSequenceClassification(config)
         tokenizer = HyenaDNATokenizer(add_eos_token=args.add_special_tokens)
     else:
         if shape:
@@ -206,7 +213,7 @@ def _load_checkpoint(name: str, settings: dict) -> HyenaDNAForSequenceClassifica
         model, report = HyenaDNAForSequenceClassification.from_pretrained(
             name, **settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, StrictDataclassError) as error:
         raise InputError(f"model {name!r} cannot be loaded: {error}") from error
     wrong = [*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])]
     wrong = sorted(key for key in wrong if not key.startswith("score."))
@@ -320,28 +327,22 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None)
         print(f"\nInterrupted; {kept or 'no checkpoint yet'}. The same command with --resume goes on from there.")
         raise
     seconds = time.monotonic() - start
-    metrics, tested = {}, "test" if "test" in labelled.parts else "validation"
+    metrics, probability = {}, {}
     for part in ("validation", "test"):
         if part in labelled.parts:
             prediction = trainer.predict(StrandedRows(labelled.parts[part]), ignore_keys=[], metric_key_prefix=part)
             keys = [key for key in prediction.metrics if not key.endswith(("_runtime", "_per_second"))]
             metrics[part] = {key.removeprefix(f"{part}_"): prediction.metrics[key] for key in keys}
-    trainer.save_model(args.output_dir)  # collective: every process takes part
+            probability[part] = probabilities(prediction.predictions, labelled.problem_type)
+    trainer.save_model(args.output_dir)  # every process takes part in this and in the predictions above
     result = FinetuneResult({"metrics": metrics}, trainer.model, tokenizer)
     if not is_main:
         return result
 
     (output / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here needs
     trainer.state.save_to_json(str(output / "trainer_state.json"))
-    probability = probabilities(prediction.predictions, labelled.problem_type)  # of the last part, which is `tested`
-    rows = labelled.parts[tested]
-    table = predictions_table(rows, probability, labelled.problem_type, labelled.label_names)
-    write_whole(output / "predictions.csv", lambda path: table.to_csv(path, index=False))
-    if labelled.problem_type == SINGLE_LABEL:
-        predicted = predicted_labels(probability, labelled.problem_type)
-        write_confusion_matrix(
-            output / "confusion_matrix.png", np.array(rows["label"][:]), predicted, labelled.label_names
-        )
+    tested = "test" if "test" in probability else "validation"
+    _write_predictions(output, labelled, tested, probability[tested])
     best = trainer.state.best_model_checkpoint
     result.results |= {
         "predictions_of": tested,
@@ -356,8 +357,19 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None)
         "settings": settings,
     }
     write_json(output / METRICS_FILE, result.results)  # last: its presence says that the run is finished
-    _print_results(result.results, output)
+    for part, values in metrics.items():
+        print(f"{part:>12}: " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+    print(f"model, tokenizer, metrics.json, predictions.csv ({tested}) are in {output}")
     return result
+
+
+def _write_predictions(output: Path, data: LabelledData, part: str, probability: np.ndarray) -> None:
+    rows = data.parts[part]
+    table = predictions_table(rows, probability, data.problem_type, data.label_names)
+    write_whole(output / "predictions.csv", lambda path: table.to_csv(path, index=False))
+    if data.problem_type == SINGLE_LABEL:
+        labels, predicted = np.array(rows["label"][:]), predicted_labels(probability, data.problem_type)
+        write_confusion_matrix(output / "confusion_matrix.png", labels, predicted, data.label_names)
 
 
 def _load_finished(output: Path) -> FinetuneResult:
@@ -403,12 +415,6 @@ def _check_output_folder(output: Path, settings: dict, resume: bool) -> None:
                 f"output_dir {str(output)!r} holds another run: its {name} is {earlier.get(name)!r}, now it is "
                 f"{value!r}; choose another folder, or resume with the same setting"
             )
-
-
-def _print_results(results: dict, output: Path) -> None:
-    for part, values in results["metrics"].items():
-        print(f"{part:>12}: " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
-    print(f"model, tokenizer, metrics.json, predictions.csv ({results['predictions_of']}) are in {output}")
 
 
 def parse(argv: list[str] | None = None) -> FinetuneArguments:
