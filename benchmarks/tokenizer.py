@@ -32,7 +32,7 @@ VOCABULARY = {token: i for i, token in enumerate(TOKENS)}
 
 
 class CharacterTokenizer(PythonBackend):
-    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+    model_input_names = ["input_ids", "attention_mask"]
 
     def __init__(self):
         super().__init__(eos_token="[SEP]", unk_token="[UNK]", pad_token="[PAD]")

@@ -1,6 +1,6 @@
 """Configuration of HyenaDNA: every size and constant of the model, with its unit and its published default.
 
-No `from __future__ import annotations` here: `strict` reads the types of the fields, and passes over strings in silence.
+No `from __future__ import annotations` here: `strict` reads the fields' types, and passes over strings in silence.
 """
 
 from typing import Literal

@@ -23,10 +23,10 @@ from transformers.modeling_utils import PreTrainedModel, load_state_dict, slice_
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_hyenadna import HyenaDNAConfig
+from .inputs_hyenadna import check_labels, check_range, check_shape, next_token_labels, pool, read_mask, sequence_labels
 from .long_convolution import long_convolution
 
 logger = logging.get_logger(__name__)
@@ -62,7 +62,7 @@ class HyenaDNAPositionalEmbedding(nn.Module):
     def analytic(
         self, length: int, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`z` of shape (length, emb_dim) and `t` of shape (length, 1), the first `length` of `max_seq_len` positions."""
+        """`z` (length, emb_dim) and `t` (length, 1): the first `length` of `max_seq_len` positions."""
         max_seq_len, bands = self.config.max_seq_len, (self.config.emb_dim - 1) // 2
         # The whole axis and then its start: `linspace` rounds each half from its own end.
         t = torch.linspace(0, 1, max_seq_len, device=device, dtype=dtype)[:length, None]
@@ -243,7 +243,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = ["past_key_values"]
     _can_record_outputs = {"hidden_states": HyenaDNABlock}
     _keep_in_fp32_modules_strict = ["filter_fn"]
-    # Published files hold what can be computed, and each frequency three times. A trained `z` is found before loading.
+    # Published files hold what can be computed, and each frequency thrice. A trained `z` is found before loading.
     _keys_to_ignore_on_load_unexpected = [
         r"filter_fn\.pos_emb\.(z|t)$",
         r"filter_fn\.modulation\.deltas$",
@@ -251,7 +251,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     ]
 
     def __init__(self, config: HyenaDNAConfig, *args, **kwargs):
-        config.validate()  # again: `from_pretrained(..., hyena_order=1)` sets the field after the configuration was made
+        config.validate()  # again: `from_pretrained(..., hyena_order=1)` sets the field afterwards
         super().__init__(config, *args, **kwargs)
 
     @torch.no_grad()
@@ -274,7 +274,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in Transformers. Warns when `max_seq_len` is not that of the checkpoint, because it changes every filter."""
+        """As in Transformers. Warns when `max_seq_len` is not the checkpoint's, because it changes every filter."""
         model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
         try:
@@ -286,9 +286,9 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         was, now = stored.get("max_seq_len"), (model[0] if isinstance(model, tuple) else model).config.max_seq_len
         if was is not None and was != now:
             logger.warning(
-                f"The checkpoint was made with max_seq_len={was} and is loaded with max_seq_len={now}. The filters' time "
-                f"axis runs from 0 to 1 over max_seq_len tokens, so that every filter is stretched by {now / was:.3g} "
-                "and the outputs change. Leave max_seq_len out to get the model as it was trained, or fine-tune this one."
+                f"The checkpoint was made with max_seq_len={was}, and is loaded with max_seq_len={now}. The time axis "
+                f"of the filters runs from 0 to 1 over max_seq_len tokens: each is stretched by {now / was:.3g}, "
+                "and the outputs change. Leave max_seq_len out to get the model as it was trained, or fine-tune this."
             )
         return model
 
@@ -310,9 +310,9 @@ def _check_checkpoint(model: HyenaDNAPreTrainedModel, state_dict, checkpoint_fil
             expected = (config.vocab_size, config.d_model)
             if tuple(tensor.shape) != expected and not load_config.ignore_mismatched_sizes:
                 raise ValueError(
-                    f"`{name}` of the checkpoint has shape {tuple(tensor.shape)}, but the configuration says vocab_size="
-                    f"{expected[0]} rows and d_model={expected[1]}. Correct config.json, or load with the checkpoint's "
-                    "own sizes and call `resize_token_embeddings`."
+                    f"`{name}` of the checkpoint has shape {tuple(tensor.shape)}, but the configuration says "
+                    f"vocab_size={expected[0]} rows and d_model={expected[1]}. Correct config.json, or load with the "
+                    "checkpoint's own sizes and call `resize_token_embeddings`."
                 )
         else:
             length = tensor.shape[1]
@@ -393,8 +393,9 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
             use_cache: Ignored.
 
         Returns:
-            `last_hidden_state` of shape (batch, length, d_model), after the final norm; with `output_hidden_states=True`
-            also `hidden_states`: the embeddings, each block's output, and for the last block that after the final norm.
+            `last_hidden_state` of shape (batch, length, d_model), after the final norm. With
+            `output_hidden_states=True` also `hidden_states`, n_layer + 1 of them: the embeddings and the output of
+            each block, the last one's after the final norm.
 
         Raises:
             ValueError: The inputs contradict each other or the configuration; see the message.
@@ -404,11 +405,11 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
             raise ValueError("Pass `input_ids` or `inputs_embeds`: exactly one of them.")
         if past_key_values is not None:
             raise ValueError("`past_key_values` was passed, but HyenaDNA has no generation cache and no prefix tuning.")
-        _check_shape(self.config, input_ids, inputs_embeds)
+        check_shape(self.config, input_ids, inputs_embeds)
         if inputs_embeds is None:
-            _check_range(input_ids, "input_ids", self.config.vocab_size)
+            check_range(input_ids, "input_ids", self.config.vocab_size)
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        mask, order = _read_mask(attention_mask, inputs_embeds)
+        mask, order = read_mask(attention_mask, inputs_embeds)
 
         # 2. Run the blocks.
         hidden_states = self.backbone.dropout(inputs_embeds)
@@ -418,107 +419,6 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         # 3. Final norm.
         hidden_states = self.backbone.ln_f(hidden_states.to(self.backbone.ln_f.weight.dtype))
         return BaseModelOutputWithPast(last_hidden_state=hidden_states)
-
-
-# --------------------------------------------------------------------------------------------------- masks and checks
-
-
-def _check_shape(config: HyenaDNAConfig, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> None:
-    name, x, dims = ("input_ids", input_ids, 2) if inputs_embeds is None else ("inputs_embeds", inputs_embeds, 3)
-    if x.ndim != dims:
-        expected = "(batch, length)" if dims == 2 else "(batch, length, d_model)"
-        raise ValueError(f"`{name}` has shape {tuple(x.shape)}, but {expected} was expected.")
-    if dims == 3 and x.shape[2] != config.d_model:
-        raise ValueError(f"`inputs_embeds` is {x.shape[2]} wide, but the model's d_model is {config.d_model}.")
-    if x.shape[1] == 0:
-        raise ValueError(f"`{name}` has shape {tuple(x.shape)}: the sequences are empty. Pass at least one token each.")
-    if x.shape[1] > config.max_seq_len:
-        raise ValueError(
-            f"`{name}` is {x.shape[1]} tokens long, padding and prompts included, but the model takes at most "
-            f"max_seq_len={config.max_seq_len}. Truncate the input (`tokenizer(..., truncation=True, max_length="
-            f"{config.max_seq_len})`), cut it into windows, or use a checkpoint with a longer max_seq_len."
-        )
-
-
-def _check_range(ids: torch.Tensor, name: str, size: int, ignored: int | None = None) -> None:
-    """Raise where an id is not in [0, size): an index error deep inside, or on a GPU a dead process, says less."""
-    if is_tracing(ids) or ids.is_meta:
-        return
-    wrong = (ids < 0) | (ids >= size)
-    if ignored is not None:
-        wrong &= ids != ignored
-    if wrong.any():
-        position = tuple(wrong.nonzero()[0].tolist())
-        raise ValueError(
-            f"`{name}` holds {ids[position].item()} at position {position}, but it has to be in [0, {size})"
-            + (f" or {ignored} to be ignored." if ignored is not None else ".")
-        )
-
-
-def _read_mask(
-    attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The mask as booleans, and the order that brings interior pads to the left; each `None` where it is not needed."""
-    if attention_mask is None:
-        return None, None
-    if attention_mask.shape != inputs_embeds.shape[:2]:
-        raise ValueError(
-            f"`attention_mask` has shape {tuple(attention_mask.shape)}, but the input has (batch, length) = "
-            f"{tuple(inputs_embeds.shape[:2])}."
-        )
-    mask = attention_mask.to(inputs_embeds.device) != 0
-    if is_tracing(mask) or mask.is_meta:  # no branch on values here
-        return mask, _pads_first(mask)
-    on_cpu = mask.cpu()
-    empty = (~on_cpu.any(dim=1)).nonzero()
-    if len(empty):
-        raise ValueError(f"Row {empty[0].item()} of `attention_mask` is 0 everywhere: that sequence has no token.")
-    if on_cpu.all():
-        return None, None
-    # A causal model never sees what is to the right, so only a pad after a token and before another one is in the way.
-    starts = (on_cpu[:, 1:] & ~on_cpu[:, :-1]).sum(dim=1) + on_cpu[:, 0]
-    return mask, None if (starts == 1).all() else _pads_first(mask)
-
-
-def _pads_first(mask: torch.Tensor) -> torch.Tensor:
-    """For each row the positions of the pads and then those of the tokens, each in their order: (batch, length)."""
-    return mask.to(torch.int8).argsort(dim=1, stable=True)
-
-
-def _next_token_labels(labels: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The label that each position has to predict: that of the next token, skipping pads; -100 where there is none.
-
-    A pad is no target, and no context of one: the first token of a row is predicted by nothing.
-    """
-    if attention_mask is None:
-        return F.pad(labels, (0, 1), value=-100)[:, 1:]
-    mask = attention_mask.to(labels.device) != 0
-    order = _pads_first(mask)
-    targets = labels.masked_fill(~mask, -100).gather(1, order)
-    targets = F.pad(targets, (0, 1), value=-100)[:, 1:].masked_fill(~mask.gather(1, order), -100)
-    return torch.empty_like(targets).scatter(1, order, targets)
-
-
-def _pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
-    """Pool (batch, length, d_model) over the unmasked positions to (batch, d_model)."""
-    batch, length, _ = hidden_states.shape
-    if attention_mask is None:
-        mask = torch.ones(batch, length, dtype=torch.bool, device=hidden_states.device)
-    else:
-        mask = attention_mask.to(hidden_states.device) != 0
-    if pooling == "max":
-        return hidden_states.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
-    if pooling == "mean":
-        # One matrix product per row, in at least float32: the sum over a million positions does not fit half precision.
-        weight = mask / mask.sum(dim=1, keepdim=True)
-        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
-        return torch.einsum("bl,bld->bd", weight.to(dtype), hidden_states.to(dtype)).to(hidden_states.dtype)
-    positions = torch.arange(length, device=hidden_states.device)
-    if pooling == "last":
-        index = torch.where(mask, positions, -1).amax(dim=1)
-    else:
-        index = torch.where(mask, positions, length).amin(dim=1)
-    return hidden_states[torch.arange(batch, device=hidden_states.device), index]
 
 
 # ------------------------------------------------------------------------------------------------------------ the heads
@@ -559,7 +459,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, length, vocab_size).
         """
         if labels is not None:
-            _check_labels(labels, input_ids if inputs_embeds is None else inputs_embeds, self.config.vocab_size)
+            check_labels(labels, input_ids if inputs_embeds is None else inputs_embeds, self.config.vocab_size)
         outputs = self.hyena(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -573,7 +473,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             if kwargs.get("shift_labels") is None:
-                shifted = _next_token_labels(labels, attention_mask)[..., None]
+                shifted = next_token_labels(labels, attention_mask)[..., None]
                 kwargs["shift_labels"] = slice_logits_to_keep(shifted, logits_to_keep)[..., 0].contiguous()
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
@@ -663,7 +563,9 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, num_labels).
         """
         if labels is not None:
-            labels = self._check_labels(labels, (input_ids if inputs_embeds is None else inputs_embeds).shape[0])
+            labels = sequence_labels(
+                self.config, labels, (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
+            )
         outputs = self.hyena(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -672,47 +574,20 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
             use_cache=use_cache,
             **kwargs,
         )
-        pooled = _pool(outputs.last_hidden_state, attention_mask, self.config.pooling)
+        pooled = pool(outputs.last_hidden_state, attention_mask, self.config.pooling)
         logits = self.score(self.dropout(pooled))
 
         loss = None
         if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
+            scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            if labels.is_floating_point():
+                labels = labels.to(scores.dtype)
+            loss = self.loss_function(labels=labels, pooled_logits=scores, config=self.config, **kwargs)
             count = kwargs.get("num_items_in_batch")
             if count is not None and labels.is_floating_point():
                 # Transformers divides by it for classes only, and an accumulated batch would count several times.
                 loss = loss * labels.numel() / count
         return SequenceClassifierOutputWithPast(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-
-    def _check_labels(self, labels: torch.Tensor, batch: int) -> torch.Tensor:
-        """Raise if they do not fit, and return them in the type that the loss wants."""
-        kind, count = self.config.problem_type, self.config.num_labels
-        if kind is None:
-            kind = "regression" if count == 1 else "multi_label_classification"
-            if count > 1 and not labels.is_floating_point():
-                kind = "single_label_classification"
-        shapes = {(batch,)} if kind == "single_label_classification" else {(batch, count)}
-        if count == 1:
-            shapes = {(batch,), (batch, 1)}
-        if tuple(labels.shape) not in shapes:
-            raise ValueError(
-                f"`labels` has shape {tuple(labels.shape)}, but for problem_type={kind!r} and num_labels={count} "
-                f"{' or '.join(map(str, sorted(shapes)))} was expected."
-            )
-        if kind == "single_label_classification":
-            _check_range(labels, "labels", count, ignored=-100)
-            return labels.long()
-        labels = labels.to(torch.promote_types(self.dtype, torch.float32))
-        if not (is_tracing(labels) or labels.is_meta):
-            wrong = ~labels.isfinite() if kind == "regression" else ~((labels >= 0) & (labels <= 1))
-            if wrong.any():
-                position = tuple(wrong.nonzero()[0].tolist())
-                expected = "a finite number" if kind == "regression" else "between 0 and 1"
-                raise ValueError(
-                    f"`labels` holds {labels[position].item()} at position {position}, but for problem_type={kind!r} "
-                    f"it has to be {expected}."
-                )
-        return labels
 
 
 class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
@@ -746,7 +621,7 @@ class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, length, num_labels).
         """
         if labels is not None:
-            _check_labels(labels, input_ids if inputs_embeds is None else inputs_embeds, self.config.num_labels)
+            check_labels(labels, input_ids if inputs_embeds is None else inputs_embeds, self.config.num_labels)
         outputs = self.hyena(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -763,11 +638,3 @@ class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
                 labels = labels.masked_fill(attention_mask.to(labels.device) == 0, -100)
             loss = self.loss_function(logits, labels, self.config, **kwargs)
         return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-
-
-def _check_labels(labels: torch.Tensor, inputs: torch.Tensor, size: int) -> None:
-    if labels.shape != inputs.shape[:2]:
-        raise ValueError(
-            f"`labels` has shape {tuple(labels.shape)}, but the input has (batch, length) = {tuple(inputs.shape[:2])}."
-        )
-    _check_range(labels, "labels", size, ignored=-100)

@@ -71,7 +71,7 @@ class HyenaDNATokenizer(TokenizersBackend):
         ValueError: another vocabulary (`characters`, `vocab`), or a backend (`tokenizer_object`, `tokenizer_file`).
     """
 
-    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 (the type that Transformers declares)
+    model_input_names = ["input_ids", "attention_mask"]
     padding_side = "left"
 
     def __init__(

@@ -1,0 +1,147 @@
+"""What the model does with its inputs before and after the blocks: checks, masks, shifted labels, pooling.
+
+Checks and branches on values run only where values can be read: not while a graph is traced.
+"""
+
+import torch
+import torch.nn.functional as F
+from transformers.utils.import_utils import is_tracing
+
+from .configuration_hyenadna import HyenaDNAConfig
+
+
+def check_shape(config: HyenaDNAConfig, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> None:
+    name, x, dims = ("input_ids", input_ids, 2) if inputs_embeds is None else ("inputs_embeds", inputs_embeds, 3)
+    if x.ndim != dims:
+        expected = "(batch, length)" if dims == 2 else "(batch, length, d_model)"
+        raise ValueError(f"`{name}` has shape {tuple(x.shape)}, but {expected} was expected.")
+    if dims == 3 and x.shape[2] != config.d_model:
+        raise ValueError(f"`inputs_embeds` is {x.shape[2]} wide, but the model's d_model is {config.d_model}.")
+    if x.shape[1] == 0:
+        raise ValueError(f"`{name}` has shape {tuple(x.shape)}: the sequences are empty. Pass at least one token each.")
+    if x.shape[1] > config.max_seq_len:
+        raise ValueError(
+            f"`{name}` is {x.shape[1]} tokens long, padding and prompts included, but the model takes at most "
+            f"max_seq_len={config.max_seq_len}. Truncate the input (`tokenizer(..., truncation=True, max_length="
+            f"{config.max_seq_len})`), cut it into windows, or use a checkpoint with a longer max_seq_len."
+        )
+
+
+def check_range(ids: torch.Tensor, name: str, size: int, ignored: int | None = None) -> None:
+    """Raise where an id is not in [0, size): an index error deep inside, or on a GPU a dead process, says less."""
+    if is_tracing(ids) or ids.is_meta:
+        return
+    wrong = (ids < 0) | (ids >= size)
+    if ignored is not None:
+        wrong &= ids != ignored
+    if wrong.any():
+        position = tuple(wrong.nonzero()[0].tolist())
+        raise ValueError(
+            f"`{name}` holds {ids[position].item()} at position {position}, but it has to be in [0, {size})"
+            + (f" or {ignored} to be ignored." if ignored is not None else ".")
+        )
+
+
+def read_mask(
+    attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The mask as booleans, and the order that brings interior pads to the left; each `None` where it is not needed."""
+    if attention_mask is None:
+        return None, None
+    if attention_mask.shape != inputs_embeds.shape[:2]:
+        raise ValueError(
+            f"`attention_mask` has shape {tuple(attention_mask.shape)}, but the input has (batch, length) = "
+            f"{tuple(inputs_embeds.shape[:2])}."
+        )
+    mask = attention_mask.to(inputs_embeds.device) != 0
+    if is_tracing(mask) or mask.is_meta:  # no branch on values here
+        return mask, pads_first(mask)
+    on_cpu = mask.cpu()
+    empty = (~on_cpu.any(dim=1)).nonzero()
+    if len(empty):
+        raise ValueError(f"Row {empty[0].item()} of `attention_mask` is 0 everywhere: that sequence has no token.")
+    if on_cpu.all():
+        return None, None
+    # A causal model never sees what is to the right, so only a pad after a token and before another one is in the way.
+    starts = (on_cpu[:, 1:] & ~on_cpu[:, :-1]).sum(dim=1) + on_cpu[:, 0]
+    return mask, None if (starts == 1).all() else pads_first(mask)
+
+
+def pads_first(mask: torch.Tensor) -> torch.Tensor:
+    """For each row the positions of the pads and then those of the tokens, each in their order: (batch, length)."""
+    return mask.to(torch.int8).argsort(dim=1, stable=True)
+
+
+def next_token_labels(labels: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The label that each position has to predict: that of the next token, skipping pads; -100 where there is none.
+
+    A pad is no target, and no context of one: the first token of a row is predicted by nothing.
+    """
+    if attention_mask is None:
+        return F.pad(labels, (0, 1), value=-100)[:, 1:]
+    mask = attention_mask.to(labels.device) != 0
+    order = pads_first(mask)
+    targets = labels.masked_fill(~mask, -100).gather(1, order)
+    targets = F.pad(targets, (0, 1), value=-100)[:, 1:].masked_fill(~mask.gather(1, order), -100)
+    return torch.empty_like(targets).scatter(1, order, targets)
+
+
+def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
+    """Pool (batch, length, d_model) over the unmasked positions to (batch, d_model)."""
+    batch, length, _ = hidden_states.shape
+    if attention_mask is None:
+        mask = torch.ones(batch, length, dtype=torch.bool, device=hidden_states.device)
+    else:
+        mask = attention_mask.to(hidden_states.device) != 0
+    if pooling == "max":
+        return hidden_states.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
+    if pooling == "mean":
+        # One matrix product per row, in at least float32: the sum over a million positions does not fit half precision.
+        weight = mask / mask.sum(dim=1, keepdim=True)
+        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+        return torch.einsum("bl,bld->bd", weight.to(dtype), hidden_states.to(dtype)).to(hidden_states.dtype)
+    positions = torch.arange(length, device=hidden_states.device)
+    if pooling == "last":
+        index = torch.where(mask, positions, -1).amax(dim=1)
+    else:
+        index = torch.where(mask, positions, length).amin(dim=1)
+    return hidden_states[torch.arange(batch, device=hidden_states.device), index]
+
+
+def check_labels(labels: torch.Tensor, inputs: torch.Tensor, size: int) -> None:
+    if labels.shape != inputs.shape[:2]:
+        raise ValueError(
+            f"`labels` has shape {tuple(labels.shape)}, but the input has (batch, length) = {tuple(inputs.shape[:2])}."
+        )
+    check_range(labels, "labels", size, ignored=-100)
+
+
+def sequence_labels(config: HyenaDNAConfig, labels: torch.Tensor, batch: int) -> torch.Tensor:
+    """The labels of a sequence classifier: integers for classes, else numbers. Raise if they do not fit."""
+    kind, count = config.problem_type, config.num_labels
+    if kind is None:
+        kind = "regression" if count == 1 else "multi_label_classification"
+        if count > 1 and not labels.is_floating_point():
+            kind = "single_label_classification"
+    shapes = {(batch,)} if kind == "single_label_classification" else {(batch, count)}
+    if count == 1:
+        shapes = {(batch,), (batch, 1)}
+    if tuple(labels.shape) not in shapes:
+        raise ValueError(
+            f"`labels` has shape {tuple(labels.shape)}, but for problem_type={kind!r} and num_labels={count} "
+            f"{' or '.join(map(str, sorted(shapes)))} was expected."
+        )
+    if kind == "single_label_classification":
+        check_range(labels, "labels", count, ignored=-100)
+        return labels.long()
+    labels = labels if labels.is_floating_point() else labels.float()
+    if not (is_tracing(labels) or labels.is_meta):
+        wrong = ~labels.isfinite() if kind == "regression" else ~((labels >= 0) & (labels <= 1))
+        if wrong.any():
+            position = tuple(wrong.nonzero()[0].tolist())
+            expected = "a finite number" if kind == "regression" else "between 0 and 1"
+            raise ValueError(
+                f"`labels` holds {labels[position].item()} at position {position}, but for problem_type={kind!r} "
+                f"it has to be {expected}."
+            )
+    return labels
