@@ -11,6 +11,7 @@ A second run with the same seed replaces the folder once it has succeeded; an in
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,8 +27,20 @@ from .labelled_data import load_splice_junctions
 
 SUMMARY_FILE = "demo_summary.txt"
 
-# Chosen on a fifth of the training rows; no setting was chosen by the test accuracy.
-SETTINGS = {"pooling": "last", "max_seq_len": 64, "learning_rate": 3e-3, "per_device_train_batch_size": 32}
+# Chosen on fifths of the training rows, never by the test part. In the order of what they brought: initial weights
+# wider than the paper's 0.02, which fits wider models and longer training; a time axis as long as the sequences; the
+# last position as the summary, which has seen both sides of the junction; four narrow layers in place of two wide ones.
+SETTINGS = {
+    "d_model": 64,
+    "n_layer": 4,
+    "max_seq_len": 64,
+    "initializer_range": 0.08,
+    "pooling": "last",
+    "resid_dropout": 0.1,
+    "learning_rate": 1e-3,
+    "per_device_train_batch_size": 32,
+}
+EPOCHS = 16
 
 # What a user would write, run as a new process: nothing but the folder connects it to the training.
 RELOAD = """
@@ -50,14 +63,16 @@ def logits_in_new_process(folder: Path, sequences: list[str]) -> np.ndarray:
     Raises:
         RuntimeError: That process failed; the message holds what it said.
     """
-    command = [sys.executable, "-c", RELOAD, str(folder)]
-    child = subprocess.run(command, input=json.dumps(sequences), capture_output=True, text=True, check=False)
+    command, environment = [sys.executable, "-c", RELOAD, str(folder)], {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.run(
+        command, input=json.dumps(sequences), env=environment, capture_output=True, text=True, check=False
+    )
     if child.returncode:
         raise RuntimeError(f"the saved model does not load in a new process:\n{child.stderr}")
     return np.array(json.loads(child.stdout.splitlines()[-1]), dtype=np.float32)
 
 
-def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = 12) -> dict:
+def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCHS) -> dict:
     """Run the demo and return what it measured: the `metrics.json` of its run and the `summary` text.
 
     Args:
@@ -77,16 +92,20 @@ def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = 12) -
         )
     unfinished = output.with_name(f".{output.name}-seed{seed}-epochs{epochs:g}.unfinished")
     data = load_splice_junctions()
+    sequences = data["test"]["sequence"][:]
     print(
         f"Training on {len(data['train']):,} of {sum(map(len, data.values())):,} splice junctions (60 bp), seed {seed}"
     )
     args = FinetuneArguments(output_dir=str(unfinished), seed=seed, num_train_epochs=epochs, resume=True, **SETTINGS)
-    trained = finetune(args, data)
-
-    sequences = data["test"]["sequence"][:]
-    with torch.inference_mode():
-        batch = trained.tokenizer(sequences, padding=True, return_tensors="pt").to(trained.model.device)
-        logits = trained.model.eval()(**batch).logits.float().cpu().numpy()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # steps of 0.1 s are too short to share: on a busy machine threads wait for each other
+    try:
+        trained = finetune(args, data)
+        with torch.inference_mode():
+            batch = trained.tokenizer(sequences, padding=True, return_tensors="pt").to(trained.model.device)
+            logits = trained.model.eval()(**batch).logits.float().cpu().numpy()
+    finally:
+        torch.set_num_threads(threads)
     difference = float(np.abs(logits - logits_in_new_process(unfinished, sequences)).max())
     if difference > 1e-5:  # 0 on one machine; a GPU here and a CPU there may differ in rounding
         raise RuntimeError(f"the reloaded model's logits differ by {difference:g} from those of the trained model")
@@ -124,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hyenadna demo", description="Train, test, save and reload on real DNA.")
     parser.add_argument("--output_dir", default="hyenadna-demo", help="folder for the model (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (%(default)s)")
-    parser.add_argument("--epochs", type=float, default=12, help="passes over the training rows (%(default)s)")
+    parser.add_argument("--epochs", type=float, default=EPOCHS, help="passes over the training rows (%(default)s)")
     demo(**vars(parser.parse_args(argv)))
 
 
