@@ -1,7 +1,7 @@
 """HyenaDNA: a decoder-only stack of Hyena operators over single bases (arXiv 2306.15794, arXiv 2302.10866).
 
-Read top to bottom: filter, operator, block, model, heads. Inside the operator a tensor's name ends in its shape:
-B batch, L sequence length, D `d_model`, N `hyena_order`, E `emb_dim`.
+Read top to bottom: operator, block, model, heads. Inside the operator a tensor's name ends in its shape: B batch,
+L sequence length, D `d_model`, C (`hyena_order` + 1) * D projected channels, M `hyena_order` - 1 convolutions.
 """
 
 import math
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.generation import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -23,11 +24,15 @@ from transformers.modeling_utils import PreTrainedModel, load_state_dict, slice_
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_hyenadna import HyenaDNAConfig
+from .feed_forward import feed_forward
+from .implicit_filter import HyenaDNAFilter, HyenaDNAPositionalEmbedding, HyenaDNASin
+from .inference import run_block
 from .inputs_hyenadna import check_labels, check_range, check_shape, next_token_labels, pool, read_mask, sequence_labels
-from .long_convolution import long_convolution
+from .long_convolution import gated_long_convolution, long_convolution
 
 logger = logging.get_logger(__name__)
 
@@ -35,90 +40,17 @@ logger = logging.get_logger(__name__)
 _NOT_GENERATED = [0, 2, 3, 4, 5, 6, 12, 13, 14, 15]
 
 
-# ----------------------------------------------------------------------------------------------------------- the filter
-
-
-class HyenaDNASin(nn.Module):
-    """`sin(freq * x)` with one learned frequency per feature."""
-
-    def __init__(self, config: HyenaDNAConfig):
-        super().__init__()
-        self.freq = nn.Parameter(torch.empty(1, config.filter_order), requires_grad=config.train_freq)
-
-
-class HyenaDNAPositionalEmbedding(nn.Module):
-    """The time axis of a filter, and the features of it that the filter's MLP reads.
-
-    Both follow from the configuration, so neither is a buffer: `from_pretrained` would leave garbage in it and a half
-    precision model would round it. Only a checkpoint that trained its `z` keeps it, as a parameter.
-    """
-
-    def __init__(self, config: HyenaDNAConfig):
-        super().__init__()
-        self.config = config
-        if config.train_positional_embedding:
-            self.z = nn.Parameter(torch.empty(1, config.max_seq_len, config.emb_dim))
-
-    def analytic(
-        self, length: int, device: torch.device, dtype: torch.dtype = torch.float32
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`z` (length, emb_dim) and `t` (length, 1): the first `length` of `max_seq_len` positions."""
-        max_seq_len, bands = self.config.max_seq_len, (self.config.emb_dim - 1) // 2
-        # The whole axis and then its start: `linspace` rounds each half from its own end.
-        t = torch.linspace(0, 1, max_seq_len, device=device, dtype=dtype)[:length, None]
-        w = 2 * math.pi * torch.arange(length, device=device, dtype=dtype)[:, None] / max_seq_len
-        f = torch.linspace(1e-4, bands - 1, bands, device=device, dtype=dtype)
-        return torch.cat([t, torch.cos(-f * w), torch.sin(-f * w)], dim=-1), t
-
-    def forward(self, length: int, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        z_LE, t_L1 = self.analytic(length, device, dtype)
-        if self.config.train_positional_embedding:
-            z_LE = self.z[0, :length].to(dtype)
-        return z_LE, t_L1
-
-
-class HyenaDNAFilter(nn.Module):
-    """The implicit filters: `k(t) = MLP(z(t)) * (exp(-t * |deltas|) + shift)` (arXiv 2302.10866, equation 7).
-
-    Computed in float32 (float64 for a float64 model) and in this order whatever the type of the model: with frequency
-    10 the sine layers amplify a rounding error a thousandfold.
-    """
-
-    def __init__(self, config: HyenaDNAConfig):
-        super().__init__()
-        self.config = config
-        width = config.d_model * (config.hyena_order - 1)
-        self.bias = nn.Parameter(torch.empty(width))
-        # The published model has one sine at 1, 3, 5, ...: here 1 holds its frequency and serves the others, because
-        # Transformers cannot save a module that is shared inside one layer.
-        layers = [nn.Linear(config.emb_dim, config.filter_order), HyenaDNASin(config)]
-        for _ in range(config.num_inner_mlps):
-            layers += [nn.Linear(config.filter_order, config.filter_order), nn.Identity()]
-        self.implicit_filter = nn.Sequential(*layers, nn.Linear(config.filter_order, width, bias=False))
-        self.pos_emb = HyenaDNAPositionalEmbedding(config)
-
-    def deltas(self, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """Decay rates, from slow to fast, of shape (d_model * (hyena_order - 1),)."""
-        target = math.log(1e-2)
-        return torch.linspace(target / 1.5, target / 0.3, self.bias.numel(), device=device, dtype=dtype)
-
-    def forward(self, length: int) -> torch.Tensor:
-        """The filters of all long convolutions, of shape (hyena_order - 1, d_model, length)."""
-        weight = self.implicit_filter[0].weight
-        device, dtype = weight.device, torch.promote_types(weight.dtype, torch.float32)
-        with torch.autocast(device.type, enabled=False):
-            z_LE, t_L1 = self.pos_emb(length, device, dtype)
-            freq = self.implicit_filter[1].freq.to(dtype)
-            h = z_LE
-            for layer in self.implicit_filter[:-1:2]:
-                h = torch.sin(freq * F.linear(h, layer.weight.to(dtype), layer.bias.to(dtype)))
-            h = F.linear(h, self.implicit_filter[-1].weight.to(dtype))
-            decay = torch.exp(-t_L1 * self.deltas(device, dtype).abs())
-            h = h * (decay + self.config.modulation_shift)
-        return h.T.unflatten(0, (-1, self.config.d_model))
-
-
 # --------------------------------------------------------------------------------------------------------- the operator
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether only the module's own weights are at work: no adapter in its place, no hook, nothing offloaded.
+
+    Then its weights may be used without calling it.
+    """
+    own = type(module) in _OWN and "forward" not in vars(module)  # accelerate hooks in by such an attribute
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return own and not hooks and not any(p.is_meta for p in module.parameters(recurse=False))
 
 
 class HyenaDNAResidualLinear(nn.Linear):
@@ -157,26 +89,41 @@ class HyenaDNAOperator(nn.Module):
             u_BLD = u_BLD.gather(1, order_BL[..., None].expand_as(u_BLD))
             mask_BL = mask_BL.gather(1, order_BL)
 
-        # 2. Project, and mix neighbours.
-        p_BLC = self.in_proj(u_BLD)
+        # 2. Project, convolve over three bases, gate and convolve over all of them.
+        dropout = self.training and self.config.hyena_dropout > 0
+        if is_tracing(u_BLD) or dropout or not is_plain(self.short_filter):
+            y_BDL = self._plain(self.in_proj(u_BLD), mask_BL)
+        else:
+            if is_plain(self.in_proj):
+                p_BCL, in_bias_C = torch.matmul(self.in_proj.weight, u_BLD.transpose(1, 2)), self.in_proj.bias
+            else:
+                p_BCL, in_bias_C = self.in_proj(u_BLD).transpose(1, 2), None
+            if torch.is_grad_enabled():  # its activations would be kept for each position, and are cheap
+                k_MDL, skip_MD = checkpoint(self.filter_fn, length, use_reentrant=False, preserve_rng_state=False)
+            else:
+                k_MDL, skip_MD = self.filter_fn(length)
+            short = self.short_filter
+            y_BDL = gated_long_convolution(p_BCL, in_bias_C, short.weight[:, 0], short.bias, k_MDL, skip_MD, mask_BL)
+
+        # 3. Back to the width of the residual stream, and to the caller's order.
+        y_BLD = self.out_proj(y_BDL.transpose(1, 2))
+        if order_BL is not None:
+            y_BLD = torch.empty_like(y_BLD).scatter(1, order_BL[..., None].expand_as(y_BLD), y_BLD)
+        return y_BLD
+
+    def _plain(self, p_BLC: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
+        """The same as `gated_long_convolution` in one piece, with dropout, of operations that can be traced."""
+        length = p_BLC.shape[1]
         if mask_BL is not None:
             p_BLC = p_BLC.masked_fill(~mask_BL[..., None], 0)
         p_BCL = self.short_filter(p_BLC.transpose(1, 2))[..., :length]
         *x_BDL, v_BDL = p_BCL.split(self.config.d_model, dim=1)
         if mask_BL is not None:  # the short filter has a bias; from here on zeros stay zeros
             v_BDL = v_BDL.masked_fill(~mask_BL[:, None], 0)
-
-        # 3. Gate and convolve, from the last gate to the second.
-        k_NDL = self.filter_fn(length)
-        skip_ND = self.filter_fn.bias.unflatten(0, (-1, self.config.d_model))
+        k_MDL, skip_MD = self.filter_fn(length)
         for o, x in enumerate(reversed(x_BDL[1:])):
-            v_BDL = long_convolution(self.dropout(v_BDL * x), k_NDL[o], skip_ND[o])
-
-        # 4. The first gate, and back to the residual stream.
-        y_BLD = self.out_proj((v_BDL * x_BDL[0]).transpose(1, 2))
-        if order_BL is not None:
-            y_BLD = torch.empty_like(y_BLD).scatter(1, order_BL[..., None].expand_as(y_BLD), y_BLD)
-        return y_BLD
+            v_BDL = long_convolution(self.dropout(v_BDL * x), k_MDL[o], skip_MD[o])
+        return v_BDL * x_BDL[0]
 
 
 class HyenaDNAMLP(nn.Module):
@@ -186,7 +133,14 @@ class HyenaDNAMLP(nn.Module):
         self.fc2 = HyenaDNAResidualLinear(config.d_inner, config.d_model)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(hidden_states), approximate="tanh"))
+        if is_tracing(hidden_states) or not (is_plain(self.fc1) and is_plain(self.fc2)):
+            return self.fc2(F.gelu(self.fc1(hidden_states), approximate="tanh"))
+        dtype, device = self.fc1.weight.dtype, hidden_states.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        weights = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        with torch.autocast(device, enabled=False):
+            return feed_forward(hidden_states.to(dtype), *(w.to(dtype) for w in weights))
 
 
 class HyenaDNABlock(GradientCheckpointingLayer):
@@ -207,6 +161,13 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         order: torch.Tensor | None = None,
     ) -> torch.Tensor:
         hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+        inference = not (self.training or torch.is_grad_enabled() or is_tracing(hidden_states))
+        if (
+            inference
+            and order is None
+            and all(is_plain(module) for part in self.children() for module in part.modules())
+        ):
+            return run_block(self, hidden_states, mask)
         weight_dtype = self.norm1.weight.dtype
         hidden_states = hidden_states + self.dropout(
             self.mixer(self.norm1(hidden_states.to(weight_dtype)), mask, order)
@@ -216,6 +177,11 @@ class HyenaDNABlock(GradientCheckpointingLayer):
 
 
 # ------------------------------------------------------------------------------------------------------------ the model
+
+
+# What `is_plain` knows: with another class in one of these places, an adapter's or a quantizer's, its module is called.
+_OWN = {nn.Linear, nn.Conv1d, nn.LayerNorm, nn.Dropout, nn.Identity, nn.Sequential, HyenaDNAResidualLinear}
+_OWN |= {HyenaDNASin, HyenaDNAPositionalEmbedding, HyenaDNAFilter, HyenaDNAOperator, HyenaDNAMLP}
 
 
 class HyenaDNAEmbeddings(nn.Module):
