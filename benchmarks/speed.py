@@ -69,22 +69,24 @@ def make(name: str, d_model: int, n_layer: int, length: int):
     return lambda ids: model(ids).last_hidden_state, model
 
 
-def floor(d_model: int, n_layer: int, length: int, training: bool) -> float:
+def floor(d_model: int, n_layer: int, length: int, training: bool, device: str) -> float:
     """Seconds of the matrix products and the transforms alone, each as fast as this machine does them."""
     import torch
 
     from hyenadna.long_convolution import next_fast_length
 
     def fastest(run, repeats=20):
-        run()
         times = []
-        for _ in range(repeats):
+        for _ in range(repeats + 1):
+            finish(device)
             start = time.perf_counter()
             run()
+            finish(device)
             times.append(time.perf_counter() - start)
-        return min(times)
+        return min(times[1:])
 
-    tile = 512
+    torch.set_default_device(device)
+    tile = 512 if device == "cpu" else length
     seconds = 0.0
     # Per position: in_proj, out_proj, fc1, fc2, and the network of the filters. Training: three times as much.
     for rows, columns in ((3, 1), (1, 1), (4, 1), (1, 4)):
@@ -96,7 +98,7 @@ def floor(d_model: int, n_layer: int, length: int, training: bool) -> float:
     seconds *= 3 if training else 1
     # Per channel: two transforms forth and one back; training: three and two more. As many at a time as stay in cache.
     n = next_fast_length(2 * length - 1)
-    rows = max(2, min(d_model, 2**18 // n))
+    rows = max(2, min(d_model, (2**18 if device == "cpu" else 2**27) // n))
     x = torch.randn(rows, n)
     spectrum = torch.fft.rfft(x)
     forth, back = fastest(lambda: torch.fft.rfft(x), 5), fastest(lambda: torch.fft.irfft(spectrum, n=n), 5)
@@ -104,15 +106,22 @@ def floor(d_model: int, n_layer: int, length: int, training: bool) -> float:
     return seconds * n_layer
 
 
-def child(name: str, mode: str, length: int, d_model: int, n_layer: int, repeats: int) -> dict:
+def finish(device: str) -> None:
+    import torch
+
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def child(name: str, mode: str, device: str, length: int, d_model: int, n_layer: int, repeats: int) -> dict:
     import torch
 
     torch.manual_seed(0)
     if name == "floor":
-        return {"seconds": floor(d_model, n_layer, length, mode == "training"), "peak_mb": math.nan}
+        return {"seconds": floor(d_model, n_layer, length, mode == "training", device), "peak_mb": math.nan}
     run, model = make(name, d_model, n_layer, length)
-    ids = torch.randint(7, 11, (1, length))
-    model.train(mode == "training")
+    model.to(device).train(mode == "training")
+    ids = torch.randint(7, 11, (1, length), device=device)
 
     def step():
         if mode == "forward":
@@ -122,13 +131,20 @@ def child(name: str, mode: str, length: int, d_model: int, n_layer: int, repeats
             run(ids).square().mean().backward()
             model.zero_grad()
 
-    idle = memory("VmRSS")
+    def held(field):
+        if device == "cpu":
+            return memory(field)
+        return (torch.cuda.memory_allocated() if field == "VmRSS" else torch.cuda.max_memory_allocated()) / 2**20
+
+    idle = held("VmRSS")
     times = []
     for _ in range(repeats + 1):
+        finish(device)
         start = time.perf_counter()
         step()
+        finish(device)
         times.append(time.perf_counter() - start)
-    return {"seconds": min(times[1:] or times), "peak_mb": memory("VmHWM") - idle}
+    return {"seconds": min(times[1:]), "peak_mb": held("VmHWM") - idle}
 
 
 def measure(args: argparse.Namespace) -> list[dict]:
@@ -145,7 +161,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
                     if name == "gpt2" and length > args.gpt2_until:
                         continue
                     repeats = args.repeats if length <= 100_000 else 1
-                    command = [sys.executable, __file__, "--child", name, mode, str(length)]
+                    command = [sys.executable, __file__, "--child", name, mode, args.device, str(length)]
                     command += [str(args.d_model), str(args.n_layer), str(repeats)]
                     done = subprocess.run(command, capture_output=True, text=True, check=False)
                     if done.returncode:
@@ -210,11 +226,12 @@ def picture(rows: list[dict], path: Path) -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
-        name, mode, *numbers = sys.argv[2:]
+        name, mode, device, *numbers = sys.argv[2:]
         sys.path.insert(0, str(Path(__file__).parent))
-        print(json.dumps(child(name, mode, *map(int, numbers))))
+        print(json.dumps(child(name, mode, device, *map(int, numbers))))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--d_model", type=int, default=128)
     parser.add_argument("--n_layer", type=int, default=2)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1026, 16384, 65537, 160_000, 160_002, 450_002])
