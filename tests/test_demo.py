@@ -15,6 +15,7 @@ from hyenadna.training import cli
 from hyenadna.training import demo as demo_module
 from hyenadna.training.demo import demo, logits_in_new_process
 from hyenadna.training.errors import InputError
+from hyenadna.training.finetune import FinetuneArguments
 from hyenadna.training.labelled_data import load_splice_junctions
 
 
@@ -131,3 +132,36 @@ def test_a_kill_between_the_renames_does_no_harm(fake_training, tmp_path):
     (tmp_path / ".demo.replaced" / "old").write_text("")
     demo(str(tmp_path / "demo"), seed=2)
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_an_interrupted_demo_is_continued(fake_training, tmp_path):
+    """Ctrl-C leaves the earlier demo and the unfinished run; the next demo of that seed hands the run to `finetune`."""
+    folder = tmp_path / "demo"
+    demo(str(folder), seed=1)
+    seen = []
+
+    def interrupted(args, data):
+        seen.append((args.output_dir, args.resume))
+        Path(args.output_dir).mkdir()
+        (Path(args.output_dir) / "checkpoint").write_text("")
+        raise KeyboardInterrupt
+
+    with fake_training.context() as patch:
+        patch.setattr(demo_module, "finetune", interrupted)
+        threads = torch.get_num_threads()
+        assert cli.main(["demo", "--output_dir", str(folder), "--seed", "2"]) == 130
+        assert torch.get_num_threads() == threads
+    assert (folder / "seed.txt").read_text() == "1"
+    (unfinished,) = (path for path in tmp_path.iterdir() if path != folder)
+    assert seen == [(str(unfinished), True)]
+    assert cli.main(["demo", "--output_dir", str(folder), "--seed", "2"]) == 0
+    assert (folder / "seed.txt").read_text() == "2"
+    assert (folder / "checkpoint").exists()  # the same folder went on
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_settings_are_settings_of_finetune():
+    assert set(demo_module.SETTINGS) <= set(FinetuneArguments.__dataclass_fields__)
+    longest = max(len(row["sequence"]) for rows in load_splice_junctions().values() for row in rows)
+    assert demo_module.SETTINGS["max_seq_len"] >= longest == 60
+    assert demo_module.EPOCHS == demo_module.demo.__defaults__[-1]  # the command line and the function agree

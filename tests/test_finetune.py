@@ -14,7 +14,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
-from sklearn.metrics import accuracy_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, log_loss, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, pipeline
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
@@ -33,6 +33,7 @@ from hyenadna.training.finetune import (
     make_weighted_loss,
     parse,
 )
+from hyenadna.training.results import predictions_table, write_confusion_matrix, write_json, write_whole
 from hyenadna.training.trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint
 
 TINY = {"d_model": 8, "n_layer": 1, "max_seq_len": 40}
@@ -248,6 +249,113 @@ def test_multi_label_and_regression(tmp_path):
         numbers[int(predictions["row"][0])]["sequence"]
     )
     assert answer[0]["score"] == pytest.approx(predictions["predicted"][0], abs=1e-5)
+
+
+def test_best_checkpoint_is_what_is_saved_and_reported(run):
+    folder, _, result = run
+    state = json.loads((folder / "trainer_state.json").read_text())
+    scores = {entry["step"]: entry["eval_mcc"] for entry in state["log_history"] if "eval_mcc" in entry}
+    assert len(scores) == 4  # once an epoch
+    best = next(step for step, score in scores.items() if score == max(scores.values()))
+    assert result.results["best_checkpoint"] == f"checkpoint-{best}"
+    assert result.results["metrics"]["validation"]["mcc"] == scores[best]
+    kept, saved = (load_file(path / "model.safetensors") for path in (folder / f"checkpoint-{best}", folder))
+    assert all(torch.equal(kept[name], saved[name]) for name in saved)
+
+
+def test_loss_is_the_log_loss_of_the_predictions_file(run):
+    folder, _, result = run
+    predictions = pd.read_csv(folder / "predictions.csv")
+    probability = predictions[["probability_AT rich", "probability_GC rich"]]
+    expected = log_loss(predictions["label"], probability, labels=["AT rich", "GC rich"])
+    assert result.results["metrics"]["test"]["loss"] == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(probability.sum(axis=1), 1)
+
+
+def test_class_weights_enter_the_loss(tmp_path):
+    data = DatasetDict(train=make_rows(44).filter(lambda row: row["id"][-1] not in "13579" or row["id"] < "r2"))
+    data["validation"] = make_rows(10, seed=4)
+    result = finetune(make_args(tmp_path / "run", class_weights=True, per_device_eval_batch_size=10), data)
+    labels = data["train"]["label"][:]
+    weights = {name: len(labels) / 2 / labels.count(name) for name in set(labels)}
+    assert weights["GC rich"] > 2 * weights["AT rich"]
+    predictions = pd.read_csv(tmp_path / "run" / "predictions.csv").to_dict("records")
+    losses = [-weights[line["label"]] * np.log(line[f"probability_{line['label']}"]) for line in predictions]
+    assert result.results["metrics"]["validation"]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("class_weights", [False, True])
+def test_accumulated_batches_equal_one_batch(class_weights, tmp_path):
+    """40 rows: 5 steps of 8, whole or in four parts."""
+    common = {"class_weights": class_weights, "embed_dropout": 0.0, "learning_rate": 0.01}
+    whole = finetune(make_args(tmp_path / "whole", **common), make_rows(44))
+    parts = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    accumulated = finetune(make_args(tmp_path / "parts", **common, **parts), make_rows(44))
+    expected = whole.model.state_dict()
+    for name, value in accumulated.model.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_the_seed_decides(tmp_path):
+    runs = [finetune(make_args(tmp_path / f"{i}", seed=seed), make_rows()) for i, seed in enumerate((1, 1, 2))]
+    weights = [result.model.score.weight for result in runs]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+# ---------------------------------------------------------------------------------------------- what is written
+
+
+def test_a_failed_write_leaves_the_earlier_file(tmp_path):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"a": 1})
+
+    def fail(temporary):
+        temporary.write_text("half a fi")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, fail)
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_json_has_no_nan(tmp_path):
+    write_json(
+        tmp_path / "x.json", {"auroc": float("nan"), "list": [float("inf"), {"deep": float("nan")}, 1.5], "n": None}
+    )
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text) == {"auroc": None, "list": [None, {"deep": None}, 1.5], "n": None}
+    assert "NaN" not in text and "Infinity" not in text
+
+
+def test_predictions_tables_by_hand():
+    rows = Dataset.from_dict({"row": [4, 9], "id": ["x", "y"], "sequence": ["A", "C"], "label": [1, 0]})
+    probability = np.array([[0.25, 0.75], [0.125, 0.875]])
+    table = predictions_table(rows, probability, "single_label_classification", ["no", "yes"])
+    assert table.to_dict("list") == {
+        "row": [4, 9],
+        "id": ["x", "y"],
+        "label": ["yes", "no"],
+        "predicted": ["yes", "yes"],
+        "probability_no": [0.25, 0.125],
+        "probability_yes": [0.75, 0.875],
+    }
+    several = Dataset.from_dict({"row": [0], "sequence": ["A"], "label": [[1.0, 0.0]]})
+    table = predictions_table(several, np.array([[0.5, 0.75]]), "multi_label_classification", ["H3", "H4"])
+    assert table.to_dict("records") == [
+        {"row": 0, "label_H3": 1, "predicted_H3": 1, "label_H4": 0, "predicted_H4": 1}
+        | {"probability_H3": 0.5, "probability_H4": 0.75}
+    ]
+    numbers = Dataset.from_dict({"row": [0], "sequence": ["A"], "label": [1.5]})
+    table = predictions_table(numbers, np.array([[1.25]]), "regression", ["value"])
+    assert table.to_dict("records") == [{"row": 0, "label": 1.5, "predicted": 1.25}]
+
+
+@pytest.mark.parametrize("n_labels", [2, 40])
+def test_confusion_matrix_of_few_and_many_classes(n_labels, tmp_path):
+    labels = np.arange(n_labels)
+    write_confusion_matrix(tmp_path / "c.png", labels, labels[::-1], [f"class {i}" for i in labels])
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["c.png"]
 
 
 # ---------------------------------------------------------------------------------------------- resume

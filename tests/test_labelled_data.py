@@ -238,6 +238,41 @@ def test_regression_and_both_forms_of_multi_label(tmp_path):
         assert [got[i] for i in range(40)] == bits.tolist()
 
 
+def test_numbers_and_words_of_the_same_labels_agree(tmp_path):
+    """Whole numbers as text, integers, floats and booleans name the same classes."""
+    bits = [i % 2 for i in range(40)]
+    for labels in ([str(b) for b in bits], bits, [float(b) for b in bits], [bool(b) for b in bits]):
+        data = read_labelled_data(Dataset.from_dict({"sequence": SEQUENCES, "label": labels}))
+        assert data.label_names == ["0", "1"]
+        got = {row["row"]: row["label"] for part in data.parts for row in data.parts[part]}
+        assert [got[i] for i in range(40)] == bits
+    pd.DataFrame({"sequence": SEQUENCES, "label": [f" {b} " for b in bits]}).to_csv(tmp_path / "x.csv", index=False)
+    assert read_labelled_data(tmp_path / "x.csv").label_names == ["0", "1"]
+
+
+def test_parts_of_a_dataset_dict_in_any_order_and_under_any_usual_name():
+    rows = Dataset.from_pandas(table())
+    source = DatasetDict(
+        test=rows.select(range(30, 40)), valid=rows.select(range(20, 30)), train=rows.select(range(20))
+    )
+    data = read_labelled_data(source)
+    assert list(data.parts) == ["train", "validation", "test"]
+    assert rows_of(data, "validation") == [(i, SEQUENCES[20 + i], LABELS[20 + i]) for i in range(10)]
+
+
+def test_count_table_of_multi_label_and_regression():
+    bits = [[i % 2, i % 4 == 0] for i in range(40)]
+    source = Dataset.from_dict({"sequence": SEQUENCES, "label": np.array(bits, dtype=int).tolist()})
+    with pytest.warns(UserWarning, match="4 of the 4 validation sequences stand in the train part"):
+        several = read_labelled_data(source, source.select(range(4)), problem_type="multi_label_classification")
+    lines = [line.split() for line in count_table(several).splitlines()]
+    assert lines[1] == ["0", "20", "(50.0%)", "2", "(50.0%)"]
+    assert lines[2] == ["1", "10", "(25.0%)", "1", "(25.0%)"]
+    numbers = Dataset.from_dict({"sequence": SEQUENCES, "label": np.arange(40.0)})
+    text = count_table(read_labelled_data(numbers, problem_type="regression"))
+    assert [line.split() for line in text.splitlines()] == [["label", "train", "validation"], ["all", "36", "4"]]
+
+
 # ---------------------------------------------------------------------------------------------- the split
 
 

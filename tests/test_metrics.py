@@ -129,3 +129,49 @@ def test_probabilities_and_predicted_labels():
     assert predicted_labels(np.array([[0.25, 0.75], [0.75, 0.25]]), "single_label_classification").tolist() == [1, 0]
     assert predicted_labels(np.array([[0.5, 0.4]]), "multi_label_classification").tolist() == [[1, 0]]
     assert predicted_labels(np.array([[0.5], [0.4]]), "regression").tolist() == [0.5, 0.4]
+
+
+def test_mcc_is_pearson_correlation_and_auroc_is_the_mann_whitney_statistic(rng):
+    references, scores = rng.integers(0, 2, 300), rng.normal(size=300)
+    predictions = (scores > 0.3).astype(int)
+    mcc = MatthewsCorrelation(keep_in_memory=True).compute(predictions=predictions, references=references)
+    assert mcc["mcc"] == pytest.approx(np.corrcoef(predictions, references)[0, 1])
+    pairs = scores[references == 1][:, None] - scores[references == 0][None, :]
+    both = np.stack([-scores, scores], axis=1)
+    auroc = AUROC(keep_in_memory=True).compute(prediction_scores=both, references=references)
+    assert auroc["auroc"] == pytest.approx((pairs > 0).mean())
+    stretched = AUROC(keep_in_memory=True).compute(prediction_scores=np.exp(3 * both), references=references)
+    assert stretched["auroc"] == pytest.approx(auroc["auroc"])  # only the order counts
+
+
+def test_macro_f1_punishes_a_forgotten_class_however_rare():
+    references, predictions = [0] * 98 + [1] * 2, [0] * 100
+    accuracy = Accuracy(keep_in_memory=True).compute(predictions=predictions, references=references)
+    f1 = MacroF1(keep_in_memory=True).compute(predictions=predictions, references=references)
+    assert accuracy == {"accuracy": 0.98}
+    assert f1["f1_macro"] == pytest.approx((2 * 98 / (2 * 98 + 2)) / 2)
+
+
+def test_inputs_of_unequal_length_are_refused():
+    with pytest.raises(ValueError, match="Mismatch in the number of predictions"):
+        Accuracy(keep_in_memory=True).compute(predictions=[0, 1, 1], references=[0, 1])
+    with pytest.raises(ValueError, match="inputs are missing"):
+        AUROC(keep_in_memory=True).compute(predictions=[0, 1], references=[0, 1])
+
+
+def test_metrics_can_be_used_again():
+    metric = Accuracy(keep_in_memory=True)
+    assert metric.compute(predictions=[0, 1], references=[0, 1]) == {"accuracy": 1.0}
+    assert metric.compute(predictions=[0, 1], references=[1, 0]) == {"accuracy": 0.0}
+    compute_metrics = make_compute_metrics("single_label_classification")
+    logits = np.array([[2.0, 0.0], [0.0, 2.0]])
+    perfect, wrong = (compute_metrics(EvalPrediction(logits, np.array(labels))) for labels in ([0, 1], [1, 0]))
+    assert perfect == {"accuracy": 1.0, "f1_macro": 1.0, "mcc": 1.0, "auroc": 1.0}
+    assert wrong == {"accuracy": 0.0, "f1_macro": 0.0, "mcc": -1.0, "auroc": 0.0}
+
+
+@pytest.mark.parametrize("metric", [Accuracy, MacroF1, MatthewsCorrelation, AUROC, RegressionScores])
+def test_every_metric_describes_itself(metric):
+    made = metric(keep_in_memory=True)
+    assert made.description == metric.__doc__
+    assert "references" in str(made.features) and "references" in made.inputs_description
