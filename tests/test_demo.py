@@ -164,4 +164,4 @@ def test_settings_are_settings_of_finetune():
     assert set(demo_module.SETTINGS) <= set(FinetuneArguments.__dataclass_fields__)
     longest = max(len(row["sequence"]) for rows in load_splice_junctions().values() for row in rows)
     assert demo_module.SETTINGS["max_seq_len"] >= longest == 60
-    assert demo_module.EPOCHS == demo_module.demo.__defaults__[-1]  # the command line and the function agree
+    assert demo_module.demo.__defaults__[-1] == demo_module.EPOCHS  # the command line and the function agree
