@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .feed_forward import gelu_, tile
-from .long_convolution import Transform, groups, short_convolution
+from .long_convolution import Transform, groups, project, short_convolution
 
 
 def tiles(batch: int, length: int, width: int, device: torch.device) -> list[tuple[slice, slice]]:
@@ -37,27 +37,31 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
     with torch.autocast(device.type, enabled=False):
 
         def linear(x, module):
-            return F.linear(x, module.weight.to(dtype), module.bias.to(dtype))
+            weight, bias = module.weight.to(dtype), module.bias.to(dtype)
+            # Not `F.linear` for one sequence: it would copy what is transposed.
+            return torch.addmm(bias, x[0], weight.T)[None] if len(x) == 1 else F.linear(x, weight, bias)
 
         def norm(x, module):
             return module(x.to(module.weight.dtype)).to(dtype)
 
         # 1. Gates x_0 .. x_{N-2}, and the gated input of the first long convolution.
         in_weight, in_bias = mixer.in_proj.weight.to(dtype), mixer.in_proj.bias.to(dtype)[:, None]
-        short_weight, short_bias = mixer.short_filter.weight[:, 0].to(dtype), mixer.short_filter.bias.to(dtype)
-        taps = short_weight.shape[1]
+        short_weight = mixer.short_filter.weight.to(dtype).view(order + 1, width, -1)
+        short_bias, taps = mixer.short_filter.bias.to(dtype).view(order + 1, width), short_weight.shape[2]
         gates = torch.empty(batch, order - 1, width, length, dtype=dtype, device=device)
         v_BDL = torch.empty(batch, width, length, dtype=dtype, device=device)
         for b, i in tiles(batch, length, width, device):
             halo = min(i.start, taps - 1)
             reach = slice(i.start - halo, i.stop)
             u = norm(hidden_BLD[b, reach], block.norm1)
-            p = torch.matmul(in_weight, u.transpose(1, 2)).add_(in_bias)
+            p = project(u, in_weight).add_(in_bias)
             if mask_BL is not None:
                 p.masked_fill_(~mask_BL[b, None, reach], 0)
-            x = short_convolution(p, short_weight, short_bias)[..., halo:].unflatten(1, (order + 1, width))
-            gates[b, :, :, i] = x[:, : order - 1]
-            torch.mul(x[:, order], x[:, order - 1], out=v_BDL[b, :, i])
+            p = p.unflatten(1, (order + 1, width))
+            for o in range(order - 1):
+                short_convolution(p[:, o], short_weight[o], short_bias[o], halo, out=gates[b, o, :, i])
+            x = short_convolution(p[:, order - 1 :], short_weight[order - 1 :], short_bias[order - 1 :], halo)
+            torch.mul(x[:, 0], x[:, 1], out=v_BDL[b, :, i])
             if mask_BL is not None:  # the short convolution has a bias; from here on zeros stay zeros
                 v_BDL[b, :, i].masked_fill_(~mask_BL[b, None, i], 0)
 

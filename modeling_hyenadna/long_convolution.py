@@ -34,7 +34,7 @@ def groups(batch: int, channels: int, length: int, device: torch.device) -> list
     On a CPU their transforms fit the cache: fresh pages of memory cost more there than the arithmetic. A GPU wants
     large launches.
     """
-    budget = 2**21 if device.type == "cpu" else 2**27  # float32 numbers in a buffer of transforms
+    budget = 2**19 if device.type == "cpu" else 2**27  # float32 numbers in a buffer of transforms
     rows = max(2, budget // next_fast_length(2 * length - 1))
     some = min(batch, rows)
     wide = min(channels, max(1, rows // some))
@@ -67,16 +67,28 @@ def long_convolution(u_BDL: Tensor, k_DL: Tensor, skip_D: Tensor) -> Tensor:
     return y_BDL.to(u_BDL.dtype)
 
 
-def short_convolution(x_RL: Tensor, w_RT: Tensor, b_R: Tensor, out: Tensor | None = None) -> Tensor:
+def short_convolution(x_RL: Tensor, w_RT: Tensor, b_R: Tensor, halo: int = 0, out: Tensor | None = None) -> Tensor:
     """Causal convolution of T taps along the last dimension, with a bias; rows are all dimensions but the last.
 
-    Shifted multiples, because PyTorch's depthwise `conv1d` is ten times slower on a CPU.
+    Shifted multiples, because PyTorch's depthwise `conv1d` is ten times slower on a CPU. The first `halo` positions of
+    `x_RL` are context only: the result begins after them.
     """
-    taps = w_RT.shape[-1]
-    y_RL = torch.mul(x_RL, w_RT[..., -1:], out=out)
-    for lag in range(1, min(taps, x_RL.shape[-1])):
-        y_RL[..., lag:].addcmul_(x_RL[..., :-lag], w_RT[..., taps - 1 - lag, None])
+    taps, length = w_RT.shape[-1], x_RL.shape[-1]
+    y_RL = torch.mul(x_RL[..., halo:], w_RT[..., -1:], out=out)
+    for lag in range(1, min(taps, length)):
+        start = max(lag - halo, 0)  # of the results that have something at this lag
+        y_RL[..., start:].addcmul_(x_RL[..., halo + start - lag : length - lag], w_RT[..., taps - 1 - lag, None])
     return y_RL.add_(b_R[..., None])
+
+
+def project(u_BLD: Tensor, weight_CD: Tensor) -> Tensor:
+    """`u @ weight.T`, with channels before positions: (batch, channels, length).
+
+    One sequence comes out contiguous, which spares the long convolution a transposition.
+    """
+    if len(u_BLD) == 1:
+        return torch.mm(weight_CD, u_BLD[0].T)[None]
+    return torch.matmul(u_BLD, weight_CD.T).transpose(1, 2)
 
 
 class Transform:

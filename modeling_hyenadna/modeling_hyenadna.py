@@ -32,7 +32,7 @@ from .feed_forward import feed_forward
 from .implicit_filter import HyenaDNAFilter, HyenaDNAPositionalEmbedding, HyenaDNASin
 from .inference import run_block
 from .inputs_hyenadna import check_labels, check_range, check_shape, next_token_labels, pool, read_mask, sequence_labels
-from .long_convolution import gated_long_convolution, long_convolution
+from .long_convolution import gated_long_convolution, long_convolution, project
 
 logger = logging.get_logger(__name__)
 
@@ -95,7 +95,7 @@ class HyenaDNAOperator(nn.Module):
             y_BDL = self._plain(self.in_proj(u_BLD), mask_BL)
         else:
             if is_plain(self.in_proj):
-                p_BCL, in_bias_C = torch.matmul(self.in_proj.weight, u_BLD.transpose(1, 2)), self.in_proj.bias
+                p_BCL, in_bias_C = project(u_BLD, self.in_proj.weight), self.in_proj.bias
             else:
                 p_BCL, in_bias_C = self.in_proj(u_BLD).transpose(1, 2), None
             if torch.is_grad_enabled():  # its activations would be kept for each position, and are cheap
