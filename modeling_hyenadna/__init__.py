@@ -9,6 +9,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from hyenadna.tokenization import HyenaDNATokenizer
 
@@ -34,6 +35,8 @@ __all__ = [
 AutoConfig.register("hyenadna", HyenaDNAConfig)
 AutoModel.register(HyenaDNAConfig, HyenaDNAModel)
 AutoModelForCausalLM.register(HyenaDNAConfig, HyenaDNAForCausalLM)
+# Trainer's label smoothing shifts the labels of the classes that it finds here, and of no other.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["hyenadna"] = "HyenaDNAForCausalLM"
 AutoModelForSequenceClassification.register(HyenaDNAConfig, HyenaDNAForSequenceClassification)
 AutoModelForTokenClassification.register(HyenaDNAConfig, HyenaDNAForTokenClassification)
 

@@ -133,9 +133,10 @@ class HyenaDNAFilter(nn.Module):
             return lambda channels: (self.rows(h_LO, channels), skip_MD[:, channels])
         state = (length, self.config.max_seq_len, self.config.modulation_shift)
         weights = list(self.parameters())
-        if self._cached is None or self._cached[0] != state or not all(map(_same, self._cached[1], weights)):
-            self._cached = (state, [w.detach().clone() for w in weights], self(length)[0].contiguous())
-        k_MDL = self._cached[2]
+        cached = self._cached  # read once: another thread may put its own in the place
+        if cached is None or cached[0] != state or not all(map(_same, cached[1], weights)):
+            cached = self._cached = (state, [w.detach().clone() for w in weights], self(length)[0].contiguous())
+        k_MDL = cached[2]
         return lambda channels: (k_MDL[:, channels], skip_MD[:, channels])
 
     def __getstate__(self) -> dict:

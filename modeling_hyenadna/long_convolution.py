@@ -17,6 +17,7 @@ def next_fast_length(length: int) -> int:
 
     A transform whose length has a large prime factor costs several times as much.
     """
+    length = int(length)  # `torch.jit.trace` hands out tensors, which the lines below would change in place
     length += length % 2
     while True:
         rest = length

@@ -49,7 +49,7 @@ def is_plain(module: nn.Module) -> bool:
     Then its weights may be used without calling it.
     """
     own = type(module) in _OWN and "forward" not in vars(module)  # accelerate hooks in by such an attribute
-    hooks = module._forward_hooks or module._forward_pre_hooks
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     return own and not hooks and not any(p.is_meta for p in module.parameters(recurse=False))
 
 

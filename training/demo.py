@@ -84,6 +84,8 @@ def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCH
         InputError: `output_dir` holds something else than an earlier demo.
         RuntimeError: The reloaded model does not give the same logits.
     """
+    if epochs <= 0:
+        raise InputError(f"epochs is {epochs}: nothing would be trained")
     start = time.monotonic()
     output = Path(output_dir)
     if output.exists() and not (output / SUMMARY_FILE).exists() and (output.is_file() or any(output.iterdir())):

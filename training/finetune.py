@@ -108,9 +108,27 @@ class FinetuneArguments(RecipeArguments):
     load_best_model_at_end: bool = _setting(True, "Keep the checkpoint that is best on the validation part.")
 
     def __post_init__(self):
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:  # settings that contradict each other
+            raise InputError(str(error)) from error
         if not 0 <= self.reverse_complement <= 1:
             raise InputError(f"reverse_complement is {self.reverse_complement}; it is a probability, 0 to 1")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.num_train_epochs <= 0 and self.max_steps <= 0:
+            raise InputError(f"num_train_epochs is {self.num_train_epochs}: nothing would be trained")
+        if self.learning_rate <= 0:
+            raise InputError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; it must be at least 0")
+        if self.resume_from_checkpoint:
+            raise InputError("resume_from_checkpoint is not used here: --resume continues the run in output_dir")
+        if self.save_only_model:
+            raise InputError("save_only_model drops the state of the optimiser, without which a run cannot be resumed")
+        if self.class_weights and self.label_smoothing_factor:
+            raise InputError("class_weights and label_smoothing_factor do not go together; leave one out")
 
 
 class StrandedRows(torch.utils.data.Dataset):
@@ -287,13 +305,15 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None)
     )
     if args.class_weights and labelled.problem_type != SINGLE_LABEL:
         raise InputError(f"class_weights is for single labels, but the problem is {labelled.problem_type}")
+    if args.label_smoothing_factor and labelled.problem_type != SINGLE_LABEL:
+        raise InputError(f"label_smoothing_factor is for single labels, but the problem is {labelled.problem_type}")
     if args.metric_for_best_model == "auto":
         args.metric_for_best_model = "mcc" if labelled.problem_type == SINGLE_LABEL else "loss"
         args.greater_is_better = labelled.problem_type == SINGLE_LABEL
     output, is_main = Path(args.output_dir), args.process_index == 0
     settings = _settings_of(args, labelled)
     if is_main:
-        _check_output_folder(output, settings, args.resume)
+        _check_output_folder(output, settings, args)
     if (output / METRICS_FILE).exists():
         return _load_finished(output)
     model, tokenizer = load_model(args, labelled.problem_type, labelled.label_names)
@@ -391,16 +411,19 @@ def _settings_of(args: FinetuneArguments, data: LabelledData) -> dict:
     return {**settings, "data_sha256": content.hexdigest()}
 
 
-def _check_output_folder(output: Path, settings: dict, resume: bool) -> None:
+def _check_output_folder(output: Path, settings: dict, args: FinetuneArguments) -> None:
     """Raise `InputError` if the run would overwrite what it did not write."""
-    written = ("config.json", "model.safetensors", "predictions.csv", METRICS_FILE, "trainer_state.json")
-    if not (output / SETTINGS_FILE).exists():
-        found = [name for name in written if (output / name).exists()] + [p.name for p in output.glob("checkpoint-*")]
+    if output.is_file():
+        raise InputError(f"output_dir {str(output)!r} is a file; choose a folder")
+    found = sorted(p.name for p in output.iterdir() if p.name[0] != ".") if output.is_dir() else []
+    if SETTINGS_FILE not in found:
         if found:
-            raise InputError(f"output_dir {str(output)!r} holds {found} of something else; choose another folder")
+            raise InputError(f"output_dir {str(output)!r} holds {found[:5]} of something else; choose another folder")
         return
-    if not resume:
-        state = "a finished" if (output / METRICS_FILE).exists() else "an interrupted"
+    if METRICS_FILE not in found and last_complete_checkpoint(output) is None:
+        return  # a run that failed before it had anything to lose
+    if not args.resume:
+        state = "a finished" if METRICS_FILE in found else "an interrupted"
         raise InputError(
             f"output_dir {str(output)!r} holds {state} run; choose another folder, or continue that run with --resume"
         )
@@ -454,4 +477,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from .cli import main as command_line
+
+    sys.exit(command_line(["finetune", *sys.argv[1:]]))

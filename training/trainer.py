@@ -39,7 +39,19 @@ class RecipeArguments(TrainingArguments):
 
 
 class HyenaDNATrainer(Trainer):
-    """`Trainer` that knows which parameters of HyenaDNA must not decay."""
+    """`Trainer` that knows which parameters of HyenaDNA must not decay, and which tokens nothing predicts."""
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        """Count the targets of a language model as the model does: the first token of a row has no context.
+
+        Transformers passes over column 0, which in a left-padded row is a pad, and would count one target too many.
+        """
+        for batch in batch_samples:
+            mask, labels = batch.get("attention_mask"), batch.get("labels")
+            if self._loss_shifts_labels and mask is not None and labels is not None and labels.shape == mask.shape:
+                first = (mask != 0) & (mask.cumsum(dim=1) == 1)
+                batch["labels"] = labels.masked_fill(first | (mask == 0), -100)
+        return super()._get_num_items_in_batch(batch_samples, device)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the names of the parameters with weight decay: all but filters, biases and layer norms.

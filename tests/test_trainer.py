@@ -1,0 +1,146 @@
+"""The model under Transformers' own `Trainer`, what ours adds to it, and settings that are refused."""
+
+import threading
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import DataCollatorForLanguageModeling, DataCollatorWithPadding, Trainer, TrainingArguments
+
+from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNATokenizer
+from hyenadna.training.errors import InputError
+from hyenadna.training.finetune import SETTINGS_FILE, FinetuneArguments, _check_output_folder
+from hyenadna.training.trainer import HyenaDNATrainer
+
+from .conftest import random_ids, random_model
+
+
+def arguments(folder, **kwargs) -> TrainingArguments:
+    return TrainingArguments(str(folder), report_to="none", use_cpu=True, disable_tqdm=True, **kwargs)
+
+
+def classification_rows(n: int = 12) -> Dataset:
+    rows = [random_ids(1, 8 + i % 5, seed=i)[0].tolist() for i in range(n)]
+    return Dataset.from_dict({"input_ids": rows, "labels": [i % 2 for i in range(n)]})
+
+
+def test_plain_trainer_trains_evaluates_and_predicts(tmp_path):
+    model = random_model(HyenaDNAForSequenceClassification)
+    args = arguments(
+        tmp_path, max_steps=4, eval_strategy="steps", eval_steps=2, save_steps=2, load_best_model_at_end=True
+    )
+    rows = classification_rows()
+    trainer = Trainer(
+        model, args, train_dataset=rows, eval_dataset=rows, data_collator=DataCollatorWithPadding(HyenaDNATokenizer())
+    )
+    trainer.train()
+    assert "eval_loss" in trainer.evaluate()
+    prediction = trainer.predict(rows)
+    assert prediction.predictions.shape == (12, 2)
+    with torch.no_grad():
+        alone = model(torch.tensor([rows[3]["input_ids"]])).logits[0]
+    torch.testing.assert_close(torch.tensor(prediction.predictions[3]), alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_language_model_batches_split_anyhow_give_the_same_loss_and_gradient(side, tmp_path):
+    tokenizer = HyenaDNATokenizer(padding_side=side)
+    texts = ["ACGTTGCAAC" * n for n in (1, 2, 3, 4, 5, 6, 2, 4)]
+    rows = Dataset.from_dict({"input_ids": [tokenizer(text)["input_ids"] for text in texts]})
+    seen = []
+    for size, steps in ((8, 1), (1, 8), (2, 4)):
+        model = random_model(HyenaDNAForCausalLM, embed_dropout=0.0)
+        args = arguments(
+            tmp_path / f"{size}",
+            max_steps=1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+            logging_steps=1,
+            save_strategy="no",
+            learning_rate=0.0,
+        )
+        collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+        trainer = HyenaDNATrainer(model=model, args=args, train_dataset=rows, data_collator=collator)
+        trainer.train()
+        seen.append((trainer.state.log_history[0]["loss"], trainer.state.log_history[0]["grad_norm"]))
+    with torch.no_grad():
+        ids = [torch.tensor([row]) for row in rows["input_ids"]]
+        expected = sum(model(i, labels=i).loss.item() * (i.shape[1] - 1) for i in ids) / sum(
+            i.shape[1] - 1 for i in ids
+        )
+    for loss, norm in seen:
+        assert loss == pytest.approx(expected, rel=1e-4) and norm == pytest.approx(seen[0][1], rel=1e-4)
+
+
+def test_label_smoothing_of_a_language_model_shifts_the_labels(tmp_path):
+    model = random_model(HyenaDNAForCausalLM)
+    trainer = Trainer(model, arguments(tmp_path, label_smoothing_factor=1e-9))
+    ids = random_ids(2, 20)
+    loss = trainer.compute_loss(model, {"input_ids": ids, "labels": ids.clone()})
+    assert loss.item() == pytest.approx(model(ids, labels=ids).loss.item(), rel=1e-5)
+
+
+def test_backward_hooks_are_called():
+    model = random_model(HyenaDNAForCausalLM)
+    for name in ("mixer.in_proj", "mlp.fc1", "mlp.fc2"):
+        heard = []
+        module = model.hyena.backbone.layers[0].get_submodule(name)
+        handle = module.register_full_backward_hook(lambda *args, heard=heard: heard.append(1))
+        model(random_ids(1, 9)).logits.sum().backward()
+        handle.remove()
+        assert heard == [1], name
+
+
+def test_threads_do_not_get_each_others_filters():
+    model = random_model(HyenaDNAForCausalLM)
+    inputs = [random_ids(1, length, seed=length) for length in (1, 7, 30, 60)]
+    with torch.no_grad():
+        expected = [model(ids).logits for ids in inputs]
+    wrong = []
+
+    def work(ids, logits):
+        with torch.no_grad():
+            for _ in range(60):
+                if not torch.allclose(model(ids).logits, logits, rtol=1e-4, atol=1e-5):
+                    wrong.append(ids.shape)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in zip(inputs, expected, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps"),
+        ({"num_train_epochs": -1}, "nothing would be trained"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"resume_from_checkpoint": "somewhere"}, "--resume"),
+        ({"save_only_model": True}, "save_only_model"),
+        ({"class_weights": True, "label_smoothing_factor": 0.3}, "do not go together"),
+        ({"eval_strategy": "no"}, "load_best_model_at_end"),
+        ({"lr_scheduler_type": "foo"}, "foo"),
+    ],
+)
+def test_impossible_training_settings_are_refused_at_once(setting, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        FinetuneArguments(output_dir=str(tmp_path / "run"), use_cpu=True, **setting)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_of_something_else_is_overwritten(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("tokenizer_config.json", "training_args.bin"):
+        (folder / name).write_text("precious")
+        with pytest.raises(InputError, match=name):
+            _check_output_folder(folder, {}, FinetuneArguments(output_dir=str(folder), use_cpu=True))
+        assert (folder / name).read_text() == "precious"
+        (folder / name).unlink()
+    (folder / SETTINGS_FILE).write_text("{}")  # a run that failed before its first checkpoint
+    _check_output_folder(folder, {"a": 1}, FinetuneArguments(output_dir=str(folder), use_cpu=True))
