@@ -471,7 +471,7 @@ def test_a_finished_run_is_neither_overwritten_nor_repeated(run, capsys):
 def test_files_of_others_are_not_overwritten(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "checkpoint-7").mkdir()
-    with pytest.raises(InputError, match=r"holds \['config.json', 'checkpoint-7'\] of something else"):
+    with pytest.raises(InputError, match=r"holds \['checkpoint-7', 'config.json'\] of something else"):
         finetune(make_args(tmp_path), make_rows())
     assert (tmp_path / "config.json").read_text() == "{}"
     (tmp_path / "run_settings.json").write_text("{ha")

@@ -29,16 +29,22 @@ SUMMARY_FILE = "demo_summary.txt"
 
 # Chosen on fifths of the training rows, never by the test part. In the order of what they brought: initial weights
 # wider than the paper's 0.02, which fits wider models and longer training; a time axis as long as the sequences; the
-# last position as the summary, which has seen both sides of the junction; four narrow layers in place of two wide ones.
+# last position as the summary, which has seen both sides of the junction; a learning rate that falls to 0, for an end
+# without jumps; four narrow layers in place of two wide ones. The best epoch is that of the lowest validation loss: on
+# 240 rows the accuracy is too coarse to choose by.
 SETTINGS = {
     "d_model": 64,
     "n_layer": 4,
     "max_seq_len": 64,
     "initializer_range": 0.08,
     "pooling": "last",
+    "embed_dropout": 0.2,
     "resid_dropout": 0.1,
-    "learning_rate": 1e-3,
+    "learning_rate": 8e-4,
+    "warmup_steps": 0.1,
+    "lr_scheduler_kwargs": {"min_lr_rate": 0.0, "warmup_lr_rate": 1e-3},
     "per_device_train_batch_size": 32,
+    "metric_for_best_model": "loss",
 }
 EPOCHS = 16
 

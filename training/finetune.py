@@ -45,6 +45,7 @@ _RESULT_SETTINGS = (
     "weight_decay",
     "warmup_steps",
     "lr_scheduler_type",
+    "lr_scheduler_kwargs",
     "max_grad_norm",
     "num_train_epochs",
     "max_steps",
@@ -420,6 +421,10 @@ def _check_output_folder(output: Path, settings: dict, args: FinetuneArguments) 
         if found:
             raise InputError(f"output_dir {str(output)!r} holds {found[:5]} of something else; choose another folder")
         return
+    try:
+        earlier = json.loads((output / SETTINGS_FILE).read_text())
+    except ValueError as error:
+        raise InputError(f"{output / SETTINGS_FILE} cannot be read: {error}; choose another folder") from error
     if METRICS_FILE not in found and last_complete_checkpoint(output) is None:
         return  # a run that failed before it had anything to lose
     if not args.resume:
@@ -427,10 +432,6 @@ def _check_output_folder(output: Path, settings: dict, args: FinetuneArguments) 
         raise InputError(
             f"output_dir {str(output)!r} holds {state} run; choose another folder, or continue that run with --resume"
         )
-    try:
-        earlier = json.loads((output / SETTINGS_FILE).read_text())
-    except ValueError as error:
-        raise InputError(f"{output / SETTINGS_FILE} cannot be read: {error}; choose another folder") from error
     paths = ("data", "validation_data", "test_data")  # data_sha256 compares what they hold
     for name, value in json.loads(json.dumps(settings)).items():
         if name not in paths and earlier.get(name) != value:
