@@ -342,7 +342,7 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None)
     checkpoint = last_complete_checkpoint(output) if args.resume else None
     start = time.monotonic()
     try:
-        trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=[])
+        trainer.train(resume_from_checkpoint=checkpoint)
     except KeyboardInterrupt:
         kept = last_complete_checkpoint(output)
         print(f"\nInterrupted; {kept or 'no checkpoint yet'}. The same command with --resume goes on from there.")
@@ -351,7 +351,7 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None)
     metrics, probability = {}, {}
     for part in ("validation", "test"):
         if part in labelled.parts:
-            prediction = trainer.predict(StrandedRows(labelled.parts[part]), ignore_keys=[], metric_key_prefix=part)
+            prediction = trainer.predict(StrandedRows(labelled.parts[part]), metric_key_prefix=part)
             keys = [key for key in prediction.metrics if not key.endswith(("_runtime", "_per_second"))]
             metrics[part] = {key.removeprefix(f"{part}_"): prediction.metrics[key] for key in keys}
             probability[part] = probabilities(prediction.predictions, labelled.problem_type)
