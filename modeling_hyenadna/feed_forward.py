@@ -11,24 +11,34 @@ _C1 = 2 * math.sqrt(2 / math.pi)
 _C3 = _C1 * 0.044715
 
 
-def tile(width: int, device: torch.device) -> int:
-    """How many positions of so many numbers to work on at a time."""
-    return max(64, (2**17 if device.type == "cpu" else 2**26) // width)
+def compute_dtype(weight: Tensor, device: str) -> torch.dtype:
+    """The type that a layer with this weight computes in: its own, or that of autocast."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
-def gelu_(x: Tensor) -> Tensor:
-    """The tanh form of GELU, in place."""
-    s = x * x
-    return x.mul_(s.mul_(_C3).add_(_C1).mul_(x).sigmoid_())
+def tile(length: int, width: int, device: torch.device) -> int:
+    """How many of `length` positions of so many numbers to work on at a time: parts that are about as large."""
+    most = max(64, (2**17 if device.type == "cpu" else 2**26) // width)
+    return -(-length // -(-length // most))
+
+
+def gelu(x: Tensor) -> Tensor:
+    """The tanh form of GELU."""
+    return _polynomial(x).mul_(x).sigmoid_().mul_(x)
+
+
+def _polynomial(x: Tensor) -> Tensor:
+    """`c1 + c3 x^2`, in one pass."""
+    return torch.addcmul(x.new_tensor(_C1), x, x, value=_C3)
 
 
 def _gelu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`gelu(x)` and its derivative."""
-    square = x * x
-    s = (square * _C3).add_(_C1).mul_(x).sigmoid_()
+    """`gelu(x)` and its derivative `s + value (1 - s) (c1 + 3 c3 x^2)`, in few passes."""
+    c = _polynomial(x)
+    s = (c * x).sigmoid_()
     value = x * s
-    slope = square.mul_(3 * _C3).add_(_C1).mul_(value).mul_(1 - s).add_(s)
-    return value, slope
+    rest = torch.addcmul(value, value, s, value=-1)
+    return value, s.addcmul_(rest, c.sub_(2 / 3 * _C1), value=3)
 
 
 class _FeedForward(torch.autograd.Function):
@@ -39,9 +49,10 @@ class _FeedForward(torch.autograd.Function):
         rows = x.flatten(0, -2)
         hidden = rows.new_empty(len(rows), len(w1))
         out = rows.new_empty(len(rows), len(w2))
-        for r, h, o in zip(*(t.split(tile(w2.shape[0], x.device)) for t in (rows, hidden, out)), strict=True):
+        size = 2 * tile(len(rows), len(w2), x.device)
+        for r, h, o in zip(*(t.split(size) for t in (rows, hidden, out)), strict=True):
             torch.addmm(b1, r, w1.T, out=h)
-            torch.addmm(b2, gelu_(h.clone()), w2.T, out=o)
+            torch.addmm(b2, gelu(h), w2.T, out=o)
         ctx.save_for_backward(x, hidden, w1, w2)
         return out.view(*x.shape[:-1], -1)
 
@@ -52,13 +63,15 @@ class _FeedForward(torch.autograd.Function):
         rows, g_rows = x.flatten(0, -2), g_out.flatten(0, -2)
         g_x, g_w1, g_w2 = torch.empty_like(rows), torch.zeros_like(w1), torch.zeros_like(w2)
         g_b1, g_b2 = w1.new_zeros(len(w1)), g_rows.sum(0)
-        pieces = (t.split(tile(w2.shape[0], x.device)) for t in (rows, hidden, g_rows, g_x))
-        for r, h, g, gr in zip(*pieces, strict=True):
+        trained = any(ctx.needs_input_grad[1:])
+        size = 2 * tile(len(rows), len(w2), x.device)
+        for r, h, g, gr in zip(*(t.split(size) for t in (rows, hidden, g_rows, g_x)), strict=True):
             value, slope = _gelu_and_slope(h)
-            g_w2.addmm_(g.T, value)
             gh = (g @ w2).mul_(slope)
-            g_b1 += gh.sum(0)
-            g_w1.addmm_(gh.T, r)
+            if trained:
+                g_w2.addmm_(g.T, value)
+                g_b1 += gh.sum(0)
+                g_w1.addmm_(gh.T, r)
             torch.mm(gh, w1, out=gr)
         return g_x.view_as(x), g_w1, g_b1, g_w2, g_b2
 

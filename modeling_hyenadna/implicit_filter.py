@@ -8,6 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .configuration_hyenadna import HyenaDNAConfig
 
@@ -66,6 +67,65 @@ class HyenaDNAPositionalEmbedding(nn.Module):
         return z_LE, t_L1
 
 
+class _FilterValues(torch.autograd.Function):
+    """The filters from the positional features, in tiles of positions: nothing is kept for the backward pass but `z`.
+
+    `k = W_last h * window` with `h = sin(freq * (W h + b))` from layer to layer; see `HyenaDNAFilter`.
+    """
+
+    @staticmethod
+    def forward(ctx, z_LE, t_L, deltas_C, shift, freq, last_CO, *layers):
+        ctx.save_for_backward(z_LE, t_L, deltas_C, freq, last_CO, *layers)
+        ctx.shift = shift
+        k_CL = z_LE.new_empty(len(last_CO), len(z_LE))
+        for i in _tiles(z_LE):
+            h = z_LE[i]
+            for weight, bias in zip(layers[::2], layers[1::2], strict=True):
+                h = torch.addmm(bias, h, weight.T).mul_(freq).sin_()
+            torch.mul(last_CO @ h.T, _window(t_L[i], deltas_C, shift), out=k_CL[:, i])
+        return k_CL
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gk_CL):
+        z_LE, t_L, deltas_C, freq, last_CO, *layers = ctx.saved_tensors
+        weights, biases = layers[::2], layers[1::2]
+        gz_LE = torch.empty_like(z_LE) if ctx.needs_input_grad[0] else None
+        gfreq, glast = torch.zeros_like(freq), torch.zeros_like(last_CO)
+        g_weights, g_biases = [torch.zeros_like(w) for w in weights], [torch.zeros_like(b) for b in biases]
+        for i in _tiles(z_LE):
+            inputs, sums = [z_LE[i]], []
+            for weight, bias in zip(weights, biases, strict=True):
+                sums.append(torch.addmm(bias, inputs[-1], weight.T))
+                inputs.append((freq * sums[-1]).sin_())
+            g_CL = gk_CL[:, i] * _window(t_L[i], deltas_C, ctx.shift)
+            glast.addmm_(g_CL, inputs.pop())
+            g = g_CL.T @ last_CO
+            for n in reversed(range(len(weights))):
+                g = g.mul_((freq * sums[n]).cos_())
+                gfreq += (g * sums[n]).sum(0)
+                g = g.mul_(freq)
+                g_weights[n].addmm_(g.T, inputs[n])
+                g_biases[n] += g.sum(0)
+                if n > 0:
+                    g = g @ weights[n]
+                elif gz_LE is not None:
+                    torch.mm(g, weights[0], out=gz_LE[i])
+        pairs = (g for pair in zip(g_weights, g_biases, strict=True) for g in pair)
+        return gz_LE, None, None, None, gfreq, glast, *pairs
+
+
+def _tiles(z_LE: Tensor) -> list[slice]:
+    """Parts of the positions whose features fit the cache."""
+    size = 2**12 if z_LE.device.type == "cpu" else 2**20
+    return [slice(i, min(i + size, len(z_LE))) for i in range(0, len(z_LE), size)]
+
+
+def _window(t_L: Tensor, deltas_C: Tensor, shift: float) -> Tensor:
+    """The exponential decay that a filter is multiplied with, of shape (channels, length)."""
+    return torch.mul(deltas_C[:, None], t_L).neg_().exp_().add_(shift)
+
+
 class HyenaDNAFilter(nn.Module):
     """The implicit filters: `k(t) = MLP(z(t)) * (exp(-t * |deltas|) + shift)` (arXiv 2302.10866, equation 7).
 
@@ -90,34 +150,42 @@ class HyenaDNAFilter(nn.Module):
     def deltas(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Decay rates, from slow to fast, of shape (d_model * (hyena_order - 1),)."""
         target = math.log(1e-2)
-        return torch.linspace(target / 1.5, target / 0.3, self.bias.numel(), device=device, dtype=dtype)
+        return torch.linspace(target / 1.5, target / 0.3, self.bias.numel(), device=device, dtype=dtype).abs()
 
     def features(self, length: int) -> Tensor:
         """What the last layer of the filters' MLP reads, of shape (length, filter_order)."""
         z_LE, _ = self.pos_emb(length, self.bias.device, torch.promote_types(self.bias.dtype, torch.float32))
-        sin, pieces = self.implicit_filter[1], []
-        for h in z_LE.split(2**16):
+        sin, h_LO = self.implicit_filter[1], z_LE.new_empty(length, self.config.filter_order)
+        for i in _tiles(z_LE):
+            h = z_LE[i]
             for layer in self.implicit_filter[:-1:2]:
                 h = sin(_linear(layer, h))
-            pieces.append(h)
-        return torch.cat(pieces)
+            h_LO[i] = h
+        return h_LO
 
-    def rows(self, h_LO: Tensor, channels: slice = slice(None)) -> Tensor:
-        """The filters of some channels, of shape (hyena_order - 1, channels, length), from their features."""
-        length, last, d_model = len(h_LO), self.implicit_filter[-1], self.config.d_model
-        t_L = self.pos_emb.analytic(length, h_LO.device, h_LO.dtype)[1][:, 0]
-        deltas = self.deltas(h_LO.device, h_LO.dtype).abs().unflatten(0, (-1, d_model))[:, channels]
-        if channels == slice(None):
-            k_MDL = _linear(last, h_LO).T.unflatten(0, (-1, d_model))
-        else:
-            k_MDL = last.weight.to(h_LO.dtype).unflatten(0, (-1, d_model))[:, channels] @ h_LO.T
-        return k_MDL * torch.exp(-t_L * deltas[..., None]).add_(self.config.modulation_shift)
+    def forward(self, length: int, plain: bool = True) -> tuple[Tensor, Tensor]:
+        """The filters of all long convolutions, (hyena_order - 1, d_model, length), and the weights of their skips.
 
-    def forward(self, length: int) -> tuple[Tensor, Tensor]:
-        """The filters of all long convolutions, (hyena_order - 1, d_model, length), and the weights of their skips."""
+        Args:
+            length: Lags 0 to length - 1.
+            plain: Call the modules one after another, because they are traced or not what they were made as.
+        """
+        d_model, shift = self.config.d_model, self.config.modulation_shift
         with torch.autocast(self.bias.device.type, enabled=False):
-            k_MDL = self.rows(self.features(length))
-        return k_MDL, self.bias.to(k_MDL.dtype).unflatten(0, (-1, self.config.d_model))
+            z_LE, t_L1 = self.pos_emb(length, self.bias.device, torch.promote_types(self.bias.dtype, torch.float32))
+            t_L, deltas_C = t_L1[:, 0], self.deltas(z_LE.device, z_LE.dtype)
+            *layers, last = self.implicit_filter[::2]
+            if plain:
+                h_LO, sin = z_LE, self.implicit_filter[1]
+                for layer in layers:
+                    h_LO = sin(_linear(layer, h_LO))
+                k_CL = _linear(last, h_LO).T * _window(t_L, deltas_C, shift)
+            else:
+                weights = (w.to(z_LE.dtype) for layer in layers for w in (layer.weight, layer.bias))
+                freq, weight = (w.to(z_LE.dtype) for w in (self.implicit_filter[1].freq, last.weight))
+                k_CL = _FilterValues.apply(z_LE, t_L, deltas_C, shift, freq, weight, *weights)
+        k_MDL = k_CL.unflatten(0, (-1, d_model))
+        return k_MDL, self.bias.to(k_MDL.dtype).unflatten(0, (-1, d_model))
 
     def evaluated(self, length: int):
         """Without gradients: a function from a slice of the channels to their filters and skips.
@@ -129,15 +197,28 @@ class HyenaDNAFilter(nn.Module):
             0, (-1, self.config.d_model)
         )
         if self.bias.numel() * length > _CACHED_FILTER or self.bias.device.type != "cpu":
-            h_LO = self.features(length)
-            return lambda channels: (self.rows(h_LO, channels), skip_MD[:, channels])
+            return self._by_group(length, skip_MD)
         state = (length, self.config.max_seq_len, self.config.modulation_shift)
         weights = list(self.parameters())
         cached = self._cached  # read once: another thread may put its own in the place
         if cached is None or cached[0] != state or not all(map(_same, cached[1], weights)):
-            cached = self._cached = (state, [w.detach().clone() for w in weights], self(length)[0].contiguous())
+            cached = self._cached = (state, [w.detach().clone() for w in weights], self(length)[0])
         k_MDL = cached[2]
         return lambda channels: (k_MDL[:, channels], skip_MD[:, channels])
+
+    def _by_group(self, length: int, skip_MD: Tensor):
+        h_LO, d_model = self.features(length), self.config.d_model
+        t_L = self.pos_emb.analytic(length, h_LO.device, h_LO.dtype)[1][:, 0]
+        deltas_MD = self.deltas(h_LO.device, h_LO.dtype).unflatten(0, (-1, d_model))
+        last_MDO = self.implicit_filter[-1].weight.to(h_LO.dtype).unflatten(0, (-1, d_model))
+
+        def filters(channels):
+            last_CO = last_MDO[:, channels].flatten(0, 1)
+            k_CL = last_CO @ h_LO.T
+            k_CL *= _window(t_L, deltas_MD[:, channels].flatten(), self.config.modulation_shift)
+            return k_CL.unflatten(0, (len(last_MDO), -1)), skip_MD[:, channels]
+
+        return filters
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_cached": None}

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .feed_forward import gelu_, tile
+from .feed_forward import compute_dtype, gelu, tile
 from .long_convolution import Transform, groups, project, short_convolution
 
 
 def tiles(batch: int, length: int, width: int, device: torch.device) -> list[tuple[slice, slice]]:
     """Parts of the batch and of the length to work on at a time, as (batch, position) slices."""
-    size = tile(width, device)
-    if length <= size:
-        some = size // length
+    size = tile(length, width, device)
+    if length == size:
+        some = max(1, tile(batch * length, width, device) // length)
         return [(slice(b, min(b + some, batch)), slice(0, length)) for b in range(0, batch, some)]
     return [(slice(b, b + 1), slice(i, min(i + size, length))) for b in range(batch) for i in range(0, length, size)]
 
@@ -31,9 +31,7 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
     """
     mixer, mlp, device = block.mixer, block.mlp, hidden_BLD.device
     (batch, length, width), order = hidden_BLD.shape, mixer.config.hyena_order
-    dtype = mixer.in_proj.weight.dtype
-    if torch.is_autocast_enabled(device.type):
-        dtype = torch.get_autocast_dtype(device.type)
+    dtype = compute_dtype(mixer.in_proj.weight, device.type)
     with torch.autocast(device.type, enabled=False):
 
         def linear(x, module):
@@ -85,5 +83,5 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
         out = gates.view_as(hidden_BLD) if order == 2 and dtype == hidden_BLD.dtype else torch.empty_like(hidden_BLD)
         for b, i in tiles(batch, length, width, device):
             h = hidden_BLD[b, i] + linear(v_BDL[b, :, i].transpose(1, 2), mixer.out_proj)
-            out[b, i] = h.add_(linear(gelu_(linear(norm(h, block.norm2), mlp.fc1)), mlp.fc2))
+            out[b, i] = h.add_(linear(gelu(linear(norm(h, block.norm2), mlp.fc1)), mlp.fc2))
     return out

@@ -13,12 +13,12 @@ from torch.autograd.function import once_differentiable
 
 
 def next_fast_length(length: int) -> int:
-    """Smallest even number >= `length` whose only prime factors are 2, 3, 5 and 7.
+    """Smallest multiple of 16 that is >= `length` and whose only prime factors are 2, 3, 5 and 7.
 
-    A transform whose length has a large prime factor costs several times as much.
+    A transform whose length has a large prime factor costs several times as much, and one that vectors do not divide
+    twice as much: 2058 = 2 * 3 * 7^3 against 2160 = 2^4 * 3^3 * 5.
     """
-    length = int(length)  # `torch.jit.trace` hands out tensors, which the lines below would change in place
-    length += length % 2
+    length = -(-int(length) // 16) * 16  # `torch.jit.trace` hands out tensors, which would be changed in place
     while True:
         rest = length
         for prime in (2, 3, 5, 7):
@@ -26,24 +26,30 @@ def next_fast_length(length: int) -> int:
                 rest //= prime
         if rest == 1:
             return length
-        length += 2
+        length += 16
 
 
 def groups(batch: int, channels: int, length: int, device: torch.device) -> list[tuple[slice, slice]]:
-    """Parts of the batch and of the channels to work on at a time, as (batch, channel) slices.
+    """Parts of the batch and of the channels to work on at a time, as (batch, channel) slices, all about as large.
 
-    On a CPU their transforms fit the cache: fresh pages of memory cost more there than the arithmetic. A GPU wants
-    large launches.
+    On a CPU a buffer of their transforms fits the cache (2**20 float32 numbers), as fresh pages of memory cost more
+    there than the arithmetic; but eight long rows at a time are transformed twice as fast as two. A GPU wants large
+    launches.
     """
-    budget = 2**19 if device.type == "cpu" else 2**27  # float32 numbers in a buffer of transforms
-    rows = max(2, budget // next_fast_length(2 * length - 1))
-    some = min(batch, rows)
-    wide = min(channels, max(1, rows // some))
+    n = next_fast_length(2 * length - 1)
+    rows = max(2, 2**20 // n, min(8, 2**22 // n)) if device.type == "cpu" else max(2, 2**27 // n)
+    some = _even(batch, rows)
+    wide = _even(channels, max(1, rows // some))
     return [
         (slice(b, min(b + some, batch)), slice(c, min(c + wide, channels)))
         for c in range(0, channels, wide)
         for b in range(0, batch, some)
     ]
+
+
+def _even(total: int, most: int) -> int:
+    """Size of the parts of `total` that are at most `most` large and as equal as they can be."""
+    return -(-total // -(-total // most))
 
 
 def long_convolution(u_BDL: Tensor, k_DL: Tensor, skip_D: Tensor) -> Tensor:
@@ -82,14 +88,59 @@ def short_convolution(x_RL: Tensor, w_RT: Tensor, b_R: Tensor, halo: int = 0, ou
     return y_RL.add_(b_R[..., None])
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Product over a batch, of which one side may be a single matrix. `matmul` would copy what is transposed."""
+    batch = len(a) if a.ndim == 3 else len(b)
+    if batch == 1:
+        return torch.mm(a.reshape(a.shape[-2:]), b.reshape(b.shape[-2:]))[None]
+    return torch.bmm(*(x if x.ndim == 3 else x.expand(batch, -1, -1) for x in (a, b)))
+
+
+class _Project(torch.autograd.Function):
+    """See `project`."""
+
+    @staticmethod
+    def forward(ctx, u_BLD, weight_CD):
+        ctx.save_for_backward(u_BLD, weight_CD)
+        return _product(weight_CD, u_BLD.transpose(1, 2))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g_BCL):
+        u_BLD, weight_CD = ctx.saved_tensors
+        gu_BLD = _product(g_BCL.transpose(1, 2), weight_CD) if ctx.needs_input_grad[0] else None
+        return gu_BLD, _product(g_BCL, u_BLD).sum(0) if ctx.needs_input_grad[1] else None
+
+
 def project(u_BLD: Tensor, weight_CD: Tensor) -> Tensor:
     """`u @ weight.T`, with channels before positions: (batch, channels, length).
 
-    One sequence comes out contiguous, which spares the long convolution a transposition.
+    A differentiable operation of its own for the layout: results and gradients come out contiguous in the order in
+    which the next operation reads them.
     """
-    if len(u_BLD) == 1:
-        return torch.mm(weight_CD, u_BLD[0].T)[None]
-    return torch.matmul(u_BLD, weight_CD.T).transpose(1, 2)
+    return _Project.apply(u_BLD, weight_CD)
+
+
+class _ProjectBack(torch.autograd.Function):
+    """See `project_back`."""
+
+    @staticmethod
+    def forward(ctx, y_BDL, weight_DD, bias_D):
+        ctx.save_for_backward(y_BDL, weight_DD)
+        return _product(y_BDL.transpose(1, 2), weight_DD.T).add_(bias_D)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g_BLD):
+        y_BDL, weight_DD = ctx.saved_tensors
+        gy_BDL = _product(weight_DD.T, g_BLD.transpose(1, 2))
+        gweight_DD = _product(y_BDL, g_BLD).sum(0).T if ctx.needs_input_grad[1] else None
+        return gy_BDL, gweight_DD, g_BLD.sum((0, 1))
+
+
+def project_back(y_BDL: Tensor, weight_DD: Tensor, bias_D: Tensor) -> Tensor:
+    """The linear layer from channels before positions back to (batch, length, d_model); see `project`."""
+    return _ProjectBack.apply(y_BDL, weight_DD, bias_D)
 
 
 class Transform:
@@ -124,121 +175,147 @@ class Transform:
         return torch.fft.irfft(spectrum, n=self.n)[..., : self.length]
 
 
+class _ShortConvolution:
+    """The short convolution of the projections, for one part (gate or value) and one group of channels at a time.
+
+    Without a mask it reads the projections as they are, and their bias goes into its own: a pass less.
+    """
+
+    def __init__(self, p_BCL, in_bias_C, short_CT, short_bias_C, mask_BL, channels: int, dtype: torch.dtype):
+        self.p_BPDL = p_BCL.unflatten(1, (-1, channels))
+        self.dtype, self.taps = dtype, short_CT.shape[1]
+        self.w_PDT = short_CT.to(dtype).view(-1, channels, self.taps)
+        self.bias_PD = short_bias_C.to(dtype).view(-1, channels)
+        in_bias_C = torch.zeros_like(short_bias_C) if in_bias_C is None else in_bias_C
+        self.in_bias_PD = in_bias_C.to(dtype).view(-1, channels)
+        self.pad_BL = None if mask_BL is None else ~mask_BL
+
+    def input(self, part: int, b: slice, d: slice) -> Tensor:
+        q_BGL = self.p_BPDL[b, part, d].to(self.dtype)
+        if self.pad_BL is None:
+            return q_BGL
+        return (q_BGL + self.in_bias_PD[part, d, None]).masked_fill_(self.pad_BL[b, None], 0)
+
+    def forward(self, part: int, b: slice, d: slice) -> Tensor:
+        q_BGL, w_GT, bias_G, in_bias_G = self.input(part, b, d), *self._weights(part, d)
+        if self.pad_BL is not None:
+            x_BGL = short_convolution(q_BGL, w_GT, bias_G)
+            if part == len(self.w_PDT) - 1:  # the value: the bias has filled the pads; from here on zeros stay zeros
+                x_BGL.masked_fill_(self.pad_BL[b, None], 0)
+            return x_BGL
+        x_BGL = short_convolution(q_BGL, w_GT, bias_G + in_bias_G * w_GT.sum(-1))
+        for t in range(min(self.taps - 1, x_BGL.shape[-1])):  # taps before the sequence read zeros, not the bias
+            x_BGL[..., t] -= in_bias_G * w_GT[:, : self.taps - 1 - t].sum(-1)
+        return x_BGL
+
+    def start_gradients(self) -> None:
+        self.gp_BPDL = torch.empty(self.p_BPDL.shape, dtype=self.p_BPDL.dtype, device=self.p_BPDL.device)
+        self.gw_PDT, self.gbias_PD = torch.zeros_like(self.w_PDT), torch.zeros_like(self.bias_PD)
+        self.gin_bias_PD = torch.zeros_like(self.in_bias_PD)
+
+    def backward(self, gx_BGL: Tensor, part: int, b: slice, d: slice) -> None:
+        """Add what follows from the gradient of a result of `forward`, which is overwritten."""
+        if self.pad_BL is not None and part == len(self.w_PDT) - 1:
+            gx_BGL.masked_fill_(self.pad_BL[b, None], 0)
+        q_BGL, w_GT, _, in_bias_G = self.input(part, b, d), *self._weights(part, d)
+        length, gp_BGL = gx_BGL.shape[-1], self.gp_BPDL[b, part, d]
+        direct = gp_BGL.dtype == self.dtype
+        gq_BGL = torch.mul(gx_BGL, w_GT[:, -1:], out=gp_BGL) if direct else gx_BGL * w_GT[:, -1:]
+        product, total_G = torch.empty_like(gx_BGL), gx_BGL.sum((0, 2))
+        self.gbias_PD[part, d] += total_G
+        for lag in range(min(self.taps, length)):
+            tap, here = self.taps - 1 - lag, gx_BGL[..., lag:]
+            gw_G = torch.mul(here, q_BGL[..., : length - lag], out=product[..., lag:]).sum((0, 2))
+            if lag:
+                gq_BGL[..., :-lag].addcmul_(here, w_GT[:, tap, None])
+            if self.pad_BL is None:  # the bias of the projections is read wherever this tap lies in the sequence
+                seen_G = total_G - gx_BGL[..., :lag].sum((0, 2)) if lag else total_G
+                gw_G += in_bias_G * seen_G
+                self.gin_bias_PD[part, d] += w_GT[:, tap] * seen_G
+            self.gw_PDT[part, d, tap] += gw_G
+        if self.pad_BL is not None:
+            gq_BGL.masked_fill_(self.pad_BL[b, None], 0)
+            self.gin_bias_PD[part, d] += gq_BGL.sum((0, 2))
+        if not direct:
+            gp_BGL.copy_(gq_BGL)
+
+    def _weights(self, part: int, d: slice) -> tuple[Tensor, Tensor, Tensor]:
+        return self.w_PDT[part, d], self.bias_PD[part, d], self.in_bias_PD[part, d]
+
+
 class _GatedLongConvolution(torch.autograd.Function):
-    """See `gated_long_convolution`."""
+    """See `gated_long_convolution`. Parts 0 .. N - 1 of the projections are the gates, part N is the value."""
 
     @staticmethod
     def forward(ctx, p_BCL, in_bias_C, short_CT, short_bias_C, k_MDL, skip_MD, mask_BL):
         ctx.save_for_backward(p_BCL, in_bias_C, short_CT, short_bias_C, k_MDL, skip_MD, mask_BL)
-        weights = (in_bias_C, short_CT, short_bias_C)
-        (batch, _, length), (_, channels, _) = p_BCL.shape, k_MDL.shape
+        (batch, _, length), (convolutions, channels, _) = p_BCL.shape, k_MDL.shape
+        short = _ShortConvolution(p_BCL, in_bias_C, short_CT, short_bias_C, mask_BL, channels, k_MDL.dtype)
         fft = Transform(length, k_MDL.dtype, p_BCL.device)
         y_BDL = torch.empty(batch, channels, length, dtype=p_BCL.dtype, device=p_BCL.device)
         spectra, last = None, None
         for b, d in groups(batch, channels, length, p_BCL.device):
             if d != last:
                 spectra, last = fft.filters(k_MDL[:, d], skip_MD[:, d]), d
-            _, x = _project(p_BCL, *weights, mask_BL, b, d, channels, k_MDL.dtype)
-            v = x[:, -1]
-            for o, gate in enumerate(range(x.shape[1] - 2, 0, -1)):
-                u = torch.mul(v, x[:, gate], out=fft.buffer(*v.shape[:-1]))
+            v = short.forward(convolutions + 1, b, d)
+            for o in range(convolutions):
+                u = torch.mul(v, short.forward(convolutions - o, b, d), out=fft.buffer(*v.shape[:2]))
                 v = fft.inverse(fft.forward(u).mul_(spectra[o]))
-            torch.mul(v, x[:, 0], out=v)
-            y_BDL[b, d] = v
+            y_BDL[b, d] = short.forward(0, b, d).mul_(v)
         return y_BDL
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gy_BDL):
         p_BCL, in_bias_C, short_CT, short_bias_C, k_MDL, skip_MD, mask_BL = ctx.saved_tensors
-        (batch, wide, length), (_, channels, _) = p_BCL.shape, k_MDL.shape
-        dtype, taps = k_MDL.dtype, short_CT.shape[1]
-        fft = Transform(length, dtype, p_BCL.device)
-        gp_BCL = torch.empty(batch, wide, length, dtype=p_BCL.dtype, device=p_BCL.device)
-        gk_MDL, gskip_MD = torch.empty_like(k_MDL), torch.zeros_like(skip_MD, dtype=dtype)
-        parts = wide // channels
-        gshort = torch.zeros(parts, channels, taps, dtype=dtype, device=p_BCL.device)
-        gshort_bias = torch.zeros(parts, channels, dtype=dtype, device=p_BCL.device)
-        gin_bias = torch.zeros_like(gshort_bias)
-        spectra, gk_spectra, last = None, None, None
+        (batch, _, length), (convolutions, channels, _) = p_BCL.shape, k_MDL.shape
+        short = _ShortConvolution(p_BCL, in_bias_C, short_CT, short_bias_C, mask_BL, channels, k_MDL.dtype)
+        short.start_gradients()
+        fft = Transform(length, k_MDL.dtype, p_BCL.device)
+        gk_MDL, gk_spectra = torch.empty_like(k_MDL), None
+        spectra, last = None, None
 
-        def finish(d):  # the filters' gradient is summed over the batch as a spectrum
+        def finish(d):  # the filters' gradient is summed over the batch as the conjugate of a spectrum
             for o, spectrum in enumerate(gk_spectra):
-                gk_MDL[o, d] = fft.inverse(spectrum)
+                gk_MDL[o, d] = fft.inverse(spectrum.conj_physical_())
 
         for b, d in groups(batch, channels, length, p_BCL.device):
             if d != last:
                 if last is not None:
                     finish(last)
                 spectra, last = fft.filters(k_MDL[:, d], skip_MD[:, d]), d
-                gk_spectra = [None] * len(k_MDL)
-            # 1. The forward pass again, keeping what each convolution saw.
-            q, x = _project(p_BCL, in_bias_C, short_CT, short_bias_C, mask_BL, b, d, channels, dtype)
-            order = x.shape[1] - 1
-            values, inputs = [x[:, -1]], []
-            for o, gate in enumerate(range(order - 1, 0, -1)):
-                u = torch.mul(values[-1], x[:, gate], out=fft.buffer(*values[-1].shape[:-1]))
+                gk_spectra = [None] * convolutions
+            # 1. The forward pass again, keeping what each convolution saw and what it gave.
+            x = [short.forward(part, b, d) for part in range(convolutions + 2)]
+            values, inputs = [x.pop()], []
+            for o in range(convolutions):
+                u = torch.mul(values[-1], x[convolutions - o], out=fft.buffer(*values[-1].shape[:2]))
                 inputs.append(fft.forward(u))
                 values.append(fft.inverse(inputs[-1] * spectra[o]))
-            # 2. Back through the gates and the convolutions, writing gradients of x over x.
-            gx = torch.empty_like(x)
-            gy = gy_BDL[b, d].to(dtype)
-            torch.mul(gy, values[-1], out=gx[:, 0])
-            gv = torch.mul(gy, x[:, 0], out=fft.buffer(*gy.shape[:-1]))
-            for o in range(order - 2, -1, -1):
-                gate = order - 1 - o
-                spectrum = fft.forward(gv)
-                part = (inputs[o].conj_physical_().mul_(spectrum)).sum(0)
+            # 2. Back through the gates and the convolutions. The gradients are correlations, conj(U) G and conj(K) G:
+            # both are taken from the conjugate of G.
+            gy = gy_BDL[b, d].to(k_MDL.dtype)
+            short.backward(values.pop().mul_(gy), 0, b, d)
+            gv = torch.mul(gy, x[0], out=fft.buffer(*gy.shape[:2]))
+            for o in reversed(range(convolutions)):
+                spectrum = fft.forward(gv).conj_physical_()
+                part = inputs.pop().mul_(spectrum)
+                part = part[0] if len(part) == 1 else part.sum(0)
                 gk_spectra[o] = part if gk_spectra[o] is None else gk_spectra[o].add_(part)
-                gu = fft.inverse(spectrum.mul_(spectra[o].conj()))
-                torch.mul(gu, values[o], out=gx[:, gate])
-                if o > 0:
-                    gv = torch.mul(gu, x[:, gate], out=fft.buffer(*gy.shape[:-1]))
-                else:
-                    torch.mul(gu, x[:, gate], out=gx[:, -1])
-            if mask_BL is not None:
-                gx[:, -1].masked_fill_(~mask_BL[b, None], 0)
-            # 3. Back through the short convolution.
-            w = short_CT.view(parts, channels, taps)[:, d].to(dtype)
-            gq = q.new_empty(q.shape)
-            torch.mul(gx, w[..., -1:], out=gq)
-            for lag in range(min(taps, length)):
-                tap = taps - 1 - lag
-                gshort[:, d, tap] += torch.einsum("bpgl,bpgl->pg", gx[..., lag:], q[..., : length - lag])
-                if lag:
-                    gq[..., :-lag].addcmul_(gx[..., lag:], w[..., tap, None])
-            if mask_BL is not None:
-                gq.masked_fill_(~mask_BL[b, None, None], 0)
-            gshort_bias[:, d] += gx.sum((0, 3))
-            gin_bias[:, d] += gq.sum((0, 3))
-            gp_BCL[b].unflatten(1, (parts, channels))[:, :, d] = gq
+                gu = fft.inverse(spectrum.mul_(spectra[o]).conj_physical_())
+                short.backward(values.pop().mul_(gu), convolutions - o, b, d)
+                gv = torch.mul(gu, x[convolutions - o], out=fft.buffer(*gu.shape[:2]) if o else gu)
+            short.backward(gv, convolutions + 1, b, d)
         finish(last)
-        gskip_MD = gk_MDL[..., 0].to(skip_MD.dtype)
         return (
-            gp_BCL,
-            None if in_bias_C is None else gin_bias.flatten().to(in_bias_C.dtype),
-            gshort.flatten(0, 1).to(short_CT.dtype),
-            gshort_bias.flatten().to(short_bias_C.dtype),
+            short.gp_BPDL.flatten(1, 2),
+            None if in_bias_C is None else short.gin_bias_PD.flatten().to(in_bias_C.dtype),
+            short.gw_PDT.flatten(0, 1).to(short_CT.dtype),
+            short.gbias_PD.flatten().to(short_bias_C.dtype),
             gk_MDL,
-            gskip_MD,
+            gk_MDL[..., 0].to(skip_MD.dtype),
             None,
         )
-
-
-def _project(p_BCL, in_bias_C, short_CT, short_bias_C, mask_BL, b: slice, d: slice, channels: int, dtype):
-    """The projections of a group of channels before and after the short convolution: (batch, N + 1, G, L) each."""
-    parts = p_BCL.shape[1] // channels
-    q = p_BCL[b].unflatten(1, (parts, channels))[:, :, d].to(dtype)
-    if in_bias_C is not None:
-        q = q + in_bias_C.view(parts, channels)[:, d, None].to(dtype)
-    if mask_BL is not None:
-        q = q.masked_fill(~mask_BL[b, None, None], 0)
-    w = short_CT.view(parts, channels, -1)[:, d].to(dtype)
-    bias = short_bias_C.view(parts, channels)[:, d].to(dtype)
-    x = short_convolution(q, w, bias)
-    if mask_BL is not None:  # the short convolution has a bias; from here on zeros stay zeros
-        x[:, -1].masked_fill_(~mask_BL[b, None], 0)
-    return q, x
 
 
 def gated_long_convolution(

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.generation import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -28,11 +27,11 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_hyenadna import HyenaDNAConfig
-from .feed_forward import feed_forward
+from .feed_forward import compute_dtype, feed_forward
 from .implicit_filter import HyenaDNAFilter, HyenaDNAPositionalEmbedding, HyenaDNASin
 from .inference import run_block
 from .inputs_hyenadna import check_labels, check_range, check_shape, next_token_labels, pool, read_mask, sequence_labels
-from .long_convolution import gated_long_convolution, long_convolution, project
+from .long_convolution import gated_long_convolution, long_convolution, project, project_back
 
 logger = logging.get_logger(__name__)
 
@@ -83,7 +82,7 @@ class HyenaDNAOperator(nn.Module):
             order_BL: For each row the positions with all masked ones first, of shape (batch, length). A causal
                 convolution of zeros adds nothing, so that pads in front of all tokens are as good as none.
         """
-        length = u_BLD.shape[1]
+        length, dtype = u_BLD.shape[1], compute_dtype(self.in_proj.weight, u_BLD.device.type)
         # 1. Move pads to the left. Everything outside this operator acts on single positions and keeps its order.
         if order_BL is not None:
             u_BLD = u_BLD.gather(1, order_BL[..., None].expand_as(u_BLD))
@@ -95,18 +94,22 @@ class HyenaDNAOperator(nn.Module):
             y_BDL = self._plain(self.in_proj(u_BLD), mask_BL)
         else:
             if is_plain(self.in_proj):
-                p_BCL, in_bias_C = project(u_BLD, self.in_proj.weight), self.in_proj.bias
+                with torch.autocast(u_BLD.device.type, enabled=False):
+                    p_BCL = project(u_BLD.to(dtype), self.in_proj.weight.to(dtype))
+                in_bias_C = self.in_proj.bias
             else:
                 p_BCL, in_bias_C = self.in_proj(u_BLD).transpose(1, 2), None
-            if torch.is_grad_enabled():  # its activations would be kept for each position, and are cheap
-                k_MDL, skip_MD = checkpoint(self.filter_fn, length, use_reentrant=False, preserve_rng_state=False)
-            else:
-                k_MDL, skip_MD = self.filter_fn(length)
+            k_MDL, skip_MD = self.filter_fn(length, plain=not all(map(is_plain, self.filter_fn.modules())))
             short = self.short_filter
             y_BDL = gated_long_convolution(p_BCL, in_bias_C, short.weight[:, 0], short.bias, k_MDL, skip_MD, mask_BL)
 
         # 3. Back to the width of the residual stream, and to the caller's order.
-        y_BLD = self.out_proj(y_BDL.transpose(1, 2))
+        out = self.out_proj
+        if is_tracing(y_BDL) or not is_plain(out):
+            y_BLD = out(y_BDL.transpose(1, 2))
+        else:
+            with torch.autocast(u_BLD.device.type, enabled=False):
+                y_BLD = project_back(y_BDL.to(dtype), out.weight.to(dtype), out.bias.to(dtype))
         if order_BL is not None:
             y_BLD = torch.empty_like(y_BLD).scatter(1, order_BL[..., None].expand_as(y_BLD), y_BLD)
         return y_BLD
@@ -135,11 +138,9 @@ class HyenaDNAMLP(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if is_tracing(hidden_states) or not (is_plain(self.fc1) and is_plain(self.fc2)):
             return self.fc2(F.gelu(self.fc1(hidden_states), approximate="tanh"))
-        dtype, device = self.fc1.weight.dtype, hidden_states.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
+        dtype = compute_dtype(self.fc1.weight, hidden_states.device.type)
         weights = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(hidden_states.device.type, enabled=False):
             return feed_forward(hidden_states.to(dtype), *(w.to(dtype) for w in weights))
 
 
@@ -377,8 +378,9 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
             inputs_embeds = self.get_input_embeddings()(input_ids)
         mask, order = read_mask(attention_mask, inputs_embeds)
 
-        # 2. Run the blocks.
+        # 2. Run the blocks. A name more for the embeddings would keep them in memory.
         hidden_states = self.backbone.dropout(inputs_embeds)
+        del inputs_embeds
         for block in self.backbone.layers:
             hidden_states = block(hidden_states, mask, order)
 

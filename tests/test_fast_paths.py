@@ -24,7 +24,7 @@ def pieces(request, monkeypatch):
         for module in (long_convolution, inference):
             monkeypatch.setattr(module, "groups", groups)
         for module in (feed_forward, inference):
-            monkeypatch.setattr(module, "tile", lambda width, device: 5)
+            monkeypatch.setattr(module, "tile", lambda length, width, device: 5)
     return request.param
 
 

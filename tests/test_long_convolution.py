@@ -41,7 +41,7 @@ def test_next_fast_length():
             for p in (2, 3, 5, 7):
                 while m % p == 0:
                     m //= p
-            if m == 1 and n % 2 == 0:
+            if m == 1 and n % 16 == 0:
                 return n
             n += 1
 
