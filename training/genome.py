@@ -112,12 +112,15 @@ class SequenceFile:
         self._offset = [r.offset for r in records.values()]
         self._line = [max(r.lenc, 1) for r in records.values()]  # bases in a line; 0 if there is no line
         self._break = [r.lenb - r.lenc for r in records.values()]  # bytes that end it
-        last = max(self._place(i, int(n) - 1) + 1 if n else 0 for i, n in enumerate(self.lengths)) if records else 0
-        if last > len(self.content):
-            raise InputError(
-                f"{self.path} has {len(self.content)} bytes, but its index {index.name} leads to byte {last}: the file "
-                f"was cut, or the index is of another file; remove the index"
-            )
+        for i, (name, length) in enumerate(zip(self.names, self.lengths.tolist(), strict=True)):
+            # pyfaidx lets pass a last line that is longer than the others, and whatever an index says.
+            last = self._place(i, length - 1) if length else 0
+            end = self.content[last : last + 2]
+            if length and (end[:1].isspace() or end[1:].strip() or not end):
+                raise InputError(
+                    f"{self.path}: {name!r} does not end where its index {index.name} says. Either the file was cut or "
+                    f"changed (remove the index), or its lines differ in length, which they must not but for the last"
+                )
 
     def _read_table(self, column: str) -> None:
         lower = self.path.lower()

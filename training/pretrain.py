@@ -32,7 +32,6 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import EvalPrediction, TrainerCallback, set_seed
-from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
@@ -186,7 +185,8 @@ class PretrainTrainer(HyenaDNATrainer):
     """`HyenaDNATrainer` with the sampler of the windows, the perplexity per base, the speed, and whole checkpoints."""
 
     def __init__(self, *args, sampler: WindowSampler, markov: dict[str, float], **kwargs):
-        super().__init__(*args, compute_metrics=_per_base, **kwargs)
+        self.progress = _Progress(sampler)
+        super().__init__(*args, compute_metrics=_per_base, callbacks=[self.progress], **kwargs)
         self.sampler, self.markov = sampler, markov  # by the prefix of the evaluation: the best Markov perplexity
         self._logged_at, self._logged_tokens, self._paused = None, 0, 0.0
 
@@ -222,6 +222,7 @@ class PretrainTrainer(HyenaDNATrainer):
                 logs["tokens_per_second"] = round((tokens - self._logged_tokens) / seconds / self.args.world_size)
             self._logged_at, self._logged_tokens, self._paused = now, tokens, 0.0
             logs["length"] = self.sampler.length_at(self.state.global_step - 1)
+            logs["seconds"] = round(self.progress.seconds, 1)
         for prefix, perplexity in self.markov.items():
             if f"{prefix}_perplexity" in logs:
                 logs[f"{prefix}_markov_perplexity"] = perplexity
@@ -254,17 +255,18 @@ def _per_base(output: EvalPrediction) -> dict[str, float]:
     return {"loss": loss, "perplexity": math.exp(loss), "bases": bases}
 
 
-class _Progress(TrainerCallback, ExportableState):
-    """Tell the sampler its epoch, count the seconds over all sessions, and leave when SIGTERM comes."""
+class _Progress(TrainerCallback):
+    """Tell the sampler its epoch, count the seconds of training over all sessions, and leave when SIGTERM comes."""
 
-    def __init__(self, sampler: WindowSampler, seconds: float = 0.0):
-        self.sampler, self.seconds, self.start, self.stopped = sampler, seconds, 0.0, False
+    def __init__(self, sampler: WindowSampler):
+        self.sampler, self.before, self.start, self.stopped = sampler, 0.0, time.monotonic(), False
 
-    def state(self) -> dict:
-        seconds = self.seconds + time.monotonic() - self.start
-        return {"args": {}, "attributes": {"seconds": seconds}}
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.start
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.before = max((line.get("seconds", 0.0) for line in state.log_history), default=0.0)
         self.start = time.monotonic()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -273,9 +275,6 @@ class _Progress(TrainerCallback, ExportableState):
     def on_step_end(self, args, state, control, **kwargs):
         if self.stopped:
             control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.seconds, self.start = self.seconds + time.monotonic() - self.start, time.monotonic()
 
     def stop(self, *_) -> None:
         self.stopped = True
@@ -392,7 +391,6 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
     with args.main_process_first(desc="counting k-mers"):
         markov = _markov(args, output, datasets, settings["data_blake2b"]) if args.markov_order else {}
 
-    progress = _Progress(sampler)
     trainer = PretrainTrainer(
         model=model,
         args=args,
@@ -400,12 +398,11 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
         eval_dataset=datasets["eval"],
         processing_class=tokenizer,
         data_collator=WindowCollator(args.soft_masked == "ignore"),
-        callbacks=[progress],
         sampler=sampler,
         markov={part: min(markov[part]["perplexity"].values()) for part in datasets if part in markov},
     )
     checkpoint = last_complete_checkpoint(output) if args.resume else None
-    earlier = signal.signal(signal.SIGTERM, progress.stop)
+    earlier = signal.signal(signal.SIGTERM, trainer.progress.stop)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except KeyboardInterrupt:
@@ -414,12 +411,12 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
         raise
     finally:
         signal.signal(signal.SIGTERM, earlier)
-    if progress.stopped:
+    if trainer.progress.stopped:
         if is_main:
             print(f"SIGTERM: saved at step {trainer.state.global_step}. The same command with --resume goes on.")
         raise SystemExit(128 + signal.SIGTERM)
 
-    metrics = {}
+    metrics, seconds = {}, trainer.progress.seconds
     for part in ("validation", "test"):
         if part in datasets:
             measured = trainer.evaluate(datasets[part], metric_key_prefix=part)
@@ -442,7 +439,7 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
         "tokens_seen": trainer.state.num_input_tokens_seen,
         "tokens_per_second_per_process": float(np.median(speeds)) if speeds else None,
         "processes": args.world_size,
-        "train_seconds": round(progress.seconds, 1),
+        "train_seconds": round(seconds, 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "resumed_from": checkpoint and Path(checkpoint).name,
         "versions": versions(),
