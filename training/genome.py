@@ -100,6 +100,8 @@ class SequenceFile:
                 f"{self.path} has no index, and {index.parent} cannot be written to: put {index.name} there, made by "
                 f"`samtools faidx` or by reading a copy in another folder"
             ) from error
+        except ImportError as error:
+            raise InputError(f"{self.path} is packed, which needs biopython: pip install biopython") from error
         except (OSError, ValueError, UnicodeDecodeError) as error:
             raise InputError(
                 f"{self.path} cannot be read as FASTA: {error}. Is it text, or packed by bgzip and not by gzip? If "
