@@ -9,7 +9,8 @@ from transformers import DataCollatorForLanguageModeling, DataCollatorWithPaddin
 
 from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNATokenizer
 from hyenadna.training.errors import InputError
-from hyenadna.training.finetune import SETTINGS_FILE, FinetuneArguments, _check_output_folder
+from hyenadna.training.finetune import FinetuneArguments
+from hyenadna.training.settings import SETTINGS_FILE, check_output_folder
 from hyenadna.training.trainer import HyenaDNATrainer
 
 from .conftest import random_ids, random_model
@@ -139,8 +140,8 @@ def test_nothing_of_something_else_is_overwritten(tmp_path):
     for name in ("tokenizer_config.json", "training_args.bin"):
         (folder / name).write_text("precious")
         with pytest.raises(InputError, match=name):
-            _check_output_folder(folder, {}, FinetuneArguments(output_dir=str(folder), use_cpu=True))
+            check_output_folder(folder, {}, resume=False, not_compared=())
         assert (folder / name).read_text() == "precious"
         (folder / name).unlink()
     (folder / SETTINGS_FILE).write_text("{}")  # a run that failed before its first checkpoint
-    _check_output_folder(folder, {"a": 1}, FinetuneArguments(output_dir=str(folder), use_cpu=True))
+    check_output_folder(folder, {"a": 1}, resume=False, not_compared=())

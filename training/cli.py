@@ -9,6 +9,7 @@ from .errors import InputError
 COMMANDS = {
     "demo": "train on built-in splice junctions, test, save, reload: three minutes on two cores",
     "finetune": "train a classifier or a regression on your labelled sequences",
+    "pretrain": "train a language model on genomes: FASTA, BED, several species",
 }
 _OPTIONAL = {"accelerate", "datasets", "evaluate", "matplotlib", "pandas", "peft", "pyfaidx", "scipy", "sklearn"}
 

@@ -16,16 +16,15 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, HfArgumentParser, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
 from hyenadna.tokenization import HyenaDNATokenizer
@@ -35,32 +34,10 @@ from .errors import InputError
 from .labelled_data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, LabelledData, count_table, read_labelled_data
 from .metrics import make_compute_metrics, predicted_labels, probabilities
 from .results import predictions_table, versions, write_confusion_matrix, write_json, write_whole
-from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint
+from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, result_settings, setting
+from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
 
-SETTINGS_FILE, METRICS_FILE = "run_settings.json", "metrics.json"
 _LABEL_DTYPE = {SINGLE_LABEL: torch.int64, MULTI_LABEL: torch.float32, REGRESSION: torch.float32}
-# Of the settings that Trainer defines, those that change the result: a resumed run must not change them.
-_RESULT_SETTINGS = (
-    "learning_rate",
-    "weight_decay",
-    "warmup_steps",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "max_grad_norm",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "label_smoothing_factor",
-    "metric_for_best_model",
-    "bf16",
-    "fp16",
-    "seed",
-)
-
-
-def _setting(default, help: str):
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass
@@ -68,66 +45,51 @@ class FinetuneArguments(RecipeArguments):
     """Settings of `hyenadna finetune`, on top of those of `transformers.TrainingArguments`."""
 
     # data
-    data: str | None = _setting(None, "csv, tsv, parquet or FASTA file, folder, or id of a data set on the Hub.")
-    validation_data: str | None = _setting(None, "Validation rows; by default they are split off the training rows.")
-    test_data: str | None = _setting(None, "Test rows.")
-    sequence_column: str = _setting("sequence", "Column with the sequences.")
+    data: str | None = setting(None, "csv, tsv, parquet or FASTA file, folder, or id of a data set on the Hub.")
+    validation_data: str | None = setting(None, "Validation rows; by default they are split off the training rows.")
+    test_data: str | None = setting(None, "Test rows.")
+    sequence_column: str = setting("sequence", "Column with the sequences.")
     label_column: list[str] = field(
         default_factory=lambda: ["label"],
         metadata={"help": "Column with the labels; several columns of 0 and 1 are a multi-label problem."},
     )
-    id_column: str = _setting("id", "Column with unique names of the rows, used if it is there.")
-    problem_type: str | None = _setting(
+    id_column: str = setting("id", "Column with unique names of the rows, used if it is there.")
+    problem_type: str | None = setting(
         None, "single_label_classification, multi_label_classification (a column of lists too) or regression."
     )
-    validation_fraction: float = _setting(0.1, "Fraction of the training rows to validate on if none are given.")
-    truncation: bool = _setting(False, "Cut what is longer than the model's max_seq_len instead of refusing it.")
+    validation_fraction: float = setting(0.1, "Fraction of the training rows to validate on if none are given.")
+    truncation: bool = setting(False, "Cut what is longer than the model's max_seq_len instead of refusing it.")
     # model
-    model: str | None = _setting(None, "Checkpoint: a folder or an id on the Hub. Without it: from scratch.")
-    d_model: int | None = _setting(None, "Width, from scratch (128).")
-    n_layer: int | None = _setting(None, "Number of blocks, from scratch (2).")
-    max_seq_len: int | None = _setting(None, "Longest input in tokens, from scratch (1026).")
-    initializer_range: float | None = _setting(None, "Standard deviation of the initial weights, from scratch (0.02).")
-    pooling: str | None = _setting(None, "mean (from scratch), last, first or max.")
-    embed_dropout: float | None = _setting(None, "Dropout on the embeddings (from scratch: 0.1).")
-    resid_dropout: float | None = _setting(None, "Dropout on each mixer and MLP output (from scratch: 0).")
-    freeze_backbone: bool = _setting(False, "Train the head only.")
-    add_special_tokens: bool = _setting(False, "Append [SEP] to each sequence.")
+    model: str | None = setting(None, "Checkpoint: a folder or an id on the Hub. Without it: from scratch.")
+    d_model: int | None = setting(None, "Width, from scratch (128).")
+    n_layer: int | None = setting(None, "Number of blocks, from scratch (2).")
+    max_seq_len: int | None = setting(None, "Longest input in tokens, from scratch (1026).")
+    initializer_range: float | None = setting(None, "Standard deviation of the initial weights, from scratch (0.02).")
+    pooling: str | None = setting(None, "mean (from scratch), last, first or max.")
+    embed_dropout: float | None = setting(None, "Dropout on the embeddings (from scratch: 0.1).")
+    resid_dropout: float | None = setting(None, "Dropout on each mixer and MLP output (from scratch: 0).")
+    freeze_backbone: bool = setting(False, "Train the head only.")
+    add_special_tokens: bool = setting(False, "Append [SEP] to each sequence.")
     # training
-    reverse_complement: float = _setting(0.0, "Probability to train on the other strand; .5 in the paper.")
-    class_weights: bool = _setting(False, "Weigh the loss so that each class counts the same.")
+    reverse_complement: float = setting(0.0, "Probability to train on the other strand; .5 in the paper.")
+    class_weights: bool = setting(False, "Weigh the loss so that each class counts the same.")
     # other defaults than those of Transformers
-    output_dir: str = _setting("hyenadna-finetuned", "Folder for everything that the run writes.")
-    num_train_epochs: float = _setting(20.0, "Passes over the training rows.")
-    per_device_train_batch_size: int = _setting(64, "Batch size on each device.")
-    per_device_eval_batch_size: int = _setting(64, "Batch size on each device for evaluation.")
-    eval_strategy: str = _setting("epoch", "When to evaluate.")
-    save_strategy: str = _setting("epoch", "When to save a checkpoint, from which the run can resume.")
-    logging_strategy: str = _setting("epoch", "When to log.")
-    save_total_limit: int = _setting(1, "Checkpoints to keep besides the best one.")
-    metric_for_best_model: str = _setting("auto", "What the best checkpoint is best in: mcc, or else the loss.")
-    load_best_model_at_end: bool = _setting(True, "Keep the checkpoint that is best on the validation part.")
+    output_dir: str = setting("hyenadna-finetuned", "Folder for everything that the run writes.")
+    num_train_epochs: float = setting(20.0, "Passes over the training rows.")
+    per_device_train_batch_size: int = setting(64, "Batch size on each device.")
+    per_device_eval_batch_size: int = setting(64, "Batch size on each device for evaluation.")
+    eval_strategy: str = setting("epoch", "When to evaluate.")
+    save_strategy: str = setting("epoch", "When to save a checkpoint, from which the run can resume.")
+    logging_strategy: str = setting("epoch", "When to log.")
+    save_total_limit: int = setting(1, "Checkpoints to keep besides the best one.")
+    metric_for_best_model: str = setting("auto", "What the best checkpoint is best in: mcc, or else the loss.")
+    load_best_model_at_end: bool = setting(True, "Keep the checkpoint that is best on the validation part.")
 
     def __post_init__(self):
-        try:
-            super().__post_init__()
-        except ValueError as error:  # settings that contradict each other
-            raise InputError(str(error)) from error
+        super().__post_init__()
+        self.check_training()
         if not 0 <= self.reverse_complement <= 1:
             raise InputError(f"reverse_complement is {self.reverse_complement}; it is a probability, 0 to 1")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.num_train_epochs <= 0 and self.max_steps <= 0:
-            raise InputError(f"num_train_epochs is {self.num_train_epochs}: nothing would be trained")
-        if self.learning_rate <= 0:
-            raise InputError(f"learning_rate is {self.learning_rate}; it must be above 0")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; it must be at least 0")
-        if self.resume_from_checkpoint:
-            raise InputError("resume_from_checkpoint is not used here: --resume continues the run in output_dir")
-        if self.save_only_model:
-            raise InputError("save_only_model drops the state of the optimiser, without which a run cannot be resumed")
         if self.class_weights and self.label_smoothing_factor:
             raise InputError("class_weights and label_smoothing_factor do not go together; leave one out")
 
@@ -218,27 +180,10 @@ def load_model(
 
 
 def _load_checkpoint(name: str, settings: dict) -> HyenaDNAForSequenceClassification:
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub: {error}"
-        ) from error
-    if not isinstance(config, HyenaDNAConfig):
-        raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
+    model, config = load_checkpoint(HyenaDNAForSequenceClassification, name, settings, new="score.")
     is_classifier = "HyenaDNAForSequenceClassification" in (config.architectures or [])
-    same_head = is_classifier and config.label2id == settings["label2id"]
-    try:
-        model, report = HyenaDNAForSequenceClassification.from_pretrained(
-            name, **settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, StrictDataclassError) as error:
-        raise InputError(f"model {name!r} cannot be loaded: {error}") from error
-    wrong = [*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])]
-    wrong = sorted(key for key in wrong if not key.startswith("score."))
-    if wrong:
-        raise InputError(f"model {name!r} does not fit its config.json: missing or of another shape are {wrong[:5]}")
-    if not same_head:  # a head of the same shape for other labels would start from what it learned about those
+    if not (is_classifier and config.label2id == settings["label2id"]):
+        # a head of the same shape for other labels would start from what it learned about those
         nn.init.normal_(model.score.weight, std=model.config.initializer_range)
         if model.score.bias is not None:
             nn.init.zeros_(model.score.bias)
@@ -314,7 +259,8 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None)
     output, is_main = Path(args.output_dir), args.process_index == 0
     settings = _settings_of(args, labelled)
     if is_main:
-        _check_output_folder(output, settings, args)
+        # data_sha256 compares what the paths hold
+        check_output_folder(output, settings, args.resume, ("data", "validation_data", "test_data"))
     if (output / METRICS_FILE).exists():
         return _load_finished(output)
     model, tokenizer = load_model(args, labelled.problem_type, labelled.label_names)
@@ -401,75 +347,17 @@ def _load_finished(output: Path) -> FinetuneResult:
 
 
 def _settings_of(args: FinetuneArguments, data: LabelledData) -> dict:
-    own = {f.name for f in fields(FinetuneArguments)} - {f.name for f in fields(RecipeArguments)}
     content = hashlib.sha256()
     for part, rows in data.parts.items():
         content.update(part.encode())
         for sequence, label in zip(rows["sequence"], rows["label"], strict=True):
             content.update(f"{sequence}\t{label}\n".encode())
-    settings = {name: getattr(args, name) for name in (*sorted(own), *_RESULT_SETTINGS)}
-    settings["lr_scheduler_type"] = str(args.lr_scheduler_type)
-    return {**settings, "data_sha256": content.hexdigest()}
-
-
-def _check_output_folder(output: Path, settings: dict, args: FinetuneArguments) -> None:
-    """Raise `InputError` if the run would overwrite what it did not write."""
-    if output.is_file():
-        raise InputError(f"output_dir {str(output)!r} is a file; choose a folder")
-    found = sorted(p.name for p in output.iterdir() if p.name[0] != ".") if output.is_dir() else []
-    if SETTINGS_FILE not in found:
-        if found:
-            raise InputError(f"output_dir {str(output)!r} holds {found[:5]} of something else; choose another folder")
-        return
-    try:
-        earlier = json.loads((output / SETTINGS_FILE).read_text())
-    except ValueError as error:
-        raise InputError(f"{output / SETTINGS_FILE} cannot be read: {error}; choose another folder") from error
-    if METRICS_FILE not in found and last_complete_checkpoint(output) is None:
-        return  # a run that failed before it had anything to lose
-    if not args.resume:
-        state = "a finished" if METRICS_FILE in found else "an interrupted"
-        raise InputError(
-            f"output_dir {str(output)!r} holds {state} run; choose another folder, or continue that run with --resume"
-        )
-    paths = ("data", "validation_data", "test_data")  # data_sha256 compares what they hold
-    for name, value in json.loads(json.dumps(settings)).items():
-        if name not in paths and earlier.get(name) != value:
-            raise InputError(
-                f"output_dir {str(output)!r} holds another run: its {name} is {earlier.get(name)!r}, now it is "
-                f"{value!r}; choose another folder, or resume with the same setting"
-            )
+    return {**result_settings(args), "data_sha256": content.hexdigest()}
 
 
 def parse(argv: list[str] | None = None) -> FinetuneArguments:
     """Read the settings from flags, or from one YAML file with flags after it, which override it."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        try:
-            content = yaml.safe_load(Path(argv[0]).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"{argv[0]} cannot be read: {error}") from error
-        if not isinstance(content, dict):
-            raise InputError(f"{argv[0]}: expected lines such as `learning_rate: 6e-4`")
-        # Through the flags' parser: it converts (YAML reads 6e-4 as text) and knows every name.
-        given = []
-        for name, value in content.items():
-            if value is None:
-                continue  # a key without a value: the default
-            values = value if isinstance(value, list) else [value]
-            given += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
-        argv = given + argv[1:]
-    parser = HfArgumentParser(
-        FinetuneArguments,
-        prog="hyenadna finetune",
-        usage="hyenadna finetune [SETTINGS.yaml] --data DATA --output_dir FOLDER [--SETTING VALUE ...]",
-        description="Fine-tune HyenaDNA on labelled DNA. The settings of this recipe stand last, after Trainer's own.",
-        allow_abbrev=False,
-    )
-    args, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
-    if unknown:
-        raise InputError(f"unknown settings: {unknown}; `hyenadna finetune --help` lists them")
-    return args
+    return parse_settings(FinetuneArguments, "finetune", "Fine-tune HyenaDNA on labelled DNA.", argv)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,8 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import AutoConfig, PreTrainedModel, Trainer, TrainingArguments
+
+from hyenadna import HyenaDNAConfig
+
+from .errors import InputError
 
 _SCHEDULE = "cosine_warmup_with_min_lr"
 
@@ -35,7 +40,26 @@ class RecipeArguments(TrainingArguments):
     def __post_init__(self):
         if self.lr_scheduler_type == _SCHEDULE and not self.lr_scheduler_kwargs and self.learning_rate > 0:
             self.lr_scheduler_kwargs = {"min_lr_rate": 0.1, "warmup_lr_rate": min(1.0, 1e-6 / self.learning_rate)}
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:  # settings that contradict each other
+            raise InputError(str(error)) from error
+
+    def check_training(self) -> None:
+        """Raise `InputError` for settings with which a recipe would train nothing, or could not be resumed."""
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.num_train_epochs <= 0 and self.max_steps <= 0:
+            raise InputError(f"num_train_epochs is {self.num_train_epochs}: nothing would be trained")
+        if self.learning_rate <= 0:
+            raise InputError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; it must be at least 0")
+        if self.resume_from_checkpoint:
+            raise InputError("resume_from_checkpoint is not used here: --resume continues the run in output_dir")
+        if self.save_only_model:
+            raise InputError("save_only_model drops the state of the optimiser, without which a run cannot be resumed")
 
 
 class HyenaDNATrainer(Trainer):
@@ -80,3 +104,38 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
             continue
         return str(checkpoint)
     return None
+
+
+def load_checkpoint(
+    cls: type[PreTrainedModel], name: str, settings: dict, new: str | None = None
+) -> tuple[PreTrainedModel, HyenaDNAConfig]:
+    """Load a checkpoint in float32 and return the model and the checkpoint's own configuration.
+
+    Args:
+        cls: Class of the model.
+        name: Folder or id on the Hub.
+        settings: Fields of the configuration to change.
+        new: Prefix of the parameters that the checkpoint may lack or have in another shape.
+
+    Raises:
+        InputError: The checkpoint cannot be loaded, is of another architecture, or lacks parameters.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub: {error}"
+        ) from error
+    if not isinstance(config, HyenaDNAConfig):
+        raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
+    try:
+        model, report = cls.from_pretrained(
+            name, **settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, StrictDataclassError) as error:
+        raise InputError(f"model {name!r} cannot be loaded: {error}") from error
+    wrong = [*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])]
+    wrong = sorted(key for key in wrong if new is None or not key.startswith(new))
+    if wrong:
+        raise InputError(f"model {name!r} does not fit its config.json: missing or of another shape are {wrong[:5]}")
+    return model, config

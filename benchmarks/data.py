@@ -1,0 +1,82 @@
+"""python benchmarks/data.py [--data genome.fa] [--lengths 1024 100000] [--seconds 5]
+
+Bases a second and core that the data pipeline of `hyenadna pretrain` delivers: windows of a FASTA file to batches
+of `input_ids` and `labels`, in one process with one thread. Without --data a random genome of 64 Mb is written first.
+The floor is the least that a window can cost: the same bytes, copied from memory and widened to int64.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hyenadna.training.genome import open_genomes, tile
+from hyenadna.training.windows import WindowCollator, WindowDataset, WindowSampler
+
+
+def random_genome(folder: str) -> Path:
+    bases = np.random.default_rng(0).choice(np.frombuffer(b"ACGTacgt", np.uint8), (2**20, 60))
+    lines = np.concatenate([bases, np.full((len(bases), 1), ord("\n"), np.uint8)], axis=1)
+    path = Path(folder) / "random.fa"
+    path.write_bytes(b">1\n" + lines.tobytes())
+    return path
+
+
+def pipeline(path: str, length: int, reverse_complement: float, ignore_soft_masked: bool):
+    """Yield the number of bases of one batch after the other."""
+    genomes = open_genomes([path])
+    windows = tile(np.array([(0, i, 0, n) for i, n in enumerate(genomes[0].lengths) if n], dtype=np.int64), length)
+    rows = max(1, 2**16 // length)
+    sampler = WindowSampler(windows, [1.0], rows, length, reverse_complement=reverse_complement)
+    loader = torch.utils.data.DataLoader(
+        WindowDataset(genomes, windows, length),
+        batch_size=rows,
+        sampler=sampler,
+        collate_fn=WindowCollator(ignore_soft_masked),
+    )
+    while True:
+        for batch in loader:
+            yield batch["input_ids"].numel()
+        sampler.epoch += 1
+
+
+def floor(path: str, length: int):
+    content, rng = np.fromfile(path, np.uint8), np.random.default_rng(0)
+    rows = max(1, 2**16 // length)
+    while True:
+        ids = np.stack([content[i : i + length] for i in rng.integers(0, len(content) - length, rows).tolist()])
+        ids, labels = torch.from_numpy(ids).long(), torch.from_numpy(ids).long()
+        yield ids.numel() + 0 * labels.numel()
+
+
+def speed(batches, seconds: float) -> float:
+    """Millions of bases a second; the first second is for the pages of the file to come into memory."""
+    start = time.perf_counter()
+    while time.perf_counter() < start + 1:
+        next(batches)
+    bases, start = 0, time.perf_counter()
+    while time.perf_counter() < start + seconds:
+        bases += next(batches)
+    return bases / (time.perf_counter() - start) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="FASTA file, plain or bgzip")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 100_000, 1_000_000])
+    parser.add_argument("--seconds", type=float, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = args.data or str(random_genome(folder))
+        print("| window | Mbases/s | both strands, lower case ignored | floor |\n|---|---|---|---|")
+        for length in args.lengths:
+            runs = (pipeline(path, length, 0.0, False), pipeline(path, length, 0.5, True), floor(path, length))
+            print(f"| {length:,} | " + " | ".join(f"{speed(run, args.seconds):.0f}" for run in runs) + " |")
+
+
+if __name__ == "__main__":
+    main()

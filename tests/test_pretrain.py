@@ -1,0 +1,305 @@
+"""The pretraining recipe: what it measures, what it leaves, and that an interrupted run ends as a whole one does."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
+from hyenadna.training import cli
+from hyenadna.training.errors import InputError
+from hyenadna.training.markov import MarkovModels, count_contexts
+from hyenadna.training.pretrain import PretrainArguments, PretrainTrainer, length_stages, main, pretrain
+from hyenadna.training.settings import parse_settings
+
+from .test_genome import random_dna, write_fasta
+
+TINY = {"d_model": 8, "n_layer": 1, "max_seq_len": 34}  # windows of 32 bases
+QUICK = {"use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 4, "markov_order": 3}
+SCHEDULE = {"max_steps": 30, "logging_steps": 5, "eval_steps": 10, "save_steps": 10, "learning_rate": 0.03}
+SCHEDULE |= {"length_warmup_steps": 12, "length_warmup_stages": [8, 16], "reverse_complement": 0.5, "seed": 7}
+HELD_OUT = {"validation": ["2:0-200"], "test": ["2:200-420"]}
+
+
+def make_genome(folder: Path) -> Path:
+    """20 epochs of it are seen: 1,500 bases in which a G mostly follows a C, with N and lower case."""
+    rng = np.random.default_rng(5)
+    dna = list(random_dna(1500, 5))
+    for i in range(1, len(dna)):
+        if dna[i - 1] == "C" and rng.random() < 0.8:
+            dna[i] = "G"
+    dna = "".join(dna)
+    dna = dna[:300] + "N" * 70 + dna[370:600] + dna[600:640].lower() + dna[640:]
+    return write_fasta(folder / "g.fa", {"1": dna[:1000], "2": dna[1000:]}, width=50)
+
+
+def make_args(folder: Path, name: str, **changes) -> PretrainArguments:
+    settings = {"data": [str(folder / "g.fa")], **TINY, **QUICK, **SCHEDULE, **HELD_OUT, **changes}
+    return PretrainArguments(output_dir=str(folder / name), **settings)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One finished run that other tests look at: its folder and what it returned."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    make_genome(folder)
+    return folder, pretrain(make_args(folder, "whole"))
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def check_equal_weights(one: Path, other: Path) -> None:
+    one, other = weights_of(one), weights_of(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+# ---------------------------------------------------------------------------------------------- what it measures
+
+
+def test_perplexity_is_that_of_the_saved_model_base_by_base(run):
+    folder, result = run
+    model = AutoModelForCausalLM.from_pretrained(folder / "whole").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "whole")
+    dna = (folder / "g.fa").read_text().split(">2 a description\n")[1].replace("\n", "")
+    for part, start, end in (("validation", 0, 200), ("test", 200, 420)):
+        nats = []
+        for i in range(start, end, 32):
+            ids = tokenizer(dna[i : min(i + 32, end)], return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                log_p = model(input_ids=ids).logits.log_softmax(dim=-1)
+            nats += [-log_p[0, j - 1, ids[0, j]].item() for j in range(1, ids.shape[1] - 1)]
+        measured = result.results["metrics"][part]
+        assert measured["bases"] == len(nats)
+        assert measured["perplexity"] == pytest.approx(math.exp(np.mean(nats)), rel=1e-5)
+    assert result.results["metrics"]["validation"]["perplexity"] < 3.9  # it learns
+
+
+def test_markov_models_are_fitted_on_the_training_windows_of_both_strands(run):
+    folder, result = run
+    text = (folder / "g.fa").read_text().split(">")
+    one, two = ("".join(part.splitlines()[1:]).upper() for part in text[1:])
+    cut = [one[i : i + 32] for i in range(0, 1000, 32)] + [two[i : i + 32] for i in range(420, 500, 32)]
+    cut = [window for window in cut if set(window) != {"N"}]
+
+    def counts(texts):
+        rows = np.full((len(texts), 32), 9, dtype=np.uint8)
+        for row, window in zip(rows, texts, strict=True):
+            row[: len(window)] = ["ACGT".find(letter) % 10 for letter in window]
+        return count_contexts([(rows, np.ones_like(rows, dtype=bool))], 3)
+
+    strands = str.maketrans("ACGT", "TGCA")
+    halves = [counts([t for w in cut[i::2] for t in (w, w[::-1].translate(strands))]) for i in range(2)]
+    models = MarkovModels(*halves)
+    markov = result.results["markov"]
+    assert markov["strengths"] == models.strengths and len(markov["test"]["perplexity"]) == 4
+    assert markov["training_bases"] == sum(half.targets for half in halves)
+    for part, start, end in (("validation", 0, 200), ("test", 200, 420)):
+        expected = models.perplexity(counts([two[i : min(i + 32, end)] for i in range(start, end, 32)]))
+        assert markov[part]["perplexity"] == pytest.approx({str(k): value for k, value in expected.items()})
+        assert markov[part]["bases"] == result.results["metrics"][part]["bases"]
+
+
+def test_the_log_holds_perplexity_speed_length_and_markov(run):
+    folder, result = run
+    state = json.loads((folder / "whole" / "trainer_state.json").read_text())
+    lines = [line for line in state["log_history"] if "loss" in line]
+    assert [line["length"] for line in lines] == [8, 16, 32, 32, 32, 32]  # at steps 5, 10, ... ; stages of 6 steps
+    assert all(line["perplexity"] == pytest.approx(math.exp(line["loss"])) for line in lines)
+    assert all(line["tokens_per_second"] > 0 for line in lines[1:])
+    evaluations = [line for line in state["log_history"] if "eval_perplexity" in line]
+    assert [line["step"] for line in evaluations] == [10, 20, 30]
+    best = min(result.results["markov"]["eval"]["perplexity"].values())
+    assert all(line["eval_markov_perplexity"] == best for line in evaluations)
+    assert result.results["steps"] == 30 and result.results["tokens_per_second_per_process"] > 0
+
+
+def test_tokens_per_step_stay_the_same_and_the_learning_rate_goes_on(run):
+    folder, _ = run
+    state = json.loads((folder / "whole" / "trainer_state.json").read_text())
+    lines = [line for line in state["log_history"] if "loss" in line]
+    seen = np.diff([0, *(line["num_input_tokens_seen"] for line in lines)])
+    bases = 5 * 4 * 32  # five steps of four windows; a [SEP] for each piece, and shorter windows at the ends
+    assert all(0.8 * bases < tokens <= bases * 9 / 8 for tokens in seen)
+    rates = [line["learning_rate"] for line in lines]
+    assert rates == sorted(rates, reverse=True) and rates[0] > 0.027 and rates[-1] == pytest.approx(0.003, rel=0.2)
+
+
+def test_the_folder(run):
+    folder, result = run
+    names = {path.name for path in (folder / "whole").iterdir()}
+    assert names == {"checkpoint-20", "checkpoint-30", "config.json", "generation_config.json", "markov.json"} | {
+        "metrics.json",
+        "model.safetensors",
+        "run_settings.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    } | {"trainer_state.json"}
+    metrics = json.loads((folder / "whole" / "metrics.json").read_text())
+    assert metrics == json.loads(json.dumps(result.results))
+    assert metrics["settings"]["test"] == ["2:200-420"] and metrics["resumed_from"] is None
+    assert pretrain(make_args(folder, "whole", resume=True)).results == metrics  # finished: nothing to do
+    with pytest.raises(InputError, match="holds a finished run"):
+        pretrain(make_args(folder, "whole"))
+
+
+# ---------------------------------------------------------------------------------------------- interrupted
+
+
+def test_sigterm_saves_and_leaves_and_the_rest_is_the_same(run, monkeypatch):
+    folder, result = run
+    step = PretrainTrainer.training_step
+
+    def terminated(self, *args, **kwargs):
+        if self.state.global_step == 16:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(PretrainTrainer, "training_step", terminated)
+        pretrain(make_args(folder, "terminated"))
+    assert left.value.code == 143 and signal.getsignal(signal.SIGTERM) is handler
+    assert (folder / "terminated" / "checkpoint-17").is_dir() and not (folder / "terminated" / "metrics.json").exists()
+    with pytest.raises(InputError, match=r"holds another run: its seed is 7, now it is 8"):
+        pretrain(make_args(folder, "terminated", resume=True, seed=8))
+    again = pretrain(make_args(folder, "terminated", resume=True))
+    assert again.results["resumed_from"] == "checkpoint-17"
+    assert again.results["metrics"] == result.results["metrics"] and again.results["markov"] == result.results["markov"]
+    assert again.results["tokens_seen"] == result.results["tokens_seen"]
+    check_equal_weights(folder / "whole", folder / "terminated")
+
+
+def test_killed_in_the_first_stage_and_resumed_equals_whole(run):
+    """The kill comes in the middle of step 6 of another process (of as many threads); step 4 is the last saved."""
+    folder, _ = run
+    settings = {**TINY, **QUICK, **SCHEDULE, "save_steps": 4, "output_dir": folder / "killed"}
+    flags = [f"--{name}={value}" for name, value in settings.items() if not isinstance(value, list)]
+    flags += ["--length_warmup_stages", "8", "16", "--data", str(folder / "g.fa")]
+    flags += ["--validation", "2:0-200", "--test", "2:200-420"]
+    code = "import os, signal, sys, torch\ntorch.set_num_threads(2)\n"
+    code += "from hyenadna.training.pretrain import PretrainTrainer, main\n"
+    code += "step = PretrainTrainer.training_step\n"
+    code += "def killed(self, *args, **kwargs):\n"
+    code += "    if self.state.global_step == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+    code += "    return step(self, *args, **kwargs)\n"
+    code += "PretrainTrainer.training_step = killed\nmain(sys.argv[1:])\n"
+    child = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, check=False)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    main([*flags, "--resume"])
+    assert json.loads((folder / "killed" / "metrics.json").read_text())["resumed_from"] == "checkpoint-4"
+    check_equal_weights(folder / "whole", folder / "killed")
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(run, monkeypatch):
+    folder, _ = run
+    save = PretrainTrainer._save_rng_state  # the model and the optimizer are written by then
+
+    def full(self, output_dir):
+        if self.state.global_step == 20:
+            raise OSError(28, "No space left on device")
+        return save(self, output_dir)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(PretrainTrainer, "_save_rng_state", full)
+        pretrain(make_args(folder, "full"))
+    assert [path.name for path in (folder / "full").glob("checkpoint-*")] == ["checkpoint-10"]
+    assert pretrain(make_args(folder, "full", resume=True)).results["resumed_from"] == "checkpoint-10"
+    check_equal_weights(folder / "whole", folder / "full")
+    assert not list((folder / "full").glob(".unfinished"))
+
+
+def test_workers_and_accumulation_change_nothing(run):
+    folder, _ = run
+    shape = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "dataloader_num_workers": 1}
+    once = {"embed_dropout": 0.0, "max_steps": 8, "learning_rate": 1e-3}  # a mask of another shape is another mask
+    pretrain(make_args(folder, "plain", **once))
+    pretrain(make_args(folder, "split", **once, **shape))
+    one, other = weights_of(folder / "plain"), weights_of(folder / "split")
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------- settings
+
+
+def test_soft_masked_bases_are_left_out_of_loss_and_counts(run):
+    folder, _ = run
+    args = make_args(folder, "masked", soft_masked="ignore", max_steps=2, validation=["1:576-672"], markov_order=1)
+    masked = pretrain(args).results
+    assert masked["metrics"]["validation"]["bases"] == 3 * 31 - sum(i % 32 != 576 % 32 for i in range(600, 640))
+    assert masked["markov"]["validation"]["bases"] == masked["metrics"]["validation"]["bases"]
+
+
+def test_from_a_checkpoint(run):
+    folder, result = run
+    shape = dict.fromkeys(TINY)
+    args = make_args(folder, "continued", model=str(folder / "whole"), **shape, max_steps=1, learning_rate=1e-9)
+    continued = pretrain(args).results["metrics"]
+    assert continued["test"]["perplexity"] == pytest.approx(result.results["metrics"]["test"]["perplexity"], rel=1e-4)
+    with pytest.raises(InputError, match=r"'d_model': 8.*checkpoint has its own"):
+        pretrain(make_args(folder, "no", model=str(folder / "whole")))
+    HyenaDNAForSequenceClassification(HyenaDNAConfig(**TINY)).save_pretrained(folder / "classifier")
+    with pytest.raises(InputError, match=r"does not fit its config.json: missing .*lm_head.weight"):
+        pretrain(make_args(folder, "no", model=str(folder / "classifier"), **shape))
+
+
+def test_stages_of_the_length():
+    assert length_stages(1024, 100, []) == [(0, 64), (25, 128), (50, 256), (75, 512), (100, 1024)]
+    assert length_stages(1000, 10, [100, 999]) == [(0, 100), (5, 999), (10, 1000)]
+    assert length_stages(1024, 0, []) == []
+    for lengths in ([64, 64], [128, 64], [64, 1024], [0, 64]):
+        with pytest.raises(InputError, match="they have to rise, up to below the window of 1024"):
+            length_stages(1024, 10, lengths)
+    with pytest.raises(InputError, match=r"window of 64"):
+        length_stages(64, 10, [])
+    with pytest.raises(InputError, match="a warm-up of 3 steps is too short for the 4 lengths"):
+        length_stages(1024, 3, [])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"data": []}, "no data: say --data"),
+        ({"window": 34}, r"window is 34 bases and \[SEP\], but max_seq_len of the model is 34; use a window of 33"),
+        ({"reverse_complement": 2}, "reverse_complement is 2"),
+        ({"soft_masked": "drop"}, "soft_masked is 'drop'"),
+        ({"weights": [1, 2]}, r"weights are \[1, 2\] for 1 files"),
+        ({"weights": [0]}, r"weights are \[0\]"),
+        ({"markov_order": 20}, "markov_order is 20"),
+        ({"eval_windows": 0}, "eval_windows is 0"),
+        ({"length_warmup_steps": -1}, "length_warmup_steps is -1"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no place"),
+        ({"d_model": 0}, "the model cannot be made"),
+        ({"learning_rate": 0}, "learning_rate is 0"),
+        ({"test": ["chr2"]}, "there is no sequence 'chr2'.*did you mean '2'"),
+        ({"include_num_input_tokens_seen": "no"}, "no speed to report"),
+    ],
+)
+def test_settings_that_are_refused(changes, message, run):
+    folder, _ = run
+    with pytest.raises(InputError, match=message):
+        pretrain(make_args(folder, "refused", **changes))
+    assert not (folder / "refused").exists()
+
+
+def test_command_line(capsys, tmp_path):
+    assert "pretrain" in cli.usage()
+    assert cli.main(["pretrain", "--data", str(tmp_path / "none.fa"), "--use_cpu"]) == 1
+    assert "none.fa: there is no such file" in capsys.readouterr().err
+    (tmp_path / "s.yaml").write_text("data: [a.fa, b.fa]\nweights: [1, 0.5]\ntest: chr20\nlearning_rate: 1e-3\n")
+    args = parse_settings(PretrainArguments, "pretrain", "", [str(tmp_path / "s.yaml"), "--seed", "3"])
+    assert args.data == ["a.fa", "b.fa"] and args.weights == [1.0, 0.5] and args.test == ["chr20"]
+    assert args.learning_rate == 1e-3 and args.seed == 3 and args.save_total_limit == 2

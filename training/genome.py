@@ -1,0 +1,507 @@
+"""Genomes as training data: FASTA, text and tables -> windows, checked, in parts that share no base.
+
+    from hyenadna.training.genome import open_genomes, split_windows
+    genomes = open_genomes(["hg38.fa"])
+    parts = split_windows(genomes, window=1024, validation=["chr20"], test=["chr21:0-20,000,000", "chr22"])
+    parts["train"]                                               # (windows, 4): file, sequence, start, end
+
+Every coordinate here is 0-based and half-open, as in BED; also `chr21:0-20,000,000`, which samtools would count from 1.
+A window is one row of an int64 array: file, sequence in the file, start, end; `windows.py` makes batches of it. A file
+stays where it is: FASTA is mapped into memory and read at the places that its index (`pyfaidx`) gives, so that workers
+and processes share one copy. A bgzipped file is unpacked into the memory of each process.
+"""
+
+import gzip
+import mmap
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pyfaidx import Faidx, FastaIndexingError
+
+from hyenadna.tokenization import HyenaDNATokenizer
+
+from .errors import InputError
+from .results import write_whole
+
+FASTA = (".fa", ".fasta", ".fna", ".fa.gz", ".fasta.gz", ".fna.gz", ".fa.bgz", ".fasta.bgz", ".fna.bgz")
+TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
+TEXT = (".txt", ".txt.gz")
+PARTS = ("train", "validation", "test")
+_PART_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
+_ONCE = 2**24  # bases read at a time while scanning
+
+VOCABULARY = HyenaDNATokenizer().get_vocab()
+_UNK, N = VOCABULARY["[UNK]"], VOCABULARY["N"]
+FIRST_BASE, LAST_BASE = VOCABULARY["A"], VOCABULARY["T"]  # A, C, G, T are neighbours
+SOFT_MASKED = 16  # added to the id of a lower-case letter, which has to stay known until the labels are made
+
+
+def _byte_table() -> bytes:
+    """The id of each byte, `[UNK]` for what is no letter of the IUPAC code; U is T, and other codes are N."""
+    table = np.full(256, _UNK, dtype=np.uint8)
+    for letter in "ACGTUNRYSWKMBDHV":
+        table[ord(letter)] = VOCABULARY.get({"U": "T"}.get(letter, letter), N)
+        table[ord(letter.lower())] = table[ord(letter)] + SOFT_MASKED
+    return table.tobytes()
+
+
+_ID_OF_BYTE = _byte_table()
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+class SequenceFile:
+    """The sequences of one file, read by position without their line breaks.
+
+    Attributes:
+        path: Of the file.
+        names: Of the sequences; of a table or text, the numbers of its rows or lines, from 0.
+        lengths: In bases, int64.
+        parts: For each sequence the part that a `split` column gives it; None where there is no such column.
+    """
+
+    def __init__(self, path: str | Path, sequence_column: str = "sequence"):
+        self.path, self.parts = str(path), None
+        lower = self.path.lower()
+        if not Path(path).is_file():
+            raise InputError(f"{path}: there is no such file")
+        self._content: mmap.mmap | bytes | None = None
+        self._is_table = not lower.endswith(FASTA)
+        if not self._is_table:
+            self._read_index()
+        elif lower.endswith(TABLES + TEXT):
+            self._read_table(sequence_column)
+        else:
+            raise InputError(f"{path}: expected a file that ends in one of {[*FASTA, *TABLES, *TEXT]}")
+        self.number = {name: i for i, name in enumerate(self.names)}
+        if not self.lengths.sum():
+            raise InputError(f"{path}: the file holds no sequence")
+
+    def _read_index(self) -> None:
+        """Make the index if it is missing or older than the file, and read it."""
+        index = Path(f"{self.path}.fai")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                if not index.is_file() or index.stat().st_mtime < os.path.getmtime(self.path):
+                    # Under another name first: a process that starts beside this one must not read half an index.
+                    write_whole(index, lambda temporary: Faidx(self.path, indexname=temporary).close())
+                faidx = Faidx(self.path, rebuild=False)
+        except FastaIndexingError as error:
+            raise InputError(f"{self.path}: {error}{self._comment_hint()}") from error
+        except PermissionError as error:
+            raise InputError(
+                f"{self.path} has no index, and {index.parent} cannot be written to: put {index.name} there, made by "
+                f"`samtools faidx` or by reading a copy in another folder"
+            ) from error
+        except ImportError as error:
+            raise InputError(f"{self.path} is packed, which needs biopython: pip install biopython") from error
+        except (OSError, ValueError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{self.path} cannot be read as FASTA: {error}. Is it text, or packed by bgzip and not by gzip? If "
+                f"{index.name} came from elsewhere, remove it"
+            ) from error
+        records = faidx.index
+        faidx.close()
+        self.names = list(records)
+        self.lengths = np.array([r.rlen for r in records.values()], dtype=np.int64)
+        self._offset = [r.offset for r in records.values()]
+        self._line = [max(r.lenc, 1) for r in records.values()]  # bases in a line; 0 if there is no line
+        self._break = [r.lenb - r.lenc for r in records.values()]  # bytes that end it
+        for i, (name, length) in enumerate(zip(self.names, self.lengths.tolist(), strict=True)):
+            # pyfaidx lets pass a last line that is longer than the others, and whatever an index says.
+            last = self._place(i, length - 1) if length else 0
+            end = self.content[last : last + 2]
+            if length and (end[:1].isspace() or end[1:].strip() or not end):
+                raise InputError(
+                    f"{self.path}: {name!r} does not end where its index {index.name} says. Either the file was cut or "
+                    f"changed (remove the index), or its lines differ in length, which they must not but for the last"
+                )
+
+    def _read_table(self, column: str) -> None:
+        lower = self.path.lower()
+        try:
+            if lower.endswith(TEXT):
+                with (gzip.open if lower.endswith(".gz") else open)(self.path, "rt") as file:
+                    sequences = [line.strip() for line in file]
+            else:
+                if lower.endswith(".parquet"):
+                    table = pd.read_parquet(self.path)
+                else:
+                    table = pd.read_csv(self.path, sep="\t" if ".tsv" in lower else ",", keep_default_na=False)
+                if column not in table:
+                    raise InputError(f"{self.path}: there is no column {column!r}, only {list(table)}; sequence_column")
+                sequences = table[column].tolist()
+                if "split" in table:
+                    self.parts = [_part_name(value, f"{self.path}: row {i}") for i, value in enumerate(table["split"])]
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{self.path} cannot be read: {error}") from error
+        for i, sequence in enumerate(sequences):
+            if not isinstance(sequence, str):
+                raise InputError(f"{self.path}: the sequence of row {i} is {sequence!r}, not text")
+        self._content = "".join(sequences).encode(errors="replace")
+        self.names = [str(i) for i in range(len(sequences))]
+        self.lengths = np.array([len(s.encode(errors="replace")) for s in sequences], dtype=np.int64)
+        self._offset = np.concatenate([[0], self.lengths.cumsum()])[:-1].tolist()
+        self._line, self._break = np.maximum(self.lengths, 1).tolist(), [0] * len(sequences)
+
+    @property
+    def content(self) -> mmap.mmap | bytes:
+        if self._content is None:
+            if self.path.lower().endswith("gz"):
+                with gzip.open(self.path) as file:  # bgzip writes a series of gzip members
+                    self._content = file.read()
+            else:
+                with open(self.path, "rb") as file:
+                    self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._content
+
+    def __getstate__(self) -> dict:  # for workers that are spawned: they open the file themselves
+        return {**self.__dict__, "_content": self._content if self._is_table else None}
+
+    def read(self, sequence: int, start: int, end: int) -> bytes:
+        """Return the ids of these bases as bytes, one each, `SOFT_MASKED` added to those of lower-case letters."""
+        first, last = self._place(sequence, start), self._place(sequence, end - 1)
+        return self.content[first : last + 1].translate(_ID_OF_BYTE, b"\r\n")
+
+    def _place(self, sequence: int, position: int) -> int:
+        """Return at which byte of the file a base stands."""
+        return self._offset[sequence] + position + position // self._line[sequence] * self._break[sequence]
+
+    def check_letters(self, sequence: int, start: int, ids: bytes) -> None:
+        """Raise `InputError` if among the ids that were read from `start` on there is one of no nucleotide."""
+        at = ids.find(_UNK)
+        if at < 0:
+            return
+        position = start + at
+        byte = self._place(sequence, position)
+        letter = bytes(self.content[byte : byte + 1]).decode(errors="replace")
+        if self._is_table:
+            place, hint = f"position {position} of row {self.names[sequence]}", ""
+        else:
+            line = self.content[:byte].count(b"\n") + 1
+            place = f"line {line} (position {position} of {self.names[sequence]!r})"
+            hint = self._comment_hint() if letter == ";" else ""
+        raise InputError(f"{self.path}: {letter!r} in {place} is no IUPAC letter for a nucleotide{hint}")
+
+    def _comment_hint(self) -> str:
+        with (gzip.open if self.path.lower().endswith("gz") else open)(self.path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.startswith(b";") and number > 1:
+                    return (
+                        f". Line {number} is a comment (;), which is no sequence and which an index cannot pass over: "
+                        f"remove such lines (grep -v '^;')"
+                    )
+        return ""
+
+    def find(self, name: str, where: str) -> int:
+        """Return the number of a sequence, or raise `InputError` with the names that there are."""
+        if name in self.number:
+            return self.number[name]
+        other = name.removeprefix("chr") if name.startswith("chr") else f"chr{name}"
+        known = self.names if len(self.names) <= 20 else [*self.names[:20], "..."]
+        hint = f"; did you mean {other!r}?" if other in self.number else ""
+        raise InputError(f"{where}: there is no sequence {name!r} in {self.path}, which has {known}{hint}")
+
+
+def open_genomes(paths: Sequence[str | Path], sequence_column: str = "sequence") -> list[SequenceFile]:
+    """Open FASTA files (plain or bgzip), text (one sequence a line) or csv, tsv and parquet tables.
+
+    Raises:
+        InputError: A file cannot be used; the message names it, and the line where there is one.
+    """
+    if len(set(map(str, paths))) < len(paths):
+        raise InputError(f"the same file was given twice: {list(map(str, paths))}; give it once, with a larger weight")
+    return [SequenceFile(path, sequence_column) for path in paths]
+
+
+# ------------------------------------------------------------------------------------------------ intervals
+
+
+def _part_name(value, where: str) -> str:
+    if str(value).lower() not in _PART_NAMES:
+        raise InputError(f"{where} has the split {value!r}; expected one of {list(_PART_NAMES)}")
+    return _PART_NAMES[str(value).lower()]
+
+
+def read_bed(path: str | Path, genomes: list[SequenceFile], file: int) -> tuple[np.ndarray, list[str] | None]:
+    """Read intervals of one file from BED: chromosome, start, end, and as the fourth column maybe a split.
+
+    Returns:
+        Windows `(intervals, 4)`, and the part of each if the fourth column of every line names one (`train`, `valid`,
+        `validation`, `dev`, `test`: the layout of Basenji and Enformer), else None.
+    """
+    rows, fourth, genome = [], [], genomes[file]
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith(("#", "track", "browser")):
+            continue
+        where, fields = f"{path}: line {number}", line.split("\t") if "\t" in line else line.split()
+        if len(fields) < 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
+            raise InputError(f"{where} is {line[:60]!r}; expected chromosome, start and end, separated by tabs")
+        sequence, start, end = genome.find(fields[0], where), int(fields[1]), int(fields[2])
+        _check_interval(genome, sequence, start, end, where)
+        rows.append((file, sequence, start, end))
+        fourth.append((fields[3].strip().lower() if len(fields) > 3 else "", where))
+    if not rows:
+        raise InputError(f"{path}: there is no interval")
+    named = [name in _PART_NAMES for name, _ in fourth]
+    if not any(named):
+        return np.array(rows, dtype=np.int64), None
+    return np.array(rows, dtype=np.int64), [_part_name(name, where) for name, where in fourth]
+
+
+def _check_interval(genome: SequenceFile, sequence: int, start: int, end: int, where: str) -> None:
+    name, length = genome.names[sequence], genome.lengths[sequence]
+    if end <= start:
+        raise InputError(f"{where}: the end of {name}:{start}-{end} has to be above its start")
+    if end > length:
+        raise InputError(f"{where}: {name}:{start}-{end} ends outside of {name}, which has {length} bases")
+
+
+def read_regions(specs: Sequence[str], genomes: list[SequenceFile], setting: str) -> np.ndarray:
+    """Turn `chr8`, `chr20:0-5,000,000` (0-based, half-open) or `regions.bed` into windows `(regions, 4)`.
+
+    A chromosome that several files have is meant in each of them.
+    """
+    rows = []
+    for spec in specs:
+        where = f"{setting} {spec!r}"
+        if spec.endswith(".bed"):
+            for file in range(len(genomes)):
+                rows.extend(read_bed(spec, genomes, file)[0].tolist())
+            continue
+        files = [i for i, genome in enumerate(genomes) if spec in genome.number]
+        name, start, end = spec, 0, None
+        match = re.fullmatch(r"(.+):([\d,]+)-([\d,]+)", spec)
+        if not files and match:  # a name may hold a colon itself
+            name, start, end = match[1], *(int(match[i].replace(",", "")) for i in (2, 3))
+            files = [i for i, genome in enumerate(genomes) if name in genome.number]
+        for file in files or [0]:
+            sequence = genomes[file].find(name, where)
+            stop = int(genomes[file].lengths[sequence]) if end is None else end
+            _check_interval(genomes[file], sequence, start, stop, where)
+            rows.append((file, sequence, start, stop))
+    return np.array(rows, dtype=np.int64).reshape(-1, 4)
+
+
+def tile(regions: np.ndarray, window: int) -> np.ndarray:
+    """Cut regions `(regions, 4)` into windows of `window` bases, one after the other; the last of each is shorter."""
+    counts = -(-(regions[:, 3] - regions[:, 2]) // window)
+    which = np.repeat(np.arange(len(regions)), counts)
+    number = np.arange(len(which)) - np.repeat(counts.cumsum() - counts, counts)
+    windows = regions[which]
+    windows[:, 2] += number * window
+    windows[:, 3] = np.minimum(windows[:, 2] + window, windows[:, 3])
+    return windows
+
+
+def centre(intervals: np.ndarray, window: int, genomes: list[SequenceFile]) -> np.ndarray:
+    """Widen or cut intervals `(intervals, 4)` around their centres to `window` bases, clipped at the chromosome ends.
+
+    As in pretraining of the paper. What is clipped is made up for by padding on the right.
+    """
+    windows = intervals.copy()
+    windows[:, 2] = (intervals[:, 2] + intervals[:, 3]) // 2 - window // 2
+    sizes = np.array([genomes[file].lengths[sequence] for file, sequence in intervals[:, :2]], dtype=np.int64)
+    windows[:, 3] = np.minimum(windows[:, 2] + window, sizes)
+    windows[:, 2] = np.maximum(windows[:, 2], 0)
+    return windows
+
+
+def _sorted(windows: np.ndarray) -> np.ndarray:
+    return windows[np.lexsort(windows.T[::-1])]
+
+
+def subtract(regions: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return what of `regions` no window of `others` covers. Both `(n, 4)`; they may overlap among themselves."""
+    left = []
+    others = _sorted(others)
+    for file, sequence, start, end in regions.tolist():
+        same = others[(others[:, 0] == file) & (others[:, 1] == sequence)]
+        for _, _, first, last in same.tolist():
+            if first >= end:
+                break
+            if last > start:
+                if first > start:
+                    left.append((file, sequence, start, first))
+                start = last
+        if start < end:
+            left.append((file, sequence, start, end))
+    return np.array(left, dtype=np.int64).reshape(-1, 4)
+
+
+def overlapping(windows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return for each of `windows` whether it shares a base with one of `others`: bool `(windows,)`."""
+    if not len(others):
+        return np.zeros(len(windows), dtype=bool)
+    others = _sorted(others)
+    # Merge what overlaps, so that at most one merged interval holds a position.
+    key = others[:, 0] * (2**24) + others[:, 1]
+    merged = []
+    for k, (start, end) in zip(key.tolist(), others[:, 2:].tolist(), strict=True):
+        if merged and merged[-1][0] == k and start <= merged[-1][2]:
+            merged[-1][2] = max(merged[-1][2], end)
+        else:
+            merged.append([k, start, end])
+    key, start, end = np.array(merged, dtype=np.int64).T
+    place = 2**36  # longer than any chromosome: one axis for all of them
+    own = windows[:, 0] * (2**24) + windows[:, 1]
+    known = np.unique(key)
+    starts = np.searchsorted(known, key) * place + start
+    after = np.searchsorted(starts, np.searchsorted(known, own) * place + windows[:, 3])  # the first one behind the end
+    before = np.maximum(after - 1, 0)
+    return (after > 0) & (key[before] == own) & (end[before] > windows[:, 2])
+
+
+# ------------------------------------------------------------------------------------------------ parts
+
+
+def split_windows(
+    genomes: list[SequenceFile],
+    window: int,
+    *,
+    bed: Sequence[str | Path] = (),
+    bed_windows: str = "centre",
+    validation: Sequence[str] = (),
+    test: Sequence[str] = (),
+    validation_fraction: float = 0.05,
+) -> dict[str, np.ndarray]:
+    """Cut genomes into windows of at most `window` bases, in parts that share no base.
+
+    Args:
+        genomes: From `open_genomes`.
+        window: Longest window in bases, `[SEP]` not counted.
+        bed: No file: every chromosome whole. Else one BED file for each genome.
+        bed_windows: `"centre"`: a window around the centre of each interval, as published; `"tile"`: each interval cut
+            into windows.
+        validation: Chromosomes, regions or BED files that are held out; see `read_regions`.
+        test: Likewise.
+        validation_fraction: Where nothing is held out for validation, the last bases of each file, so many of them.
+
+    Returns:
+        Windows `(n, 4)` of `train`, `validation` and, if there is one, `test`, in the order of the files. Windows
+        without any A, C, G or T are left out. Held-out regions are always tiled.
+
+    Raises:
+        InputError: Intervals that do not fit the genomes, an empty part, parts that overlap.
+    """
+    if window < 1:
+        raise InputError(f"window is {window}; it must be at least 1")
+    if bed_windows not in ("centre", "tile"):
+        raise InputError(f"bed_windows is {bed_windows!r}; use 'centre' or 'tile'")
+    if bed and len(bed) != len(genomes):
+        raise InputError(f"{len(bed)} BED files for {len(genomes)} data files; give one for each, in the same order")
+    whole = [(file, i, 0, size) for file, genome in enumerate(genomes) for i, size in enumerate(genome.lengths) if size]
+    whole = np.array(whole, dtype=np.int64)
+    held_out = {"validation": validation, "test": test}
+    held_out = {part: read_regions(specs, genomes, part) for part, specs in held_out.items()}
+    parts, given = {part: [] for part in PARTS}, False  # given: the data say themselves what is validation
+
+    listed = np.concatenate(list(held_out.values()))
+    for file, genome in enumerate(genomes):
+        own = whole[whole[:, 0] == file]
+        names = genome.parts and [genome.parts[i] for i in own[:, 1]]
+        if bed:
+            own, names = read_bed(bed[file], genomes, file)
+        if names and len(listed):
+            source = bed[file] if bed else genome.path
+            raise InputError(f"{source} has splits; leave out {' and '.join(p for p in held_out if len(held_out[p]))}")
+        given |= bool(names)
+        for part in PARTS if names else ("train",):
+            chosen = own[[name == part for name in names]] if names else own
+            parts[part].append((chosen, bool(bed)))
+
+    if not given and not len(held_out["validation"]):
+        if not 0 < validation_fraction < 1:
+            raise InputError(f"validation_fraction is {validation_fraction}; it must lie between 0 and 1")
+        held_out["validation"] = _last_bases(subtract(whole, held_out["test"]), validation_fraction)
+    clash = overlapping(held_out["validation"], held_out["test"])
+    if clash.any():
+        file, sequence, start, end = held_out["validation"][clash][0]
+        name = genomes[file].names[sequence]
+        raise InputError(f"validation and test overlap: {name}:{start}-{end} of validation shares bases with test")
+    listed = np.concatenate(list(held_out.values()))
+
+    result = {}
+    for part in PARTS:
+        windows = []
+        for chosen, from_bed in parts[part]:
+            if from_bed:
+                cut = centre(chosen, window, genomes) if bed_windows == "centre" else tile(chosen, window)
+                leaked = overlapping(cut, listed)
+                if leaked.any():
+                    print(f"{leaked.sum():,} of {len(cut):,} BED windows overlap held-out regions and are left out")
+                windows.append(cut[~leaked])
+            else:
+                windows.append(tile(subtract(chosen, listed), window))
+        if part != "train" and len(held_out[part]):
+            windows.append(tile(np.unique(held_out[part], axis=0), window))
+        result[part] = _sorted(np.concatenate(windows)) if windows else np.zeros((0, 4), dtype=np.int64)
+    bases = {part: count_bases(genomes, windows) for part, windows in result.items()}
+    result = {part: windows[bases[part] > 0] for part, windows in result.items()}
+    for part in PARTS:
+        wanted = part != "test" or test or any(len(chosen) for chosen, _ in parts["test"])
+        if not len(result[part]) and wanted:
+            raise InputError(f"the {part} part is empty: no window of it has an A, C, G or T")
+    for i, part in enumerate(PARTS):
+        for other in PARTS[i + 1 :]:
+            leaked = overlapping(result[part], result[other])
+            if leaked.any():
+                file, sequence, start, end = result[part][leaked][0]
+                raise InputError(
+                    f"{leaked.sum():,} {part} windows share bases with {other} windows, the first is "
+                    f"{genomes[file].names[sequence]}:{start}-{end} of {genomes[file].path}. Intervals are widened to "
+                    f"{window} bases: use a shorter window, or intervals further apart"
+                )
+    if not len(result["test"]):
+        del result["test"]
+    return result
+
+
+def _last_bases(regions: np.ndarray, fraction: float) -> np.ndarray:
+    """Return the last `fraction` of the bases of each file."""
+    chosen = []
+    for file in np.unique(regions[:, 0]):
+        own = _sorted(regions[regions[:, 0] == file])
+        left = round(fraction * (own[:, 3] - own[:, 2]).sum())
+        for row in own[::-1].tolist():
+            take = min(left, row[3] - row[2])
+            if take:
+                chosen.append((row[0], row[1], row[3] - take, row[3]))
+            left -= take
+    return np.array(chosen, dtype=np.int64).reshape(-1, 4)
+
+
+def count_bases(genomes: list[SequenceFile], windows: np.ndarray) -> np.ndarray:
+    """Return how many A, C, G and T each window has, int64 `(windows,)`, and check the letters of all of them."""
+    counts = np.zeros(len(windows), dtype=np.int64)
+    key = windows[:, 0] * (2**24) + windows[:, 1]
+    for k in np.unique(key):
+        rows = np.flatnonzero(key == k)
+        file, sequence = int(k >> 24), int(k & (2**24 - 1))
+        places, inverse = np.unique(windows[rows, 2:], return_inverse=True)
+        before, total = np.zeros(len(places), dtype=np.int64), 0  # bases in front of each start and end
+        for first in range(int(places[0]), int(places[-1]) + 1, _ONCE):
+            last = min(first + _ONCE, int(places[-1]))
+            here = slice(*np.searchsorted(places, [first, first + _ONCE]))
+            ids = genomes[file].read(sequence, first, last) if last > first else b""
+            genomes[file].check_letters(sequence, first, ids)
+            letters = np.frombuffer(ids, np.uint8) % SOFT_MASKED
+            sums = np.concatenate([[0], np.cumsum((letters >= FIRST_BASE) & (letters <= LAST_BASE))])
+            before[here] = total + sums[places[here] - first]
+            total += int(sums[-1])
+        inverse = inverse.reshape(-1, 2)
+        counts[rows] = before[inverse[:, 1]] - before[inverse[:, 0]]
+    return counts

@@ -1,0 +1,525 @@
+"""Pretrain HyenaDNA on genomes: `hyenadna pretrain --data hg38.fa --test chr20 --output_dir pretrained`.
+
+    hyenadna pretrain --data hg38.fa --validation chr8 --test chr20 chr21:0-20,000,000      # whole chromosomes, tiled
+    hyenadna pretrain --data hg38.fa --bed sequences.bed                                    # intervals, with splits
+    hyenadna pretrain --data human.fa mouse.fa.gz --weights 1 0.5 --reverse_complement 0.5  # several species
+    hyenadna pretrain --data hg38.fa --output_dir pretrained --resume                       # go on after a kill
+    accelerate launch -m hyenadna.training.pretrain --data hg38.fa                          # on several devices
+
+Every position predicts the next base: cross-entropy over all rows of the vocabulary, on windows that end in `[SEP]`,
+with the optimisation in `trainer.py` (arXiv 2306.15794). N and pads are no targets. The perplexity that is reported is
+per base: exp of the mean loss of A, C, G and T, `[SEP]` left out. Beside it stand Markov models of order 1 up to 8,
+fitted on the same training bases and measured on the same targets (`markov.py`): is it more than k-mers?
+
+The folder then holds the model and its tokenizer, `metrics.json`, `markov.json`, `trainer_state.json` with the whole
+curve, and the last checkpoints.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import EvalPrediction, TrainerCallback, set_seed
+from transformers.trainer_utils import rotate_checkpoints
+
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna.tokenization import HyenaDNATokenizer
+
+from .errors import InputError
+from .genome import FIRST_BASE, SOFT_MASKED, SequenceFile, open_genomes, split_windows
+from .markov import ContextCounts, MarkovModels, count_contexts
+from .results import versions, write_json
+from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, result_settings, setting
+from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
+from .windows import SEP, WindowCollator, WindowDataset, WindowSampler
+
+MARKOV_FILE = "markov.json"
+_SHORTEST_STAGE = 64  # of the warm-up of the sequence length
+
+
+@dataclass
+class PretrainArguments(RecipeArguments):
+    """Settings of `hyenadna pretrain`, on top of those of `transformers.TrainingArguments`."""
+
+    # data
+    data: list[str] = field(
+        default_factory=list, metadata={"help": "FASTA files (plain or bgzip), .txt (a sequence a line), csv, parquet."}
+    )
+    weights: list[float] = field(
+        default_factory=list, metadata={"help": "How often each file's windows come in an epoch (1); .5: every second."}
+    )
+    bed: list[str] = field(
+        default_factory=list,
+        metadata={"help": "A BED file for each data file, with a split as 4th column or without; else all is tiled."},
+    )
+    bed_windows: str = setting("centre", "centre: one window around each interval's centre; tile: cut it into windows.")
+    validation: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Held-out chromosomes, regions such as chr20:0-5,000,000 (0-based, half-open) or .bed files."
+        },
+    )
+    test: list[str] = field(default_factory=list, metadata={"help": "The same for the test part."})
+    validation_fraction: float = setting(0.05, "Last bases of each file to validate on where no validation is given.")
+    sequence_column: str = setting("sequence", "Column of csv and parquet files; a column split may name the part.")
+    window: int | None = setting(None, "Bases in a window (max_seq_len - 2, as published: 1024 of 1026).")
+    soft_masked: str = setting("keep", "keep: lower case counts as upper case; ignore: it is no target of the loss.")
+    reverse_complement: float = setting(0.0, "Probability to train on a window's other strand.")
+    # model
+    model: str | None = setting(
+        None, "Checkpoint to go on from: a folder or an id on the Hub. Without it: from scratch."
+    )
+    d_model: int | None = setting(None, "Width, from scratch (128).")
+    n_layer: int | None = setting(None, "Number of blocks, from scratch (2).")
+    max_seq_len: int | None = setting(None, "Longest input in tokens, from scratch (1026).")
+    initializer_range: float | None = setting(None, "Standard deviation of the initial weights, from scratch (0.02).")
+    embed_dropout: float | None = setting(None, "Dropout on the embeddings (from scratch: 0.1).")
+    resid_dropout: float | None = setting(None, "Dropout on each mixer and MLP output (from scratch: 0).")
+    # training
+    length_warmup_steps: float = setting(0.0, "Steps with shorter sequences; below 1, a fraction of all steps.")
+    length_warmup_stages: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Their lengths in bases, equally long stages (64, doubled up to window)."},
+    )
+    markov_order: int = setting(8, "Highest order of the Markov models to compare with; 0 for none.")
+    eval_windows: int = setting(512, "Validation windows, evenly spaced, for evaluations on the way; at the end: all.")
+    # other defaults than those of Transformers
+    output_dir: str = setting("hyenadna-pretrained", "Folder for everything that the run writes.")
+    num_train_epochs: float = setting(1.0, "Passes over the training windows; max_steps overrides it.")
+    per_device_train_batch_size: int = setting(64, "Windows in a batch on each device.")
+    per_device_eval_batch_size: int = setting(64, "Windows in a batch on each device for evaluation.")
+    eval_strategy: str = setting("steps", "When to evaluate.")
+    eval_steps: float = setting(500, "Steps between evaluations.")
+    save_strategy: str = setting("steps", "When to save a checkpoint, from which the run can resume.")
+    save_steps: float = setting(500, "Steps between checkpoints.")
+    save_total_limit: int = setting(2, "Checkpoints to keep: should the last one break, there is the one before.")
+    logging_steps: float = setting(50, "Steps between lines of the log.")
+    include_num_input_tokens_seen: str = setting("non_padding", "Which tokens are counted; needed for the speed.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_training()
+        if not 0 <= self.reverse_complement <= 1:
+            raise InputError(f"reverse_complement is {self.reverse_complement}; it is a probability, 0 to 1")
+        if self.soft_masked not in ("keep", "ignore"):
+            raise InputError(f"soft_masked is {self.soft_masked!r}; use 'keep' or 'ignore'")
+        if self.weights and (len(self.weights) != len(self.data) or min(self.weights) <= 0):
+            raise InputError(f"weights are {self.weights} for {len(self.data)} files; give a positive one for each")
+        if not 0 <= self.markov_order <= 12:
+            raise InputError(f"markov_order is {self.markov_order}; it must lie between 0 and 12")
+        if self.eval_windows < 1:
+            raise InputError(f"eval_windows is {self.eval_windows}; it must be at least 1")
+        if self.length_warmup_steps < 0:
+            raise InputError(f"length_warmup_steps is {self.length_warmup_steps}; it must not be negative")
+        if self.label_smoothing_factor:
+            raise InputError("label_smoothing_factor has no place here: the perplexity would be that of other labels")
+        if self.include_num_input_tokens_seen == "no":
+            raise InputError("include_num_input_tokens_seen is 'no'; without the tokens there is no speed to report")
+
+
+def load_model(args: PretrainArguments) -> tuple[HyenaDNAForCausalLM, HyenaDNATokenizer]:
+    """Make the model, from scratch or from `args.model`, and its tokenizer.
+
+    Raises:
+        InputError: The checkpoint cannot be loaded, is of another architecture, or conflicts with the settings.
+    """
+    set_seed(args.seed)
+
+    def given(*names: str) -> dict:
+        return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+    dropout, shape = (
+        given("embed_dropout", "resid_dropout"),
+        given("d_model", "n_layer", "max_seq_len", "initializer_range"),
+    )
+    if args.model is None:
+        try:
+            model = HyenaDNAForCausalLM(HyenaDNAConfig(**shape, **dropout))
+        except StrictDataclassError as error:
+            raise InputError(f"the model cannot be made: {error}") from error
+    elif shape:
+        raise InputError(f"{shape} cannot be chosen with model {args.model!r}: a checkpoint has its own; leave it out")
+    else:
+        model, _ = load_checkpoint(HyenaDNAForCausalLM, args.model, dropout)
+    return model, HyenaDNATokenizer(model_max_length=model.config.max_seq_len)
+
+
+def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int, int]]:
+    """Return the stages of a warm-up of the sequence length: (first optimizer step, length in bases).
+
+    Args:
+        window: Length after the warm-up.
+        steps: Optimizer steps of the warm-up, the same for each stage.
+        lengths: Of the stages; if empty, 64 and its doubles below `window` (arXiv 2306.15794, section 3.2).
+
+    Raises:
+        InputError: Lengths that do not rise, or more stages than steps.
+    """
+    if not steps:
+        return []
+    if not lengths:
+        lengths = [_SHORTEST_STAGE * 2**i for i in range(64) if _SHORTEST_STAGE * 2**i < window]
+    if not lengths or any(a >= b for a, b in zip(lengths, [*lengths[1:], window], strict=True)) or lengths[0] < 1:
+        raise InputError(f"length_warmup_stages are {lengths}; they have to rise, up to below the window of {window}")
+    if steps < len(lengths):
+        raise InputError(f"a warm-up of {steps} steps is too short for the {len(lengths)} lengths {lengths}")
+    return [*((i * steps // len(lengths), length) for i, length in enumerate(lengths)), (steps, window)]
+
+
+# ------------------------------------------------------------------------------------------------ Trainer
+
+
+class PretrainTrainer(HyenaDNATrainer):
+    """`HyenaDNATrainer` with the sampler of the windows, the perplexity per base, the speed, and whole checkpoints."""
+
+    def __init__(self, *args, sampler: WindowSampler, markov: dict[str, float], **kwargs):
+        self.progress = _Progress(sampler)
+        super().__init__(*args, compute_metrics=_per_base, callbacks=[self.progress], **kwargs)
+        self.sampler, self.markov = sampler, markov  # by the prefix of the evaluation: the best Markov perplexity
+        self._logged_at, self._logged_tokens, self._paused = None, 0, 0.0
+
+    def _get_train_sampler(self, train_dataset=None) -> WindowSampler:
+        return self.sampler
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Return, instead of logits and labels, the sum of the losses and the number of bases of each row `(batch,)`.
+
+        Trainer's own would keep all logits, and would average over batches instead of over bases.
+        """
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits = model(input_ids=inputs["input_ids"]).logits
+        labels = inputs["labels"][:, 1:]
+        labels = labels.masked_fill(labels == SEP, -100)
+        nats = cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
+        return None, nats.sum(dim=1, dtype=torch.float64), (labels != -100).sum(dim=1)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        start = time.monotonic()
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self._paused += time.monotonic() - start
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the perplexity and, per process, the tokens per second since the last line, evaluations left out."""
+        now, tokens = time.monotonic(), self.state.num_input_tokens_seen
+        if "loss" in logs:
+            logs["perplexity"] = math.exp(min(logs["loss"], 100.0))
+            if self._logged_at is not None:
+                seconds = now - self._logged_at - self._paused
+                logs["tokens_per_second"] = round((tokens - self._logged_tokens) / seconds / self.args.world_size)
+            self._logged_at, self._logged_tokens, self._paused = now, tokens, 0.0
+            logs["length"] = self.sampler.length_at(self.state.global_step - 1)
+            logs["seconds"] = round(self.progress.seconds, 1)
+        for prefix, perplexity in self.markov.items():
+            if f"{prefix}_perplexity" in logs:
+                logs[f"{prefix}_markov_perplexity"] = perplexity
+        super().log(logs)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Write the checkpoint under another name and rename it: a kill or a full disk leaves the earlier ones."""
+        output, staging = Path(self.args.output_dir), Path(self.args.output_dir) / ".unfinished"
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.args.output_dir = str(staging)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.output_dir = str(output)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            for checkpoint in staging.glob("checkpoint-*"):
+                shutil.rmtree(output / checkpoint.name, ignore_errors=True)  # a broken one
+                checkpoint.rename(output / checkpoint.name)
+            staging.rmdir()
+            rotate_checkpoints(str(output), self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+
+def _per_base(output: EvalPrediction) -> dict[str, float]:
+    nats, bases = float(output.predictions.sum()), int(output.label_ids.sum())
+    loss = nats / bases if bases else float("nan")
+    return {"loss": loss, "perplexity": math.exp(loss), "bases": bases}
+
+
+class _Progress(TrainerCallback):
+    """Tell the sampler its epoch, count the seconds of training over all sessions, and leave when SIGTERM comes."""
+
+    def __init__(self, sampler: WindowSampler):
+        self.sampler, self.before, self.start, self.stopped = sampler, 0.0, time.monotonic(), False
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.start
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.before = max((line.get("seconds", 0.0) for line in state.log_history), default=0.0)
+        self.start = time.monotonic()
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.epoch = state.global_step // self.sampler.steps_per_epoch
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
+
+    def stop(self, *_) -> None:
+        self.stopped = True
+
+
+# ------------------------------------------------------------------------------------------------ Markov models
+
+
+def _contexts(
+    dataset: WindowDataset, rows: np.ndarray, order: int, both_strands: bool, keep_soft_masked: bool, what: str
+) -> ContextCounts:
+    """Count what the network is shown, or measured on, of these rows."""
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        size = max(1, 2**19 // dataset.window)
+        for i in tqdm(range(0, len(rows), size), desc=f"counting k-mers, {what}", leave=False, mininterval=2):
+            for flip in (False, True)[: 1 + both_strands]:
+                items = [(row, dataset.window, flip) for row in rows[i : i + size].tolist()]
+                ids = dataset.__getitems__(items)[:, :-1]  # the last column holds no base
+                bases = (ids % SOFT_MASKED - FIRST_BASE).astype(np.uint8)  # below 4 for A, C, G, T alone
+                yield bases, np.ones_like(bases, dtype=bool) if keep_soft_masked else ids < SOFT_MASKED
+
+    return count_contexts(batches(), order)
+
+
+def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> dict:
+    """Fit Markov models on the training windows and measure them on the others.
+
+    Returns:
+        `{"strengths": [...], "training_bases": n, part: {"bases": n, "perplexity": {"0": ..., "1": ..., ...}}}` for
+        each part but `train`.
+    """
+    keep, both = args.soft_masked == "keep", args.reverse_complement > 0
+    train, order = datasets["train"], args.markov_order
+    halves = [_contexts(train, np.arange(half, len(train), 2), order, both, keep, "train") for half in range(2)]
+    models = MarkovModels(*halves)
+    result = {"strengths": models.strengths, "training_bases": sum(half.targets for half in halves)}
+    for part, dataset in datasets.items():
+        if part != "train":
+            counts = _contexts(dataset, np.arange(len(dataset)), order, False, keep, part)
+            perplexity = {str(k): value for k, value in models.perplexity(counts).items()}
+            result[part] = {"bases": counts.targets, "perplexity": perplexity}
+    return result
+
+
+# ------------------------------------------------------------------------------------------------ the recipe
+
+
+@dataclass
+class PretrainResult:
+    """What `pretrain` returns: the content of `metrics.json`, the trained model and its tokenizer."""
+
+    results: dict
+    model: HyenaDNAForCausalLM
+    tokenizer: HyenaDNATokenizer
+
+
+def pretrain(args: PretrainArguments) -> PretrainResult:
+    """Pretrain, evaluate and save.
+
+    Raises:
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
+        SystemExit: SIGTERM came (status 143). A checkpoint was saved, from which `--resume` goes on.
+    """
+    if not args.data:
+        raise InputError(
+            "no data: say --data FILE (FASTA, .txt, csv, tsv or parquet; several files are several species)"
+        )
+    output, is_main = Path(args.output_dir), args.process_index == 0
+    model, tokenizer = load_model(args)
+    window = args.window or model.config.max_seq_len - 2
+    if window + 1 > model.config.max_seq_len:
+        raise InputError(
+            f"window is {window} bases and [SEP], but max_seq_len of the model is {model.config.max_seq_len}; use a "
+            f"window of {model.config.max_seq_len - 1} at most, or a model with a larger max_seq_len"
+        )
+    with args.main_process_first(desc="indexing"):  # one process writes the indexes that are missing
+        genomes = open_genomes(args.data, args.sequence_column)
+    parts = split_windows(
+        genomes,
+        window,
+        bed=args.bed,
+        bed_windows=args.bed_windows,
+        validation=args.validation,
+        test=args.test,
+        validation_fraction=args.validation_fraction,
+    )
+    datasets = {part: WindowDataset(genomes, windows, window) for part, windows in parts.items()}
+    some = np.unique(np.linspace(0, len(parts["validation"]) - 1, args.eval_windows).round().astype(int))
+    datasets["eval"] = WindowDataset(genomes, parts["validation"][some], window)
+    weights = args.weights or [1.0] * len(genomes)
+    rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    sampler = WindowSampler(parts["train"], weights, rows_per_step, window, args.seed, args.reverse_complement)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * sampler.steps_per_epoch)
+    warmup = args.length_warmup_steps
+    sampler.stages += length_stages(window, round(warmup * steps if warmup < 1 else warmup), args.length_warmup_stages)
+
+    settings = {**result_settings(args), "data_blake2b": _fingerprint(genomes, parts), "rows_per_step": rows_per_step}
+    if is_main:
+        check_output_folder(
+            output,
+            settings,
+            args.resume,
+            ("data", "bed", "per_device_train_batch_size", "gradient_accumulation_steps", "eval_windows"),
+        )
+    if (output / METRICS_FILE).exists():
+        print(f"{output} holds this run, and it is finished: nothing to do")
+        results = json.loads((output / METRICS_FILE).read_text())
+        return PretrainResult(results, HyenaDNAForCausalLM.from_pretrained(output), tokenizer)
+    if is_main:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / SETTINGS_FILE, settings)
+        _print_plan(genomes, parts, sampler, steps)
+    with args.main_process_first(desc="counting k-mers"):
+        markov = _markov(args, output, datasets, settings["data_blake2b"]) if args.markov_order else {}
+
+    trainer = PretrainTrainer(
+        model=model,
+        args=args,
+        train_dataset=datasets["train"],
+        eval_dataset=datasets["eval"],
+        processing_class=tokenizer,
+        data_collator=WindowCollator(args.soft_masked == "ignore"),
+        sampler=sampler,
+        markov={part: min(markov[part]["perplexity"].values()) for part in datasets if part in markov},
+    )
+    checkpoint = last_complete_checkpoint(output) if args.resume else None
+    earlier = signal.signal(signal.SIGTERM, trainer.progress.stop)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except KeyboardInterrupt:
+        kept = last_complete_checkpoint(output)
+        print(f"\nInterrupted; {kept or 'no checkpoint yet'}. The same command with --resume goes on from there.")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+    if trainer.progress.stopped:
+        if is_main:
+            print(f"SIGTERM: saved at step {trainer.state.global_step}. The same command with --resume goes on.")
+        raise SystemExit(128 + signal.SIGTERM)
+
+    metrics, seconds = {}, trainer.progress.seconds
+    for part in ("validation", "test"):
+        if part in datasets:
+            measured = trainer.evaluate(datasets[part], metric_key_prefix=part)
+            metrics[part] = {name: measured[f"{part}_{name}"] for name in ("loss", "perplexity", "bases")}
+            if markov and metrics[part]["bases"] != markov[part]["bases"]:
+                raise RuntimeError(
+                    f"{part}: the network was measured on {metrics[part]['bases']} bases, {markov[part]}"
+                )
+    trainer.save_model(args.output_dir)  # every process takes part in this
+    result = PretrainResult({"metrics": metrics}, trainer.model, tokenizer)
+    if not is_main:
+        return result
+    (output / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here needs
+    trainer.state.save_to_json(str(output / "trainer_state.json"))
+    speeds = [line["tokens_per_second"] for line in trainer.state.log_history if "tokens_per_second" in line]
+    result.results |= {
+        "markov": markov,
+        "windows": {part: len(windows) for part, windows in parts.items()},
+        "steps": trainer.state.global_step,
+        "tokens_seen": trainer.state.num_input_tokens_seen,
+        "tokens_per_second_per_process": float(np.median(speeds)) if speeds else None,
+        "processes": args.world_size,
+        "train_seconds": round(seconds, 1),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "resumed_from": checkpoint and Path(checkpoint).name,
+        "versions": versions(),
+        "settings": settings,
+    }
+    write_json(output / METRICS_FILE, result.results)  # last: its presence says that the run is finished
+    print(_summary(result.results, output))
+    return result
+
+
+def _fingerprint(genomes: list[SequenceFile], parts: dict[str, np.ndarray]) -> str:
+    """Return a digest of the files and of the windows in their parts."""
+    digest = hashlib.blake2b(digest_size=16)
+    for genome in genomes:
+        digest.update(genome.content)
+    for part, windows in parts.items():
+        digest.update(part.encode() + np.ascontiguousarray(windows).tobytes())
+    return digest.hexdigest()
+
+
+def _print_plan(genomes: list[SequenceFile], parts: dict[str, np.ndarray], sampler: WindowSampler, steps: int) -> None:
+    for part, windows in parts.items():
+        for file, genome in enumerate(genomes):
+            own = windows[windows[:, 0] == file]
+            if len(own):
+                print(
+                    f"{part:>12}: {len(own):>10,} windows, {(own[:, 3] - own[:, 2]).sum():>14,} bases of {genome.path}"
+                )
+    print(f"{steps:,} steps of {sampler.rows_per_step} windows, {sampler.steps_per_epoch:,} an epoch")
+    if len(sampler.stages) > 1:
+        print("lengths: " + ", ".join(f"{length} from step {step}" for step, length in sampler.stages[1:]))
+
+
+def _markov(args: PretrainArguments, output: Path, datasets: dict[str, WindowDataset], data: str) -> dict:
+    """Fit the Markov models, or read what an earlier session of this run measured."""
+    made_of = {
+        "data": data,
+        **{n: getattr(args, n) for n in ("markov_order", "reverse_complement", "soft_masked", "eval_windows")},
+    }
+    try:
+        known = json.loads((output / MARKOV_FILE).read_text())
+    except (OSError, ValueError):
+        known = {}
+    if known.get("made_of") != made_of:
+        known = {**fit_markov(args, datasets), "made_of": made_of}
+        if args.process_index == 0:
+            write_json(output / MARKOV_FILE, known)
+    if args.process_index == 0:
+        print(_markov_table(known))
+    return known
+
+
+def _markov_table(markov: dict) -> str:
+    parts = [part for part in ("validation", "test") if part in markov]
+    lines = ["perplexity of Markov models, order" + "".join(f"{k:>8}" for k in markov[parts[0]]["perplexity"])]
+    for part in parts:
+        lines.append(f"{part:>34}" + "".join(f"{value:8.4f}" for value in markov[part]["perplexity"].values()))
+    return "\n".join(lines)
+
+
+def _summary(results: dict, output: Path) -> str:
+    lines = [_markov_table(results["markov"])] if results["markov"] else []
+    for part, values in results["metrics"].items():
+        line = f"{part}: perplexity {values['perplexity']:.4f} per base, on {values['bases']:,} bases"
+        if results["markov"]:
+            order, best = min(results["markov"][part]["perplexity"].items(), key=lambda item: item[1])
+            line += f"; best Markov model (order {order}): {best:.4f}"
+        lines.append(line)
+    seconds = f"{results['train_seconds']:,.0f} s, {results['tokens_seen']:,} tokens, {results['steps']:,} steps"
+    return "\n".join(
+        [*lines, seconds, f"model, tokenizer, metrics.json and the curve (trainer_state.json) are in {output}"]
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `hyenadna pretrain` with these arguments (default: those of the command line)."""
+    pretrain(parse_settings(PretrainArguments, "pretrain", "Pretrain HyenaDNA on genomes.", argv))
+
+
+if __name__ == "__main__":
+    from .cli import main as command_line
+
+    sys.exit(command_line(["pretrain", *sys.argv[1:]]))

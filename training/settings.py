@@ -1,0 +1,123 @@
+"""The settings of a recipe, and the folder that belongs to one run with them.
+
+Settings come from flags or from one YAML file. A run writes those that decide its result beside its checkpoints; a
+resumed run must not change them.
+"""
+
+import json
+import sys
+from dataclasses import field, fields
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+from .errors import InputError
+from .trainer import RecipeArguments, last_complete_checkpoint
+
+SETTINGS_FILE, METRICS_FILE = "run_settings.json", "metrics.json"
+# Of the settings that Trainer defines, those that change the result.
+_RESULT_SETTINGS = (
+    "learning_rate",
+    "weight_decay",
+    "warmup_steps",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "max_grad_norm",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "label_smoothing_factor",
+    "metric_for_best_model",
+    "bf16",
+    "fp16",
+    "seed",
+)
+
+
+def setting(default, help: str):
+    """A field of a settings class, with the text of its `--help`."""
+    return field(default=default, metadata={"help": help})
+
+
+def result_settings(args: RecipeArguments) -> dict:
+    """Return the settings that decide the result: the recipe's own, and those of Trainer's that do."""
+    own = {f.name for f in fields(args)} - {f.name for f in fields(RecipeArguments)}
+    settings = {name: getattr(args, name) for name in (*sorted(own), *_RESULT_SETTINGS)}
+    return {**settings, "lr_scheduler_type": str(args.lr_scheduler_type)}
+
+
+def check_output_folder(output: Path, settings: dict, resume: bool, not_compared: tuple[str, ...]) -> None:
+    """Raise `InputError` if the run would overwrite what it did not write.
+
+    Args:
+        output: Folder of the run.
+        settings: What decides its result.
+        resume: Whether an earlier run there is to be continued.
+        not_compared: Settings that the earlier run may have had otherwise, such as paths.
+    """
+    if output.is_file():
+        raise InputError(f"output_dir {str(output)!r} is a file; choose a folder")
+    found = sorted(p.name for p in output.iterdir() if p.name[0] != ".") if output.is_dir() else []
+    if SETTINGS_FILE not in found:
+        if found:
+            raise InputError(f"output_dir {str(output)!r} holds {found[:5]} of something else; choose another folder")
+        return
+    try:
+        earlier = json.loads((output / SETTINGS_FILE).read_text())
+    except ValueError as error:
+        raise InputError(f"{output / SETTINGS_FILE} cannot be read: {error}; choose another folder") from error
+    if METRICS_FILE not in found and last_complete_checkpoint(output) is None:
+        return  # a run that failed before it had anything to lose
+    if not resume:
+        state = "a finished" if METRICS_FILE in found else "an interrupted"
+        raise InputError(
+            f"output_dir {str(output)!r} holds {state} run; choose another folder, or continue that run with --resume"
+        )
+    for name, value in json.loads(json.dumps(settings)).items():
+        if name not in not_compared and earlier.get(name) != value:
+            raise InputError(
+                f"output_dir {str(output)!r} holds another run: its {name} is {earlier.get(name)!r}, now it is "
+                f"{value!r}; choose another folder, or resume with the same setting"
+            )
+
+
+def parse_settings(
+    cls: type[RecipeArguments], recipe: str, description: str, argv: list[str] | None = None
+) -> RecipeArguments:
+    """Read the settings from flags, or from one YAML file with flags after it, which override it.
+
+    Args:
+        cls: Their class.
+        recipe: Name of the command.
+        description: First sentence of its help.
+        argv: Arguments; by default those of the command line.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        try:
+            content = yaml.safe_load(Path(argv[0]).read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"{argv[0]} cannot be read: {error}") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{argv[0]}: expected lines such as `learning_rate: 6e-4`")
+        # Through the flags' parser: it converts (YAML reads 6e-4 as text) and knows every name.
+        given = []
+        for name, value in content.items():
+            if value is None:
+                continue  # a key without a value: the default
+            values = value if isinstance(value, list) else [value]
+            given += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+        argv = given + argv[1:]
+    parser = HfArgumentParser(
+        cls,
+        prog=f"hyenadna {recipe}",
+        usage=f"hyenadna {recipe} [SETTINGS.yaml] --data DATA --output_dir FOLDER [--SETTING VALUE ...]",
+        description=f"{description} The settings of this recipe stand last, after Trainer's own.",
+        allow_abbrev=False,
+    )
+    args, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    if unknown:
+        raise InputError(f"unknown settings: {unknown}; `hyenadna {recipe} --help` lists them")
+    return args
