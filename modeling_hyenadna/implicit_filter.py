@@ -57,6 +57,9 @@ class HyenaDNAPositionalEmbedding(nn.Module):
         t = torch.linspace(0, 1, max_seq_len, device=device, dtype=dtype)[:length, None]
         w = 2 * math.pi * torch.arange(length, device=device, dtype=dtype)[:, None] / max_seq_len
         f = torch.linspace(1e-4, bands - 1, bands, device=device, dtype=dtype)
+        if self.config.complex_positional_embedding:
+            z = torch.exp(-1j * f * w)
+            return torch.cat([t, z.real, z.imag], dim=-1), t
         return torch.cat([t, torch.cos(-f * w), torch.sin(-f * w)], dim=-1), t
 
     def forward(self, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
