@@ -116,8 +116,8 @@ class HyenaDNAConfig(PreTrainedConfig):
         if isinstance(kwargs.get("layer"), dict):
             raise ValueError(
                 "This is the config.json of a PyTorch Lightning checkpoint (it holds a `layer`), which Transformers "
-                "cannot load. Convert it once, which runs no pickle: `hyenadna convert SOURCE DEST`, where SOURCE is this "
-                "folder or repository; then load DEST. Most checkpoints are published under NAME-hf too."
+                "cannot load. Convert it once, which runs no pickle: `hyenadna convert SOURCE DEST`, where SOURCE is "
+                "this folder or repository; then load DEST. Most checkpoints are published under NAME-hf too."
             )
         # Aliases arrive here after the fields were set; set them first, or d_inner would follow the default d_model.
         for alias, field in self.attribute_map.items():

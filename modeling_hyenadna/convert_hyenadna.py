@@ -1,8 +1,8 @@
 """Published checkpoints in, and ours out to people on the published code: `hyenadna convert SOURCE DEST`.
 
-    hyenadna convert LongSafari/hyenadna-tiny-1k-seqlen tiny         # Lightning weights.ckpt + config.json, from the Hub
-    hyenadna convert weights.ckpt tiny                               # sizes are read off the tensors
-    hyenadna convert my-model my-model-hf --to hf                    # for the published `-hf` code
+    hyenadna convert LongSafari/hyenadna-tiny-1k-seqlen tiny        # Lightning weights.ckpt + config.json, from the Hub
+    hyenadna convert weights.ckpt tiny                              # sizes are read off the tensors
+    hyenadna convert my-model my-model-hf --to hf                   # for the published `-hf` code
 
 Reads PyTorch Lightning checkpoints, state dicts of the standalone (colab) code, `-hf` folders, MultiMolecule's and our
 own; from a file, a folder, or a repository on the Hub. No pickle is ever run (`safe_pickle.py`).
@@ -61,17 +61,16 @@ _LIGHTNING_LAYER |= {"shift": "modulation_shift", "dropout": "hyena_dropout", "f
 _LIGHTNING_ONLY = {"_name_": "hyena", "modulate": True, "bidirectional": False, "num_heads": 1, "num_blocks": 1}
 _LIGHTNING_ONLY |= {"inner_factor": 1, "outer_mixing": False, "post_order_ffn": False, "activation": "id"}
 # What the published `-hf` code reads.
-_HF_FIELDS = (
-    "activation_freq d_inner d_model emb_dim embed_dropout filter_order hyena_dropout hyena_filter_dropout hyena_order "
-    "initializer_range layer_norm_epsilon max_seq_len model_type n_layer num_inner_mlps pad_token_id "
-    "pad_vocab_size_multiple short_filter_order train_freq use_bias vocab_size id2label label2id problem_type"
-).split()
+_HF_FIELDS = {"vocab_size", "pad_vocab_size_multiple", "d_model", "n_layer", "d_inner", "max_seq_len", "emb_dim"}
+_HF_FIELDS |= {"filter_order", "num_inner_mlps", "hyena_order", "short_filter_order", "activation_freq", "train_freq"}
+_HF_FIELDS |= {"embed_dropout", "hyena_dropout", "hyena_filter_dropout", "use_bias", "layer_norm_epsilon"}
+_HF_FIELDS |= {"initializer_range", "model_type", "pad_token_id", "id2label", "label2id", "problem_type"}
 _HF_CODE = "LongSafari/hyenadna-tiny-1k-seqlen-hf--"  # the repository whose code all `-hf` checkpoints share
 _WEIGHTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
 _ENDINGS = (".ckpt", ".safetensors", ".bin", ".pt", ".pth")
 
 
-# --------------------------------------------------------------------------------------------------------------- reading
+# -------------------------------------------------------------------------------------------------------------- reading
 
 
 def _choose_weights(names: list[str], source: str) -> str:
@@ -96,7 +95,8 @@ def _fetch(repo_id: str) -> Path:
         if weights.endswith(".index.json"):
             index = json.loads(Path(hf_hub_download(repo_id, weights)).read_text())
             wanted += sorted(set(index["weight_map"].values()))
-        return [Path(hf_hub_download(repo_id, name)) for name in wanted][0]
+        files = [Path(hf_hub_download(repo_id, name)) for name in wanted]
+        return files[0]
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise CheckpointError(
             f"{repo_id!r} is neither a file or folder here, nor loads from the Hub: {error}"
@@ -170,7 +170,7 @@ def _rename(stored: dict) -> tuple[dict[str, Tensor], list[str]]:
     return tensors, dropped
 
 
-# --------------------------------------------------------------------------------------------------------- configuration
+# -------------------------------------------------------------------------------------------------------- configuration
 
 
 def _sizes(tensors: dict[str, Tensor]) -> dict[str, int]:
@@ -180,9 +180,7 @@ def _sizes(tensors: dict[str, Tensor]) -> dict[str, int]:
         if name not in tensors:
             raise CheckpointError(f"`{name}` is missing: this is no checkpoint of HyenaDNA, or a part of one")
         if tensors[name].ndim != dims:
-            raise CheckpointError(
-                f"`{name}` has shape {tuple(tensors[name].shape)}, but {dims} dimensions are expected"
-            )
+            raise CheckpointError(f"`{name}` has shape {tuple(tensors[name].shape)}, not {dims} dimensions")
         return tuple(tensors[name].shape)
 
     rows, d_model = shape("hyena.backbone.embeddings.word_embeddings.weight", 2)
@@ -226,9 +224,7 @@ def _settings(config: dict | None, path: Path) -> dict:
         known = {ours: config[name] for name, ours in _LIGHTNING_FIELDS.items() if name in config}
         return known | {ours: layer[name] for name, ours in _LIGHTNING_LAYER.items() if name in layer}
     if config.get("model_type", "hyenadna") != "hyenadna":
-        raise CheckpointError(
-            f"{path.parent / 'config.json'} is of a {config['model_type']!r} model, not of 'hyenadna'"
-        )
+        raise CheckpointError(f"{path.parent / 'config.json'} is of a {config['model_type']!r} model, not 'hyenadna'")
     return {name: value for name, value in config.items() if name not in ("auto_map", "torch_dtype", "dtype")}
 
 
@@ -249,7 +245,7 @@ def _configure(
     ]
     if "max_seq_len" not in sizes | settings:
         raise CheckpointError(
-            f"{path} holds no `pos_emb.t`, and there is no config.json beside it: max_seq_len, which is the unit of the "
+            f"{path} holds no `pos_emb.t`, and there is no config.json beside it: max_seq_len, the unit of the "
             "filters' time axis, is unknown. Put the checkpoint's config.json into its folder"
         )
     settings |= sizes
@@ -279,7 +275,7 @@ def _configure(
         raise CheckpointError(f"the configuration of {path} is impossible: {error}") from error
 
 
-# ------------------------------------------------------------------------------------------------------------- the model
+# ------------------------------------------------------------------------------------------------------------ the model
 
 
 def _check_tensors(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
@@ -330,9 +326,7 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
     for name in [n for n in tensors if re.search(r"\.implicit_filter\.(?!1\.)\d+\.freq$", n)]:
         first = re.sub(r"\d+\.freq$", "1.freq", name)
         if first in tensors and not torch.equal(tensors[name], tensors[first]):
-            raise CheckpointError(
-                f"`{name}` differs from `{first}`, but the sine layers of a filter share one frequency"
-            )
+            raise CheckpointError(f"`{name}` differs from `{first}`, but the layers of a filter share one frequency")
         dropped.append(name)
         del tensors[name]
     if "score.weight" in tensors and tensors.pop("lm_head.weight", None) is not None:
@@ -361,9 +355,7 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
             formula = _COMPUTED[kind](model.get_submodule(f"{module}.filter_fn"))
             close = {"rtol": 0, "atol": 64 * torch.finfo(tensor.dtype).eps}
             if tensor.shape != formula.shape or not torch.allclose(tensor.float(), formula.detach(), **close):
-                raise CheckpointError(
-                    f"`{name}` was trained: it differs from the formula, and this package computes it"
-                )
+                raise CheckpointError(f"`{name}` was trained: it is not the formula that this package computes")
 
     z = "kept, because it was trained" if model.config.train_positional_embedding else "computed"
     if not model.config.train_positional_embedding and model.config.complex_positional_embedding:
@@ -376,15 +368,14 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
         f"read       {path}: {len(stored)} tensors",
         "mapped     " + ", ".join(f"{name} ({count})" for name, count in layouts.items()),
         "dropped    " + (", ".join(f"{name} ({count})" for name, count in left_out.items()) or "nothing"),
-        "computed   "
-        + (", ".join(f"{name} ({count})" for name, count in computed.items()) or "nothing is stored that is"),
+        "computed   " + (", ".join(f"{name} ({count})" for name, count in computed.items()) or "nothing"),
         f"pos_emb.z  {z}",
         *notes,
     ]
     return model, "\n".join(report)
 
 
-# --------------------------------------------------------------------------------------------------------------- writing
+# -------------------------------------------------------------------------------------------------------------- writing
 
 
 def _write_ours(model: HyenaDNAPreTrainedModel, folder: Path) -> None:
@@ -420,7 +411,7 @@ def _write_hf(model: HyenaDNAPreTrainedModel, folder: Path) -> None:
                 tensors[f"{name}.{kind}"] = formula(module).detach().contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     ours = config.to_dict()
-    hf = {name: ours[name] for name in _HF_FIELDS if ours.get(name) is not None}
+    hf = {name: ours[name] for name in sorted(_HF_FIELDS) if ours.get(name) is not None}
     hf |= {"architectures": [type(model).__name__], "tie_word_embeddings": False, "torch_dtype": str(model.dtype)[6:]}
     heads = {"AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
     heads["AutoModelForSequenceClassification"] = "ForSequenceClassification"

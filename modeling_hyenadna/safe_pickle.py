@@ -30,12 +30,25 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_PLAIN = "bool bytearray bytes complex dict float frozenset int list object set slice str tuple type".split()
 # Of the standard library a training run stores these. Any other name of it in a pickle is there to be called.
 _HARMLESS = {
     "_codecs": {"encode"},
     "argparse": {"Namespace"},
-    "builtins": set(_PLAIN),
+    "builtins": {
+        "bool",
+        "bytearray",
+        "bytes",
+        "complex",
+        "dict",
+        "float",
+        "frozenset",
+        "int",
+        "list",
+        "object",
+        "set",
+        "str",
+        "tuple",
+    },
     "collections": {"Counter", "OrderedDict", "defaultdict", "deque"},
     "copyreg": {"_reconstructor"},
     "datetime": {"date", "datetime", "timedelta", "timezone"},
@@ -130,7 +143,7 @@ class _Reader(pickle.Unpickler):
 
 
 def load(path: Path):
-    """Return what `torch.save` wrote to `path`, with a `Placeholder` for each object that is neither plain nor a tensor.
+    """Return what `torch.save` wrote to `path`, with a `Placeholder` for each object of another package.
 
     Raises:
         CheckpointError: It is no such file, is cut off or damaged, or was built to run code. Nothing is ever run.

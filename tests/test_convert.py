@@ -72,7 +72,7 @@ def nested(model) -> dict:
         "local_order": 3,
         "modulate": True,
     }
-    layer |= {"l_max": c.max_seq_len, "w": 10, "lr": 6e-4, "wd": 0.0, "lr_pos_emb": 0.0, "order": c.hyena_order}
+    layer |= {"local_order": 3, "l_max": c.max_seq_len, "w": 10, "lr": 6e-4, "wd": 0.0, "order": c.hyena_order}
     outer = {"d_model": c.d_model, "n_layer": c.n_layer, "d_inner": c.d_inner, "vocab_size": 12, "embed_dropout": 0.2}
     return outer | {"resid_dropout": 0.0, "pad_vocab_size_multiple": 8, "fused_mlp": False, "layer": layer}
 
@@ -94,7 +94,7 @@ def model():
     return random_model(tie_word_embeddings=True, complex_positional_embedding=True)
 
 
-# --------------------------------------------------------------------------------------------------------- golden outputs
+# ------------------------------------------------------------------------------------------------------- golden outputs
 
 
 @needs_shared
@@ -132,7 +132,7 @@ def test_golden_mean_pooling_classifiers(name, head, with_lm_head, tmp_path):
     torch.testing.assert_close(model(expected["input_ids"]).logits, expected["mean_pool.logits"], **CLOSE)
 
 
-# ------------------------------------------------------------------------------------------------------------- the layouts
+# ---------------------------------------------------------------------------------------------------------- the layouts
 
 
 def test_lightning_with_everything_that_it_may_hold(model, tmp_path):
@@ -354,7 +354,7 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(model, function, pl
     else:
         others["callbacks"] = [{"x": Calls(function, *arguments)}]
     write(tmp_path / "in", state, nested(model), **others)
-    with pytest.raises(CheckpointError, match="built to run code.*Nothing was run"):
+    with pytest.raises(CheckpointError, match=r"built to run code.*Nothing was run"):
         convert(str(tmp_path / "in"), tmp_path / "ours")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
     if function is os.system:  # the test can fail: this is what PyTorch does with it
@@ -463,7 +463,7 @@ def test_the_reader_agrees_with_torch(tmp_path):
         assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
 
 
-# ---------------------------------------------------------------------------------------------------------- broken files
+# --------------------------------------------------------------------------------------------------------- broken files
 
 
 @pytest.mark.parametrize(
