@@ -39,6 +39,7 @@ HEADS = {
     "AutoModelForTokenClassification": hyenadna.HyenaDNAForTokenClassification,
 }
 _SHARD = "5GB"
+_UNUSABLE = (OSError, ValueError, RuntimeError, StrictDataclassError, SafetensorError)
 
 # A user without this package: run by a new Python, with an empty module cache and no network.
 _ALONE = """
@@ -75,15 +76,17 @@ import hyenadna, torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-base, adapter, task = sys.argv[1:]
+base, task, *adapters = sys.argv[1:]
 heads = {"CAUSAL_LM": "ForCausalLM", "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
-score = [t for name, t in load_file(f"{adapter}/adapter_model.safetensors").items() if name.endswith("score.weight")]
-labels = {"num_labels": len(score[0])} if score else {}
-torch.manual_seed(0)
-model = getattr(hyenadna, f"HyenaDNA{heads.get(task, 'Model')}").from_pretrained(base, **labels)
-with torch.inference_mode():
-    output = PeftModel.from_pretrained(model, adapter).eval()(input_ids=torch.arange(7, 11).repeat(2)[None])[0]
-print(output.double().sum().item())
+for adapter in adapters:
+    tensors = load_file(f"{adapter}/adapter_model.safetensors")
+    score = [tensor for name, tensor in tensors.items() if name.endswith("score.weight")]
+    labels = {"num_labels": len(score[0])} if score else {}
+    torch.manual_seed(0)
+    model = getattr(hyenadna, f"HyenaDNA{heads.get(task, 'Model')}").from_pretrained(base, **labels)
+    with torch.inference_mode():
+        output = PeftModel.from_pretrained(model, adapter).eval()(input_ids=torch.arange(7, 11).repeat(2)[None])[0]
+    print("output", output.double().sum().item())
 """
 
 
@@ -113,19 +116,21 @@ def verify(folder: str | Path, model=None) -> str:
         CheckpointError: A head or the tokenizer does not load, or its outputs differ.
     """
     folder = Path(folder)
-    config = HyenaDNAConfig.from_pretrained(folder)
-    own = next((head for head, cls in HEADS.items() if cls.__name__ == (config.architectures or [""])[0]), "AutoModel")
-    texts = _probe_texts(config.max_seq_len)
-    batch = HyenaDNATokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
-    expected, verbosity = {}, logging.get_verbosity()
+    expected, texts, verbosity = {}, [], logging.get_verbosity()
     logging.set_verbosity_error()  # that a head has no weights is no news
     try:
+        config = HyenaDNAConfig.from_pretrained(folder)
+        texts = _probe_texts(config.max_seq_len)
+        batch = HyenaDNATokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
         for head, cls in HEADS.items():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 expected[head] = _outputs(cls.from_pretrained(folder), batch)
+    except _UNUSABLE as error:
+        raise CheckpointError(f"{folder} does not load here: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
+    own = next((head for head, cls in HEADS.items() if cls.__name__ == (config.architectures or [""])[0]), "AutoModel")
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "outputs.safetensors"
         environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
@@ -168,7 +173,7 @@ def _load(source: str):
         model, report = cls.from_pretrained(source, output_loading_info=True)
     except CheckpointError:
         raise
-    except (OSError, ValueError, RuntimeError, StrictDataclassError, SafetensorError) as error:
+    except _UNUSABLE as error:
         raise CheckpointError(
             f"{source!r} is neither a folder with a model nor loads from the Hub: {error}\n(Lightning checkpoints and "
             "other layouts: `hyenadna convert` first)"
@@ -234,15 +239,13 @@ def _write_adapter(source: Path, folder: Path, base_model: str | None) -> dict:
         shutil.copyfile(path, folder / path.name)
     config["base_model_name_or_path"] = public
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    printed = []
-    for adapter in (source, folder):
-        command = [sys.executable, "-c", _ADAPTER, base, str(adapter.absolute()), str(config.get("task_type"))]
-        child = subprocess.run(command, capture_output=True, text=True, check=False)
-        if child.returncode:
-            raise CheckpointError(f"the adapter does not load in a new process:\n{child.stderr.strip()[-2000:]}")
-        printed.append(child.stdout.split()[-1])
-    if printed[0] != printed[1]:
-        raise CheckpointError(f"the adapter computes something else in the new folder: {printed[1]}, not {printed[0]}")
+    command = [sys.executable, "-c", _ADAPTER, base, str(config.get("task_type")), str(source), str(folder)]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    if child.returncode:
+        raise CheckpointError(f"the adapter does not load in a new process:\n{child.stderr.strip()[-2000:]}")
+    there, here = (line.split()[1] for line in child.stdout.splitlines() if line.startswith("output "))
+    if there != here:
+        raise CheckpointError(f"the adapter computes something else in the new folder: {here}, not {there}")
     return config
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
@@ -67,7 +68,7 @@ def _card(folder: Path, repo_id: str) -> bytes:
     text = (folder / "README.md").read_text()
     try:
         ModelCard(text)
-    except ValueError as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{folder / 'README.md'} is not a valid model card: {error}") from error
     title = re.search(r"^# (.+)$", text, flags=re.MULTILINE)
     if title:  # as `hyenadna export` writes it

@@ -40,6 +40,9 @@ _NAMES = (
     (r"^(?:module\.|_orig_mod\.)+", ""),  # data-parallel and compiled modules
     (r"\.(mixer|mlp)\.layer\.", r".\1."),  # trained with activation checkpointing
     (r"^(?:model\.|hyena\.)?backbone\.", "hyena.backbone."),  # Lightning; standalone, and our HyenaDNAModel
+    (r"^pooler\.", None),  # MultiMolecule's, which nothing reads
+    (r"^(?:model\.)?(embeddings|layers)\.", r"hyena.backbone.\1."),  # MultiMolecule
+    (r"^(?:model\.)?final_layer_norm\.", "hyena.backbone.ln_f."),
     (r"^model\.lm_head\.", "lm_head."),
     (r"^(?:model\.)?(?:head|decoder|decoder\.0)\.output_transform\.", "score."),
 )
@@ -51,6 +54,12 @@ _COMPUTED = {
     "modulation.deltas": lambda f: f.deltas(_CPU, torch.float32)[None, None],
 }
 _CPU = torch.device("cpu")
+# Our rows of the vocabulary in MultiMolecule's: <pad> <cls> <eos> <unk> <mask> <null> A C G T N, and 5 without a name.
+# <null> stands for both [BOS] and [RESERVED].
+_MULTIMOLECULE_ROWS = [1, 2, 5, 4, 0, 5, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+_MULTIMOLECULE_FIELDS = {"embedding_dropout": "embed_dropout", "hidden_dropout": "hyena_dropout"}
+_MULTIMOLECULE_FIELDS |= {"filter_dropout": "hyena_filter_dropout", "layer_norm_eps": "layer_norm_epsilon"}
+_MULTIMOLECULE_FIELDS |= {"filter_emb_dim": "emb_dim"}
 # Fields of a Lightning config.json and of the `layer` in it -> ours.
 _LIGHTNING_FIELDS = {name: name for name in ("d_model", "n_layer", "d_inner", "vocab_size", "pad_vocab_size_multiple")}
 _LIGHTNING_FIELDS |= {name: name for name in ("resid_dropout", "embed_dropout", "layer_norm_epsilon")}
@@ -149,9 +158,9 @@ def _read(source: str) -> tuple[dict[str, Tensor], dict | None, Path]:
     return tensors, config, path
 
 
-def _rename(stored: dict) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors under our names, and the names of those that are dropped."""
-    tensors, dropped = {}, []
+def _rename(stored: dict) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """The tensors under our names, the stored name of each, and the stored names of those that are dropped."""
+    tensors, origin, dropped = {}, {}, []
     for name, tensor in stored.items():
         ours = str(name)
         for pattern, replacement in _NAMES:
@@ -166,8 +175,8 @@ def _rename(stored: dict) -> tuple[dict[str, Tensor], list[str]]:
         elif ours in tensors and not torch.equal(tensors[ours], tensor):
             raise CheckpointError(f"`{name}` and another tensor are both `{ours}`, and differ")
         else:
-            tensors[ours] = tensor
-    return tensors, dropped
+            tensors[ours], origin[ours] = tensor, str(name)
+    return tensors, origin, dropped
 
 
 # -------------------------------------------------------------------------------------------------------- configuration
@@ -225,7 +234,20 @@ def _settings(config: dict | None, path: Path) -> dict:
         return known | {ours: layer[name] for name, ours in _LIGHTNING_LAYER.items() if name in layer}
     if config.get("model_type", "hyenadna") != "hyenadna":
         raise CheckpointError(f"{path.parent / 'config.json'} is of a {config['model_type']!r} model, not 'hyenadna'")
-    return {name: value for name, value in config.items() if name not in ("auto_map", "torch_dtype", "dtype")}
+    if "filter_emb_dim" in config:  # MultiMolecule: its token ids and heads mean something else
+        names = _MULTIMOLECULE_FIELDS | HyenaDNAConfig.attribute_map
+        kept = (
+            "architectures",
+            "activation_freq",
+            "train_freq",
+            "initializer_range",
+            "tie_word_embeddings",
+            "pad_vocab_size_multiple",
+        )
+        kept += ("filter_order", "hyena_order", "num_inner_mlps", "short_filter_order", "vocab_size")
+        return {names.get(name, name): value for name, value in config.items() if name in names or name in kept}
+    aliases, left_out = HyenaDNAConfig.attribute_map, ("auto_map", "torch_dtype", "dtype")
+    return {aliases.get(name, name): value for name, value in config.items() if name not in left_out}
 
 
 def _configure(
@@ -262,7 +284,7 @@ def _configure(
         settings["classifier_bias"] = "score.bias" in tensors
         if not is_ours:  # the paper's head pools the mean, the `-hf` code's the last position
             settings["pooling"] = "last" if config is not None and "model_type" in config else "mean"
-    elif head is not None or architecture == "HyenaDNAForCausalLM":
+    elif head is not None or architecture in ("HyenaDNAForCausalLM", "HyenaDnaForCausalLM"):
         cls = HyenaDNAForCausalLM
         if config is None or "model_type" not in config:  # trained tied; stored as two names for one matrix
             settings["tie_word_embeddings"] = head is not None and torch.equal(head, embedding)
@@ -318,19 +340,27 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
         CheckpointError: It cannot be read, or its tensors do not make a HyenaDNA model; the message names them.
     """
     stored, config, path = _read(source)
-    tensors, dropped = _rename(stored)
+    tensors, origin, dropped = _rename(stored)
     cls, configuration, overruled = _configure(tensors, config, path)
     notes = [f"overruled  {line}" for line in overruled]
+    if any(str(name).endswith("final_layer_norm.weight") for name in stored):
+        for name in {"hyena.backbone.embeddings.word_embeddings.weight", "lm_head.weight"} & tensors.keys():
+            if len(tensors[name]) != len(_MULTIMOLECULE_ROWS):
+                raise CheckpointError(
+                    f"`{name}` has {len(tensors[name])} rows, but MultiMolecule's DNA vocabulary has 16"
+                )
+            tensors[name] = tensors[name][_MULTIMOLECULE_ROWS]
+        notes.append("reordered  the rows of the vocabulary, from MultiMolecule's order")
 
     # One frequency serves all sine layers; training checkpoints store it once for each.
     for name in [n for n in tensors if re.search(r"\.implicit_filter\.(?!1\.)\d+\.freq$", n)]:
         first = re.sub(r"\d+\.freq$", "1.freq", name)
         if first in tensors and not torch.equal(tensors[name], tensors[first]):
             raise CheckpointError(f"`{name}` differs from `{first}`, but the layers of a filter share one frequency")
-        dropped.append(name)
+        dropped.append(origin[name])
         del tensors[name]
     if "score.weight" in tensors and tensors.pop("lm_head.weight", None) is not None:
-        dropped.append("lm_head.weight")
+        dropped.append(origin["lm_head.weight"])
         notes.append("dropped    lm_head.weight: the checkpoint is a classifier")
 
     if cls is HyenaDNAModel:
@@ -360,13 +390,15 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
     z = "kept, because it was trained" if model.config.train_positional_embedding else "computed"
     if not model.config.train_positional_embedding and model.config.complex_positional_embedding:
         z += " as a complex exponential"
-    mapped = [str(name) for name in stored if name not in dropped]
-    layouts = Counter(re.sub(r"(backbone|lm_head|score|output_transform)\..*", r"\1.*", name) for name in mapped)
+    used = [name for ours, name in origin.items() if name not in dropped and not _is_computed(ours)]
+    mapped = Counter(
+        re.sub(r"((?:^|\.)(?:backbone|layers|lm_head|output_transform|score))\..*", r"\1.*", n) for n in used
+    )
     left_out = Counter(re.sub(r"^.*(filter_fn|torchmetrics)\.", r"*.\1.", name) for name in dropped)
     computed = Counter(name.partition(".filter_fn.")[2] for name in tensors if _is_computed(name))
     report = [
         f"read       {path}: {len(stored)} tensors",
-        "mapped     " + ", ".join(f"{name} ({count})" for name, count in layouts.items()),
+        "mapped     " + ", ".join(f"{name} ({count})" for name, count in mapped.items()),
         "dropped    " + (", ".join(f"{name} ({count})" for name, count in left_out.items()) or "nothing"),
         "computed   " + (", ".join(f"{name} ({count})" for name, count in computed.items()) or "nothing"),
         f"pos_emb.z  {z}",

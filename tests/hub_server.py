@@ -143,6 +143,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(401, "Unauthorized", "Invalid credentials")
         return self.answer({"name": "me", "type": "user", "orgs": [], "auth": {"type": "access_token"}})
 
+    def harnesses(self) -> None:  # what huggingface_hub asks to learn which program it runs in
+        self.answer({})
+
     def create(self) -> None:
         asked = json.loads(self.body)
         repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
@@ -151,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
         if not repo.startswith("me/"):
             return self.refuse(403, "Forbidden", f"You don't have the rights to create a model under {repo}")
         if repo in self.hub.repos:
-            return self.refuse(409, "Conflict", "You already created this model repo")
+            return self.answer({"error": "You already created this model repo", "url": f"{self.hub.url}/{repo}"}, 409)
         private = asked.get("private") or asked.get("visibility") == "private"
         self.hub.create(repo, private=bool(private))
         return self.answer({"url": f"{self.hub.url}/{repo}", "name": repo, "id": repo})
@@ -162,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
         data = yaml.safe_load(head[1]) if head else {}
         wrong = [] if isinstance(data.get("license", ""), str) else ["license must be a string"]
         for entry in data.get("model-index", []):
-            wrong += [] if entry.get("name") and entry.get("results") else ["model-index needs a name and results"]
+            wrong += [] if entry.get("name") and "results" in entry else ["model-index needs a name and results"]
         errors = [{"message": message} for message in wrong]
         self.answer({"errors": errors, "warnings": []}, 400 if errors else 200)
 
@@ -268,6 +271,7 @@ class Handler(BaseHTTPRequestHandler):
 _REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
 ROUTES = (
     ("GET", r"/api/whoami-v2", "whoami"),
+    ("GET", r"/api/agent-harnesses", "harnesses"),
     ("POST", r"/api/repos/create", "create"),
     ("POST", r"/api/validate-yaml", "validate"),
     ("POST", rf"/api/models/{_REPO}/preupload/(?P<revision>.+)", "preupload"),

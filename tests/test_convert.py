@@ -141,6 +141,7 @@ def test_lightning_with_everything_that_it_may_hold(model, tmp_path):
         report = convert(source, tmp_path / f"ours{wrapped}")
         assert "dropped    *.torchmetrics.num_tokens.count (1), *.filter_fn.implicit_filter.3.freq (2)" in report
         assert "computed   pos_emb.z (2), pos_emb.t (2), modulation.deltas (2)" in report
+        assert "mapped     model.backbone.* (49), model.lm_head.* (1)\n" in report
         assert "complex exponential" in report and "overruled" not in report
         ours = AutoModelForCausalLM.from_pretrained(tmp_path / f"ours{wrapped}")
         assert ours.config.embed_dropout == 0.2 and ours.config.activation_freq == 10
@@ -187,6 +188,56 @@ def test_standalone_state_dicts(model, prefix, nest, tmp_path):
     assert ours.config.architectures == ["HyenaDNAModel"]
     ids = random_ids(2, 30)
     assert torch.equal(ours(ids).last_hidden_state, model.hyena(ids).last_hidden_state)
+
+
+def test_multimolecule(model, tmp_path):
+    """Its names, its order of the vocabulary, its configuration; none of its heads but the language model's."""
+    ours = ["[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", *"ACGTN"]
+    theirs = {"<pad>": "[PAD]", "<cls>": "[CLS]", "<eos>": "[SEP]", "<unk>": "[UNK]", "<mask>": "[MASK]"}
+    order = [ours.index(theirs.get(token, token)) for token in [*theirs, "[RESERVED]", *"ACGTN"]] + [12, 13, 14, 15, 2]
+    state = {}
+    for name, tensor in model.state_dict().items():
+        name = name.replace("hyena.backbone.ln_f", "model.final_layer_norm").replace("hyena.backbone", "model")
+        if name != "lm_head.weight":
+            state[name] = tensor[order].clone() if "word_embeddings" in name else tensor.clone()
+        if name.endswith("1.freq"):
+            state |= {name.replace("1.freq", f"{i}.freq"): tensor.clone() for i in (3, 5)}
+    config = {
+        "architectures": ["HyenaDnaForCausalLM"],
+        "model_type": "hyenadna",
+        "filter_emb_dim": 5,
+        "hidden_size": 16,
+    }
+    config |= {"num_hidden_layers": 2, "max_position_embeddings": 66, "vocab_size": 11, "pad_vocab_size_multiple": 8}
+    config |= {
+        "filter_order": 8,
+        "intermediate_size": 64,
+        "embedding_dropout": 0.3,
+        "pad_token_id": 0,
+        "eos_token_id": 2,
+    }
+    config |= {"tie_word_embeddings": True, "id2label": None, "num_labels": 1, "layer_norm_eps": 1e-5, "head": None}
+    (tmp_path / "lm").mkdir()
+    save_file(state, tmp_path / "lm/model.safetensors")
+    (tmp_path / "lm/config.json").write_text(json.dumps(config))
+    report = convert(str(tmp_path / "lm"), tmp_path / "ours")
+    assert "reordered" in report and "overruled" not in report
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    assert (again.config.pad_token_id, again.config.eos_token_id, again.config.embed_dropout) == (4, 1, 0.3)
+    assert again.config.architectures == ["HyenaDNAForCausalLM"]
+    used = [0, 1, 3, 4, 6, 7, 8, 9, 10, 11]  # <null> stands for two of ours
+    rows = model.get_input_embeddings().weight
+    assert torch.equal(again.get_input_embeddings().weight[used], rows[used])
+    model.config.complex_positional_embedding = False  # MultiMolecule computes it by cosine and sine
+    ids = random_ids(2, 40)
+    assert torch.equal(again(ids).logits[..., used], model(ids).logits[..., used])
+
+    state |= {"pooler.dense.weight": torch.ones(2), "pooler.dense.bias": torch.ones(2)}
+    save_file({n.removeprefix("model."): t for n, t in state.items()}, tmp_path / "lm/model.safetensors")
+    (tmp_path / "lm/config.json").write_text(json.dumps(config | {"architectures": ["HyenaDnaModel"]}))
+    convert(str(tmp_path / "lm"), tmp_path / "base")
+    base = AutoModel.from_pretrained(tmp_path / "base")
+    assert torch.equal(base(ids).last_hidden_state, model.hyena(ids).last_hidden_state)
 
 
 def test_no_config_and_no_time_axis_is_an_error(model, tmp_path):

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -49,7 +47,7 @@ def test_everything_is_in_the_folder(exported):
         if name.endswith(".py"):
             text = (folder / name).read_text()
             assert {f"{m}.py" for m in re.findall(r"^\s*from \.(\w+) import", text, re.MULTILINE)} <= names
-            assert "from hyenadna" not in text and name in package
+            assert not re.search(r"^\s*(from|import) hyenadna", text, re.MULTILINE) and name in package
     assert "convert_hyenadna.py" not in names and "__init__.py" not in names
     config = json.loads((folder / "config.json").read_text())
     assert set(config["auto_map"]) == {"AutoConfig", *HEADS}
@@ -99,7 +97,7 @@ def test_a_hub_copy_and_the_package_work_in_one_process(exported, tmp_path, monk
     [
         ("implicit_filter.py", "2 * math.pi", "2.001 * math.pi", r"AutoModel of .* computes other outputs"),
         ("long_convolution.py", "import torch", "import hyenadna\nimport torch", "does not load where hyenadna is not"),
-        ("tokenizer.json", '"T": 10', '"T": 9, "X": 10', r"tokenizer|does not load"),
+        ("tokenizer.json", '"T": 10', '"T": 9, "X": 10', "does not load here.*fixed vocabulary"),
     ],
 )
 def test_a_folder_that_only_works_here_is_refused(exported, tmp_path, file, old, new, message):
@@ -206,7 +204,7 @@ def test_the_card_says_what_metrics_json_says(no_proof, tmp_path):
 
 
 CARDS = {
-    hyenadna.HyenaDNAModel: (r"\(1, 24, 16\)", "feature-extraction"),
+    hyenadna.HyenaDNAModel: (r"\(1, 25, 16\)", "feature-extraction"),
     hyenadna.HyenaDNAForCausalLM: (r"\d\.\d{4} nats per base", "text-generation"),
     hyenadna.HyenaDNAForTokenClassification: (r"\['LABEL_\d', .*\]", "token-classification"),
     hyenadna.HyenaDNAForSequenceClassification: (r"\{'LABEL_0': 0\.\d+, .*\}", "text-classification"),
@@ -331,15 +329,3 @@ def test_help_and_unknown_commands(capsys):
             cli.main([name])
         assert stop.value.code == 2
         assert name in cli.usage()
-
-
-def test_the_commands_need_nothing_of_the_training_extra():
-    code = (
-        "import sys\n"
-        "for name in ('accelerate', 'datasets', 'evaluate', 'matplotlib', 'pandas', 'peft', 'sklearn'):\n"
-        "    sys.modules[name] = None\n"
-        "import hyenadna.convert_hyenadna, hyenadna.hub_upload.push, hyenadna.training.cli\n"
-        "print('ok')"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.stdout.strip() == "ok", run.stderr[-1000:]
