@@ -189,7 +189,7 @@ def model_card(
         architecture=architecture,
         config=config,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        labels=labels,
+        labels=_shown(labels),
         snippet=usage(config, model_id),
         printed=printed.rstrip("\n"),
         data=data,

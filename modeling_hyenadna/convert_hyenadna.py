@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
+from huggingface_hub.errors import HFValidationError, HTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -31,7 +31,7 @@ from .modeling_hyenadna import (
     HyenaDNAModel,
     HyenaDNAPreTrainedModel,
 )
-from .safe_pickle import CheckpointError
+from .safe_pickle import CheckpointError, kind_of
 from .safe_pickle import load as load_without_running
 
 # Names in other layouts -> ours, applied from top to bottom; None drops the tensor.
@@ -106,7 +106,7 @@ def _fetch(repo_id: str) -> Path:
             wanted += sorted(set(index["weight_map"].values()))
         files = [Path(hf_hub_download(repo_id, name)) for name in wanted]
         return files[0]
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
+    except (OSError, HTTPError, HFValidationError) as error:
         raise CheckpointError(
             f"{repo_id!r} is neither a file or folder here, nor loads from the Hub: {error}"
         ) from error
@@ -118,7 +118,8 @@ def _read_file(path: Path) -> tuple[dict, dict]:
         try:
             return load_file(path), {}
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is no complete safetensors file: {error}") from error
+            what = kind_of(path) or f"no complete safetensors file: {error}"
+            raise CheckpointError(f"{path} cannot be read: it is {what}") from error
     content = load_without_running(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; a state dict, or a dict with one, is expected")

@@ -162,18 +162,23 @@ def load(path: Path):
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # whatever a damaged file makes of the reader
-        kind = _kind(path)
-        raise CheckpointError(f"{path} cannot be read: {kind or f'damaged or cut off ({error!r})'}") from error
+        kind = kind_of(path) or "no file of torch.save"
+        with open(path, "rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                kind = f"damaged or cut off ({error!r})"
+        raise CheckpointError(f"{path} cannot be read: it is {kind}") from error
 
 
-def _kind(path: Path) -> str | None:
-    """What a file is that is no zip archive, in words; None for one that is."""
+def kind_of(path: Path) -> str | None:
+    """What is often found in the place of weights, in words; None for anything else."""
     with open(path, "rb") as file:
         start = file.read(64)
     if not start:
-        return "it is empty"
+        return "empty"
     if start.startswith(b"version https://git-lfs"):
-        return "it is a git-lfs pointer, not the weights: `git lfs pull` fetches them"
+        return "a git-lfs pointer, not the weights: `git lfs pull` fetches them"
+    if start[:1] == b"<":
+        return "a web page, not the weights"
     if start[:1] == b"\x80":
-        return "it is a pickle in the format of PyTorch before 1.6; save it again with a newer PyTorch"
-    return None if start[:4] == b"PK\x03\x04" else "it is not a checkpoint (neither of torch.save nor safetensors)"
+        return "a pickle in the format of PyTorch before 1.6; save it again with a newer PyTorch"
+    return None

@@ -521,7 +521,8 @@ def test_the_reader_agrees_with_torch(tmp_path):
     ("content", "message"),
     [
         (b"", "it is empty"),
-        (b"<html>404</html>", "it is not a checkpoint"),
+        (b"<html>404</html>", "it is a web page"),
+        (b"not a checkpoint", "it is no file of torch.save"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git lfs pull"),
         (pickle.dumps({"a": 1}), "PyTorch before 1.6"),
         (0.2, "damaged or cut off"),
@@ -544,6 +545,9 @@ def test_a_truncated_safetensors_file(golden, tmp_path):
     shutil.copy(golden / "config.json", tmp_path)
     (tmp_path / "model.safetensors").write_bytes((golden / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="no complete safetensors file"):
+        convert(str(tmp_path), tmp_path / "ours")
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(CheckpointError, match="git lfs pull"):
         convert(str(tmp_path), tmp_path / "ours")
 
 
