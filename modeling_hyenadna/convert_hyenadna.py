@@ -122,7 +122,7 @@ def _read_file(path: Path) -> tuple[dict, dict]:
             raise CheckpointError(f"{path} cannot be read: it is {what}") from error
     content = load_without_running(path)
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; a state dict, or a dict with one, is expected")
+        raise CheckpointError(f"{path} holds {content!r:.80}, but a state dict, or a dict with one, is expected")
     for name in ("state_dict", "model_state_dict", "model"):
         if isinstance(content.get(name), dict):
             return content[name], content

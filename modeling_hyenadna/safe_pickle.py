@@ -4,6 +4,7 @@ This reader rebuilds tensors and plain containers with code of its own. Every ot
 placeholder: nothing is imported and nothing is called, so a Lightning checkpoint opens without its training package.
 """
 
+import builtins
 import pickle
 import sys
 import zipfile
@@ -34,27 +35,14 @@ _STORAGES = {
 _HARMLESS = {
     "_codecs": {"encode"},
     "argparse": {"Namespace"},
-    "builtins": {
-        "bool",
-        "bytearray",
-        "bytes",
-        "complex",
-        "dict",
-        "float",
-        "frozenset",
-        "int",
-        "list",
-        "object",
-        "set",
-        "str",
-        "tuple",
-    },
+    "builtins": {name for name, value in vars(builtins).items() if isinstance(value, type)},  # no function
     "collections": {"Counter", "OrderedDict", "defaultdict", "deque"},
     "copyreg": {"_reconstructor"},
     "datetime": {"date", "datetime", "timedelta", "timezone"},
     "decimal": {"Decimal"},
     "fractions": {"Fraction"},
     "functools": {"partial"},
+    "operator": {"getitem", "or_"},  # of types: `Optional[int]`, `int | None`
     "pathlib": {"Path", "PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"},
     "types": {"SimpleNamespace"},
     "typing": {"Any", "Dict", "List", "Optional", "Tuple", "Union"},

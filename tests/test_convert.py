@@ -427,6 +427,41 @@ def test_functions_of_other_packages_are_never_called(model, tmp_path):
     assert mark.exists()
 
 
+def test_what_training_frameworks_store_is_no_attack(model, tmp_path):
+    """Types, paths, dates, containers, partial functions: read as placeholders at most."""
+    import collections
+    import datetime
+    import functools
+    import typing
+
+    harmless = [
+        int,
+        type(None),
+        int | None,
+        typing.Union.__getitem__((int, str)),
+        typing.Any,
+        Path("x"),
+        datetime.timedelta(1),
+        {1},
+        frozenset({2}),
+    ]
+    harmless += [collections.defaultdict(list, a=[1]), collections.Counter("aab"), functools.partial(int, base=2)]
+    harmless += [
+        types.SimpleNamespace(a=1),
+        b"bytes",
+        bytearray(b"x"),
+        1j,
+        ValueError("x"),
+        torch.float32,
+        torch.Size([2]),
+    ]
+    harmless += [torch.device("cpu"), model.config, torch.optim.SGD(model.parameters(), 0.1).state_dict()]
+    convert(write(tmp_path / "in", lightning(model), nested(model), callbacks=harmless), tmp_path / "ours")
+    torch.save(model, tmp_path / "whole-model.pt")
+    with pytest.raises(CheckpointError, match=r"HyenaDNAForCausalLM, not loaded>, but a state dict"):
+        convert(str(tmp_path / "whole-model.pt"), tmp_path / "again")
+
+
 def test_commands_of_python_2_are_seen_through(model, tmp_path):
     import subprocess
 
