@@ -1,6 +1,7 @@
 """The model card of an exported folder: what the model is, what it learned from and how well, and how to use it."""
 
 import json
+import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -99,8 +100,16 @@ def _table(metrics: dict) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
+def _settings(metrics: dict) -> dict:
+    """The settings that say how a model was trained, without those that are off."""
+    settings = metrics.get("settings") or {}
+    off = (None, [], {}, "", -1)
+    return {name: v for name, v in settings.items() if name not in _NOT_SHOWN and v is not False and v not in off}
+
+
 def _shown(value) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    value = re.sub(r"^SchedulerType\.(\w+)$", lambda match: match[1].lower(), str(value))  # as Python prints an enum
+    return value.replace("|", "\\|").replace("\n", " ")
 
 
 def _data(metrics: dict, data_name: str | None) -> tuple[str, str]:
@@ -194,7 +203,7 @@ def model_card(
         printed=printed.rstrip("\n"),
         data=data,
         procedure=start,
-        settings=[(k, _shown(v)) for k, v in settings.items() if k not in _NOT_SHOWN and v is not None],
+        settings=[(name, _shown(value)) for name, value in _settings(metrics).items()],
         versions=", ".join(f"{k} {v}" for k, v in (metrics.get("versions") or {}).items()),
         table=_table(metrics),
         pictures=pictures,
@@ -222,9 +231,10 @@ def adapter_card(
     auto = f"AutoPeftModel{heads.get(config.get('task_type'), '')}"
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)
-    settings = {k: v for k, v in (metrics.get("settings") or {}).items() if k not in _NOT_SHOWN and v is not None}
     hidden = {"auto_mapping", "base_model_name_or_path", "peft_version", "revision"}
-    settings |= {k: v for k, v in config.items() if v not in (None, False, [], {}) and k not in hidden}
+    settings = _settings(metrics) | {
+        k: v for k, v in config.items() if v not in (None, False, [], {}) and k not in hidden
+    }
     card_data = ModelCardData(
         license=license,
         library_name="peft",

@@ -180,6 +180,7 @@ def run_folder(tmp_path, cls=hyenadna.HyenaDNAForSequenceClassification, metrics
 
 def test_the_card_says_what_metrics_json_says(no_proof, tmp_path):
     settings = METRICS["settings"] | {"data": str(tmp_path / "secret/promoters.csv"), "model": "LongSafari/tiny-hf"}
+    settings |= {"fp16": False, "weight_decay": 0.0, "lr_scheduler_type": "SchedulerType.COSINE"}
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/promoters.csv").write_text("")
     run_folder(tmp_path, metrics=METRICS | {"settings": settings}, id2label={0: "no", 1: "a|b"}, label2id={})
@@ -195,6 +196,8 @@ def test_the_card_says_what_metrics_json_says(no_proof, tmp_path):
     assert card.data.pipeline_tag == "text-classification" and card.data.library_name == "transformers"
     assert "| metric | validation | test |\n| --- | --- | --- |\n| accuracy | 0.7500 | 0.8125 |" in text
     assert "| auroc | - | 0.9000 |" in text and "100 train, 10 validation, 16 test" in text
+    assert "`fp16`" not in text and "| `lr_scheduler_type` | cosine |" in text
+    assert "| `weight_decay` | 0.0 |" in text
     assert "| `learning_rate` | 0.0006 |" in text and "torch 2.13.0" in text and "in 12 s" in text
     assert "Finds promoters." in text and "![confusion_matrix.png](confusion_matrix.png)" in text
     for path in (tmp_path / "out").glob("*.[mj]*"):  # no path of this machine
