@@ -41,8 +41,8 @@ _HARMLESS = {
     "datetime": {"date", "datetime", "timedelta", "timezone"},
     "decimal": {"Decimal"},
     "fractions": {"Fraction"},
-    "functools": {"partial"},
-    "operator": {"getitem", "or_"},  # of types: `Optional[int]`, `int | None`
+    "functools": {"partial", "reduce"},
+    "operator": {"getitem", "or_"},  # and `reduce`: types such as `Optional[int]` and `int | None`
     "pathlib": {"Path", "PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"},
     "types": {"SimpleNamespace"},
     "typing": {"Any", "Dict", "List", "Optional", "Tuple", "Union"},
