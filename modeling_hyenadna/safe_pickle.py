@@ -111,7 +111,8 @@ class _Reader(pickle.Unpickler):
             return self.known[module, name]
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
-        if module.partition(".")[0] in sys.stdlib_module_names and name not in _HARMLESS.get(module, ()):
+        harmless = _HARMLESS.get(module) or _HARMLESS.get(module.lstrip("_"), ())  # `_operator`: the part in C
+        if module.partition(".")[0] in sys.stdlib_module_names and name not in harmless:
             raise CheckpointError(
                 f"it asks for `{module}.{name}`, which no weights need: the file was built to run code when it is "
                 "loaded. Nothing was run. Do not load it with anything else, and tell whoever published it"
