@@ -35,6 +35,9 @@ class HyenaDNAConfig(PreTrainedConfig):
         modulation_shift: Floor under the exponential decay of the filters: 0.05 in the released inference code.
         train_positional_embedding: Whether the positional embedding `z` of each filter is a parameter, and stored. The
             first published port trained it; loading such a checkpoint switches this on.
+        complex_positional_embedding: Whether `z` is computed by a complex exponential, as in the training repository,
+            or by a cosine and a sine, as in the published `-hf` code. The two differ by one rounding (6e-8), of which
+            the filters make up to 3e-4 in the logits. Loading or converting a checkpoint that holds the former sets it.
         embed_dropout: Dropout on the embeddings, before the first block.
         resid_dropout: Dropout on the output of each mixer and each MLP, before it is added to the residual stream.
         hyena_dropout: Dropout on the gated input of each long convolution.
@@ -90,6 +93,7 @@ class HyenaDNAConfig(PreTrainedConfig):
     train_freq: bool = True
     modulation_shift: int | float = 0.05
     train_positional_embedding: bool = False
+    complex_positional_embedding: bool = False
     embed_dropout: int | float = 0.1
     resid_dropout: int | float = 0.0
     hyena_dropout: int | float = 0.0
@@ -109,6 +113,12 @@ class HyenaDNAConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 1
 
     def __post_init__(self, **kwargs):
+        if isinstance(kwargs.get("layer"), dict):
+            raise ValueError(
+                "This is the config.json of a PyTorch Lightning checkpoint (it holds a `layer`), which Transformers "
+                "cannot load. Convert it once, which runs no pickle: `hyenadna convert SOURCE DEST`, where SOURCE is "
+                "this folder or repository; then load DEST. Most checkpoints are published under NAME-hf too."
+            )
         # Aliases arrive here after the fields were set; set them first, or d_inner would follow the default d_model.
         for alias, field in self.attribute_map.items():
             if alias in kwargs:

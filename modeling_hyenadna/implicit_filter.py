@@ -51,20 +51,26 @@ class HyenaDNAPositionalEmbedding(nn.Module):
         if config.train_positional_embedding:
             self.z = nn.Parameter(torch.empty(1, config.max_seq_len, config.emb_dim))
 
+    def times(self, length: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """`t` of the first `length` of `max_seq_len` positions, from 0 to 1, of shape (length, 1)."""
+        # The whole axis and then its start: `linspace` rounds each half from its own end.
+        return torch.linspace(0, 1, self.config.max_seq_len, device=device, dtype=dtype)[:length, None]
+
     def analytic(self, length: int, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """`z` (length, emb_dim) and `t` (length, 1): the first `length` of `max_seq_len` positions."""
         max_seq_len, bands = self.config.max_seq_len, (self.config.emb_dim - 1) // 2
-        # The whole axis and then its start: `linspace` rounds each half from its own end.
-        t = torch.linspace(0, 1, max_seq_len, device=device, dtype=dtype)[:length, None]
+        t = self.times(length, device, dtype)
         w = 2 * math.pi * torch.arange(length, device=device, dtype=dtype)[:, None] / max_seq_len
         f = torch.linspace(1e-4, bands - 1, bands, device=device, dtype=dtype)
+        if self.config.complex_positional_embedding:
+            z = torch.exp(-1j * f * w)
+            return torch.cat([t, z.real, z.imag], dim=-1), t
         return torch.cat([t, torch.cos(-f * w), torch.sin(-f * w)], dim=-1), t
 
     def forward(self, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        z_LE, t_L1 = self.analytic(length, device, dtype)
         if self.config.train_positional_embedding:
-            z_LE = self.z[0, :length].to(dtype)
-        return z_LE, t_L1
+            return self.z[0, :length].to(dtype), self.times(length, device, dtype)
+        return self.analytic(length, device, dtype)
 
 
 class _FilterValues(torch.autograd.Function):
@@ -198,7 +204,8 @@ class HyenaDNAFilter(nn.Module):
         )
         if self.bias.numel() * length > _CACHED_FILTER or self.bias.device.type != "cpu":
             return self._by_group(length, skip_MD)
-        state = (length, self.config.max_seq_len, self.config.modulation_shift)
+        names = ("max_seq_len", "modulation_shift", "complex_positional_embedding")
+        state = (length, *(getattr(self.config, name) for name in names))
         weights = list(self.parameters())
         cached = self._cached  # read once: another thread may put its own in the place
         if cached is None or cached[0] != state or not all(map(_same, cached[1], weights)):
@@ -208,7 +215,7 @@ class HyenaDNAFilter(nn.Module):
 
     def _by_group(self, length: int, skip_MD: Tensor):
         h_LO, d_model = self.features(length), self.config.d_model
-        t_L = self.pos_emb.analytic(length, h_LO.device, h_LO.dtype)[1][:, 0]
+        t_L = self.pos_emb.times(length, h_LO.device, h_LO.dtype)[:, 0]
         deltas_MD = self.deltas(h_LO.device, h_LO.dtype).unflatten(0, (-1, d_model))
         last_MDO = self.implicit_filter[-1].weight.to(h_LO.dtype).unflatten(0, (-1, d_model))
 

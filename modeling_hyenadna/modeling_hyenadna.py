@@ -5,6 +5,7 @@ L sequence length, D `d_model`, C (`hyena_order` + 1) * D projected channels, M 
 """
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -242,13 +243,23 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """As in Transformers. Warns when `max_seq_len` is not the checkpoint's, because it changes every filter."""
-        model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        try:
+            model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except OSError as error:
+            if any(Path(str(pretrained_model_name_or_path)).glob("*.ckpt")):
+                raise OSError(
+                    f"{pretrained_model_name_or_path} holds a PyTorch Lightning checkpoint (.ckpt), which Transformers "
+                    f"cannot load. Convert it once: `hyenadna convert {pretrained_model_name_or_path} DEST`."
+                ) from error
+            raise
+        if pretrained_model_name_or_path is None:  # a state dict and a configuration
+            return model
         names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
         try:
             stored, _ = HyenaDNAConfig.get_config_dict(
                 pretrained_model_name_or_path, **{name: kwargs[name] for name in names if name in kwargs}
             )
-        except OSError:  # a state dict or an adapter comes without a configuration
+        except OSError:  # an adapter comes without a configuration
             return model
         was, now = stored.get("max_seq_len"), (model[0] if isinstance(model, tuple) else model).config.max_seq_len
         if was is not None and was != now:
@@ -270,8 +281,9 @@ def _check_checkpoint(model: HyenaDNAPreTrainedModel, state_dict, checkpoint_fil
     """Refuse an embedding of another size, and make a positional embedding that was trained a parameter.
 
     The first published port trained `pos_emb.z`. Such a file must not load into filters of the analytic `z` in silence.
+    Of the two ways to compute `z`, which differ by a rounding, the one that is nearer to the file is set.
     """
-    config, analytic, trained = model.config, None, False
+    config, formulas, trained = model.config, {}, False
     for name, tensor in _stored_tensors(state_dict, checkpoint_files, ("word_embeddings.weight", "pos_emb.z")):
         if name.endswith("word_embeddings.weight"):
             expected = (config.vocab_size, config.d_model)
@@ -283,16 +295,19 @@ def _check_checkpoint(model: HyenaDNAPreTrainedModel, state_dict, checkpoint_fil
                 )
         else:
             length = tensor.shape[1]
-            if analytic is None or analytic.shape[1] != length:
-                positions = HyenaDNAPositionalEmbedding(HyenaDNAConfig(emb_dim=config.emb_dim, max_seq_len=length))
-                with torch.device("cpu"):
-                    analytic = positions.analytic(length, torch.device("cpu"))[0][None]
-            # Compare in the type of the file; other machines and a complex exponential differ by a few roundings.
+            if length not in formulas:
+                formulas[length] = _positional_embeddings(config, length)
+            # Compare in the type of the file; other machines differ by a few roundings.
             tolerance = 8 * config.emb_dim * torch.finfo(tensor.dtype).eps
-            if tensor.shape == analytic.shape and torch.allclose(
-                tensor.float(), analytic.to(tensor.dtype).float(), rtol=0, atol=tolerance
-            ):
-                continue
+            if tensor.shape == (1, length, config.emb_dim):
+                error = {
+                    how: (tensor.float() - z.to(tensor.dtype).float()).abs().max()
+                    for how, z in formulas[length].items()
+                }
+                nearest = min(error, key=error.get)
+                if error[nearest] <= tolerance:
+                    config.complex_positional_embedding = nearest
+                    continue
             if length != config.max_seq_len:
                 raise ValueError(
                     f"`{name}` of the checkpoint was trained for max_seq_len={length}, and the configuration says "
@@ -308,6 +323,16 @@ def _check_checkpoint(model: HyenaDNAPreTrainedModel, state_dict, checkpoint_fil
         for module in model.modules():
             if isinstance(module, HyenaDNAFilter):
                 module.pos_emb = HyenaDNAPositionalEmbedding(module.config).to(module.bias.device, module.bias.dtype)
+
+
+def _positional_embeddings(config: HyenaDNAConfig, length: int) -> dict[bool, torch.Tensor]:
+    """`z` (1, length, emb_dim) by `complex_positional_embedding`, first that of the configuration."""
+    formulas, cpu = {}, torch.device("cpu")
+    for how in (config.complex_positional_embedding, not config.complex_positional_embedding):
+        sizes = {"emb_dim": config.emb_dim, "max_seq_len": length, "complex_positional_embedding": how}
+        with cpu:
+            formulas[how] = HyenaDNAPositionalEmbedding(HyenaDNAConfig(**sizes)).analytic(length, cpu)[0][None]
+    return formulas
 
 
 def _stored_tensors(state_dict, checkpoint_files, endings: tuple[str, ...]):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding, pipeline
 
 from hyenadna.training import cli
@@ -65,6 +66,22 @@ def test_logits_of_the_new_process_are_those_of_this_one(result):
     np.testing.assert_allclose(logits_in_new_process(folder, sequences), logits, rtol=0, atol=1e-6)
 
 
+def test_it_ends_with_an_exported_folder_whose_card_shows_what_was_measured(result):
+    folder, measured = result
+    exported = folder / demo_module.EXPORT_FOLDER
+    card = ModelCard.load(exported / "README.md")
+    values = {(r.dataset_split, r.metric_name): r.metric_value for r in card.data.eval_results}
+    assert values == {(part, name): v for part, ms in measured["metrics"].items() for name, v in ms.items()}
+    assert f"| accuracy | {measured['metrics']['validation']['accuracy']:.4f} | " in card.text
+    assert "2,163 train, 240 validation, 601 test" in card.text and "CC BY 4.0" in card.text
+    assert "![confusion_matrix.png](confusion_matrix.png)" in card.text and (exported / "confusion_matrix.png").exists()
+    assert "hyenadna push" in measured["summary"]
+    ours = AutoModelForSequenceClassification.from_pretrained(folder)
+    again = AutoModelForSequenceClassification.from_pretrained(exported)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), again.parameters(), strict=True))
+    assert str(folder.parent) not in card.content + (exported / "metrics.json").read_text()
+
+
 def test_a_folder_that_does_not_load_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="does not load in a new process"):
         logits_in_new_process(tmp_path, ["ACGT"])
@@ -109,6 +126,7 @@ def fake_finetune(args, data):
 def fake_training(monkeypatch):
     monkeypatch.setattr(demo_module, "finetune", fake_finetune)
     monkeypatch.setattr(demo_module, "logits_in_new_process", lambda folder, sequences: np.zeros((len(sequences), 3)))
+    monkeypatch.setattr(demo_module, "export_run", lambda run: run / demo_module.EXPORT_FOLDER)
     return monkeypatch
 
 

@@ -11,7 +11,7 @@ from hyenadna.training import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-ROOMS = ("modeling_hyenadna", "tokenization", "training")
+ROOMS = ("modeling_hyenadna", "tokenization", "training", "hub_upload")
 SPLICE = "splice_junctions.csv, splice_junctions.md"
 
 

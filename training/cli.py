@@ -1,8 +1,10 @@
-"""The command line: `hyenadna NAME ...` runs `hyenadna.training.NAME.main`, which is imported only then."""
+"""The command line: `hyenadna NAME ...` runs the `main` of a recipe, a conversion or an upload, imported only then."""
 
 import importlib
 import sys
 from importlib.metadata import version
+
+from hyenadna.safe_pickle import CheckpointError
 
 from .errors import InputError
 
@@ -10,6 +12,14 @@ COMMANDS = {
     "demo": "train on built-in splice junctions, test, save, reload: three minutes on two cores",
     "finetune": "train a classifier or a regression on your labelled sequences",
     "pretrain": "train a language model on genomes: FASTA, BED, several species",
+    "convert": "bring a published checkpoint in, or yours to the published layout; runs no pickle",
+    "export": "make a folder that loads anywhere, with or without this package, and prove it",
+    "push": "publish an exported folder on the Hub, in one commit",
+}
+_ELSEWHERE = {  # imported on demand: nothing in training needs them
+    "convert": "hyenadna.convert_hyenadna",
+    "export": "hyenadna.hub_upload.export",
+    "push": "hyenadna.hub_upload.push",
 }
 _OPTIONAL = {"accelerate", "datasets", "evaluate", "matplotlib", "pandas", "peft", "pyfaidx", "scipy", "sklearn"}
 
@@ -36,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"hyenadna: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        module = importlib.import_module(f"hyenadna.training.{name}")
+        module = importlib.import_module(_ELSEWHERE.get(name, f"hyenadna.training.{name}"))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _OPTIONAL:
             raise
@@ -44,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     try:
         module.main(rest)
-    except InputError as error:
+    except (InputError, CheckpointError) as error:
         print(f"hyenadna {name}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -4,7 +4,8 @@
 
 3,004 stretches of primate DNA: does an exon end (EI), does one begin (IE), or neither (N)? The demo trains a tiny model
 on four fifths of them, tests it on the fifth that it never saw, saves it, loads it again in a new process through
-`AutoModelForSequenceClassification`, and compares the logits. Data, licence and split: `splice_junctions.md`.
+`AutoModelForSequenceClassification`, and compares the logits. It ends with a folder that is ready for the Hub, with a
+model card that shows what was measured. Data, licence and split: `splice_junctions.md`.
 
 A second run with the same seed replaces the folder once it has succeeded; an interrupted one is continued.
 """
@@ -25,7 +26,7 @@ from .errors import InputError
 from .finetune import FinetuneArguments, finetune
 from .labelled_data import load_splice_junctions
 
-SUMMARY_FILE = "demo_summary.txt"
+SUMMARY_FILE, EXPORT_FOLDER = "demo_summary.txt", "hyenadna-splice-junctions"
 
 # Chosen on fifths of the training rows, never by the test part. In the order of what they brought: initial weights
 # wider than the paper's 0.02, which fits wider models and longer training; a time axis as long as the sequences; the
@@ -78,6 +79,22 @@ def logits_in_new_process(folder: Path, sequences: list[str]) -> np.ndarray:
     return np.array(json.loads(child.stdout.splitlines()[-1]), dtype=np.float32)
 
 
+def export_run(run: Path) -> Path:
+    """Export the model of `run` into a folder inside it, proved to load where this package is not installed."""
+    from hyenadna.hub_upload.export import export
+
+    folder = run / EXPORT_FOLDER
+    shutil.rmtree(folder, ignore_errors=True)  # of a demo that was killed after this
+    export(
+        str(run),
+        folder,
+        data_name="UCI splice junctions (primates, 60 bp; CC BY 4.0)",
+        description="A tiny HyenaDNA that finds splice junctions: does an exon end (EI) in the middle of these 60 "
+        "bases, does one begin (IE), or neither (N)? Made by `hyenadna demo` from random weights, as an example.",
+    )
+    return folder
+
+
 def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCHS) -> dict:
     """Run the demo and return what it measured: the `metrics.json` of its run and the `summary` text.
 
@@ -89,6 +106,7 @@ def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCH
     Raises:
         InputError: `output_dir` holds something else than an earlier demo.
         RuntimeError: The reloaded model does not give the same logits.
+        CheckpointError: The exported folder does not load without this package, or computes something else.
     """
     if epochs <= 0:
         raise InputError(f"epochs is {epochs}: nothing would be trained")
@@ -118,6 +136,8 @@ def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCH
     if difference > 1e-5:  # 0 on one machine; a GPU here and a CPU there may differ in rounding
         raise RuntimeError(f"the reloaded model's logits differ by {difference:g} from those of the trained model")
 
+    exported = export_run(unfinished).name
+
     test = trained.results["metrics"]["test"]
     majority = max(np.bincount(data["test"]["label"][:])) / len(data["test"])
     summary = "\n".join(
@@ -133,6 +153,8 @@ def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCH
             "    import hyenadna",
             "    from transformers import pipeline",
             f'    pipeline("text-classification", "{output}")("{sequences[0]}")',
+            f"{output / exported} loads where this package is not installed, which was tried. Publish it:",
+            f"    hyenadna push {output / exported} USER/NAME",
         ]
     )
     (unfinished / SUMMARY_FILE).write_text(summary + "\n")

@@ -124,7 +124,8 @@ def load_checkpoint(
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub: {error}"
+            f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub: {error} (Lightning "
+            "checkpoints and other layouts: `hyenadna convert` first)"
         ) from error
     if not isinstance(config, HyenaDNAConfig):
         raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")

@@ -1,0 +1,173 @@
+"""Read the files of `torch.save` without running them: a pickle is a program, and loading one runs it.
+
+This reader rebuilds tensors and plain containers with code of its own. Every other class in the file becomes an inert
+placeholder: nothing is imported and nothing is called, so a Lightning checkpoint opens without its training package.
+"""
+
+import builtins
+import pickle
+import sys
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+
+
+class CheckpointError(ValueError):
+    """A checkpoint, a folder or a setting cannot be used as it is. The command line prints it without a traceback."""
+
+
+_STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+# Of the standard library a training run stores these. Any other name of it in a pickle is there to be called.
+_HARMLESS = {
+    "_codecs": {"encode"},
+    "argparse": {"Namespace"},
+    "builtins": {name for name, value in vars(builtins).items() if isinstance(value, type)},  # no function
+    "collections": {"Counter", "OrderedDict", "defaultdict", "deque"},
+    "copyreg": {"_reconstructor"},
+    "datetime": {"date", "datetime", "timedelta", "timezone"},
+    "decimal": {"Decimal"},
+    "fractions": {"Fraction"},
+    "functools": {"partial", "reduce"},
+    "operator": {"getitem", "or_"},  # and `reduce`: types such as `Optional[int]` and `int | None`
+    "pathlib": {"Path", "PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"},
+    "types": {"SimpleNamespace"},
+    "typing": {"Any", "Dict", "List", "Optional", "Tuple", "Union"},
+    "uuid": {"UUID"},
+}
+
+
+class Placeholder:
+    """Stands for an object of another package. It takes whatever a pickle does to an object, and does nothing."""
+
+    name = "?"
+
+    def __new__(cls, *args, **kwargs):
+        return object.__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def _nothing(self, *args, **kwargs):
+        return None
+
+    __setstate__ = __setitem__ = append = extend = add = update = _nothing
+
+    def __call__(self, *args, **kwargs):
+        return self
+
+    def __hash__(self):
+        return id(self)
+
+    def __repr__(self):
+        return f"<{self.name}, not loaded>"
+
+
+class _Reader(pickle.Unpickler):
+    def __init__(self, archive: zipfile.ZipFile, root: str):
+        super().__init__(archive.open(f"{root}data.pkl"))
+        self.archive, self.root, self.storages = archive, root, {}
+
+        # Made anew for each file: a pickle can set attributes of what it finds, and must not reach what others use.
+        def rebuild_tensor(storage, offset, size, stride, *others):
+            if not isinstance(storage, torch.Tensor):
+                raise CheckpointError(f"a tensor without a storage ({storage!r})")
+            return storage.as_strided(tuple(size), tuple(stride), offset)  # raises where it leaves the storage
+
+        def rebuild_parameter(data, *others):
+            return data
+
+        def encode(text, encoding="latin1"):  # protocol 2 has no bytes, and writes them as this call
+            return str(text).encode("latin1")
+
+        def make_set(items=()):
+            return set(items)
+
+        self.known = {
+            ("collections", "OrderedDict"): type("OrderedDict", (OrderedDict,), {}),
+            ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+            ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+            ("_codecs", "encode"): encode,
+            ("builtins", "set"): make_set,
+        }
+
+    def find_class(self, module: str, name: str):
+        # A pickle of protocol 2, which torch.save writes, calls things by the names that they had in Python 2.
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        if (module, name) in self.known:
+            return self.known[module, name]
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        harmless = _HARMLESS.get(module) or _HARMLESS.get(module.lstrip("_"), ())  # `_operator`: the part in C
+        if module.partition(".")[0] in sys.stdlib_module_names and name not in harmless:
+            raise CheckpointError(
+                f"it asks for `{module}.{name}`, which no weights need: the file was built to run code when it is "
+                "loaded. Nothing was run. Do not load it with anything else, and tell whoever published it"
+            )
+        return type("Placeholder", (Placeholder,), {"name": f"{module}.{name}"})
+
+    def persistent_load(self, pid):
+        kind, dtype, key, _, numel = pid
+        if kind != "storage" or not isinstance(dtype, torch.dtype):
+            raise CheckpointError(f"a storage of an unknown kind ({kind!r}, {dtype!r})")
+        if key not in self.storages:
+            data = bytearray(self.archive.read(f"{self.root}data/{key}"))
+            if len(data) != numel * dtype.itemsize:
+                raise CheckpointError(f"storage {key} is {len(data)} bytes long, but {numel * dtype.itemsize} are due")
+            self.storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        return self.storages[key]
+
+
+def load(path: Path):
+    """Return what `torch.save` wrote to `path`, with a `Placeholder` for each object of another package.
+
+    Raises:
+        CheckpointError: It is no such file, is cut off or damaged, or was built to run code. Nothing is ever run.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
+            if len(entries) != 1:
+                raise CheckpointError(f"a file of torch.save holds one data.pkl, this one {len(entries)}")
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise CheckpointError("its content is compressed, which torch.save never does")
+            root = entries[0].filename.removesuffix("data.pkl")
+            if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+                raise CheckpointError("it was written on a big-endian machine; save it again on another")
+            return _Reader(archive, root).load()
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # whatever a damaged file makes of the reader
+        kind = kind_of(path) or "no file of torch.save"
+        with open(path, "rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                kind = f"damaged or cut off ({error!r})"
+        raise CheckpointError(f"{path} cannot be read: it is {kind}") from error
+
+
+def kind_of(path: Path) -> str | None:
+    """What is often found in the place of weights, in words; None for anything else."""
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if not start:
+        return "empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer, not the weights: `git lfs pull` fetches them"
+    if start[:1] == b"<":
+        return "a web page, not the weights"
+    if start[:1] == b"\x80":
+        return "a pickle in the format of PyTorch before 1.6; save it again with a newer PyTorch"
+    return None

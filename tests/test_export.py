@@ -1,0 +1,338 @@
+"""Exported folders: what is in them, the proof that they load without this package, their cards, what is refused."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+import hyenadna
+from hyenadna import HyenaDNAConfig, HyenaDNATokenizer
+from hyenadna.hub_upload import export as export_module
+from hyenadna.hub_upload.export import HEADS, export, verify
+from hyenadna.hub_upload.model_card import model_card, usage
+from hyenadna.safe_pickle import CheckpointError
+from hyenadna.training import cli
+
+from .conftest import random_ids, random_model
+from .test_push import METRICS
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A language model in bfloat16 with odd settings, and the folder that `hyenadna export` makes of it."""
+    folder = tmp_path_factory.mktemp("exported")
+    model = random_model(
+        tie_word_embeddings=True, complex_positional_embedding=True, hyena_order=3, modulation_shift=0.01
+    )
+    model.generation_config.do_sample = True
+    model.to(torch.bfloat16).save_pretrained(folder / "model")
+    report = export(str(folder / "model"), folder / "lm")
+    return model, folder / "lm", report
+
+
+def test_everything_is_in_the_folder(exported):
+    _, folder, report = exported
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"README.md", "config.json", "generation_config.json", "model.safetensors"}
+    assert names >= {"tokenizer.json", "tokenizer_config.json", "modeling_hyenadna.py", "configuration_hyenadna.py"}
+    assert not [name for name in names if not name.endswith((".md", ".json", ".safetensors", ".py"))]
+    package = {path.name for path in export_module.Path(hyenadna.__file__).parent.glob("*.py")}
+    for name in names:  # the code is whole: every module that one of them imports is there, and nothing of ours else
+        if name.endswith(".py"):
+            text = (folder / name).read_text()
+            assert {f"{m}.py" for m in re.findall(r"^\s*from \.(\w+) import", text, re.MULTILINE)} <= names
+            assert not re.search(r"^\s*(from|import) hyenadna", text, re.MULTILINE) and name in package
+    assert "convert_hyenadna.py" not in names and "__init__.py" not in names
+    config = json.loads((folder / "config.json").read_text())
+    assert set(config["auto_map"]) == {"AutoConfig", *HEADS}
+    for head, cls in HEADS.items():
+        assert config["auto_map"][head] == f"modeling_hyenadna.{cls.__name__}"
+    assert json.loads((folder / "generation_config.json").read_text())["do_sample"] is True
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    assert "auto_map" not in tokenizer and "is_local" not in tokenizer and tokenizer["model_max_length"] == 66
+    stored = load_file(folder / "model.safetensors")
+    assert stored["hyena.backbone.ln_f.weight"].dtype == torch.bfloat16
+    for name in names:
+        assert f"MB  {name}\n" in report
+    assert "4 heads and the tokenizer load without hyenadna" in report
+    assert {path.name for path in folder.parent.iterdir()} == {"model", "lm"}
+
+
+def test_the_package_loads_it_without_remote_code(exported):
+    model, folder, _ = exported
+    for trust in (None, False, True):
+        lm = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust)
+        assert type(lm) is hyenadna.HyenaDNAForCausalLM
+        assert type(AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)) is HyenaDNATokenizer
+        torch.testing.assert_close(lm(random_ids(2, 30)).logits, model(random_ids(2, 30)).logits)
+
+
+def test_a_hub_copy_and_the_package_work_in_one_process(exported, tmp_path, monkeypatch):
+    _, folder, _ = exported
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    copy_class = get_class_from_dynamic_module("modeling_hyenadna.HyenaDNAForCausalLM", folder)
+    assert copy_class is not hyenadna.HyenaDNAForCausalLM and copy_class.__module__.startswith("transformers_modules")
+    ids, losses = random_ids(2, 40), []
+    for _ in range(2):  # one after the other, and again
+        for cls in (hyenadna.HyenaDNAForCausalLM, copy_class):
+            model = cls.from_pretrained(folder, dtype=torch.float32)
+            loss = model(ids, labels=ids).loss
+            loss.backward()
+            gradients = [p.grad for p in model.parameters()]
+            assert all(g is not None and g.isfinite().all() for g in gradients)
+            losses.append(loss.item())
+            model.eval().generate(ids[:, :5], max_new_tokens=3)
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("implicit_filter.py", "2 * math.pi", "2.001 * math.pi", r"AutoModel of .* computes other outputs"),
+        ("long_convolution.py", "import torch", "import hyenadna\nimport torch", "does not load where hyenadna is not"),
+        ("tokenizer.json", '"T": 10', '"T": 9, "X": 10', "does not load here.*fixed vocabulary"),
+    ],
+)
+def test_a_folder_that_only_works_here_is_refused(exported, tmp_path, file, old, new, message):
+    folder = shutil.copytree(exported[1], tmp_path / "copy")
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new, 1))
+    with pytest.raises(CheckpointError, match=message):
+        verify(folder)
+
+
+def test_a_failed_proof_leaves_no_folder(exported, tmp_path, monkeypatch):
+    def fails(folder, model):
+        assert (folder / "model.safetensors").exists()
+        raise CheckpointError("AutoModel computes other outputs")
+
+    monkeypatch.setattr(export_module, "verify", fails)
+    exported[0].save_pretrained(tmp_path / "model")
+    assert cli.main(["export", str(tmp_path / "model"), str(tmp_path / "out")]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.fixture
+def no_proof(monkeypatch):
+    monkeypatch.setattr(export_module, "verify", lambda folder, model=None: "")
+
+
+def test_large_1m_is_26_megabytes(no_proof, tmp_path):
+    config = HyenaDNAConfig(d_model=256, n_layer=8, max_seq_len=1_000_002, tie_word_embeddings=True)
+    hyenadna.HyenaDNAForCausalLM(config).save_pretrained(tmp_path / "model")
+    export(str(tmp_path / "model"), tmp_path / "out")
+    size = sum(path.stat().st_size for path in (tmp_path / "out").iterdir()) / 1e6
+    assert 26 < size < 26.6
+    assert "| Longest input | 1,000,002 tokens" in (tmp_path / "out/README.md").read_text()
+
+
+def test_large_models_are_sharded(no_proof, tmp_path, monkeypatch):
+    model = random_model()
+    model.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(export_module, "_SHARD", "20KB")
+    export(str(tmp_path / "model"), tmp_path / "out")
+    assert (tmp_path / "out/model.safetensors.index.json").exists() and not (
+        tmp_path / "out/model.safetensors"
+    ).exists()
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+
+
+def test_exporting_does_not_change_what_saving_does(no_proof, tmp_path):
+    model = random_model()
+    model.save_pretrained(tmp_path / "model")
+    export(str(tmp_path / "model"), tmp_path / "out")
+    export(str(tmp_path / "out"), tmp_path / "again")  # an exported folder is a model like any other
+    model.save_pretrained(tmp_path / "after")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "after" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+    assert {p.name for p in (tmp_path / "after").iterdir()} == {p.name for p in (tmp_path / "model").iterdir()}
+    for path in (tmp_path / "out").iterdir():
+        if path.name != "README.md":
+            assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_tokenizer_of_the_run_is_kept(no_proof, tmp_path):
+    random_model().save_pretrained(tmp_path / "model")
+    HyenaDNATokenizer(add_eos_token=False, do_upper_case=False).save_pretrained(tmp_path / "model")
+    export(str(tmp_path / "model"), tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("ACa").input_ids == [7, 8, 6]
+
+
+# ------------------------------------------------------------------------------------------------------------- the card
+
+
+def run_folder(tmp_path, cls=hyenadna.HyenaDNAForSequenceClassification, metrics=METRICS, **config):
+    model = random_model(cls, **config)
+    model.save_pretrained(tmp_path / "run")
+    (tmp_path / "run/metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "run/confusion_matrix.png").write_bytes(b"\x89PNG\r\n")
+    return model
+
+
+def test_the_card_says_what_metrics_json_says(no_proof, tmp_path):
+    settings = METRICS["settings"] | {"data": str(tmp_path / "secret/promoters.csv"), "model": "LongSafari/tiny-hf"}
+    settings |= {"fp16": False, "weight_decay": 0.0, "lr_scheduler_type": "SchedulerType.COSINE"}
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/promoters.csv").write_text("")
+    run_folder(tmp_path, metrics=METRICS | {"settings": settings}, id2label={0: "no", 1: "a|b"}, label2id={})
+    export(str(tmp_path / "run"), tmp_path / "out", license="bsd-3-clause", description="Finds promoters.")
+    text = (tmp_path / "out/README.md").read_text()
+    card = ModelCard(text)
+    values = {(r.dataset_split, r.metric_name): r.metric_value for r in card.data.eval_results}
+    assert values == {(part, name): v for part, ms in METRICS["metrics"].items() for name, v in ms.items()}
+    result = next(r for r in card.data.eval_results if r.metric_name == "mcc")
+    assert (result.metric_type, result.task_type) == ("matthews_correlation", "text-classification")
+    assert (result.dataset_name, result.dataset_type) == ("promoters.csv", "promoters-csv")
+    assert card.data.license == "bsd-3-clause" and card.data.base_model == "LongSafari/tiny-hf"
+    assert card.data.pipeline_tag == "text-classification" and card.data.library_name == "transformers"
+    assert "| metric | validation | test |\n| --- | --- | --- |\n| accuracy | 0.7500 | 0.8125 |" in text
+    assert "| auroc | - | 0.9000 |" in text and "100 train, 10 validation, 16 test" in text
+    assert "`fp16`" not in text and "| `lr_scheduler_type` | cosine |" in text
+    assert "| `weight_decay` | 0.0 |" in text
+    assert "| `learning_rate` | 0.0006 |" in text and "torch 2.13.0" in text and "in 12 s" in text
+    assert "Finds promoters." in text and "![confusion_matrix.png](confusion_matrix.png)" in text
+    for path in (tmp_path / "out").glob("*.[mj]*"):  # no path of this machine
+        assert str(tmp_path) not in path.read_text(), path
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["metrics"] == METRICS["metrics"] and metrics["settings"]["data"] == "promoters.csv"
+
+
+CARDS = {
+    hyenadna.HyenaDNAModel: (r"\(1, 25, 16\)", "feature-extraction"),
+    hyenadna.HyenaDNAForCausalLM: (r"\d\.\d{4} nats per base", "text-generation"),
+    hyenadna.HyenaDNAForTokenClassification: (r"\['LABEL_\d', .*\]", "token-classification"),
+    hyenadna.HyenaDNAForSequenceClassification: (r"\{'LABEL_0': 0\.\d+, .*\}", "text-classification"),
+}
+
+
+@pytest.mark.parametrize(
+    ("cls", "problem_type"),
+    [
+        *((cls, None) for cls in CARDS),
+        (hyenadna.HyenaDNAForSequenceClassification, "regression"),
+        (hyenadna.HyenaDNAForSequenceClassification, "multi_label_classification"),
+    ],
+)
+def test_the_snippet_of_the_card_runs(cls, problem_type, tmp_path, capsys, monkeypatch):
+    model = random_model(cls, num_labels=1 if problem_type == "regression" else 3, problem_type=problem_type)
+    model.save_pretrained(tmp_path / "me")
+    card = model_card(model, "me", {}, [], "printed")
+    printed, task = CARDS[cls]
+    assert card.data.pipeline_tag == task and not card.data.eval_results
+    assert "No evaluation came with this model." in card.text
+    snippet = re.search(r"```python\n(.*?)```", card.text, re.DOTALL)[1]
+    assert snippet == usage(model.config, "me")
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    out = capsys.readouterr().out.strip()
+    if problem_type == "regression":
+        printed = r"\{'LABEL_0': -?\d+\.?\d*\}"
+    assert re.fullmatch(printed, out), out
+    if problem_type is None and cls is hyenadna.HyenaDNAForSequenceClassification:
+        assert sum(eval(out).values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_what_the_card_printed_was_printed_by_the_folder(exported):
+    model, folder, _ = exported
+    card = ModelCard.load(folder / "README.md")
+    printed = re.search(r"It prints .*?```\n(.*?)\n```", card.text, re.DOTALL)[1]
+    ids = HyenaDNATokenizer()("ACGTTGCATTCAGGTAAGTACCTG", return_tensors="pt").input_ids
+    assert float(printed.split()[0]) == pytest.approx(model(ids, labels=ids).loss.item(), abs=2e-3)
+
+
+def test_odd_metrics(no_proof, tmp_path):
+    flat = {"metrics": {"bits_per_base": 1.9, "note": "x"}, "settings": {"d_model": 16, "text": "a|b\nc"}}
+    model = run_folder(tmp_path, hyenadna.HyenaDNAForCausalLM, metrics=flat)
+    export(str(tmp_path / "run"), tmp_path / "out", data_name="hg38: chr1 & chr2")
+    card = ModelCard.load(tmp_path / "out/README.md")
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_split) == ("bits_per_base", 1.9, "evaluation")
+    assert result.dataset_name == "hg38: chr1 & chr2" and result.dataset_type == "hg38-chr1-chr2"
+    assert "| `text` | a\\|b c |" in card.text
+    (tmp_path / "run/metrics.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"metrics\.json cannot be read"):
+        export(str(tmp_path / "run"), tmp_path / "out2")
+    assert model is not None and not (tmp_path / "out2").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------- adapters
+
+
+def test_adapters(tmp_path, monkeypatch):
+    from peft import LoraConfig, get_peft_model
+
+    base = random_model(hyenadna.HyenaDNAForSequenceClassification, num_labels=3)
+    base.save_pretrained(tmp_path / "base")
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["in_proj"], init_lora_weights=False)
+    model = hyenadna.HyenaDNAForSequenceClassification.from_pretrained(tmp_path / "base")
+    get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter/metrics.json").write_text(json.dumps(METRICS))
+    with pytest.raises(CheckpointError, match="on this machine only"):
+        export(str(tmp_path / "adapter"), tmp_path / "out")
+    report = export(str(tmp_path / "adapter"), tmp_path / "out", base_model="me/base", data_name="Promoters")
+    assert "an adapter: loads in a new process with the same outputs" in report
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"README.md", "adapter_config.json", "adapter_model.safetensors", "metrics.json"}
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.base_model == "me/base" and card.data.library_name == "peft"
+    assert len(card.data.eval_results) == 5 and "| accuracy | 0.7500 | 0.8125 |" in card.text
+    assert "AutoPeftModelForSequenceClassification.from_pretrained" in card.text and "| `r` | 8 |" in card.text
+    for path in (tmp_path / "out").glob("*.[mj]*"):
+        assert str(tmp_path) not in path.read_text(), path
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_sources_and_places(no_proof, golden, tmp_path, capsys):
+    model = random_model(hyenadna.HyenaDNAForTokenClassification, num_labels=4)
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/mine").write_text("")
+    for source, dest, message in (
+        ("model", "taken", "exists and is not empty"),
+        ("none", "out", "neither a folder with a model nor loads from the Hub"),
+        ("taken", "out", "neither a folder with a model"),
+    ):
+        assert cli.main(["export", str(tmp_path / source), str(tmp_path / dest)]) == 1
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    shutil.copytree(tmp_path / "model", tmp_path / "lm")
+    (tmp_path / "lm/config.json").write_text(json.dumps(config | {"architectures": ["HyenaDNAForCausalLM"]}))
+    with pytest.raises(CheckpointError, match=r"no weights, or of another shape, for \['lm_head.weight'\]"):
+        export(str(tmp_path / "lm"), tmp_path / "out")
+    (tmp_path / "lm/config.json").write_text(json.dumps(config | {"architectures": ["GPT2Model"]}))
+    with pytest.raises(CheckpointError, match="GPT2Model"):
+        export(str(tmp_path / "lm"), tmp_path / "out")
+    (tmp_path / "lm/model.safetensors").write_bytes(b"")
+    (tmp_path / "lm/config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="neither a folder with a model"):
+        export(str(tmp_path / "lm"), tmp_path / "out")
+
+    shutil.copytree(golden, tmp_path / "published")  # an -hf folder is a source too
+    export(str(tmp_path / "published"), tmp_path / "out")
+    assert "pos_emb" not in "".join(load_file(tmp_path / "out/model.safetensors"))
+    again = AutoModelForTokenClassification.from_pretrained(tmp_path / "model")
+    assert torch.equal(again(random_ids(1, 9)).logits, model(random_ids(1, 9)).logits)
+
+
+def test_help_and_unknown_commands(capsys):
+    for name in ("convert", "export", "push"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([name, "--help"])
+        assert stop.value.code == 0 and f"usage: hyenadna {name}" in capsys.readouterr().out
+        with pytest.raises(SystemExit) as stop:
+            cli.main([name])
+        assert stop.value.code == 2
+        assert name in cli.usage()

@@ -1,0 +1,428 @@
+"""Publish to a Hub of our own on 127.0.0.1, over HTTP; load from there in a new process with an empty cache."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import ModelCard, constants
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from hyenadna import HyenaDNAForSequenceClassification, HyenaDNATokenizer
+from hyenadna.hub_upload import export as export_module
+from hyenadna.hub_upload import push as push_module
+from hyenadna.hub_upload.export import export
+from hyenadna.hub_upload.push import PushError, files_to_push, push
+from hyenadna.safe_pickle import CheckpointError
+from hyenadna.training import cli
+
+from .conftest import random_ids, random_model
+from .hub_server import TOKEN, Hub
+from .test_convert import lightning, nested, write
+
+METRICS = {
+    "metrics": {"validation": {"accuracy": 0.75, "mcc": 0.5}, "test": {"accuracy": 0.8125, "mcc": 0.6, "auroc": 0.9}},
+    "rows": {"train": 100, "validation": 10, "test": 16},
+    "train_seconds": 12.5,
+    "settings": {"data": "promoters.csv", "learning_rate": 6e-4, "model": None, "data_sha256": "ab12"},
+    "versions": {"torch": "2.13.0"},
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A classifier, and the folder that `hyenadna export` makes of it."""
+    folder = tmp_path_factory.mktemp("exported")
+    labels = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
+    model = random_model(HyenaDNAForSequenceClassification, **labels)
+    model.save_pretrained(folder / "run")
+    HyenaDNATokenizer(add_eos_token=False).save_pretrained(folder / "run")
+    (folder / "run/metrics.json").write_text(json.dumps(METRICS))
+    (folder / "run/confusion_matrix.png").write_bytes(b"\x89PNG\r\n")
+    with pytest.MonkeyPatch.context() as patch:  # proved when it is pushed
+        patch.setattr(export_module, "verify", lambda folder, model=None: "")
+        export(str(folder / "run"), folder / "promoters", data_name="Promoters")
+    return model, folder / "promoters"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The server, and this process made to talk to it; `time.sleep` only notes how long it was asked to."""
+    server = Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    server.slept = []
+    monkeypatch.setattr("time.sleep", server.slept.append)
+    server.verified = []
+    monkeypatch.setattr(push_module, "verify", server.verified.append)
+    huggingface_hub.close_session()
+    yield server
+    huggingface_hub.close_session()
+    server.close()
+    assert not server.unknown
+
+
+def run(hub, code: str, *arguments: str, home, **environment) -> str:
+    """What `code` prints in a new process that knows this Hub, and has an empty cache in `home`."""
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN, **environment}
+    environment |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, *arguments]
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr[-3000:]
+    assert TOKEN not in child.stdout + child.stderr
+    return child.stdout
+
+
+PUSH = """
+import sys
+for name in ("accelerate", "datasets", "evaluate", "matplotlib", "pandas", "peft", "sklearn"):
+    sys.modules[name] = None  # the extras of training are not needed
+from hyenadna.training.cli import main
+sys.exit(main(["push", *sys.argv[1:]]))
+"""
+WITHOUT = """
+import json, sys
+sys.modules["hyenadna"] = None
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("me/promoters", trust_remote_code=False)
+model = AutoModelForSequenceClassification.from_pretrained("me/promoters", trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules."), type(model)
+print(json.dumps(model(**tokenizer("ACGTNacgtnRU", return_tensors="pt")).logits.tolist()))
+"""
+
+
+def test_a_pushed_folder_loads_where_the_package_is_not_installed(exported, hub, tmp_path, monkeypatch):
+    model, folder = exported
+    monkeypatch.undo()  # a real verification, in a process that knows no Hub but this one
+    printed = run(hub, PUSH, str(folder), "me/promoters", home=tmp_path / "a")
+    assert "pushed to me/promoters (private)" in printed and f"see {hub.url}/me/promoters/commit/" in printed
+    assert hub.repos["me/promoters"]["private"] and len(hub.repos["me/promoters"]["branches"]["main"]) == 1
+    stored = hub.files("me/promoters")
+    assert stored.keys() == {path.name for path in folder.iterdir()}
+    for path in folder.iterdir():
+        assert path.name == "README.md" or stored[path.name] == path.read_bytes()
+    assert not [name for name, content in stored.items() if TOKEN.encode() in content]
+
+    logits = torch.tensor(json.loads(run(hub, WITHOUT, home=tmp_path / "b")))
+    expected = model(torch.tensor([[7, 8, 9, 10, 11, 7, 8, 9, 10, 11, 11, 10]])).logits
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
+    assert not hub.unknown
+
+
+WITH = """
+import sys
+import torch, hyenadna
+from datasets import Dataset
+from hyenadna.convert_hyenadna import convert
+from hyenadna.training.trainer import HyenaDNATrainer, RecipeArguments
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+out, scratch = sys.argv[1:]
+ids = torch.arange(7, 11).repeat(8)[None]
+results = {}
+model = AutoModelForSequenceClassification.from_pretrained("me/promoters")
+assert type(model) is hyenadna.HyenaDNAForSequenceClassification
+results["package"] = model(ids).logits
+model.push_to_hub("me/plain")
+AutoTokenizer.from_pretrained("me/promoters").push_to_hub("me/plain")
+again = AutoModelForSequenceClassification.from_pretrained("me/plain")
+results["plain"] = again(ids).logits
+assert AutoTokenizer.from_pretrained("me/plain")("ACG").input_ids == [7, 8, 9]
+
+args = RecipeArguments(
+    output_dir=f"{scratch}/trained", push_to_hub=True, hub_model_id="me/trained", max_steps=1, use_cpu=True
+)
+rows = Dataset.from_dict({"input_ids": ids.repeat(4, 1).tolist(), "labels": [0, 1, 0, 1]})
+trainer = HyenaDNATrainer(model=model, args=args, train_dataset=rows)
+trainer.train()
+trainer.push_to_hub()
+results["in memory"] = model.eval()(ids).logits
+results["trained"] = AutoModelForSequenceClassification.from_pretrained("me/trained")(ids).logits
+
+lm = AutoModelForCausalLM.from_pretrained("me/promoters-lm")
+peft = get_peft_model(lm, LoraConfig(task_type="CAUSAL_LM", target_modules=["in_proj"], init_lora_weights=False)).eval()
+results["lora in memory"] = peft(ids).logits
+peft.push_to_hub("me/adapter")
+results["lora"] = AutoPeftModelForCausalLM.from_pretrained("me/adapter")(ids).logits
+
+convert("me/lightning", f"{scratch}/converted")
+results["lightning"] = AutoModelForCausalLM.from_pretrained(f"{scratch}/converted")(ids).logits
+try:
+    hyenadna.HyenaDNAForCausalLM.from_pretrained("me/lightning")
+except ValueError as error:
+    assert "hyenadna convert SOURCE DEST" in str(error), error
+else:
+    raise SystemExit("a Lightning repository loaded")
+save_file({name: tensor.detach() for name, tensor in results.items()}, out)
+"""
+
+
+def test_push_to_hub_of_transformers_and_peft(exported, hub, tmp_path, monkeypatch):
+    model, folder = exported
+    monkeypatch.undo()
+    hub.create("me/promoters", files={path.name: path.read_bytes() for path in folder.iterdir()})
+    lm = random_model(tie_word_embeddings=True, complex_positional_embedding=True)
+    lm.save_pretrained(tmp_path / "lm")
+    hub.create("me/promoters-lm", files={path.name: path.read_bytes() for path in (tmp_path / "lm").iterdir()})
+    source = write(tmp_path / "lightning", lightning(lm), nested(lm))
+    hub.create("me/lightning", files={path.name: path.read_bytes() for path in source.iterdir()})
+    run(hub, WITH, str(tmp_path / "out.safetensors"), str(tmp_path), home=tmp_path / "home")
+    got, ids = load_file(tmp_path / "out.safetensors"), torch.arange(7, 11).repeat(8)[None]
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(got["package"], model(ids).logits, **close)
+    torch.testing.assert_close(got["plain"], model(ids).logits, **close)
+    torch.testing.assert_close(got["trained"], got["in memory"], **close)
+    torch.testing.assert_close(got["lora"], got["lora in memory"], **close)
+    torch.testing.assert_close(got["lightning"], lm(ids).logits, **close)
+    assert not torch.equal(got["trained"], got["package"]) and not torch.equal(got["lora"], got["lightning"])
+    for repo in ("me/plain", "me/trained"):  # no code travels, so no code is named
+        assert "auto_map" not in json.loads(hub.files(repo)["config.json"])
+        assert hub.files(repo).keys() >= {"config.json", "model.safetensors"}
+    assert not hub.unknown
+
+
+# -------------------------------------------------------------------------------------------------------- what is sent
+
+
+def test_dry_run_lists_and_sends_nothing(exported, hub, capsys):
+    _, folder = exported
+    assert cli.main(["push", str(folder), "me/promoters", "--dry_run", "--revision", "v1"]) == 0
+    out = capsys.readouterr().out
+    assert "would push to me/promoters, revision v1 (private" in out
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    for name, size in sizes.items():
+        assert re.search(rf"{size / 1e6:.3f} MB  {re.escape(name)}\n", out), name
+    assert f"{sum(sizes.values()) / 1e6:.3f} MB  in all" in out
+    assert not hub.requests and not hub.verified
+
+
+def test_the_card_carries_the_name_of_the_repository(exported, hub):
+    _, folder = exported
+    push(folder, "me/other-name")
+    text = hub.files("me/other-name")["README.md"].decode()
+    assert "# other-name\n" in text and 'name = "me/other-name"' in text and '"promoters"' not in text
+    card = ModelCard(text)
+    assert card.data.model_name == "other-name"
+    values = {(r.dataset_split, r.metric_name): r.metric_value for r in card.data.eval_results}
+    assert values == {(part, name): v for part, ms in METRICS["metrics"].items() for name, v in ms.items()}
+    assert (folder / "README.md").read_text().startswith("---") and "other-name" not in (
+        folder / "README.md"
+    ).read_text()
+    assert hub.verified == [folder]
+
+
+def test_a_name_without_a_user_is_made_in_ones_own_space(exported, hub):
+    push(exported[1], "short")
+    assert 'name = "me/short"' in hub.files("me/short")["README.md"].decode()
+
+
+def test_public_is_only_public_when_told(exported, hub):
+    _, folder = exported
+    report = push(folder, "me/open", public=True)
+    assert not hub.repos["me/open"]["private"] and "(public)" in report
+    with pytest.raises(PushError, match="is public already"):
+        push(folder, "me/open")
+    assert len(hub.repos["me/open"]["branches"]["main"]) == 1
+
+
+def test_revisions_and_pull_requests(exported, hub):
+    _, folder = exported
+    push(folder, "me/a")
+    before = dict(hub.files("me/a"))
+    (folder / "notes.md").write_text("new")
+    try:
+        for _ in range(2):  # a branch that is made, and one that is there
+            push(folder, "me/a", revision="v2", message="Second")
+            assert "notes.md" in hub.files("me/a", "v2") and hub.files("me/a") == before
+        report = push(folder, "me/a", pull_request=True)
+    finally:
+        (folder / "notes.md").unlink()
+    assert f"see {hub.url}/me/a/discussions/1" in report
+    assert hub.repos["me/a"]["pull_requests"][0].keys() == {"notes.md"} and hub.files("me/a") == before
+    with pytest.raises(CheckpointError, match="leave out revision, or pull_request"):
+        push(folder, "me/a", pull_request=True, revision="v2")
+
+
+def test_pushing_the_same_again_changes_nothing(exported, hub):
+    _, folder = exported
+    push(folder, "me/a")
+    hub.requests.clear()
+    push(folder, "me/a")
+    assert len(hub.repos["me/a"]["branches"]["main"]) == 1
+    assert not [request for request in hub.requests if "PUT" in request or "/commit/" in request]
+
+
+# ------------------------------------------------------------------------------------------------------------- failures
+
+
+UPLOAD, COMMIT, CREATE = "PUT /lfs/", "POST .*/commit/", "POST /api/repos/create"
+
+
+@pytest.mark.parametrize(
+    ("where", "status", "times"),
+    [
+        (UPLOAD, None, 1),
+        (UPLOAD, None, 8),
+        (UPLOAD, 500, 1),
+        (UPLOAD, 503, 7),
+        (COMMIT, None, 1),
+        (COMMIT, 500, 2),
+        (COMMIT, 429, 1),
+        (CREATE, 500, 1),
+        ("POST .*/preupload/", 429, 2),
+        ("POST .*/objects/batch", 502, 1),
+    ],
+)
+def test_what_passes_by_itself_is_tried_again(exported, hub, where, status, times, capsys):
+    _, folder = exported
+    hub.fail(where, status, times, Retry_After="7")
+    push(folder, "me/a")
+    history = hub.repos["me/a"]["branches"]["main"]
+    assert len(history) == 1 and history[0]["files"].keys() == {path.name for path in folder.iterdir()}
+    assert history[0]["files"]["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert hub.slept and sum(hub.slept) < 300
+    if (where, status) == (COMMIT, 429):
+        assert hub.slept == [7] and "too many requests" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("where", "status", "message"),
+    [
+        (UPLOAD, None, "the connection failed"),
+        (UPLOAD, 403, "may not write to me/a"),
+        (UPLOAD, 500, "the Hub has a fault"),
+        (COMMIT, None, "the connection failed"),
+        (COMMIT, 401, "hf auth login"),
+        (COMMIT, 403, "may not write to me/a"),
+        (COMMIT, 409, "somebody else changed the repository"),
+        (COMMIT, 413, "larger than the Hub takes"),
+        (COMMIT, 429, "too many requests"),
+        (COMMIT, 500, "the Hub has a fault"),
+        (CREATE, 500, "the Hub has a fault"),
+        ("GET /api/models/me/a", 500, "the Hub has a fault"),
+        ("POST .*/preupload/", 404, "not there"),
+    ],
+)
+def test_what_does_not_pass_is_said_and_leaves_nothing_half_published(exported, hub, where, status, message, capsys):
+    _, folder = exported
+    hub.create("me/a", private=True, files={"README.md": b"the old card", "config.json": b"{}"})
+    hub.fail(where, status, 1000)
+    assert cli.main(["push", str(folder), "me/a"]) == 1
+    error = capsys.readouterr().err
+    assert message in error and "nothing was published" in error and "Traceback" not in error and TOKEN not in error
+    assert hub.files("me/a") == {"README.md": b"the old card", "config.json": b"{}"}
+    if status in (401, 403, 404, 409, 413):
+        assert not hub.slept  # trying again would not help
+
+    hub.faults.clear()  # and afterwards nothing stands in the way
+    push(folder, "me/a")
+    assert hub.files("me/a").keys() == {path.name for path in folder.iterdir()}
+
+
+def test_an_upload_that_goes_on_sends_each_file_once(exported, hub):
+    hub.fail(COMMIT, 500, 2)
+    push(exported[1], "me/a")
+    sent = [request for request in hub.requests if request.startswith("PUT")]
+    assert len(sent) == len(set(sent)) == 2  # the weights and the picture
+
+
+def test_without_a_token_offline_and_in_a_foreign_space(exported, hub, monkeypatch, tmp_path):
+    _, folder = exported
+    with pytest.raises(PushError, match="may not write to lab/a"):
+        push(folder, "lab/a")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(PushError, match="hf auth login"):
+        push(folder, "me/a")
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(PushError, match="hf auth login"):
+        push(folder, "me/a")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(PushError, match="HF_HUB_OFFLINE is set"):
+        push(folder, "me/a")
+    assert not hub.repos
+
+
+def test_no_server_at_all(exported, hub, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(PushError, match="the connection failed"):
+        push(exported[1], "me/a")
+    assert hub.slept
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+
+
+def copied(folder, tmp_path):
+    import shutil
+
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "README.md").unlink(), "was not made by `hyenadna export`"),
+        (lambda f: (f / "modeling_hyenadna.py").unlink(), "was not made by `hyenadna export`"),
+        (lambda f: (f / "optimizer.pt").write_bytes(b""), "may be a pickle"),
+        (lambda f: (f / "notes.md").write_text(f"token: {TOKEN}"), r"notes.md holds what looks like an access token"),
+        (lambda f: (f / "README.md").write_text("---\na: [\n---\n# x"), "is not a valid model card"),
+    ],
+)
+def test_folders_that_are_not_pushed(exported, hub, change, message, tmp_path):
+    folder = copied(exported[1], tmp_path)
+    change(folder)
+    with pytest.raises(CheckpointError, match=message):
+        push(folder, "me/a")
+    assert not hub.requests
+
+
+def test_hidden_files_stay_at_home(exported, tmp_path):
+    folder = copied(exported[1], tmp_path)
+    (folder / ".git").mkdir()
+    (folder / ".git/config").write_text("[remote]")
+    (folder / ".env").write_text("SECRET=1")
+    assert {path.name for path in files_to_push(folder)} == {path.name for path in exported[1].iterdir()}
+
+
+def test_names_and_places(exported, hub, tmp_path, capsys):
+    for name in ("a/b/c", "me/a b", "-x"):
+        with pytest.raises(CheckpointError, match="no name of a repository"):
+            push(exported[1], name)
+    assert cli.main(["push", str(tmp_path / "none"), "me/a"]) == 1
+    assert "is not a folder" in capsys.readouterr().err
+    assert not hub.requests
+
+
+def test_a_card_that_the_hub_does_not_accept(exported, hub):
+    hub.fail("POST /api/validate-yaml", 400, 9)
+    with pytest.raises(PushError, match="nothing was published"):
+        push(exported[1], "me/a")
+    assert not hub.files("me/a")
+
+
+def test_a_folder_that_does_not_verify_is_not_pushed(exported, hub, monkeypatch, tmp_path):
+    def wrong(folder):
+        raise CheckpointError("AutoModel computes other outputs")
+
+    monkeypatch.setattr(push_module, "verify", wrong)
+    with pytest.raises(CheckpointError, match="computes other outputs"):
+        push(exported[1], "me/a")
+    assert not hub.requests
+
+
+def test_loading_needs_no_hub(exported, hub):
+    model, folder = exported
+    again = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert torch.equal(again(random_ids(1, 20)).logits, model(random_ids(1, 20)).logits)
+    assert not hub.requests

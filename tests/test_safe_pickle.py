@@ -1,0 +1,199 @@
+"""Files of `torch.save`, honest ones and those that were built to run code when they are loaded."""
+
+import os
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyenadna import safe_pickle
+from hyenadna.convert_hyenadna import CheckpointError, convert, load_checkpoint
+
+from .conftest import random_model
+from .test_convert import EMBEDDING, foreign, lightning, nested, write
+
+
+@pytest.fixture
+def model():
+    return random_model(tie_word_embeddings=True, complex_positional_embedding=True)
+
+
+class Calls:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *args):
+        self.call = (function, args)
+
+    def __reduce__(self):
+        return self.call
+
+
+def load_and_run(path: Path) -> None:
+    """What the file does to whoever trusts it, and has the package that wrote it."""
+    foreign("foreign_package", "DictConfig")
+    torch.load(path, weights_only=False)
+    del sys.modules["foreign_package"]
+
+
+def touch(path: str) -> None:  # stands for any function of any installed package
+    Path(path).touch()
+
+
+@pytest.mark.parametrize("function", [os.system, os.mkdir, eval, exec, open, __import__, getattr, shutil.rmtree])
+@pytest.mark.parametrize("place", ["state_dict", "hyper"])
+def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(model, function, place, tmp_path):
+    mark = tmp_path / "it-ran"
+    argument = {"system": f"touch {mark}", "eval": f"open({str(mark)!r}, 'w')", "exec": f"open({str(mark)!r}, 'w')"}
+    argument = argument.get(function.__name__, str(mark))
+    arguments = (argument, "w") if function in (open, getattr) else (argument,)
+    state, others = lightning(model), {}
+    if place == "state_dict":
+        state[EMBEDDING] = Calls(function, *arguments)
+    else:
+        others["callbacks"] = [{"x": Calls(function, *arguments)}]
+    write(tmp_path / "in", state, nested(model), **others)
+    with pytest.raises(CheckpointError, match=r"built to run code.*Nothing was run"):
+        convert(str(tmp_path / "in"), tmp_path / "ours")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+    if function is os.system:  # the test can fail: this is what PyTorch does with it
+        load_and_run(tmp_path / "in/weights.ckpt")
+        assert mark.exists()
+
+
+def test_functions_of_other_packages_are_never_called(model, tmp_path):
+    """They cannot be told from the classes of a training package, so they become placeholders."""
+    mark = tmp_path / "it-ran"
+    write(tmp_path / "in", lightning(model), nested(model), callbacks=Calls(touch, str(mark)))
+    convert(str(tmp_path / "in"), tmp_path / "ours")
+    assert not mark.exists()
+    write(tmp_path / "in", lightning(model) | {EMBEDDING: Calls(touch, str(mark))}, nested(model))
+    with pytest.raises(CheckpointError, match=rf"{EMBEDDING}.*touch, not loaded.*a tensor is expected"):
+        convert(str(tmp_path / "in"), tmp_path / "again")
+    assert not mark.exists() and not (tmp_path / "again").exists()
+    load_and_run(tmp_path / "in/weights.ckpt")
+    assert mark.exists()
+
+
+def test_what_training_frameworks_store_is_no_attack(model, tmp_path):
+    """Types, paths, dates, containers, partial functions: read as placeholders at most."""
+    import collections
+    import datetime
+    import functools
+    import typing
+
+    harmless = [
+        int,
+        type(None),
+        int | None,
+        typing.Union.__getitem__((int, str)),
+        typing.Any,
+        Path("x"),
+        datetime.timedelta(1),
+        {1},
+        frozenset({2}),
+    ]
+    harmless += [collections.defaultdict(list, a=[1]), collections.Counter("aab"), functools.partial(int, base=2)]
+    harmless += [
+        types.SimpleNamespace(a=1),
+        b"bytes",
+        bytearray(b"x"),
+        1j,
+        ValueError("x"),
+        torch.float32,
+        torch.Size([2]),
+    ]
+    harmless += [torch.device("cpu"), model.config, torch.optim.SGD(model.parameters(), 0.1).state_dict()]
+    convert(write(tmp_path / "in", lightning(model), nested(model), callbacks=harmless), tmp_path / "ours")
+    torch.save(model, tmp_path / "whole-model.pt")
+    with pytest.raises(CheckpointError, match=r"HyenaDNAForCausalLM, not loaded>, but a state dict"):
+        convert(str(tmp_path / "whole-model.pt"), tmp_path / "again")
+
+
+def test_commands_of_python_2_are_seen_through(model, tmp_path):
+    import subprocess
+
+    write(tmp_path / "in", lightning(model), x=Calls(subprocess.getoutput, f"touch {tmp_path / 'it-ran'}"))
+    assert b"commands" in (tmp_path / "in/weights.ckpt").read_bytes()  # its name in protocol 2
+    with pytest.raises(CheckpointError, match=r"subprocess\.getoutput"):
+        convert(str(tmp_path / "in"), tmp_path / "ours")
+
+
+def hand_made(path: Path, program: bytes) -> Path:
+    import zipfile
+
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", program)
+        archive.writestr("archive/data/0", b"\0" * 8)
+    return path
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x08\x00\x00\x00__code__Ncx\nc\nsb.",  # sets attributes of ours
+        b"\x80\x02cos\nsystem\n.",  # the function itself, uncalled
+        b"\x80\x02cbuiltins\neval\nX\x01\x00\x00\x001\x85R.",
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"(S'true'\nios\nsystem\n.",
+        b"\x80\x02cnt\nsystem\n.",
+        b"\x80\x02X\x00\x00\x00\x00Q.",  # a persistent id that is no tuple
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00)))R.",
+    ],
+)
+def test_hand_made_pickles(program, tmp_path):
+    safe = safe_pickle.load.__code__
+    try:
+        content = safe_pickle.load(hand_made(tmp_path / "a.ckpt", program))
+    except CheckpointError as error:
+        assert "cannot be read" in str(error)
+    else:  # at most a function of the reader's own came out, and nothing is a state dict
+        with pytest.raises(CheckpointError):
+            load_checkpoint(str(tmp_path / "a.ckpt"))
+        assert not isinstance(content, torch.Tensor)
+    assert safe_pickle.load.__code__ is safe
+
+
+def test_a_tensor_cannot_reach_outside_its_storage(tmp_path):
+    tensor = torch.zeros(4)
+    torch.save({"a": tensor}, tmp_path / "a.ckpt")
+    content = (tmp_path / "a.ckpt").read_bytes()
+    assert content.count(b"K\x04\x85") == 1  # its size
+    (tmp_path / "a.ckpt").write_bytes(content.replace(b"K\x04\x85", b"K\x7f\x85"))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        safe_pickle.load(tmp_path / "a.ckpt")
+
+
+def test_the_reader_agrees_with_torch(tmp_path):
+    base = torch.randn(6, 8)
+    dtypes = (
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.bool,
+    )
+    module = torch.nn.Linear(3, 2)
+    content = {
+        **{str(dtype): base.to(dtype) for dtype in dtypes},
+        "view": base.T[1:3],
+        "strided": base[::2, ::3],
+        "scalar": torch.tensor(7),
+        "empty": torch.empty(0, 4),
+        "parameter": torch.nn.Parameter(base),
+        "module": module.state_dict(),
+        "plain": [1, 2.5, None, "x", (True, b"y"), {"z": {1, 2}}],
+    }
+    torch.save(content, tmp_path / "a.pt")
+    expected, ours = torch.load(tmp_path / "a.pt"), safe_pickle.load(tmp_path / "a.pt")
+    assert ours.pop("plain") == expected.pop("plain")
+    assert ours.keys() == expected.keys()
+    ours |= ours.pop("module")
+    expected |= expected.pop("module")
+    for name, tensor in expected.items():
+        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
