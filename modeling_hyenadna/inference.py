@@ -1,7 +1,8 @@
 """A block without gradients: what holds the most memory at a time is its input and two buffers of the same size.
 
 Three passes: (1) norm, projection, short convolution and first gate, in tiles of positions; (2) long convolutions, in
-groups of channels; (3) output projection, residual sums and MLP, in tiles. Shape suffixes as in `long_convolution.py`.
+groups of channels; (3) last gate, output projection, residual sums and MLP, in tiles. Shape suffixes as in
+`long_convolution.py`.
 """
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .feed_forward import compute_dtype, gelu, tile
-from .long_convolution import Transform, groups, project, short_convolution
+from .long_convolution import Transform, groups, product, short_convolution
 
 
 def tiles(batch: int, length: int, width: int, device: torch.device) -> list[tuple[slice, slice]]:
@@ -32,38 +33,40 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
     mixer, mlp, device = block.mixer, block.mlp, hidden_BLD.device
     (batch, length, width), order = hidden_BLD.shape, mixer.config.hyena_order
     dtype = compute_dtype(mixer.in_proj.weight, device.type)
+    in_weight, in_bias = mixer.in_proj.weight.to(dtype), mixer.in_proj.bias.to(dtype)[:, None]
+    short_weight, short_bias = mixer.short_filter.weight[:, 0].to(dtype), mixer.short_filter.bias.to(dtype)
+    taps = short_weight.shape[1]
+
+    def linear(x, module):
+        weight, bias = module.weight.to(dtype), module.bias.to(dtype)
+        # Not `F.linear` for one sequence: it would copy what is transposed.
+        return torch.addmm(bias, x[0], weight.T)[None] if len(x) == 1 else F.linear(x, weight, bias)
+
+    def norm(x, module):
+        return module(x.to(module.weight.dtype)).to(dtype)
+
+    def short_projections(first, last, b, i):
+        """Parts `first` to `last` - 1 of the projections (gates and value) at positions `i`: (batch, parts, D, L)."""
+        halo, rows = min(i.start, taps - 1), slice(first * width, last * width)
+        reach = slice(i.start - halo, i.stop)
+        p = product(in_weight[rows], norm(hidden_BLD[b, reach], block.norm1).transpose(1, 2)).add_(in_bias[rows])
+        if mask_BL is not None:
+            p.masked_fill_(~mask_BL[b, None, reach], 0)
+        return short_convolution(p, short_weight[rows], short_bias[rows], halo).unflatten(1, (last - first, width))
+
     with torch.autocast(device.type, enabled=False):
-
-        def linear(x, module):
-            weight, bias = module.weight.to(dtype), module.bias.to(dtype)
-            # Not `F.linear` for one sequence: it would copy what is transposed.
-            return torch.addmm(bias, x[0], weight.T)[None] if len(x) == 1 else F.linear(x, weight, bias)
-
-        def norm(x, module):
-            return module(x.to(module.weight.dtype)).to(dtype)
-
-        # 1. Gates x_0 .. x_{N-2}, and the gated input of the first long convolution.
-        in_weight, in_bias = mixer.in_proj.weight.to(dtype), mixer.in_proj.bias.to(dtype)[:, None]
-        short_weight = mixer.short_filter.weight.to(dtype).view(order + 1, width, -1)
-        short_bias, taps = mixer.short_filter.bias.to(dtype).view(order + 1, width), short_weight.shape[2]
-        gates = torch.empty(batch, order - 1, width, length, dtype=dtype, device=device)
+        # 1. The gated input of the first long convolution, and the gates after it but the last.
+        gates = torch.empty(batch, order - 2, width, length, dtype=dtype, device=device)
         v_BDL = torch.empty(batch, width, length, dtype=dtype, device=device)
         for b, i in tiles(batch, length, width, device):
-            halo = min(i.start, taps - 1)
-            reach = slice(i.start - halo, i.stop)
-            u = norm(hidden_BLD[b, reach], block.norm1)
-            p = project(u, in_weight).add_(in_bias)
-            if mask_BL is not None:
-                p.masked_fill_(~mask_BL[b, None, reach], 0)
-            p = p.unflatten(1, (order + 1, width))
-            for o in range(order - 1):
-                short_convolution(p[:, o], short_weight[o], short_bias[o], halo, out=gates[b, o, :, i])
-            x = short_convolution(p[:, order - 1 :], short_weight[order - 1 :], short_bias[order - 1 :], halo)
-            torch.mul(x[:, 0], x[:, 1], out=v_BDL[b, :, i])
+            x = short_projections(1, order + 1, b, i)
+            if order > 2:
+                gates[b, :, :, i] = x[:, :-2]
+            torch.mul(x[:, -2], x[:, -1], out=v_BDL[b, :, i])
             if mask_BL is not None:  # the short convolution has a bias; from here on zeros stay zeros
                 v_BDL[b, :, i].masked_fill_(~mask_BL[b, None, i], 0)
 
-        # 2. Long convolutions and the other gates, in place.
+        # 2. The long convolutions, in place.
         filters = mixer.filter_fn.evaluated(length)
         fft, spectra, last = None, None, None
         for b, d in groups(batch, width, length, device):
@@ -71,17 +74,17 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
                 k_MGL, skip_MG = filters(d)
                 fft = fft or Transform(length, k_MGL.dtype, device)
                 spectra, last = fft.filters(k_MGL, skip_MG), d
-            u = fft.buffer(*v_BDL[b, d].shape[:2]).copy_(v_BDL[b, d])
+            u = v_BDL[b, d]
             for o in range(order - 1):
                 y = fft.inverse(fft.forward(u).mul_(spectra[o]))
-                gate = gates[b, order - 2 - o, d]
-                u = torch.mul(y, gate, out=v_BDL[b, d] if o == order - 2 and dtype == y.dtype else u)
-            if dtype != u.dtype:
-                v_BDL[b, d] = u
+                u = torch.mul(y, gates[b, order - 3 - o, d], out=fft.buffer(*y.shape[:2])) if o < order - 2 else y
+            v_BDL[b, d] = u
+        del filters, fft, spectra, k_MGL, u, y
 
-        # 3. Back to the residual stream, and the MLP. The gates are done with: write over them.
-        out = gates.view_as(hidden_BLD) if order == 2 and dtype == hidden_BLD.dtype else torch.empty_like(hidden_BLD)
+        # 3. The last gate, back to the residual stream, and the MLP.
+        out = torch.empty_like(hidden_BLD)
         for b, i in tiles(batch, length, width, device):
-            h = hidden_BLD[b, i] + linear(v_BDL[b, :, i].transpose(1, 2), mixer.out_proj)
+            y = short_projections(0, 1, b, i)[:, 0].mul_(v_BDL[b, :, i])
+            h = hidden_BLD[b, i] + linear(y.transpose(1, 2), mixer.out_proj)
             out[b, i] = h.add_(linear(gelu(linear(norm(h, block.norm2), mlp.fc1)), mlp.fc2))
     return out

@@ -88,7 +88,7 @@ def short_convolution(x_RL: Tensor, w_RT: Tensor, b_R: Tensor, halo: int = 0, ou
     return y_RL.add_(b_R[..., None])
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor) -> Tensor:
     """Product over a batch, of which one side may be a single matrix. `matmul` would copy what is transposed."""
     batch = len(a) if a.ndim == 3 else len(b)
     if batch == 1:
@@ -102,14 +102,14 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u_BLD, weight_CD):
         ctx.save_for_backward(u_BLD, weight_CD)
-        return _product(weight_CD, u_BLD.transpose(1, 2))
+        return product(weight_CD, u_BLD.transpose(1, 2))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g_BCL):
         u_BLD, weight_CD = ctx.saved_tensors
-        gu_BLD = _product(g_BCL.transpose(1, 2), weight_CD) if ctx.needs_input_grad[0] else None
-        return gu_BLD, _product(g_BCL, u_BLD).sum(0) if ctx.needs_input_grad[1] else None
+        gu_BLD = product(g_BCL.transpose(1, 2), weight_CD) if ctx.needs_input_grad[0] else None
+        return gu_BLD, product(g_BCL, u_BLD).sum(0) if ctx.needs_input_grad[1] else None
 
 
 def project(u_BLD: Tensor, weight_CD: Tensor) -> Tensor:
@@ -127,14 +127,14 @@ class _ProjectBack(torch.autograd.Function):
     @staticmethod
     def forward(ctx, y_BDL, weight_DD, bias_D):
         ctx.save_for_backward(y_BDL, weight_DD)
-        return _product(y_BDL.transpose(1, 2), weight_DD.T).add_(bias_D)
+        return product(y_BDL.transpose(1, 2), weight_DD.T).add_(bias_D)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g_BLD):
         y_BDL, weight_DD = ctx.saved_tensors
-        gy_BDL = _product(weight_DD.T, g_BLD.transpose(1, 2))
-        gweight_DD = _product(y_BDL, g_BLD).sum(0).T if ctx.needs_input_grad[1] else None
+        gy_BDL = product(weight_DD.T, g_BLD.transpose(1, 2))
+        gweight_DD = product(y_BDL, g_BLD).sum(0).T if ctx.needs_input_grad[1] else None
         return gy_BDL, gweight_DD, g_BLD.sum((0, 1))
 
 
