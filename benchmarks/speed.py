@@ -86,7 +86,7 @@ def floor(d_model: int, n_layer: int, length: int, training: bool, device: str) 
         return min(times[1:])
 
     torch.set_default_device(device)
-    tile = 512 if device == "cpu" else length
+    tile = min(length, 1024) if device == "cpu" else length
     seconds = 0.0
     # Per position: in_proj, out_proj, fc1, fc2, and the network of the filters. Training: three times as much.
     for rows, columns in ((3, 1), (1, 1), (4, 1), (1, 4)):
@@ -96,13 +96,16 @@ def floor(d_model: int, n_layer: int, length: int, training: bool, device: str) 
         x, w = torch.randn(tile, shape[0]), torch.randn(*shape)
         seconds += fastest(lambda x=x, w=w: x @ w) * length / tile
     seconds *= 3 if training else 1
-    # Per channel: two transforms forth and one back; training: three and two more. As many at a time as stay in cache.
-    n = next_fast_length(2 * length - 1)
-    rows = max(2, min(d_model, (2**18 if device == "cpu" else 2**27) // n))
-    x = torch.randn(rows, n)
-    spectrum = torch.fft.rfft(x)
-    forth, back = fastest(lambda: torch.fft.rfft(x), 5), fastest(lambda: torch.fft.irfft(spectrum, n=n), 5)
-    seconds += d_model / rows * ((3 if training else 2) * forth + (3 if training else 1) * back)
+    # Per channel: two transforms forth and one back; training: three and two more. As many at a time as is fastest.
+    n, per_channel = next_fast_length(2 * length - 1), []
+    for rows in (2, 4, 8, 16, 32, 64, 128, d_model):
+        if rows > d_model or (per_channel and rows * n > (2**22 if device == "cpu" else 2**28)):
+            continue
+        x = torch.randn(rows, n)
+        spectrum = torch.fft.rfft(x)
+        forth, back = fastest(lambda: torch.fft.rfft(x), 5), fastest(lambda: torch.fft.irfft(spectrum, n=n), 5)  # noqa: B023
+        per_channel.append(((3 if training else 2) * forth + (3 if training else 1) * back) / rows)
+    seconds += d_model * min(per_channel)
     return seconds * n_layer
 
 

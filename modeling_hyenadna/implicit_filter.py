@@ -219,20 +219,18 @@ class HyenaDNAFilter(nn.Module):
         t_L = self.pos_emb.times(length, h_LO.device, h_LO.dtype)[:, 0]
         deltas_MD = self.deltas(h_LO.device, h_LO.dtype).unflatten(0, (-1, d_model))
         last_MDO = self.implicit_filter[-1].weight.to(h_LO.dtype).unflatten(0, (-1, d_model))
-        block, start = None, 0
+        k_MDL, start, stop = None, 0, 0
 
         def filters(channels):
-            nonlocal block, start
-            if block is None or not start <= channels.start < channels.stop <= start + block.shape[1]:
-                start = channels.start
-                some = slice(start, max(start + 32, channels.stop))
-                last_CO, deltas_C = last_MDO[:, some].flatten(0, 1), deltas_MD[:, some].flatten()
-                k_CL = h_LO.new_empty(len(last_CO), length)
+            nonlocal k_MDL, start, stop
+            if not start <= channels.start < channels.stop <= stop:
+                start, stop = channels.start, min(d_model, max(channels.start + 32, channels.stop))
+                last_CO, deltas_C = last_MDO[:, start:stop].flatten(0, 1), deltas_MD[:, start:stop].flatten()
+                if k_MDL is None or k_MDL.shape[1] != stop - start:
+                    k_MDL = h_LO.new_empty(len(last_MDO), stop - start, length)
                 for i in _tiles(h_LO):
-                    torch.mul(last_CO @ h_LO[i].T, _window(t_L[i], deltas_C, shift), out=k_CL[:, i])
-                block = k_CL.unflatten(0, (len(last_MDO), -1))
-            inside = slice(channels.start - start, channels.stop - start)
-            return block[:, inside], skip_MD[:, channels]
+                    torch.mul(last_CO @ h_LO[i].T, _window(t_L[i], deltas_C, shift), out=k_MDL.flatten(0, 1)[:, i])
+            return k_MDL[:, channels.start - start : channels.stop - start], skip_MD[:, channels]
 
         return filters
 

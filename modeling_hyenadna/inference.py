@@ -22,13 +22,15 @@ def tiles(batch: int, length: int, width: int, device: torch.device) -> list[tup
     return [(slice(b, b + 1), slice(i, min(i + size, length))) for b in range(batch) for i in range(0, length, size)]
 
 
-def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
+def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[str, Tensor]) -> Tensor:
     """`HyenaDNABlock.forward` where no gradient is wanted and nothing is wrapped around its modules.
 
     Args:
         block: The `HyenaDNABlock`.
-        hidden_BLD: Residual stream of shape (batch, length, d_model), in float32 or float64. It is not changed.
+        hidden_BLD: Residual stream of shape (batch, length, d_model), in float32 or float64.
         mask_BL: True where there is a token; masked positions are all in front of the tokens, or all behind them.
+        buffers: What one block leaves to the next, because fresh pages of memory cost more than what is written to
+            them. `"stream"` is the last block's result, which nobody else holds: this block writes over it.
     """
     mixer, mlp, device = block.mixer, block.mlp, hidden_BLD.device
     (batch, length, width), order = hidden_BLD.shape, mixer.config.hyena_order
@@ -57,7 +59,9 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
     with torch.autocast(device.type, enabled=False):
         # 1. The gated input of the first long convolution, and the gates after it but the last.
         gates = torch.empty(batch, order - 2, width, length, dtype=dtype, device=device)
-        v_BDL = torch.empty(batch, width, length, dtype=dtype, device=device)
+        v_BDL = buffers.get("v")
+        if v_BDL is None or (v_BDL.shape, v_BDL.dtype, v_BDL.device) != ((batch, width, length), dtype, device):
+            v_BDL = torch.empty(batch, width, length, dtype=dtype, device=device)
         for b, i in tiles(batch, length, width, device):
             x = short_projections(1, order + 1, b, i)
             if order > 2:
@@ -82,9 +86,10 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
         del filters, fft, spectra, k_MGL, u, y
 
         # 3. The last gate, back to the residual stream, and the MLP.
-        out = torch.empty_like(hidden_BLD)
-        for b, i in tiles(batch, length, width, device):
+        out = hidden_BLD if buffers.get("stream") is hidden_BLD else torch.empty_like(hidden_BLD)
+        for b, i in reversed(tiles(batch, length, width, device)):  # a tile reads from the one before it, unchanged
             y = short_projections(0, 1, b, i)[:, 0].mul_(v_BDL[b, :, i])
             h = hidden_BLD[b, i] + linear(y.transpose(1, 2), mixer.out_proj)
             out[b, i] = h.add_(linear(gelu(linear(norm(h, block.norm2), mlp.fc1)), mlp.fc2))
+    buffers.update(v=v_BDL, stream=out)
     return out

@@ -8,6 +8,7 @@ L length, G channels of one group, R rows of one transform, F frequencies, T tap
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -178,69 +179,69 @@ class Transform:
 class _ShortConvolution:
     """The short convolution of the projections, for one part (gate or value) and one group of channels at a time.
 
-    Without a mask it reads the projections as they are, and their bias goes into its own: a pass less.
+    Without a mask it reads the projections as they are, and their bias goes into its own: a pass less. Then the first
+    results have too much of it, because taps before the sequence read zeros, not the bias.
     """
 
     def __init__(self, p_BCL, in_bias_C, short_CT, short_bias_C, mask_BL, channels: int, dtype: torch.dtype):
-        self.p_BPDL = p_BCL.unflatten(1, (-1, channels))
-        self.dtype, self.taps = dtype, short_CT.shape[1]
+        self.p_BPDL, self.taps = p_BCL.unflatten(1, (-1, channels)), short_CT.shape[1]
         self.w_PDT = short_CT.to(dtype).view(-1, channels, self.taps)
-        self.bias_PD = short_bias_C.to(dtype).view(-1, channels)
+        self.bias_PD1 = short_bias_C.to(dtype).view(-1, channels, 1)
         in_bias_C = torch.zeros_like(short_bias_C) if in_bias_C is None else in_bias_C
-        self.in_bias_PD = in_bias_C.to(dtype).view(-1, channels)
+        self.in_bias_PD1 = in_bias_C.to(dtype).view(-1, channels, 1)
         self.pad_BL = None if mask_BL is None else ~mask_BL
+        if mask_BL is None:
+            bias_PDT = self.in_bias_PD1 * self.w_PDT.cumsum(-1)  # in the last column that of all taps
+            self.bias_PD1 = self.bias_PD1 + bias_PDT[..., -1:]
+            self.excess_PDT = bias_PDT[..., :-1].flip(-1)[..., : p_BCL.shape[-1]]
 
     def input(self, part: int, b: slice, d: slice) -> Tensor:
-        q_BGL = self.p_BPDL[b, part, d].to(self.dtype)
+        q_BGL = self.p_BPDL[b, part, d].to(self.w_PDT.dtype)
         if self.pad_BL is None:
             return q_BGL
-        return (q_BGL + self.in_bias_PD[part, d, None]).masked_fill_(self.pad_BL[b, None], 0)
+        return (q_BGL + self.in_bias_PD1[part, d]).masked_fill_(self.pad_BL[b, None], 0)
 
     def forward(self, part: int, b: slice, d: slice) -> Tensor:
-        q_BGL, w_GT, bias_G, in_bias_G = self.input(part, b, d), *self._weights(part, d)
-        if self.pad_BL is not None:
-            x_BGL = short_convolution(q_BGL, w_GT, bias_G)
-            if part == len(self.w_PDT) - 1:  # the value: the bias has filled the pads; from here on zeros stay zeros
-                x_BGL.masked_fill_(self.pad_BL[b, None], 0)
-            return x_BGL
-        x_BGL = short_convolution(q_BGL, w_GT, bias_G + in_bias_G * w_GT.sum(-1))
-        for t in range(min(self.taps - 1, x_BGL.shape[-1])):  # taps before the sequence read zeros, not the bias
-            x_BGL[..., t] -= in_bias_G * w_GT[:, : self.taps - 1 - t].sum(-1)
+        x_BGL = short_convolution(self.input(part, b, d), self.w_PDT[part, d], self.bias_PD1[part, d, 0])
+        if self.pad_BL is None:
+            x_BGL[..., : self.taps - 1] -= self.excess_PDT[part, d]
+        elif part == len(self.w_PDT) - 1:  # the value: the bias has filled the pads; from here on zeros stay zeros
+            x_BGL.masked_fill_(self.pad_BL[b, None], 0)
         return x_BGL
 
     def start_gradients(self) -> None:
         self.gp_BPDL = torch.empty(self.p_BPDL.shape, dtype=self.p_BPDL.dtype, device=self.p_BPDL.device)
-        self.gw_PDT, self.gbias_PD = torch.zeros_like(self.w_PDT), torch.zeros_like(self.bias_PD)
-        self.gin_bias_PD = torch.zeros_like(self.in_bias_PD)
+        self.gw_PDT, self.gbias_PD = torch.zeros_like(self.w_PDT), torch.zeros_like(self.bias_PD1[..., 0])
+        self.gin_bias_PD = torch.zeros_like(self.gbias_PD)
 
     def backward(self, gx_BGL: Tensor, part: int, b: slice, d: slice) -> None:
         """Add what follows from the gradient of a result of `forward`, which is overwritten."""
         if self.pad_BL is not None and part == len(self.w_PDT) - 1:
             gx_BGL.masked_fill_(self.pad_BL[b, None], 0)
-        q_BGL, w_GT, _, in_bias_G = self.input(part, b, d), *self._weights(part, d)
+        q_BGL, w_GT, taps = self.input(part, b, d), self.w_PDT[part, d], self.taps
         length, gp_BGL = gx_BGL.shape[-1], self.gp_BPDL[b, part, d]
-        direct = gp_BGL.dtype == self.dtype
-        gq_BGL = torch.mul(gx_BGL, w_GT[:, -1:], out=gp_BGL) if direct else gx_BGL * w_GT[:, -1:]
-        product, total_G = torch.empty_like(gx_BGL), gx_BGL.sum((0, 2))
-        self.gbias_PD[part, d] += total_G
-        for lag in range(min(self.taps, length)):
-            tap, here = self.taps - 1 - lag, gx_BGL[..., lag:]
-            gw_G = torch.mul(here, q_BGL[..., : length - lag], out=product[..., lag:]).sum((0, 2))
+        direct = gp_BGL.dtype == gx_BGL.dtype
+        gq_BGL = torch.mul(gx_BGL, w_GT[:, -1:], out=gp_BGL if direct else None)
+        product, sums = torch.empty_like(gx_BGL), []
+        for lag in range(min(taps, length)):
+            here = gx_BGL[..., lag:]
+            sums.append(torch.mul(here, q_BGL[..., : length - lag], out=product[..., lag:]).sum((0, 2)))
             if lag:
-                gq_BGL[..., :-lag].addcmul_(here, w_GT[:, tap, None])
-            if self.pad_BL is None:  # the bias of the projections is read wherever this tap lies in the sequence
-                seen_G = total_G - gx_BGL[..., :lag].sum((0, 2)) if lag else total_G
-                gw_G += in_bias_G * seen_G
-                self.gin_bias_PD[part, d] += w_GT[:, tap] * seen_G
-            self.gw_PDT[part, d, tap] += gw_G
-        if self.pad_BL is not None:
+                gq_BGL[..., :-lag].addcmul_(here, w_GT[:, taps - 1 - lag, None])
+        sums += [torch.zeros_like(sums[0])] * (taps - len(sums))
+        gw_GT, gbias_G = torch.stack(sums[::-1], dim=-1), gx_BGL.sum((0, 2))
+        if self.pad_BL is None:  # a tap reads the bias of the projections wherever it lies in the sequence
+            head_GT = F.pad(gx_BGL[..., : taps - 1].sum(0), (1, max(0, taps - 1 - length))).cumsum(-1)
+            seen_GT = (gbias_G[:, None] - head_GT).flip(-1)
+            gw_GT.addcmul_(seen_GT, self.in_bias_PD1[part, d])
+            self.gin_bias_PD[part, d] += (seen_GT * w_GT).sum(-1)
+        else:
             gq_BGL.masked_fill_(self.pad_BL[b, None], 0)
             self.gin_bias_PD[part, d] += gq_BGL.sum((0, 2))
+        self.gw_PDT[part, d] += gw_GT
+        self.gbias_PD[part, d] += gbias_G
         if not direct:
             gp_BGL.copy_(gq_BGL)
-
-    def _weights(self, part: int, d: slice) -> tuple[Tensor, Tensor, Tensor]:
-        return self.w_PDT[part, d], self.bias_PD[part, d], self.in_bias_PD[part, d]
 
 
 class _GatedLongConvolution(torch.autograd.Function):

@@ -161,6 +161,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         mask: torch.Tensor | None = None,
         order: torch.Tensor | None = None,
+        buffers: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
         inference = not (self.training or torch.is_grad_enabled() or is_tracing(hidden_states))
@@ -169,7 +170,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
             and order is None
             and all(is_plain(module) for part in self.children() for module in part.modules())
         ):
-            return run_block(self, hidden_states, mask)
+            return run_block(self, hidden_states, mask, {} if buffers is None else buffers)
         weight_dtype = self.norm1.weight.dtype
         hidden_states = hidden_states + self.dropout(
             self.mixer(self.norm1(hidden_states.to(weight_dtype)), mask, order)
@@ -406,8 +407,10 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         # 2. Run the blocks. A name more for the embeddings would keep them in memory.
         hidden_states = self.backbone.dropout(inputs_embeds)
         del inputs_embeds
+        hooked = any(block._forward_hooks or block._forward_pre_hooks for block in self.backbone.layers)
+        buffers = None if hooked else {}  # a hook may keep what a block returns
         for block in self.backbone.layers:
-            hidden_states = block(hidden_states, mask, order)
+            hidden_states = block(hidden_states, mask, order, buffers)
 
         # 3. Final norm.
         hidden_states = self.backbone.ln_f(hidden_states.to(self.backbone.ln_f.weight.dtype))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hyenadna import HyenaDNAForCausalLM, feed_forward, implicit_filter, inference, long_convolution
 from hyenadna.modeling_hyenadna import is_plain
 
+from . import reference
 from .conftest import random_ids, random_model
 
 
@@ -83,6 +84,59 @@ def test_frozen_inputs_get_no_gradient():
     assert embeds.grad.abs().max() > 0 and all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_projections_and_their_gradients(batch):
+    torch.manual_seed(0)
+    u, w, b = torch.randn(batch, 9, 4).double(), torch.randn(12, 4).double(), torch.randn(12).double()
+    inputs = [x.requires_grad_() for x in (u, w, b)]
+    there = long_convolution.project(u, w)
+    back = long_convolution.project_back(u.transpose(1, 2), w, b)
+    assert there.is_contiguous() and back.is_contiguous()  # what they are for
+    expected = F.linear(u, w)
+    torch.testing.assert_close(there, expected.transpose(1, 2))
+    torch.testing.assert_close(back, expected + b)
+    g = torch.randn_like(there)
+    for a, e in zip(
+        torch.autograd.grad(there, inputs[:2], g), torch.autograd.grad(F.linear(u, w).mT, inputs[:2], g), strict=True
+    ):
+        torch.testing.assert_close(a, e)
+    g = torch.randn_like(back)
+    for a, e in zip(
+        torch.autograd.grad(back, inputs, g), torch.autograd.grad(F.linear(u, w, b), inputs, g), strict=True
+    ):
+        torch.testing.assert_close(a, e)
+    frozen = long_convolution.project(u, w.detach())
+    torch.testing.assert_close(torch.autograd.grad(frozen.sum(), u)[0], w.detach().sum(0).expand_as(u))
+
+
+@pytest.mark.parametrize("config", [{}, {"train_positional_embedding": True, "hyena_order": 3}, {"train_freq": False}])
+def test_filters_in_tiles_and_their_gradients(config, monkeypatch):
+    """Against the modules called one after another, and those against the reference."""
+    model = random_model(**config).double()
+    filter_fn = model.hyena.backbone.layers[0].mixer.filter_fn
+    expected, skip = filter_fn(40, plain=True)
+    weights = [p for p in filter_fn.parameters() if p.requires_grad]
+    p = {name: value.detach() for name, value in filter_fn.named_parameters()}
+    torch.testing.assert_close(expected.detach(), reference.filters(p, model.config, 40), rtol=1e-10, atol=1e-10)
+    monkeypatch.setattr(
+        implicit_filter, "_tiles", lambda z: [slice(i, min(i + 7, len(z))) for i in range(0, len(z), 7)]
+    )
+    k, skip_too = filter_fn(40, plain=False)
+    torch.testing.assert_close((k, skip_too), (expected, skip), rtol=1e-10, atol=1e-10)
+    g = torch.randn_like(k)
+    results = [torch.autograd.grad((x * g).sum() + y.sum(), weights) for x, y in ((k, skip_too), (expected, skip))]
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_groups_cover_everything_once():
+    for batch, channels, length in ((1, 128, 1026), (70, 128, 1026), (3, 100, 70_000), (1, 6, 450_002), (2, 1, 5)):
+        count = torch.zeros(batch, channels)
+        for b, d in long_convolution.groups(batch, channels, length, torch.device("cpu")):
+            count[b, d] += 1
+        assert (count == 1).all()
+
+
 def test_feed_forward_and_its_gradients(pieces):
     torch.manual_seed(0)
     shapes = [(2, 9, 4), (16, 4), (16,), (4, 16), (4,)]
@@ -111,6 +165,22 @@ def test_a_block_without_gradients(order, masked, pieces):
     for a, b in zip(out.hidden_states, expected.hidden_states, strict=True):
         torch.testing.assert_close(a[keep], b[keep], rtol=0, atol=1e-10)
     torch.testing.assert_close(out.logits[keep], expected.logits[keep], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_blocks_that_write_over_the_stream(order, masked, pieces):
+    """Where nobody asks for the states in between, each block after the first writes over its input."""
+    model = random_model(hyena_order=order, n_layer=3).double()
+    ids, mask = random_ids(3, 33), None
+    if masked:
+        mask = torch.ones(3, 33, dtype=torch.long)
+        mask[0, :11], mask[1, 30:] = 0, 0
+    expected = model(ids, attention_mask=mask).logits
+    with torch.no_grad():
+        logits = model(ids, attention_mask=mask).logits
+    keep = slice(None) if mask is None else mask.bool()
+    torch.testing.assert_close(logits[keep], expected[keep], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, "autocast"])
@@ -241,14 +311,19 @@ def test_offloaded_to_disk(tmp_path):
 def test_recorded_states_are_not_written_over():
     model = random_model(n_layer=3)
     ids = random_ids(1, 30)
+    embeds = model.get_input_embeddings()(ids).detach()
+    before = embeds.clone()
+    with torch.no_grad():
+        model(inputs_embeds=embeds)  # before a hook is there, so that blocks write over the stream
+    assert torch.equal(embeds, before)
     with torch.no_grad():
         states = model(ids, output_hidden_states=True).hidden_states
         kept = [state.clone() for state in states]
         model(random_ids(1, 30, seed=9))
     for a, b in zip(states, kept, strict=True):
         assert torch.equal(a, b)
-    embeds = model.get_input_embeddings()(ids).detach()
-    before = embeds.clone()
+    seen = []
+    model.hyena.backbone.layers[0].register_forward_hook(lambda module, args, out: seen.append((out, out.clone())))
     with torch.no_grad():
-        model(inputs_embeds=embeds)
-    assert torch.equal(embeds, before)
+        model(ids)
+    assert torch.equal(*seen[0])
