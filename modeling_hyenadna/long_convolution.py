@@ -16,9 +16,13 @@ from torch.autograd.function import once_differentiable
 def next_fast_length(length: int) -> int:
     """Smallest multiple of 16 that is >= `length` and whose only prime factors are 2, 3, 5 and 7.
 
+    A symbolic length, of a graph that is exported for all lengths, comes back as it is, or it would become a constant.
+
     A transform whose length has a large prime factor costs several times as much, and one that vectors do not divide
     twice as much: 2058 = 2 * 3 * 7^3 against 2160 = 2^4 * 3^3 * 5.
     """
+    if isinstance(length, torch.SymInt):
+        return length
     length = -(-int(length) // 16) * 16  # `torch.jit.trace` hands out tensors, which would be changed in place
     while True:
         rest = length
@@ -68,7 +72,7 @@ def long_convolution(u_BDL: Tensor, k_DL: Tensor, skip_D: Tensor) -> Tensor:
         A tensor of the shape and type of `u_BDL`.
     """
     length = u_BDL.shape[-1]
-    n = next_fast_length(2 * length - 1)
+    n = next_fast_length(2 * length)
     u = u_BDL.to(k_DL.dtype)
     y_BDF = torch.fft.rfft(u, n=n) * torch.fft.rfft(k_DL, n=n)
     y_BDL = torch.fft.irfft(y_BDF, n=n)[..., :length] + skip_D.to(k_DL.dtype)[:, None] * u

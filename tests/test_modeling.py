@@ -524,6 +524,15 @@ def test_exports():
     torch.testing.assert_close(logits[other == 1], model(ids, other).logits[other == 1], rtol=1e-5, atol=1e-5)
 
 
+def test_exports_for_every_length():
+    model = random_model()
+    length = torch.export.Dim("length", min=2, max=model.config.max_seq_len)
+    program = torch.export.export(model, (random_ids(2, 32),), dynamic_shapes={"input_ids": {1: length}})
+    for n in (2, 31, 66):
+        ids = random_ids(2, n)
+        torch.testing.assert_close(program.module()(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
+
+
 def test_resized_embeddings(tmp_path):
     model = random_model()
     ids = random_ids(1, 20)
