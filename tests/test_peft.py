@@ -356,10 +356,10 @@ def test_trainer_resumes_to_the_bit(task, tmp_path):
 @pytest.mark.parametrize("task", HEADS)
 def test_prefix_tuning_says_what_to_use(task):
     model = adapted(task, PrefixTuningConfig)
-    with pytest.raises(ValueError, match="no attention.*PromptTuningConfig"):
+    with pytest.raises(ValueError, match=r"no attention.*PromptTuningConfig"):
         model(random_ids(2, 20))
     if task == "CAUSAL_LM":
-        with pytest.raises(ValueError, match="no attention.*PromptTuningConfig"):
+        with pytest.raises(ValueError, match=r"no attention.*PromptTuningConfig"):
             model.generate(input_ids=random_ids(2, 20), max_new_tokens=3)
 
 
@@ -392,5 +392,5 @@ def test_labels_and_heads_of_a_saved_prompt(tmp_path):
     random_model().save_pretrained(tmp_path / "base")
     base = HyenaDNAForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
     get_peft_model(base, PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=T)).save_pretrained(tmp_path / "p")
-    with pytest.raises(RuntimeError, match="size mismatch for.*score"):
+    with pytest.raises(RuntimeError, match=r"size mismatch for.*score"):
         AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "p")  # two labels by default
