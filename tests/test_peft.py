@@ -372,6 +372,14 @@ def test_prompt_tokens_count_against_max_seq_len():
         model.generate(input_ids=random_ids(1, 20), max_new_tokens=9, min_new_tokens=9)
 
 
+def test_a_prompt_from_text(tmp_path):
+    HyenaDNATokenizer().save_pretrained(tmp_path)
+    text = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "ACGT", "tokenizer_name_or_path": str(tmp_path)}
+    model = adapted("SEQ_CLS", PromptTuningConfig, {"num_virtual_tokens": 6, **text})
+    embeddings = model.get_base_model().get_input_embeddings().weight
+    assert torch.equal(model.get_prompt(1)[0], embeddings[[7, 8, 9, 10, 1, 7]])  # [SEP], and again from the start
+
+
 def test_token_labels_without_the_prompt():
     model = adapted("TOKEN_CLS")
     ids = random_ids(2, 20)

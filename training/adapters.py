@@ -88,8 +88,12 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
         InputError: The folder holds no adapter, or one for a model of another width.
     """
     folder = Path(folder)
-    if not (folder / "adapter_config.json").exists():
-        raise InputError(f"{str(folder)!r} holds no adapter (adapter_config.json)")
+    for file in ("adapter_config.json", "config.json"):
+        if not (folder / file).exists():
+            raise InputError(
+                f"{str(folder)!r} holds no {file}. This loads what `hyenadna soft-prompt` and `hyenadna finetune "
+                "--lora_rank` save; load other adapters with peft"
+            )
     adapter, config = PeftConfig.from_pretrained(folder), HyenaDNAConfig.from_pretrained(folder)
     cls = next((cls for cls, task in _TASKS.items() if task == adapter.task_type), None)
     if cls is None:
