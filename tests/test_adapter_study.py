@@ -101,6 +101,18 @@ def test_bad_settings(checkpoint, data, tmp_path, changes, message):
         make_args(checkpoint, data, tmp_path / "study", **changes)
 
 
+def test_what_would_stop_a_run_in_the_middle_is_said_before_the_first(checkpoint, data, tmp_path):
+    with pytest.raises(
+        InputError, match=r"row \d+ of the train rows has [678]\d tokens, but max_seq_len of the model is 64"
+    ):
+        adapter_study(make_args(checkpoint, data, tmp_path / "study", prompt_lengths=[2, 50]))
+    six = make_rows(36).remove_columns("label").add_column("label", [f"class {i % 6}" for i in range(36)])
+    six.to_csv(tmp_path / "six.csv", index=False)
+    with pytest.raises(InputError, match="6 classes"):
+        adapter_study(make_args(checkpoint, tmp_path / "six.csv", tmp_path / "study"))
+    assert not (tmp_path / "study").exists()
+
+
 def test_command_line(tmp_path, capsys):
     assert cli.main(["adapter-study", f"--output_dir={tmp_path / 'study'}"]) == 1
     assert "hyenadna adapter-study: error: a study needs a checkpoint" in capsys.readouterr().err

@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from transformers import TrainingArguments
 
 from .errors import InputError
-from .finetune import FinetuneArguments, finetune, read_data, settings_of
+from .finetune import FinetuneArguments, check_lengths, finetune, read_data, settings_of
 from .labelled_data import SINGLE_LABEL, load_splice_junctions
 from .results import write_json, write_whole
 from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
-from .soft_prompt import FORMS, SoftPromptArguments, soft_prompt
+from .soft_prompt import FORMS, SoftPromptArguments, letters_of_labels, load_language_model, soft_prompt
 
 # Of Trainer's settings, those that every run of a study shares.
 _SHARED = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "bf16", "fp16")
@@ -112,6 +112,13 @@ def adapter_study(args: StudyArguments) -> list[dict]:
     labelled = read_data(args, data)
     if labelled.problem_type != SINGLE_LABEL:
         raise InputError(f"the study compares accuracies of single labels, but the problem is {labelled.problem_type}")
+    # what would stop a run only after others took their hours
+    if "next_token" in args.forms and args.prompt_lengths:
+        letters_of_labels(labelled.label_names)
+    longest_prompt = max(args.prompt_lengths, default=0) + 2  # [SEP] and the letter of the label
+    model, _ = load_language_model(args)
+    if not args.truncation:
+        check_lengths(labelled, model.config.max_seq_len, longest_prompt, from_scratch=False)
     output, settings = Path(args.output_dir), settings_of(args, labelled)
     if not (args.resume and (output / SETTINGS_FILE).exists()):
         check_output_folder(output, settings, False, ())  # with it, each run checks its own folder
