@@ -8,6 +8,8 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .peft_hyenadna import tell_peft
+
 
 @strict
 class HyenaDNAConfig(PreTrainedConfig):
@@ -139,6 +141,11 @@ class HyenaDNAConfig(PreTrainedConfig):
         # There is no generation cache yet, whatever a file says.
         self.use_cache = False
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict:
+        """As in Transformers. `peft` asks for it, after its own import, before it looks us up."""
+        tell_peft()
+        return super().to_dict()
 
     def validate_sizes(self) -> None:
         """Raise if a size is impossible. Runs after `__init__` and before saving."""

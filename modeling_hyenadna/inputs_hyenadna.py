@@ -112,6 +112,7 @@ def check_labels(labels: torch.Tensor, inputs: torch.Tensor, size: int) -> None:
     if labels.shape != inputs.shape[:2]:
         raise ValueError(
             f"`labels` has shape {tuple(labels.shape)}, but the input has (batch, length) = {tuple(inputs.shape[:2])}."
+            " If a soft prompt stands in front of the input, put as many -100 in front of the labels."
         )
     check_range(labels, "labels", size, ignored=-100)
 

@@ -223,6 +223,11 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         config.validate()  # again: `from_pretrained(..., hyena_order=1)` sets the field afterwards
         super().__init__(config, *args, **kwargs)
 
+    @property
+    def embeddings(self) -> HyenaDNAEmbeddings:
+        """Where `peft` looks for `word_embeddings`."""
+        return self.base_model.backbone.embeddings
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """N(0, initializer_range), except where the published model differs (arXiv 2306.15794, training repository)."""

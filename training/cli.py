@@ -11,6 +11,9 @@ from .errors import InputError
 COMMANDS = {
     "demo": "train on built-in splice junctions, test, save, reload: three minutes on two cores",
     "finetune": "train a classifier or a regression on your labelled sequences",
+    "soft-prompt": "adapt a frozen model by learned tokens in front of your sequences",
+    "few-shot": "classify from a few labelled examples in the context",
+    "adapter-study": "compare prompts, LoRA, a linear probe and full fine-tuning",
     "pretrain": "train a language model on genomes: FASTA, BED, several species",
     "convert": "bring a published checkpoint in, or yours to the published layout; runs no pickle",
     "export": "make a folder that loads anywhere, with or without this package, and prove it",
@@ -26,7 +29,7 @@ _OPTIONAL = {"accelerate", "datasets", "evaluate", "matplotlib", "pandas", "peft
 
 def usage() -> str:
     """Return what `hyenadna --help` prints."""
-    lines = [f"  {name:<10} {help}" for name, help in COMMANDS.items()]
+    lines = [f"  {name:<13} {help}" for name, help in COMMANDS.items()]
     return "\n".join(
         ["usage: hyenadna NAME ... | --help | --version", "", *lines, "", "hyenadna NAME --help tells more."]
     )
@@ -46,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"hyenadna: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        module = importlib.import_module(_ELSEWHERE.get(name, f"hyenadna.training.{name}"))
+        module = importlib.import_module(_ELSEWHERE.get(name, f"hyenadna.training.{name.replace('-', '_')}"))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _OPTIONAL:
             raise

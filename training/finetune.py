@@ -3,6 +3,7 @@
     hyenadna finetune --data promoters.csv --output_dir promoters                        # from scratch, tiny model
     hyenadna finetune --data folder --model LongSafari/hyenadna-tiny-1k-seqlen-hf        # from a checkpoint
     hyenadna finetune promoters.yaml --seed 1                                            # settings from a YAML file
+    hyenadna finetune --data folder --model pretrained --lora_rank 8                     # LoRA instead of all weights
     hyenadna finetune --data promoters.csv --output_dir promoters --resume               # go on after a kill
     accelerate launch -m hyenadna.training.finetune --data promoters.csv                 # on several devices
 
@@ -16,6 +17,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +26,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
 from hyenadna.tokenization import HyenaDNATokenizer
@@ -69,10 +71,12 @@ class FinetuneArguments(RecipeArguments):
     embed_dropout: float | None = setting(None, "Dropout on the embeddings (from scratch: 0.1).")
     resid_dropout: float | None = setting(None, "Dropout on each mixer and MLP output (from scratch: 0).")
     freeze_backbone: bool = setting(False, "Train the head only.")
+    lora_rank: int | None = setting(None, "Train LoRA matrices of this rank and the head; the folder holds only those.")
     add_special_tokens: bool = setting(False, "Append [SEP] to each sequence.")
     # training
     reverse_complement: float = setting(0.0, "Probability to train on the other strand; .5 in the paper.")
     class_weights: bool = setting(False, "Weigh the loss so that each class counts the same.")
+    patience: int = setting(0, "Stop after so many evaluations without a better one; 0: never.")
     # other defaults than those of Transformers
     output_dir: str = setting("hyenadna-finetuned", "Folder for everything that the run writes.")
     num_train_epochs: float = setting(20.0, "Passes over the training rows.")
@@ -90,8 +94,17 @@ class FinetuneArguments(RecipeArguments):
         self.check_training()
         if not 0 <= self.reverse_complement <= 1:
             raise InputError(f"reverse_complement is {self.reverse_complement}; it is a probability, 0 to 1")
+        if self.patience < 0 or (self.patience and not self.load_best_model_at_end):
+            raise InputError(f"patience is {self.patience}; it must be at least 0, and needs load_best_model_at_end")
+        if self.patience:
+            self.restore_callback_states_from_checkpoint = True  # a resumed run goes on counting
         if self.class_weights and self.label_smoothing_factor:
             raise InputError("class_weights and label_smoothing_factor do not go together; leave one out")
+        if self.lora_rank is not None and (self.lora_rank < 1 or self.model is None or self.freeze_backbone):
+            raise InputError(
+                f"lora_rank is {self.lora_rank}; it must be at least 1, needs a checkpoint (model), and freezes the "
+                "backbone by itself (no freeze_backbone)"
+            )
 
 
 class StrandedRows(torch.utils.data.Dataset):
@@ -218,10 +231,13 @@ def make_weighted_loss(labels: np.ndarray, n_labels: int):
 
 @dataclass
 class FinetuneResult:
-    """What `finetune` returns: the content of `metrics.json`, the trained model and its tokenizer."""
+    """What a recipe returns: the content of `metrics.json`, the trained model and its tokenizer.
+
+    The model is a `HyenaDNAForSequenceClassification`, or a `peft.PeftModel` where an adapter was trained.
+    """
 
     results: dict
-    model: HyenaDNAForSequenceClassification
+    model: nn.Module
     tokenizer: HyenaDNATokenizer
 
 
@@ -235,10 +251,31 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None)
     Raises:
         InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
     """
+    return train_and_test(args, data, _classifier)
+
+
+def _classifier(args: FinetuneArguments, labelled: LabelledData) -> dict:
+    model, tokenizer = load_model(args, labelled.problem_type, labelled.label_names)
+    if not args.truncation:
+        check_lengths(labelled, model.config.max_seq_len, int(args.add_special_tokens), args.model is None)
+    if args.lora_rank:
+        from .adapters import add_lora  # peft is slow to import
+
+        model = add_lora(model, args.lora_rank)
+    return {
+        "model": model,
+        "processing_class": tokenizer,
+        "data_collator": SequenceCollator(tokenizer, labelled.problem_type, args.truncation),
+        "compute_metrics": make_compute_metrics(labelled.problem_type),
+    }
+
+
+def read_data(args: FinetuneArguments, data: Dataset | DatasetDict | None = None) -> LabelledData:
+    """Read and check what the settings name, or `data` instead of `args.data`."""
     source = data if data is not None else args.data
     if source is None:
         raise InputError("no data: say --data FILE (csv, tsv, parquet, FASTA), a folder or the id of a data set")
-    labelled = read_labelled_data(
+    return read_labelled_data(
         source,
         args.validation_data,
         args.test_data,
@@ -249,6 +286,22 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None)
         validation_fraction=args.validation_fraction,
         seed=args.seed,
     )
+
+
+def train_and_test(
+    args: FinetuneArguments,
+    data: Dataset | DatasetDict | None,
+    prepare: Callable[[FinetuneArguments, LabelledData], dict],
+) -> FinetuneResult:
+    """Read and check the data, train, evaluate and save: what every recipe on labelled sequences does.
+
+    Args:
+        args: All settings.
+        data: A `datasets` object instead of `args.data`.
+        prepare: Makes arguments of `Trainer` from the settings and the data: the model, its tokenizer as
+            `processing_class`, and what depends on them. Predictions have to be logits `(rows, labels)`.
+    """
+    labelled = read_data(args, data)
     if args.class_weights and labelled.problem_type != SINGLE_LABEL:
         raise InputError(f"class_weights is for single labels, but the problem is {labelled.problem_type}")
     if args.label_smoothing_factor and labelled.problem_type != SINGLE_LABEL:
@@ -257,15 +310,14 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None)
         args.metric_for_best_model = "mcc" if labelled.problem_type == SINGLE_LABEL else "loss"
         args.greater_is_better = labelled.problem_type == SINGLE_LABEL
     output, is_main = Path(args.output_dir), args.process_index == 0
-    settings = _settings_of(args, labelled)
+    settings = settings_of(args, labelled)
     if is_main:
         # data_sha256 compares what the paths hold
         check_output_folder(output, settings, args.resume, ("data", "validation_data", "test_data"))
     if (output / METRICS_FILE).exists():
         return _load_finished(output)
-    model, tokenizer = load_model(args, labelled.problem_type, labelled.label_names)
-    if not args.truncation:
-        check_lengths(labelled, model.config.max_seq_len, int(args.add_special_tokens), args.model is None)
+    prepared = prepare(args, labelled)
+    model, tokenizer = prepared["model"], prepared["processing_class"]
     if is_main:
         print(count_table(labelled))
         output.mkdir(parents=True, exist_ok=True)
@@ -275,16 +327,15 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None)
     train.p, train.seed = args.reverse_complement, args.seed
     weigh = args.class_weights
     trainer = HyenaDNATrainer(
-        model=model,
+        **prepared,
         args=args,
         train_dataset=train,
         eval_dataset=validation,
-        processing_class=tokenizer,
-        data_collator=SequenceCollator(tokenizer, labelled.problem_type, args.truncation),
-        compute_metrics=make_compute_metrics(labelled.problem_type),
         compute_loss_func=make_weighted_loss(np.array(train.labels), len(labelled.label_names)) if weigh else None,
-        callbacks=[_TellEpoch(train)],
     )
+    trainer.add_callback(_TellEpoch(train))
+    if args.patience:
+        trainer.add_callback(EarlyStoppingCallback(args.patience))
     checkpoint = last_complete_checkpoint(output) if args.resume else None
     start = time.monotonic()
     try:
@@ -306,6 +357,8 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None)
     if not is_main:
         return result
 
+    if not isinstance(trainer.model, PreTrainedModel):  # an adapter's folder: labels and pooling go with it
+        trainer.model.config.save_pretrained(output)
     (output / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here needs
     trainer.state.save_to_json(str(output / "trainer_state.json"))
     tested = "test" if "test" in probability else "validation"
@@ -317,6 +370,7 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None)
         "label_names": labelled.label_names,
         "rows": {part: len(rows) for part, rows in labelled.parts.items()},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "best_checkpoint": best and Path(best).name,
         "resumed_from": checkpoint and Path(checkpoint).name,
         "train_seconds": round(seconds, 1),
@@ -341,12 +395,18 @@ def _write_predictions(output: Path, data: LabelledData, part: str, probability:
 
 def _load_finished(output: Path) -> FinetuneResult:
     print(f"{output} holds this run, and it is finished: nothing to do")
-    model = HyenaDNAForSequenceClassification.from_pretrained(output)
+    if (output / "adapter_config.json").exists():
+        from .adapters import load_adapted
+
+        model = load_adapted(output)
+    else:
+        model = HyenaDNAForSequenceClassification.from_pretrained(output)
     results = json.loads((output / METRICS_FILE).read_text())
     return FinetuneResult(results, model, HyenaDNATokenizer.from_pretrained(output))
 
 
-def _settings_of(args: FinetuneArguments, data: LabelledData) -> dict:
+def settings_of(args: FinetuneArguments, data: LabelledData) -> dict:
+    """Return what decides the result of a run: its settings, and a digest of the sequences and labels."""
     content = hashlib.sha256()
     for part, rows in data.parts.items():
         content.update(part.encode())

@@ -1,0 +1,284 @@
+"""Classify from labelled examples in the context: `hyenadna few-shot --data DATA --model CHECKPOINT`.
+
+    hyenadna few-shot --data promoters.csv --model pretrained --samples 4 16 64 --shots 1 2 --output_dir few-shot
+    hyenadna few-shot --data promoters.csv --model pretrained --tuning_steps 0          # in context alone, no learning
+    hyenadna few-shot few_shot.yaml --resume                                            # go on with what is missing
+
+The model reads `X1 [SEP] Y1 [SEP] ... X [SEP]`, k sequences with their labels and one without, and its next token is
+the label, a letter for each class (arXiv 2306.15794). A model that was pretrained on genomes has never seen this form:
+it is tuned briefly on n samples first, all weights, the loss being that of the last label.
+
+n labels are all that a result has seen: the examples in a context come from the n samples, in tuning without the sample
+that is asked for; classes take turns. Each (n, k) is repeated with other samples. `metrics.json` holds every result on
+the test part (or the validation part if there is none), `few_shot.md` and `few_shot.png` their means and deviations.
+"""
+
+import copy
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from matplotlib.figure import Figure
+from transformers import set_seed
+
+from hyenadna import HyenaDNAForCausalLM
+
+from .errors import InputError
+from .finetune import FinetuneArguments, read_data, settings_of
+from .labelled_data import SINGLE_LABEL, LabelledData, count_table
+from .results import versions, write_json, write_whole
+from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
+from .soft_prompt import NextTokenCollator, letters_of_labels, load_language_model
+from .trainer import HyenaDNATrainer
+
+
+@dataclass
+class FewShotArguments(FinetuneArguments):
+    """Settings of `hyenadna few-shot`, on top of those of `hyenadna finetune`."""
+
+    shots: list[int] = field(
+        default_factory=lambda: [1, 2, 4], metadata={"help": "Numbers k of labelled examples in the context."}
+    )
+    samples: list[int] = field(
+        default_factory=lambda: [4, 16, 64], metadata={"help": "Numbers n of labelled samples to tune on."}
+    )
+    repeats: int = setting(3, "Repeat each with so many other samples.")
+    tuning_steps: int = setting(50, "Steps of tuning; 0: none.")
+    label_letters: str | None = setting(None, "A letter of ACGTN for each class, in their sorted order.")
+    # other defaults than those of fine-tuning
+    output_dir: str = setting("hyenadna-few-shot", "Folder for everything that the run writes.")
+    learning_rate: float = setting(1e-4, "Highest learning rate.")
+    per_device_train_batch_size: int = setting(16, "Batch size on each device.")
+    per_device_eval_batch_size: int = setting(16, "Batch size on each device for evaluation.")
+    eval_strategy: str = setting("no", "Leave this: evaluation is at the end.")
+    save_strategy: str = setting("no", "Leave this: a run is too short for checkpoints.")
+    logging_strategy: str = setting("no", "When to log.")
+    load_best_model_at_end: bool = setting(False, "Leave this: nothing is chosen on a validation part.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.model is None:
+            raise InputError("few-shot needs a checkpoint (model): a random model has learned nothing")
+        for name, values in (("shots", self.shots), ("samples", self.samples)):
+            if not values or min(values) < 1:
+                raise InputError(
+                    f"{name} is {values}; each must be at least 1 (without examples: hyenadna soft-prompt)"
+                )
+        if min(self.shots) >= min(self.samples):
+            raise InputError(
+                f"{min(self.shots)} shots with {min(self.samples)} samples: the examples are samples other than the "
+                "one that is asked for, so there must be more samples than shots"
+            )
+        if self.repeats < 1:
+            raise InputError(f"repeats is {self.repeats}; it must be at least 1")
+        if self.tuning_steps < 0:
+            raise InputError(f"tuning_steps is {self.tuning_steps}; it must be at least 0")
+
+
+def draw_samples(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return `n` row numbers, classes taking turns in a random order.
+
+    Raises:
+        InputError: There are too few rows, or fewer samples than classes.
+    """
+    classes = np.unique(labels)
+    if not len(classes) <= n <= len(labels):
+        raise InputError(
+            f"{n} samples of {len(labels)} rows and {len(classes)} classes: there must be one of each class"
+        )
+    turns = [list(rng.permutation(np.flatnonzero(labels == c))) for c in rng.permutation(classes)]
+    drawn = []
+    while len(drawn) < n:
+        drawn += [rows.pop() for rows in turns if rows]
+    return np.array(drawn[:n])
+
+
+class ContextRows(torch.utils.data.Dataset):
+    """Queries with `k` labelled examples each, as `NextTokenCollator` takes them; a function of (seed, position).
+
+    Args:
+        rows: A part of `LabelledData`.
+        samples: The rows that examples are drawn from, another such part.
+        k: Number of examples.
+        seed: Of the draw.
+        queries: Number of queries to tune on, which are the samples again and again, in another order each time, each
+            without itself among its examples. None: every row of `rows` once.
+    """
+
+    def __init__(self, rows: Dataset, samples: Dataset, k: int, seed: int, queries: int | None = None):
+        self.rows, self.samples, self.k, self.seed, self.queries = rows, samples, k, seed, queries
+        self.labels = np.array(samples["label"][:])
+
+    def __len__(self) -> int:
+        return len(self.rows) if self.queries is None else self.queries
+
+    def __getitem__(self, i: int) -> dict:
+        rng, candidates = np.random.default_rng((self.seed, self.k, i)), np.arange(len(self.samples))
+        if self.queries is None:
+            query = self.rows[i]
+        else:
+            turn, place = divmod(i, len(self.samples))
+            own = int(np.random.default_rng((self.seed, turn)).permutation(len(self.samples))[place])
+            query, candidates = self.samples[own], np.delete(candidates, own)
+        turns = [list(rng.permutation(candidates[self.labels[candidates] == c])) for c in rng.permutation(self.classes)]
+        chosen = [rows[r] for r in range(len(candidates)) for rows in turns if r < len(rows)][: self.k]
+        examples = [self.samples[int(j)] for j in rng.permutation(chosen)]
+        return {
+            "examples": [(row["sequence"], row["label"]) for row in examples],
+            "sequence": query["sequence"],
+            "label": query["label"],
+        }
+
+    @property
+    def classes(self) -> np.ndarray:
+        return np.unique(self.labels)
+
+
+def check_context(data: LabelledData, shots: int, max_seq_len: int) -> None:
+    """Raise `InputError` if a sequence with that many examples may have more tokens than the model takes."""
+    longest = max(len(sequence) for rows in data.parts.values() for sequence in rows["sequence"])
+    tokens = (shots + 1) * (longest + 2)
+    if tokens > max_seq_len:
+        fits = max_seq_len // (longest + 2) - 1
+        advice = f"Ask for at most {fits} shots" if fits >= 1 else "Not one example fits"
+        raise InputError(
+            f"{shots} shots of up to {longest} bases make a context of {tokens} tokens, but max_seq_len of the model "
+            f"is {max_seq_len}. {advice}, or use a checkpoint with a larger max_seq_len"
+        )
+
+
+def _one_result(
+    args: FewShotArguments, model: HyenaDNAForCausalLM, tokenizer, letters: str, data: LabelledData, task: dict
+) -> dict:
+    n, k, seed = task["samples"], task["shots"], args.seed + task["repeat"]
+    tested = data.parts.get("test", data.parts["validation"])
+    labels = np.array(data.parts["train"]["label"][:])
+    samples = data.parts["train"].select(draw_samples(labels, n, np.random.default_rng((seed, n))))
+    own = copy.copy(args)  # `Trainer` reads these from its arguments
+    own.max_steps, own.seed = args.tuning_steps, seed
+    set_seed(seed)
+    collator = NextTokenCollator(tokenizer, letters)
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    trainer = HyenaDNATrainer(
+        model=model,
+        args=own,
+        train_dataset=ContextRows(samples, samples, k, seed, queries=args.tuning_steps * batch),
+        data_collator=collator,
+        preprocess_logits_for_metrics=collator.letter_logits,
+        compute_metrics=collator.metrics,
+    )
+    start = time.monotonic()
+    if args.tuning_steps:
+        trainer.train()
+    seconds = time.monotonic() - start
+    metrics = trainer.predict(ContextRows(tested, samples, k, seed), metric_key_prefix="test").metrics
+    return {
+        **task,
+        **{name: metrics[f"test_{name}"] for name in ("accuracy", "mcc", "loss")},
+        "tuning_seconds": round(seconds, 1),
+    }
+
+
+def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) -> dict:
+    """Tune and evaluate for every number of samples and shots; return the content of `metrics.json`.
+
+    Args:
+        args: All settings.
+        data: A `datasets` object instead of `args.data`.
+
+    Raises:
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
+    """
+    labelled = read_data(args, data)
+    if labelled.problem_type != SINGLE_LABEL:
+        raise InputError(f"few-shot is for single labels, but the problem is {labelled.problem_type}")
+    letters = letters_of_labels(labelled.label_names, args.label_letters)
+    output, settings = Path(args.output_dir), settings_of(args, labelled)
+    check_output_folder(output, settings, args.resume, ("data", "validation_data", "test_data"))
+    model, tokenizer = load_language_model(args)
+    tasks = [
+        {"samples": n, "shots": k, "repeat": repeat}
+        for n in sorted(set(args.samples))
+        for k in sorted(set(args.shots))
+        for repeat in range(args.repeats)
+        if k < n
+    ]
+    check_context(labelled, max(task["shots"] for task in tasks), model.config.max_seq_len)
+    for n in args.samples:
+        draw_samples(np.array(labelled.parts["train"]["label"][:]), n, np.random.default_rng(0))
+
+    print(count_table(labelled))
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / SETTINGS_FILE, settings)
+    done = json.loads((output / METRICS_FILE).read_text())["results"] if (output / METRICS_FILE).exists() else []
+    part = "test" if "test" in labelled.parts else "validation"
+    counts = np.bincount(np.array(labelled.parts[part]["label"][:]))
+    results = {
+        "results": done,
+        "evaluated_on": part,
+        "majority_accuracy": float(counts.max() / counts.sum()),
+        "label_letters": dict(zip(labelled.label_names, letters, strict=True)),
+        "settings": settings,
+        "versions": versions(),
+    }
+    for task in tasks:
+        if any(task.items() <= result.items() for result in done):
+            continue
+        done.append(_one_result(args, copy.deepcopy(model), tokenizer, letters, labelled, task))
+        last = "  ".join(f"{name} {value:.4g}" for name, value in done[-1].items())
+        print(f"{len(done)} of {len(tasks)}: {last}")
+        write_json(output / METRICS_FILE, results)  # after each: an interrupted run goes on from here
+    table = few_shot_table(results)
+    write_whole(output / "few_shot.md", lambda path: path.write_text(table + "\n"))
+    _draw(results, output / "few_shot.png")
+    print(f"\n{table}\n\nmetrics.json, few_shot.md and few_shot.png are in {output}")
+    return results
+
+
+def _summary(results: dict) -> dict[tuple[int, int], tuple[float, float]]:
+    """Mean and standard deviation of the accuracy over the repeats, by (samples, shots)."""
+    groups: dict[tuple[int, int], list[float]] = {}
+    for result in results["results"]:
+        groups.setdefault((result["samples"], result["shots"]), []).append(result["accuracy"])
+    return {key: (float(np.mean(values)), float(np.std(values))) for key, values in groups.items()}
+
+
+def few_shot_table(results: dict) -> str:
+    """Return the accuracies as a Markdown table, samples down and shots across."""
+    summary = _summary(results)
+    shots = sorted({k for _, k in summary})
+    lines = ["| samples | " + " | ".join(f"{k}-shot" for k in shots) + " |", "|---" * (len(shots) + 1) + "|"]
+    for n in sorted({n for n, _ in summary}):
+        cells = [f"{summary[n, k][0]:.3f} ± {summary[n, k][1]:.3f}" if (n, k) in summary else "" for k in shots]
+        lines.append(f"| {n} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Always the most frequent class: {results['majority_accuracy']:.3f}"])
+
+
+def _draw(results: dict, path: Path) -> None:
+    summary = _summary(results)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for k in sorted({k for _, k in summary}):
+        points = sorted((n, *summary[n, k]) for n, other in summary if other == k)
+        n, mean, deviation = zip(*points, strict=True)
+        axes.errorbar(n, mean, deviation, marker="o", capsize=3, label=f"{k}-shot")
+    axes.axhline(results["majority_accuracy"], color="grey", linestyle=":", label="most frequent class")
+    axes.set(xscale="log", xlabel="labelled samples", ylabel=f"accuracy ({results['evaluated_on']} part)")
+    axes.legend()
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=150))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `hyenadna few-shot` with these arguments (default: those of the command line)."""
+    few_shot(parse_settings(FewShotArguments, "few-shot", "Classify from labelled examples in the context.", argv))
+
+
+if __name__ == "__main__":
+    from .cli import main as command_line
+
+    sys.exit(command_line(["few-shot", *sys.argv[1:]]))
