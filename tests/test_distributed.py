@@ -140,7 +140,8 @@ def test_slurm_script():
     text = script.read_text()
     assert "#SBATCH --signal=TERM@" in text and "accelerate_ddp.yaml" in text
     launched = text[text.index("accelerate launch") :].split("-m hyenadna.training.pretrain ")
-    options = launched[0].replace("\\", " ").replace('"', "").split()[2:]
+    options = re.sub(r'"\$MASTER"', "node1", re.sub(r'"\$(SLURM_NNODES|GPUS|SLURM_PROCID)"', "2", launched[0]))
+    options = options.replace("\\", " ").split()[2:]
     launch_command_parser().parse_args([*options, "x"])
     flags = launched[1].replace("\\", " ").split("\n\n")[0].rstrip("'\n ").split()
     args = parse_settings(PretrainArguments, "pretrain", "", [*flags, "--use_cpu"])
