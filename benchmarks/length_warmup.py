@@ -1,8 +1,8 @@
-"""python benchmarks/length_warmup.py --data chr20.fa --validation 20:55,025,520-58,025,520 [--tokens 2e6] [--d_model 64]
+"""python benchmarks/length_warmup.py --data chr20.fa --validation 20:55,025,520-58,025,520 [--tokens 2e6]
 
-Pretrains the same model twice on as many tokens, with a warm-up of the sequence length over the first third of the steps
-and without it, and draws the validation perplexity over tokens and over seconds of training to docs/length_warmup.png.
-Validation windows have their full length in both. The runs lie in --output_dir; after a kill the same command goes on.
+Pretrains the same model twice on as many tokens, with a warm-up of the sequence length over the first third of the
+steps and without it, and draws the validation perplexity over tokens and over seconds to docs/length_warmup.png.
+Validation windows have their full length in both. The runs lie in --output_dir; a killed command, given again, goes on.
 """
 
 import argparse
