@@ -34,7 +34,7 @@ from hyenadna.training.finetune import (
     parse,
 )
 from hyenadna.training.results import predictions_table, write_confusion_matrix, write_json, write_whole
-from hyenadna.training.trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint
+from hyenadna.training.trainer import HyenaDNATrainer, RecipeArguments
 
 TINY = {"d_model": 8, "n_layer": 1, "max_seq_len": 40}
 QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "use_cpu": True, "disable_tqdm": True}
@@ -442,16 +442,6 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     assert "--resume" in capsys.readouterr().out
     assert cli.main(["finetune", *flags, "--resume"]) == 0  # there was no checkpoint yet: it starts again
     assert (tmp_path / "run" / "metrics.json").exists()
-
-
-def test_half_written_checkpoints_are_passed_over(tmp_path):
-    assert last_complete_checkpoint(tmp_path) is None
-    for step, state in {5: "{}", 10: "{}", 15: '{"epo', 20: None}.items():
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
 def test_a_finished_run_is_neither_overwritten_nor_repeated(run, capsys):

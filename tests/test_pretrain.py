@@ -2,23 +2,24 @@
 
 import json
 import math
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
 from hyenadna.training import cli
 from hyenadna.training.errors import InputError
 from hyenadna.training.markov import MarkovModels, count_contexts
-from hyenadna.training.pretrain import PretrainArguments, PretrainTrainer, length_stages, main, pretrain
+from hyenadna.training.pretrain import PretrainArguments, PretrainTrainer, length_stages, pretrain
 from hyenadna.training.settings import parse_settings
 
 from .test_genome import random_dna, write_fasta
@@ -45,6 +46,15 @@ def make_genome(folder: Path) -> Path:
 def make_args(folder: Path, name: str, **changes) -> PretrainArguments:
     settings = {"data": [str(folder / "g.fa")], **TINY, **QUICK, **SCHEDULE, **HELD_OUT, **changes}
     return PretrainArguments(output_dir=str(folder / name), **settings)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """So small a model gains nothing by a second one, and loses much where other programs run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -182,43 +192,73 @@ def test_sigterm_saves_and_leaves_and_the_rest_is_the_same(run, monkeypatch):
     check_equal_weights(folder / "whole", folder / "terminated")
 
 
-def test_killed_in_the_first_stage_and_resumed_equals_whole(run):
-    """The kill comes in the middle of step 6 of another process (of as many threads); step 4 is the last saved."""
-    folder, _ = run
-    settings = {**TINY, **QUICK, **SCHEDULE, "save_steps": 4, "output_dir": folder / "killed"}
-    flags = [f"--{name}={value}" for name, value in settings.items() if not isinstance(value, list)]
-    flags += ["--length_warmup_stages", "8", "16", "--data", str(folder / "g.fa")]
-    flags += ["--validation", "2:0-200", "--test", "2:200-420"]
-    code = "import os, signal, sys, torch\ntorch.set_num_threads(2)\n"
-    code += "from hyenadna.training.pretrain import PretrainTrainer, main\n"
-    code += "step = PretrainTrainer.training_step\n"
-    code += "def killed(self, *args, **kwargs):\n"
-    code += "    if self.state.global_step == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
-    code += "    return step(self, *args, **kwargs)\n"
-    code += "PretrainTrainer.training_step = killed\nmain(sys.argv[1:])\n"
-    child = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, check=False)
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    main([*flags, "--resume"])
-    assert json.loads((folder / "killed" / "metrics.json").read_text())["resumed_from"] == "checkpoint-4"
+PLACES = ("training_step", "log", "_save_checkpoint", "_save_rng_state", "_load_rng_state")
+
+
+def train_until_killed(folder: Path, step: int | None, place: str) -> None:
+    """In a process of its own: kill it when it comes to `place` from this step on."""
+    torch.set_num_threads(1)
+    original = getattr(PretrainTrainer, place)
+
+    def killed(self, *args, **kwargs):
+        if step is not None and self.state.global_step >= step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *args, **kwargs)
+
+    setattr(PretrainTrainer, place, killed)
+    pretrain(make_args(folder, "killed", save_steps=4, resume=True))
+
+
+def test_killed_three_times_and_resumed_equals_whole(run):
+    """The steps and what it was doing then are random; the first kill comes in a stage of the warm-up."""
+    folder, result = run
+    rng = np.random.default_rng(int(os.environ.get("HYENADNA_KILL_SEED", "2")))
+    steps = [rng.integers(1, 12), *sorted(rng.integers(4, 30, 2))]
+    kills = [(int(step), str(rng.choice(PLACES[:4]))) for step in steps]
+    context = multiprocessing.get_context("forkserver")  # imports once
+    context.set_forkserver_preload(["hyenadna.training.pretrain"])
+    for step, place in [*kills, (None, "log")]:
+        child = context.Process(target=train_until_killed, args=(folder, step, place))
+        child.start()
+        child.join(240)
+        assert child.exitcode == (0 if step is None else -signal.SIGKILL), (kills, step, place)
+        assert (folder / "killed" / "metrics.json").exists() == (step is None)
+    metrics = json.loads((folder / "killed" / "metrics.json").read_text())
+    assert metrics["metrics"] == result.results["metrics"]
+    assert metrics["tokens_seen"] == result.results["tokens_seen"]
     check_equal_weights(folder / "whole", folder / "killed")
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(run, monkeypatch):
+@pytest.fixture
+def limited():
+    """A function after whose call no file can become longer than so many bytes: the write fails, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
+def test_a_full_disk_leaves_the_checkpoint_before(file, run, limited, monkeypatch, capsys):
     folder, _ = run
-    save = PretrainTrainer._save_rng_state  # the model and the optimizer are written by then
+    size, save = (folder / "whole" / "checkpoint-20" / file).stat().st_size, PretrainTrainer._save_checkpoint
+    name = f"full-{file}"
 
-    def full(self, output_dir):
+    def full(self, *args):
         if self.state.global_step == 20:
-            raise OSError(28, "No space left on device")
-        return save(self, output_dir)
+            limited(size - 1)
+        return save(self, *args)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(PretrainTrainer, "_save_rng_state", full)
-        pretrain(make_args(folder, "full"))
-    assert [path.name for path in (folder / "full").glob("checkpoint-*")] == ["checkpoint-10"]
-    assert pretrain(make_args(folder, "full", resume=True)).results["resumed_from"] == "checkpoint-10"
-    check_equal_weights(folder / "whole", folder / "full")
-    assert not list((folder / "full").glob(".unfinished"))
+    with monkeypatch.context() as patch, pytest.raises((OSError, RuntimeError, SafetensorError)):
+        patch.setattr(PretrainTrainer, "_save_checkpoint", full)
+        pretrain(make_args(folder, name))
+    limited(-1)
+    printed = capsys.readouterr().out
+    assert "The checkpoint of step 20 cannot be written" in printed and "checkpoint-10; when there is space" in printed
+    left = {path.name for path in (folder / name).iterdir()}
+    assert left == {"checkpoint-10", "markov.json", "run_settings.json"}  # what was half written takes no space
+    assert pretrain(make_args(folder, name, resume=True)).results["resumed_from"] == "checkpoint-10"
+    check_equal_weights(folder / "whole", folder / name)
 
 
 def test_workers_and_accumulation_change_nothing(run):
@@ -233,6 +273,46 @@ def test_workers_and_accumulation_change_nothing(run):
 
 
 # ---------------------------------------------------------------------------------------------- settings
+
+
+def losses(folder: Path) -> list[float]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [line["loss"] for line in history if "loss" in line]
+
+
+@pytest.mark.parametrize(
+    "switch, tolerance",
+    [
+        ({"bf16": True}, 0.02),
+        ({"torch_compile": True, "torch_compile_backend": "eager"}, 1e-5),  # inductor takes minutes
+        ({"activation_checkpointing": True}, 1e-6),
+        ({"gradient_checkpointing": True}, 1e-6),  # its older name
+    ],
+)
+def test_switches(switch, tolerance, run):
+    """The same losses with them as without, in a few steps over two lengths; and a folder of the same weights."""
+    folder, _ = run
+    name = next(iter(switch))
+    few = {
+        "max_steps": 6,
+        "logging_steps": 1,
+        "length_warmup_steps": 3,
+        "length_warmup_stages": [8],
+        "eval_strategy": "no",
+    }
+    few |= {"learning_rate": 0.01, "embed_dropout": 0.0, "save_strategy": "no", "markov_order": 0}
+    if not (folder / "usual").exists():
+        pretrain(make_args(folder, "usual", **few))
+    counters.clear()
+    model = pretrain(make_args(folder, name, **few, **switch)).model
+    usual, switched = losses(folder / "usual"), losses(folder / name)
+    assert len(usual) == 6 and usual[-1] < usual[0] - 0.1
+    assert switched == pytest.approx(usual, rel=tolerance)
+    assert (switched != pytest.approx(usual, rel=1e-5)) == (name == "bf16")
+    assert model.is_activation_checkpointing == name.endswith("_checkpointing")
+    assert (counters["stats"]["unique_graphs"] > 1) == (name == "torch_compile")  # one for each length
+    assert weights_of(folder / name).keys() == weights_of(folder / "usual").keys()
+    assert all(weight.dtype == torch.float32 for weight in weights_of(folder / name).values())
 
 
 def test_soft_masked_bases_are_left_out_of_loss_and_counts(run):

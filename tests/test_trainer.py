@@ -1,17 +1,22 @@
 """The model under Transformers' own `Trainer`, what ours adds to it, and settings that are refused."""
 
+import re
 import threading
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState
 from datasets import Dataset
+from safetensors.torch import save_file
 from transformers import DataCollatorForLanguageModeling, DataCollatorWithPadding, Trainer, TrainingArguments
 
 from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNATokenizer
 from hyenadna.training.errors import InputError
 from hyenadna.training.finetune import FinetuneArguments
 from hyenadna.training.settings import SETTINGS_FILE, check_output_folder
-from hyenadna.training.trainer import HyenaDNATrainer
+from hyenadna.training.trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint
 
 from .conftest import random_ids, random_model
 
@@ -145,3 +150,61 @@ def test_nothing_of_something_else_is_overwritten(tmp_path):
         (folder / name).unlink()
     (folder / SETTINGS_FILE).write_text("{}")  # a run that failed before its first checkpoint
     check_output_folder(folder, {"a": 1}, resume=False, not_compared=())
+
+
+def write_checkpoint(folder: Path) -> None:
+    folder.mkdir()
+    save_file({"weight": torch.arange(1000.0)}, folder / "model.safetensors")
+    torch.save({"state": torch.arange(2000.0)}, folder / "optimizer.pt")
+    torch.save({"rng": torch.arange(10)}, folder / "rng_state.pth")
+    (folder / "trainer_state.json").write_text("{}")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def overwrite(path: Path) -> None:
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes(200) + content[middle + 200 :])
+
+
+@pytest.mark.parametrize(
+    "damage, name, message",
+    [
+        (cut, "model.safetensors", "incomplete|not entirely covered"),
+        (cut, "optimizer.pt", "not a zip file"),
+        (cut, "rng_state.pth", "not a zip file"),
+        (cut, "trainer_state.json", "Expecting"),
+        (overwrite, "optimizer.pt", "in optimizer.pt is damaged"),  # as blocks that a disk never wrote
+        (Path.unlink, "model.safetensors", "it has no weights"),
+        (Path.unlink, "optimizer.pt", "it has no optimizer"),
+        (Path.unlink, "trainer_state.json", "No such file"),
+    ],
+)
+def test_a_broken_checkpoint_is_passed_over_for_the_one_before(damage, name, message, tmp_path, monkeypatch):
+    warned = []
+    monkeypatch.setattr("hyenadna.training.trainer.logger.warning", warned.append)
+    assert last_complete_checkpoint(tmp_path) is None
+    for step in (5, 10, 20):
+        write_checkpoint(tmp_path / f"checkpoint-{step}")
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20") and not warned
+    damage(tmp_path / "checkpoint-20" / name)
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert len(warned) == 1 and re.search(rf"checkpoint-20 is broken and passed over: .*({message})", warned[0])
+    damage(tmp_path / "checkpoint-10" / name)
+    damage(tmp_path / "checkpoint-5" / name)
+    assert last_complete_checkpoint(tmp_path) is None
+
+
+def test_fsdp2_keeps_the_weights_in_float32_under_bf16(tmp_path, monkeypatch):
+    """Without a GPU Trainer makes no FSDP plugin of its own: it is handed one as Accelerate would prepare it."""
+    args = RecipeArguments(output_dir=str(tmp_path), bf16=True, use_cpu=True, disable_tqdm=True)
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    plugin.set_mixed_precision("bf16")
+    assert plugin.mixed_precision_policy.param_dtype == torch.bfloat16
+    Accelerator(mixed_precision="bf16", cpu=True)
+    monkeypatch.setitem(AcceleratorState._shared_state, "fsdp_plugin", plugin)
+    HyenaDNATrainer(model=random_model(), args=args)
+    assert plugin.mixed_precision_policy is None

@@ -187,6 +187,7 @@ class PretrainTrainer(HyenaDNATrainer):
     def __init__(self, *args, sampler: WindowSampler, markov: dict[str, float], **kwargs):
         self.progress = _Progress(sampler)
         super().__init__(*args, compute_metrics=_per_base, callbacks=[self.progress], **kwargs)
+        self.progress.accelerator = self.accelerator
         self.sampler, self.markov = sampler, markov  # by the prefix of the evaluation: the best Markov perplexity
         self._logged_at, self._logged_tokens, self._paused = None, 0, 0.0
 
@@ -237,6 +238,14 @@ class PretrainTrainer(HyenaDNATrainer):
         self.args.output_dir = str(staging)
         try:
             super()._save_checkpoint(model, trial)
+        except Exception:  # a full disk comes as OSError from Python, as RuntimeError from PyTorch
+            shutil.rmtree(staging, ignore_errors=True)
+            kept = last_complete_checkpoint(output)
+            print(
+                f"The checkpoint of step {self.state.global_step} cannot be written. There is {kept or 'none yet'}; "
+                "when there is space again, the same command with --resume goes on."
+            )
+            raise
         finally:
             self.args.output_dir = str(output)
         self.accelerator.wait_for_everyone()
@@ -260,6 +269,7 @@ class _Progress(TrainerCallback):
 
     def __init__(self, sampler: WindowSampler):
         self.sampler, self.before, self.start, self.stopped = sampler, 0.0, time.monotonic(), False
+        self.accelerator = None  # set by the trainer
 
     @property
     def seconds(self) -> float:
@@ -273,6 +283,11 @@ class _Progress(TrainerCallback):
         self.sampler.epoch = state.global_step // self.sampler.steps_per_epoch
 
     def on_step_end(self, args, state, control, **kwargs):
+        if self.stopped:
+            self.accelerator.set_trigger()
+        self.stopped = (
+            self.accelerator.check_trigger()
+        )  # all processes stop at the same step, or they would wait forever
         if self.stopped:
             control.should_save = control.should_training_stop = True
 
@@ -351,7 +366,7 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
             f"window is {window} bases and [SEP], but max_seq_len of the model is {model.config.max_seq_len}; use a "
             f"window of {model.config.max_seq_len - 1} at most, or a model with a larger max_seq_len"
         )
-    with args.main_process_first(desc="indexing"):  # one process writes the indexes that are missing
+    with args.main_process_first(local=False, desc="indexing"):  # one process writes the indexes that are missing
         genomes = open_genomes(args.data, args.sequence_column)
     parts = split_windows(
         genomes,
@@ -388,7 +403,7 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS_FILE, settings)
         _print_plan(genomes, parts, sampler, steps)
-    with args.main_process_first(desc="counting k-mers"):
+    with args.main_process_first(local=False, desc="counting k-mers"):
         markov = _markov(args, output, datasets, settings["data_blake2b"]) if args.markov_order else {}
 
     trainer = PretrainTrainer(

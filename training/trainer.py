@@ -5,17 +5,22 @@ tenth; gradients are clipped at norm 1; filters, biases and norms have no weight
 """
 
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers.utils import logging
 
 from hyenadna import HyenaDNAConfig
 
 from .errors import InputError
+
+logger = logging.get_logger(__name__)
 
 _SCHEDULE = "cosine_warmup_with_min_lr"
 
@@ -65,6 +70,16 @@ class RecipeArguments(TrainingArguments):
 class HyenaDNATrainer(Trainer):
     """`Trainer` that knows which parameters of HyenaDNA must not decay, and which tokens nothing predicts."""
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Let FSDP2 hand out the weights in float32 under bf16 too; autocast knows what may be computed in bf16.
+
+        Otherwise it would round all of them, also those of the filters, whose sine layers amplify that a thousandfold.
+        """
+        super().create_accelerator_and_postprocess()
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and plugin.fsdp_version == 2:
+            plugin.mixed_precision_policy = None
+
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
         """Count the targets of a language model as the model does: the first token of a row has no context.
 
@@ -92,18 +107,38 @@ class HyenaDNATrainer(Trainer):
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
-    """Return the newest checkpoint in `folder` that was written to its end, or None.
+    """Return the newest checkpoint in `folder` that is whole, or None. A warning says why a newer one is passed over.
 
     `trainer_state.json` is the last file of a checkpoint: without a readable one, the run was killed while writing.
+    Weights and optimizer are looked through too: a machine that lost its power may leave any of them cut short.
     """
     checkpoints = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for checkpoint in reversed(checkpoints):
         try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-        except (OSError, ValueError):
+            _check_whole(checkpoint)
+        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
+            logger.warning(f"{checkpoint} is broken and passed over: {error}")
             continue
         return str(checkpoint)
     return None
+
+
+def _check_whole(checkpoint: Path) -> None:
+    """Raise an error if a file is missing or damaged. Nothing is unpickled: `torch.save` writes zip archives."""
+    json.loads((checkpoint / "trainer_state.json").read_text())
+    names = {path.name for path in checkpoint.iterdir()}
+    for kind, starts in (("weights", ("model", "adapter_model", "pytorch_model")), ("optimizer", ("optimizer",))):
+        if not any(name.startswith(starts) for name in names):  # FSDP has files and folders of its own names
+            raise ValueError(f"it has no {kind}")
+    for path in checkpoint.rglob("*"):
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:  # compares the size of the file with its header
+                file.keys()
+        elif path.suffix in (".pt", ".pth", ".bin"):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise ValueError(f"{damaged} in {path.name} is damaged")
 
 
 def load_checkpoint(
