@@ -21,16 +21,19 @@ def tiles(batch: int, length: int, width: int, device: torch.device) -> list[tup
     return [(slice(b, b + 1), slice(i, min(i + size, length))) for b in range(batch) for i in range(0, length, size)]
 
 
-def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
+def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, cache=None) -> Tensor:
     """`HyenaDNABlock.forward` where no gradient is wanted and nothing is wrapped around its modules.
 
     Args:
         block: The `HyenaDNABlock`.
         hidden_BLD: Residual stream of shape (batch, length, d_model), in float32 or float64. It is not changed.
         mask_BL: True where there is a token; masked positions are all in front of the tokens, or all behind them.
+        cache: An empty `HyenaDNACacheLayer` to keep what later positions will need, or `None`.
     """
     mixer, mlp, device = block.mixer, block.mlp, hidden_BLD.device
     (batch, length, width), order = hidden_BLD.shape, mixer.config.hyena_order
+    if cache is not None:
+        cache.start(mixer, batch, length, device)
     dtype = compute_dtype(mixer.in_proj.weight, device.type)
     with torch.autocast(device.type, enabled=False):
 
@@ -55,6 +58,8 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
             p = project(u, in_weight).add_(in_bias)
             if mask_BL is not None:
                 p.masked_fill_(~mask_BL[b, None, reach], 0)
+            if cache is not None and i.stop == length:
+                cache.keep_columns(b, p)
             p = p.unflatten(1, (order + 1, width))
             for o in range(order - 1):
                 short_convolution(p[:, o], short_weight[o], short_bias[o], halo, out=gates[b, o, :, i])
@@ -73,6 +78,8 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
                 spectra, last = fft.filters(k_MGL, skip_MG), d
             u = fft.buffer(*v_BDL[b, d].shape[:2]).copy_(v_BDL[b, d])
             for o in range(order - 1):
+                if cache is not None:
+                    cache.keys[b, o, d, :length] = u
                 y = fft.inverse(fft.forward(u).mul_(spectra[o]))
                 gate = gates[b, order - 2 - o, d]
                 u = torch.mul(y, gate, out=v_BDL[b, d] if o == order - 2 and dtype == y.dtype else u)
@@ -84,4 +91,6 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
         for b, i in tiles(batch, length, width, device):
             h = hidden_BLD[b, i] + linear(v_BDL[b, :, i].transpose(1, 2), mixer.out_proj)
             out[b, i] = h.add_(linear(gelu(linear(norm(h, block.norm2), mlp.fc1)), mlp.fc2))
+    if cache is not None:
+        cache.length = length
     return out
