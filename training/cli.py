@@ -12,6 +12,8 @@ COMMANDS = {
     "demo": "train on built-in splice junctions, test, save, reload: three minutes on two cores",
     "finetune": "train a classifier or a regression on your labelled sequences",
     "pretrain": "train a language model on genomes: FASTA, BED, several species",
+    "score": "log-likelihood and perplexity of sequences, on both strands",
+    "variants": "log-likelihood of alternative against reference alleles of a VCF; mutagenesis of a region",
     "convert": "bring a published checkpoint in, or yours to the published layout; runs no pickle",
     "export": "make a folder that loads anywhere, with or without this package, and prove it",
     "push": "publish an exported folder on the Hub, in one commit",
