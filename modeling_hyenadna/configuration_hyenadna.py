@@ -54,7 +54,8 @@ class HyenaDNAConfig(PreTrainedConfig):
         classifier_dropout: Dropout before the head of the sequence and token classifiers.
         classifier_bias: Whether that head has a bias; published ones have none.
         num_attention_heads: Always 1. There is no attention; `peft` sizes its prompts by this field.
-        use_cache: Always false: there is no generation cache yet.
+        use_cache: As in Transformers, whose Trainer sets it to false in what it saves. Here it decides nothing:
+            `generate` uses a cache unless its own `use_cache` says no, and a single call only if it is asked to.
         tie_word_embeddings: Whether the language-model head shares the embedding matrix.
         pad_token_id: `[PAD]`.
         bos_token_id: `[BOS]`.
@@ -108,7 +109,7 @@ class HyenaDNAConfig(PreTrainedConfig):
     classifier_dropout: int | float = 0.0
     classifier_bias: bool = False
     num_attention_heads: int = 1
-    use_cache: bool = False
+    use_cache: bool = True
     tie_word_embeddings: bool = False
     pad_token_id: int | None = 4
     bos_token_id: int | None = 2
@@ -138,14 +139,20 @@ class HyenaDNAConfig(PreTrainedConfig):
         if self.pooling is None:
             classifier = any(name.endswith("ForSequenceClassification") for name in self.architectures or ())
             self.pooling = "last" if classifier else "mean"
-        # There is no generation cache yet, whatever a file says.
-        self.use_cache = False
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict:
         """As in Transformers. `peft` asks for it, after its own import, before it looks us up."""
         tell_peft()
         return super().to_dict()
+
+    @property
+    def layer_types(self) -> list[str]:
+        """Kind of each layer of the cache: `DynamicCache(config=...)` makes them from it."""
+        return ["hyena"] * self.n_layer
+
+    def validate_layer_type(self) -> None:
+        """Nothing to check: the kind follows from the architecture, and the library knows attention only."""
 
     def validate_sizes(self) -> None:
         """Raise if a size is impossible. Runs after `__init__` and before saving."""

@@ -129,7 +129,7 @@ def _tiles(z_LE: Tensor) -> list[slice]:
 
 def _window(t_L: Tensor, deltas_C: Tensor, shift: float) -> Tensor:
     """The exponential decay that a filter is multiplied with, of shape (channels, length)."""
-    return torch.mul(-deltas_C[:, None], t_L).exp_().add_(shift)
+    return torch.mul(-deltas_C.abs()[:, None], t_L).exp_().add_(shift)
 
 
 class HyenaDNAFilter(nn.Module):
@@ -154,9 +154,9 @@ class HyenaDNAFilter(nn.Module):
         self._cached = None
 
     def deltas(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Decay rates, from slow to fast, of shape (d_model * (hyena_order - 1),)."""
+        """Decay rates, from slow to fast and negative as published, of shape (d_model * (hyena_order - 1),)."""
         target = math.log(1e-2)
-        return torch.linspace(target / 1.5, target / 0.3, self.bias.numel(), device=device, dtype=dtype).abs()
+        return torch.linspace(target / 1.5, target / 0.3, self.bias.numel(), device=device, dtype=dtype)
 
     def features(self, length: int) -> Tensor:
         """What the last layer of the filters' MLP reads, of shape (length, filter_order)."""

@@ -22,7 +22,7 @@ def tiles(batch: int, length: int, width: int, device: torch.device) -> list[tup
     return [(slice(b, b + 1), slice(i, min(i + size, length))) for b in range(batch) for i in range(0, length, size)]
 
 
-def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[str, Tensor]) -> Tensor:
+def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[str, Tensor], cache=None) -> Tensor:
     """`HyenaDNABlock.forward` where no gradient is wanted and nothing is wrapped around its modules.
 
     Args:
@@ -31,9 +31,12 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
         mask_BL: True where there is a token; masked positions are all in front of the tokens, or all behind them.
         buffers: What one block leaves to the next, because fresh pages of memory cost more than what is written to
             them. `"stream"` is the last block's result, which nobody else holds: this block writes over it.
+        cache: An empty `HyenaDNACacheLayer` to keep what later positions will need, or `None`.
     """
     mixer, mlp, device = block.mixer, block.mlp, hidden_BLD.device
     (batch, length, width), order = hidden_BLD.shape, mixer.config.hyena_order
+    if cache is not None:
+        cache.start(mixer, batch, length, device)
     dtype = compute_dtype(mixer.in_proj.weight, device.type)
     in_weight, in_bias = mixer.in_proj.weight.to(dtype), mixer.in_proj.bias.to(dtype)[:, None]
     short_weight, short_bias = mixer.short_filter.weight[:, 0].to(dtype), mixer.short_filter.bias.to(dtype)
@@ -47,13 +50,16 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
     def norm(x, module):
         return module(x.to(module.weight.dtype)).to(dtype)
 
+    def projections(first, last, b, i):
+        """Parts `first` to `last` - 1 of the projections (gates and value) at positions `i`: (batch, parts * D, L)."""
+        rows = slice(first * width, last * width)
+        p = product(in_weight[rows], norm(hidden_BLD[b, i], block.norm1).transpose(1, 2)).add_(in_bias[rows])
+        return p if mask_BL is None else p.masked_fill_(~mask_BL[b, None, i], 0)
+
     def short_projections(first, last, b, i):
-        """Parts `first` to `last` - 1 of the projections (gates and value) at positions `i`: (batch, parts, D, L)."""
+        """The same after the short convolution: (batch, parts, D, L)."""
         halo, rows = min(i.start, taps - 1), slice(first * width, last * width)
-        reach = slice(i.start - halo, i.stop)
-        p = product(in_weight[rows], norm(hidden_BLD[b, reach], block.norm1).transpose(1, 2)).add_(in_bias[rows])
-        if mask_BL is not None:
-            p.masked_fill_(~mask_BL[b, None, reach], 0)
+        p = projections(first, last, b, slice(i.start - halo, i.stop))
         return short_convolution(p, short_weight[rows], short_bias[rows], halo).unflatten(1, (last - first, width))
 
     with torch.autocast(device.type, enabled=False):
@@ -63,6 +69,8 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
         if v_BDL is None or (v_BDL.shape, v_BDL.dtype, v_BDL.device) != ((batch, width, length), dtype, device):
             v_BDL = torch.empty(batch, width, length, dtype=dtype, device=device)
         for b, i in tiles(batch, length, width, device):
+            if cache is not None and i.stop == length:
+                cache.keep_columns(b, projections(0, order + 1, b, slice(max(0, length - taps + 1), length)))
             x = short_projections(1, order + 1, b, i)
             if order > 2:
                 gates[b, :, :, i] = x[:, :-2]
@@ -80,6 +88,8 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
                 spectra, last = fft.filters(k_MGL, skip_MG), d
             u = v_BDL[b, d]
             for o in range(order - 1):
+                if cache is not None:
+                    cache.keys[b, o, d, :length] = u
                 y = fft.inverse(fft.forward(u).mul_(spectra[o]))
                 u = torch.mul(y, gates[b, order - 3 - o, d], out=fft.buffer(*y.shape[:2])) if o < order - 2 else y
             v_BDL[b, d] = u
@@ -92,4 +102,6 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
             h = hidden_BLD[b, i] + linear(y.transpose(1, 2), mixer.out_proj)
             out[b, i] = h.add_(linear(gelu(linear(norm(h, block.norm2), mlp.fc1)), mlp.fc2))
     buffers.update(v=v_BDL, stream=out)
+    if cache is not None:
+        cache.length = length
     return out

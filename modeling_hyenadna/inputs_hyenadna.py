@@ -10,7 +10,9 @@ from transformers.utils.import_utils import is_tracing
 from .configuration_hyenadna import HyenaDNAConfig
 
 
-def check_shape(config: HyenaDNAConfig, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> None:
+def check_shape(
+    config: HyenaDNAConfig, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, past: int = 0
+) -> None:
     name, x, dims = ("input_ids", input_ids, 2) if inputs_embeds is None else ("inputs_embeds", inputs_embeds, 3)
     if x.ndim != dims:
         expected = "(batch, length)" if dims == 2 else "(batch, length, d_model)"
@@ -19,9 +21,11 @@ def check_shape(config: HyenaDNAConfig, input_ids: torch.Tensor | None, inputs_e
         raise ValueError(f"`inputs_embeds` is {x.shape[2]} wide, but the model's d_model is {config.d_model}.")
     if x.shape[1] == 0:
         raise ValueError(f"`{name}` has shape {tuple(x.shape)}: the sequences are empty. Pass at least one token each.")
-    if x.shape[1] > config.max_seq_len:
+    if past + x.shape[1] > config.max_seq_len:
         raise ValueError(
-            f"`{name}` is {x.shape[1]} tokens long, padding and prompts included, but the model takes at most "
+            f"`{name}` is {x.shape[1]} tokens long, padding and prompts included"
+            + (f", and {past} are in the cache" if past else "")
+            + ", but the model takes at most "
             f"max_seq_len={config.max_seq_len}. Truncate the input (`tokenizer(..., truncation=True, max_length="
             f"{config.max_seq_len})`), cut it into windows, or use a checkpoint with a longer max_seq_len."
         )
@@ -43,20 +47,39 @@ def check_range(ids: torch.Tensor, name: str, size: int, ignored: int | None = N
 
 
 def read_mask(
-    attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor
+    attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor, past: int | None = None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The mask as booleans, and the order that brings interior pads to the left; each `None` where it is not needed."""
+    """The mask as booleans, and the order that brings interior pads to the left; each `None` where it is not needed.
+
+    Args:
+        attention_mask: Of shape (batch, past + length).
+        inputs_embeds: Of shape (batch, length, d_model).
+        past: Number of positions in the cache, or `None` where there is no cache, and nothing will follow.
+    """
     if attention_mask is None:
         return None, None
-    if attention_mask.shape != inputs_embeds.shape[:2]:
+    batch, length = inputs_embeds.shape[:2]
+    if attention_mask.shape != (batch, (past or 0) + length):
         raise ValueError(
             f"`attention_mask` has shape {tuple(attention_mask.shape)}, but the input has (batch, length) = "
-            f"{tuple(inputs_embeds.shape[:2])}."
+            f"{(batch, length)}" + (f", and follows {past} positions in the cache." if past else ".")
         )
-    mask = attention_mask.to(inputs_embeds.device) != 0
+    mask = attention_mask[:, past or 0 :].to(inputs_embeds.device) != 0
     if is_tracing(mask) or mask.is_meta:  # no branch on values here
         return mask, pads_first(mask)
     on_cpu = mask.cpu()
+    if past is not None:
+        if on_cpu.all():
+            return None, None
+        pads = ~on_cpu
+        late = pads.any(dim=1) & (attention_mask[:, :past] != 0).any(dim=1).cpu()
+        if late.any():
+            raise ValueError(
+                f"Row {late.nonzero()[0].item()} of `attention_mask` has pads behind tokens that are in the cache. A "
+                "convolution would take them for a gap: pad prompts on the left, all in the first call."
+            )
+        # Tokens that follow see what is to the right, too.
+        return mask, pads_first(mask) if (pads[:, 1:] & on_cpu[:, :-1]).any() else None
     empty = (~on_cpu.any(dim=1)).nonzero()
     if len(empty):
         raise ValueError(f"Row {empty[0].item()} of `attention_mask` is 0 everywhere: that sequence has no token.")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import nn
+from transformers import DynamicCache
 from transformers import initialization as init
 from transformers.generation import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -20,13 +20,14 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutputWithPast,
     TokenClassifierOutput,
 )
-from transformers.modeling_utils import PreTrainedModel, load_state_dict, slice_logits_to_keep
+from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
-from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
+from .cache_hyenadna import check_cache, continue_operator
+from .checkpoint_hyenadna import check_checkpoint
 from .configuration_hyenadna import HyenaDNAConfig
 from .feed_forward import compute_dtype, feed_forward
 from .implicit_filter import HyenaDNAFilter, HyenaDNAPositionalEmbedding, HyenaDNASin
@@ -73,7 +74,11 @@ class HyenaDNAOperator(nn.Module):
         self.out_proj = HyenaDNAResidualLinear(config.d_model, config.d_model)
 
     def forward(
-        self, u_BLD: torch.Tensor, mask_BL: torch.Tensor | None = None, order_BL: torch.Tensor | None = None
+        self,
+        u_BLD: torch.Tensor,
+        mask_BL: torch.Tensor | None = None,
+        order_BL: torch.Tensor | None = None,
+        layer=None,
     ) -> torch.Tensor:
         """Mix along the sequence.
 
@@ -82,6 +87,7 @@ class HyenaDNAOperator(nn.Module):
             mask_BL: True where there is a token, of shape (batch, length).
             order_BL: For each row the positions with all masked ones first, of shape (batch, length). A causal
                 convolution of zeros adds nothing, so that pads in front of all tokens are as good as none.
+            layer: The block's `HyenaDNACacheLayer`, whose positions these follow.
         """
         length, dtype = u_BLD.shape[1], compute_dtype(self.in_proj.weight, u_BLD.device.type)
         # 1. Move pads to the left. Everything outside this operator acts on single positions and keeps its order.
@@ -90,6 +96,9 @@ class HyenaDNAOperator(nn.Module):
             mask_BL = mask_BL.gather(1, order_BL)
 
         # 2. Project, convolve over three bases, gate and convolve over all of them.
+        if layer is not None:
+            y_BLD = self.out_proj(continue_operator(self, self.in_proj(u_BLD), mask_BL, layer))
+            return self._to_order(y_BLD, order_BL)
         dropout = self.training and self.config.hyena_dropout > 0
         if is_tracing(u_BLD) or dropout or not is_plain(self.short_filter):
             y_BDL = self._plain(self.in_proj(u_BLD), mask_BL)
@@ -111,9 +120,23 @@ class HyenaDNAOperator(nn.Module):
         else:
             with torch.autocast(u_BLD.device.type, enabled=False):
                 y_BLD = project_back(y_BDL.to(dtype), out.weight.to(dtype), out.bias.to(dtype))
-        if order_BL is not None:
-            y_BLD = torch.empty_like(y_BLD).scatter(1, order_BL[..., None].expand_as(y_BLD), y_BLD)
-        return y_BLD
+        return self._to_order(y_BLD, order_BL)
+
+    @staticmethod
+    def _to_order(y_BLD: torch.Tensor, order_BL: torch.Tensor | None) -> torch.Tensor:
+        if order_BL is None:
+            return y_BLD
+        return torch.empty_like(y_BLD).scatter(1, order_BL[..., None].expand_as(y_BLD), y_BLD)
+
+    def filters(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The filters (hyena_order - 1, d_model, length) and the weights of their skips (hyena_order - 1, d_model)."""
+        plain = not all(map(is_plain, self.filter_fn.modules()))
+        if plain or torch.is_grad_enabled():
+            return self.filter_fn(length, plain=plain)
+        return self.filter_fn.evaluated(length)(slice(None))
+
+    def short_is_plain(self) -> bool:
+        return is_plain(self.short_filter)
 
     def _plain(self, p_BLC: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
         """The same as `gated_long_convolution` in one piece, with dropout, of operations that can be traced."""
@@ -162,18 +185,20 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         mask: torch.Tensor | None = None,
         order: torch.Tensor | None = None,
         buffers: dict[str, torch.Tensor] | None = None,
+        past_key_values=None,
     ) -> torch.Tensor:
         hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
-        inference = not (self.training or torch.is_grad_enabled() or is_tracing(hidden_states))
+        layer, inference = past_key_values, not (self.training or torch.is_grad_enabled() or is_tracing(hidden_states))
         if (
             inference
             and order is None
+            and (layer is None or (layer.length == 0 and not layer.record_past))
             and all(is_plain(module) for part in self.children() for module in part.modules())
         ):
-            return run_block(self, hidden_states, mask, {} if buffers is None else buffers)
+            return run_block(self, hidden_states, mask, {} if buffers is None else buffers, layer)
         weight_dtype = self.norm1.weight.dtype
         hidden_states = hidden_states + self.dropout(
-            self.mixer(self.norm1(hidden_states.to(weight_dtype)), mask, order)
+            self.mixer(self.norm1(hidden_states.to(weight_dtype)), mask, order, layer)
         )
         hidden_states = hidden_states + self.dropout(self.mlp(self.norm2(hidden_states.to(weight_dtype))))
         return hidden_states
@@ -279,79 +304,8 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None):
         # The one place where the files are known and nothing is loaded yet.
-        _check_checkpoint(model, state_dict, checkpoint_files, load_config)
+        check_checkpoint(model, state_dict, checkpoint_files, load_config)
         return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys)
-
-
-def _check_checkpoint(model: HyenaDNAPreTrainedModel, state_dict, checkpoint_files, load_config) -> None:
-    """Refuse an embedding of another size, and make a positional embedding that was trained a parameter.
-
-    The first published port trained `pos_emb.z`. Such a file must not load into filters of the analytic `z` in silence.
-    Of the two ways to compute `z`, which differ by a rounding, the one that is nearer to the file is set.
-    """
-    config, formulas, trained = model.config, {}, False
-    for name, tensor in _stored_tensors(state_dict, checkpoint_files, ("word_embeddings.weight", "pos_emb.z")):
-        if name.endswith("word_embeddings.weight"):
-            expected = (config.vocab_size, config.d_model)
-            if tuple(tensor.shape) != expected and not load_config.ignore_mismatched_sizes:
-                raise ValueError(
-                    f"`{name}` of the checkpoint has shape {tuple(tensor.shape)}, but the configuration says "
-                    f"vocab_size={expected[0]} rows and d_model={expected[1]}. Correct config.json, or load with the "
-                    "checkpoint's own sizes and call `resize_token_embeddings`."
-                )
-        else:
-            length = tensor.shape[1]
-            if length not in formulas:
-                formulas[length] = _positional_embeddings(config, length)
-            # Compare in the type of the file; other machines differ by a few roundings.
-            tolerance = 8 * config.emb_dim * torch.finfo(tensor.dtype).eps
-            if tensor.shape == (1, length, config.emb_dim):
-                error = {
-                    how: (tensor.float() - z.to(tensor.dtype).float()).abs().max()
-                    for how, z in formulas[length].items()
-                }
-                nearest = min(error, key=error.get)
-                if error[nearest] <= tolerance:
-                    config.complex_positional_embedding = nearest
-                    continue
-            if length != config.max_seq_len:
-                raise ValueError(
-                    f"`{name}` of the checkpoint was trained for max_seq_len={length}, and the configuration says "
-                    f"{config.max_seq_len}. A trained positional embedding has no other length: load it with {length}."
-                )
-            trained = True
-    if trained and not config.train_positional_embedding:
-        logger.warning(
-            "The checkpoint holds a trained positional embedding `pos_emb.z`, which differs from the formula. It is "
-            "loaded as a parameter (train_positional_embedding=True)."
-        )
-        config.train_positional_embedding = True
-        for module in model.modules():
-            if isinstance(module, HyenaDNAFilter):
-                module.pos_emb = HyenaDNAPositionalEmbedding(module.config).to(module.bias.device, module.bias.dtype)
-
-
-def _positional_embeddings(config: HyenaDNAConfig, length: int) -> dict[bool, torch.Tensor]:
-    """`z` (1, length, emb_dim) by `complex_positional_embedding`, first that of the configuration."""
-    formulas, cpu = {}, torch.device("cpu")
-    for how in (config.complex_positional_embedding, not config.complex_positional_embedding):
-        sizes = {"emb_dim": config.emb_dim, "max_seq_len": length, "complex_positional_embedding": how}
-        with cpu:
-            formulas[how] = HyenaDNAPositionalEmbedding(HyenaDNAConfig(**sizes)).analytic(length, cpu)[0][None]
-    return formulas
-
-
-def _stored_tensors(state_dict, checkpoint_files, endings: tuple[str, ...]):
-    """Name and tensor of what the checkpoint holds under these endings, one at a time."""
-    if state_dict is not None or not checkpoint_files:
-        yield from ((k, v) for k, v in (state_dict or {}).items() if k.endswith(endings))
-        return
-    for file in checkpoint_files:
-        if str(file).endswith(".safetensors"):
-            with safe_open(file, framework="pt", device="cpu") as f:
-                yield from ((k, f.get_tensor(k)) for k in f.keys() if k.endswith(endings))  # noqa: SIM118
-        else:
-            yield from ((k, v) for k, v in load_state_dict(file).items() if k.endswith(endings))
 
 
 class HyenaDNAModel(HyenaDNAPreTrainedModel):
@@ -369,7 +323,6 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.backbone.embeddings.word_embeddings = value
 
-    @merge_with_config_defaults
     @capture_outputs
     def forward(
         self,
@@ -385,13 +338,16 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         Args:
             input_ids: Token ids of shape (batch, length).
             attention_mask: 1 where there is a token and 0 where there is padding, of shape (batch, length), anywhere in
-                a row. With it a sequence has the same outputs alone and in a batch. Without it pads are tokens.
-            past_key_values: There is no generation cache yet: has to be `None`.
+                a row. With it a sequence has the same outputs alone and in a batch. Without it pads are tokens. With a
+                cache of `past` positions it is (batch, past + length).
+            past_key_values: A `DynamicCache` that an earlier call returned, or a new one: the input continues what was
+                read with it, and is added to it.
             inputs_embeds: Embeddings of shape (batch, length, d_model), instead of `input_ids`.
-            use_cache: Ignored.
+            use_cache: Make a cache if none was passed, and return it. Unlike `generate`, a single call does not unless
+                it is asked to, because a cache takes several times the memory of its input.
 
         Returns:
-            `last_hidden_state` of shape (batch, length, d_model), after the final norm. With
+            `last_hidden_state` of shape (batch, length, d_model), after the final norm, and `past_key_values`. With
             `output_hidden_states=True` also `hidden_states`, n_layer + 1 of them: the embeddings and the output of
             each block, the last one's after the final norm.
 
@@ -401,25 +357,27 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         # 1. Check, and embed.
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass `input_ids` or `inputs_embeds`: exactly one of them.")
-        if past_key_values is not None:
-            raise ValueError("`past_key_values` was passed, but HyenaDNA has no generation cache and no prefix tuning.")
-        check_shape(self.config, input_ids, inputs_embeds)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        layers = check_cache(self.config, past_key_values)
+        past = None if past_key_values is None else layers[0].length
+        check_shape(self.config, input_ids, inputs_embeds, past or 0)
         if inputs_embeds is None:
             check_range(input_ids, "input_ids", self.config.vocab_size)
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        mask, order = read_mask(attention_mask, inputs_embeds)
+        mask, order = read_mask(attention_mask, inputs_embeds, past)
 
         # 2. Run the blocks. A name more for the embeddings would keep them in memory.
         hidden_states = self.backbone.dropout(inputs_embeds)
         del inputs_embeds
         hooked = any(block._forward_hooks or block._forward_pre_hooks for block in self.backbone.layers)
         buffers = None if hooked else {}  # a hook may keep what a block returns
-        for block in self.backbone.layers:
-            hidden_states = block(hidden_states, mask, order, buffers)
+        for block, layer in zip(self.backbone.layers, layers, strict=True):
+            hidden_states = block(hidden_states, mask, order, buffers, past_key_values=layer)
 
         # 3. Final norm.
         hidden_states = self.backbone.ln_f(hidden_states.to(self.backbone.ln_f.weight.dtype))
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
 
 # ------------------------------------------------------------------------------------------------------------ the heads
@@ -477,13 +435,11 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
                 shifted = next_token_labels(labels, attention_mask)[..., None]
                 kwargs["shift_labels"] = slice_logits_to_keep(shifted, logits_to_keep)[..., 0].contiguous()
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+        )
 
-    # -- generation, which without a cache reads the whole sequence again for every token
-
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        return False
+    # -- generation
 
     def adjust_generation_fn(self, generation_config, *args, **kwargs):
         # A published folder has no generation_config.json, and what Transformers then makes up knows no vocabulary.
@@ -508,19 +464,27 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             )
         return generation_config
 
+    def _prepare_cache_for_generation(self, generation_config, *args, **kwargs):
+        if generation_config.cache_implementation not in (None, "dynamic"):
+            raise ValueError(
+                f"cache_implementation={generation_config.cache_implementation!r} is for attention: HyenaDNA has one "
+                "kind of cache, which grows as it is used. Leave it out, or pass 'dynamic'."
+            )
+        return super()._prepare_cache_for_generation(generation_config, *args, **kwargs)
+
     def prepare_inputs_for_generation(
-        self, input_ids, next_sequence_length=None, inputs_embeds=None, is_first_iteration=False, **kwargs
+        self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, **kwargs
     ):
-        if inputs_embeds is not None and not is_first_iteration:
+        if past_key_values is None and inputs_embeds is not None and not is_first_iteration:
             # The prompt came as embeddings: the tokens generated since, which `input_ids` ends in, follow it.
             generated = self.get_input_embeddings()(input_ids[:, self._prompt_ids :])
             inputs_embeds = torch.cat([inputs_embeds, generated.to(inputs_embeds.dtype)], dim=1)
-        kwargs["use_cache"] = False
+            is_first_iteration = True
         return super().prepare_inputs_for_generation(
             input_ids,
-            next_sequence_length=None,  # with `use_cache=True` Transformers would pass on the newest token alone
             inputs_embeds=inputs_embeds,
-            is_first_iteration=inputs_embeds is not None,
+            is_first_iteration=is_first_iteration,
+            past_key_values=past_key_values,
             **kwargs,
         )
 
@@ -529,7 +493,6 @@ def _set_generation_defaults(generation_config) -> None:
     """Emit bases, `N` and the end of the sequence only; what a checkpoint or a user set stays."""
     if generation_config.suppress_tokens is None:
         generation_config.suppress_tokens = list(_NOT_GENERATED)
-    generation_config.use_cache = False
 
 
 class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
@@ -588,7 +551,9 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
             if count is not None and labels.is_floating_point():
                 # Transformers divides by it for classes only, and an accumulated batch would count several times.
                 loss = loss * labels.numel() / count
-        return SequenceClassifierOutputWithPast(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+        return SequenceClassifierOutputWithPast(
+            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+        )
 
 
 class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):

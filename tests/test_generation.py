@@ -1,5 +1,8 @@
+import copy
+
 import pytest
 import torch
+from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
 
@@ -52,11 +55,117 @@ def test_unequal_prompts_in_a_batch(model):
         assert sequence[15 : 15 + len(expected)] == expected
 
 
+def without_cache(model, *args, **kwargs):
+    return model.generate(*args, use_cache=False, **kwargs)
+
+
+def test_a_cache_is_used_and_only_the_newest_token_is_read(model, monkeypatch):
+    lengths, forward = [], model.hyena.forward
+    monkeypatch.setattr(model.hyena, "forward", lambda **kw: lengths.append(kw["input_ids"].shape[1]) or forward(**kw))
+    model.generate(random_ids(1, 12), max_new_tokens=5, min_new_tokens=5)
+    assert lengths == [12, 1, 1, 1, 1]
+    lengths.clear()
+    without_cache(model, random_ids(1, 12), max_new_tokens=3, min_new_tokens=3)
+    assert lengths == [12, 13, 14]
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"do_sample": False},
+        {"do_sample": False, "num_beams": 4, "num_return_sequences": 3},
+        {"do_sample": True, "temperature": 2.0, "num_return_sequences": 2},
+        {"do_sample": True, "num_beams": 3, "temperature": 2.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("padded", [False, True])
+def test_all_ways_to_generate_are_the_same_without_a_cache(model, kwargs, padded):
+    model = copy.deepcopy(model).double()  # or a tie could be broken by a rounding
+    ids, mask = random_ids(3, 40), torch.ones(3, 40, dtype=torch.long)
+    if padded:
+        mask[1, :7], mask[2, :33] = 0, 0
+        ids = ids.masked_fill(mask == 0, 4)
+    results = []
+    for use_cache in (True, False):
+        torch.manual_seed(0)
+        out = model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=60,
+            min_new_tokens=50,
+            use_cache=use_cache,
+            output_scores=True,
+            return_dict_in_generate=True,
+            **kwargs,
+        )
+        results.append(out)
+        assert (out.past_key_values is not None) == use_cache
+    assert torch.equal(results[0].sequences, results[1].sequences)
+    for cached, plain in zip(results[0].scores, results[1].scores, strict=True):
+        torch.testing.assert_close(cached, plain, rtol=1e-4, atol=1e-4)  # Transformers computes them in float32
+
+
+def test_prefill_in_chunks(model):
+    ids, mask = random_ids(2, 50), torch.ones(2, 50, dtype=torch.long)
+    mask[1, :20] = 0  # the first chunks of this row are pads
+    expected = without_cache(model, ids, attention_mask=mask, max_new_tokens=20, do_sample=False)
+    for size in (1, 7, 16, 64):
+        out = model.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False, prefill_chunk_size=size)
+        assert torch.equal(out, expected)
+
+
+def test_going_on_from_a_returned_cache(model):
+    ids, more = random_ids(2, 30), random_ids(2, 5, seed=2)
+    kwargs = {"min_new_tokens": 10, "max_new_tokens": 10, "do_sample": False}
+    first = model.generate(ids, return_dict_in_generate=True, **kwargs)
+    prompt = torch.cat([first.sequences, more], dim=1)
+    assert first.past_key_values.get_seq_length() == 39  # the newest token has not been read
+    out = model.generate(prompt, past_key_values=first.past_key_values, **kwargs)
+    assert torch.equal(out, without_cache(model, prompt, **kwargs))
+    empty = DynamicCache()  # made without the configuration
+    assert torch.equal(model.generate(prompt, past_key_values=empty, **kwargs), out)
+
+
+def test_assisted_decoding_and_prompt_lookup_crop_the_cache(model):
+    ids = random_ids(1, 40)
+    expected = without_cache(model, ids, min_new_tokens=60, max_new_tokens=60, do_sample=False)
+    assistant = random_model(max_seq_len=130, seed=12, n_layer=1)
+    kwargs = {"min_new_tokens": 60, "max_new_tokens": 60, "do_sample": False}
+    assert torch.equal(model.generate(ids, assistant_model=assistant, **kwargs), expected)
+    assert torch.equal(model.generate(ids, prompt_lookup_num_tokens=5, **kwargs), expected)
+    # An assistant that guesses right, so that whole guesses are taken over.
+    assert torch.equal(model.generate(ids, assistant_model=copy.deepcopy(model), **kwargs), expected)
+
+
+def test_a_cache_of_attention_is_refused_before_any_work(model, monkeypatch):
+    monkeypatch.setattr(model.hyena, "forward", lambda *a, **k: pytest.fail("the model ran"))
+    for kind in ("static", "quantized", "offloaded"):
+        with pytest.raises(ValueError, match=f"'{kind}'.*one kind of cache.*'dynamic'"):
+            model.generate(random_ids(1, 10), max_new_tokens=5, cache_implementation=kind)
+
+
+def test_a_checkpoint_of_trainer_generates_with_a_cache(model, tmp_path):
+    model.config.use_cache = False  # as Trainer leaves it
+    model.save_pretrained(tmp_path)
+    model.config.use_cache = True
+    again = HyenaDNAForCausalLM.from_pretrained(tmp_path)
+    out = again.generate(random_ids(1, 10), max_new_tokens=5, return_dict_in_generate=True)
+    assert out.past_key_values is not None
+
+
 def test_prompts_as_embeddings(model):
     ids = random_ids(2, 12)
     expected = model.generate(ids, max_new_tokens=9, do_sample=False)[:, 12:]
     embeds = model.get_input_embeddings()(ids)
     assert torch.equal(model.generate(inputs_embeds=embeds, max_new_tokens=9, do_sample=False), expected)
+    longer = torch.cat([torch.randn(2, 5, 16), embeds], dim=1)  # a soft prompt
+    kwargs = {"min_new_tokens": 9, "max_new_tokens": 9, "do_sample": False}
+    out, x = model.generate(inputs_embeds=longer, **kwargs), longer
+    for i in range(9):
+        best = torch.tensor(ALLOWED)[model(inputs_embeds=x).logits[:, -1, ALLOWED[1:]].argmax(-1) + 1]
+        assert torch.equal(out[:, i], best)
+        x = torch.cat([x, model.get_input_embeddings()(best)[:, None]], dim=1)
     both = model.generate(ids, inputs_embeds=embeds, max_new_tokens=9, do_sample=False)
     assert torch.equal(both[:, 12:], expected)
 

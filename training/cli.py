@@ -15,6 +15,8 @@ COMMANDS = {
     "few-shot": "classify from a few labelled examples in the context",
     "adapter-study": "compare prompts, LoRA, a linear probe and full fine-tuning",
     "pretrain": "train a language model on genomes: FASTA, BED, several species",
+    "score": "log-likelihood and perplexity of sequences, on both strands",
+    "variants": "log-likelihood of alternative against reference alleles of a VCF; mutagenesis of a region",
     "convert": "bring a published checkpoint in, or yours to the published layout; runs no pickle",
     "export": "make a folder that loads anywhere, with or without this package, and prove it",
     "push": "publish an exported folder on the Hub, in one commit",

@@ -50,7 +50,7 @@ def _byte_table() -> bytes:
     return table.tobytes()
 
 
-_ID_OF_BYTE = _byte_table()
+ID_OF_BYTE = _byte_table()
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -170,7 +170,14 @@ class SequenceFile:
     def read(self, sequence: int, start: int, end: int) -> bytes:
         """Return the ids of these bases as bytes, one each, `SOFT_MASKED` added to those of lower-case letters."""
         first, last = self._place(sequence, start), self._place(sequence, end - 1)
-        return self.content[first : last + 1].translate(_ID_OF_BYTE, b"\r\n")
+        return self.content[first : last + 1].translate(ID_OF_BYTE, b"\r\n")
+
+    def letters(self, sequence: int, start: int, end: int) -> str:
+        """Return these bases as they are written."""
+        if start >= end:
+            return ""
+        first, last = self._place(sequence, start), self._place(sequence, end - 1)
+        return self.content[first : last + 1].translate(None, b"\r\n").decode(errors="replace")
 
     def _place(self, sequence: int, position: int) -> int:
         """Return at which byte of the file a base stands."""

@@ -1,0 +1,121 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hyenadna import HyenaDNATokenizer
+from hyenadna.training import cli
+from hyenadna.training.errors import InputError
+from hyenadna.training.score import log_likelihoods, read_sequences, summary
+
+from .conftest import random_model
+
+SEQUENCES = ["ACGTTGCANNACCGTGA", "GGCA", "acgtACGTACGGTCAAC" * 3, "A", "RYACGTTU"]
+COMPLEMENT = str.maketrans("ACGTNRYUacgt", "TGCANYRAtgca")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(seed=5)
+
+
+def by_the_loss(model, sequence):
+    """Log-probabilities of A, C, G, T, one full pass for each sequence, by the ids of the tokenizer."""
+    text = "".join(c if c in "ACGT" else "N" for c in sequence.upper().replace("U", "T"))
+    ids = HyenaDNATokenizer()(text, add_special_tokens=False, return_tensors="pt").input_ids
+    with torch.no_grad():
+        p = model(ids).logits[0].log_softmax(-1)
+    values = [math.nan] + [p[i - 1, ids[0, i]].item() if text[i] != "N" else math.nan for i in range(1, len(text))]
+    return np.array(values, np.float32)
+
+
+@pytest.mark.parametrize(("batch_bases", "chunk"), [(2**16, 2**16), (1, 5), (60, 7), (120, 1)])
+def test_scores_are_those_of_full_passes(model, batch_bases, chunk):
+    forward = log_likelihoods(model, SEQUENCES, batch_bases=batch_bases, chunk=chunk)
+    reverse = log_likelihoods(model, SEQUENCES, strand="reverse", batch_bases=batch_bases, chunk=chunk)
+    for sequence, a, b in zip(SEQUENCES, forward, reverse, strict=True):
+        np.testing.assert_allclose(a, by_the_loss(model, sequence), atol=1e-4)
+        other = sequence.translate(COMPLEMENT)[::-1]
+        np.testing.assert_allclose(b[::-1], by_the_loss(model, other), atol=1e-4)
+
+
+def test_the_mean_is_the_loss_of_the_model(model):
+    (scores,) = log_likelihoods(model, ["ACGTTGCAACCGTGA"])
+    ids = HyenaDNATokenizer()("ACGTTGCAACCGTGA", add_special_tokens=False, return_tensors="pt").input_ids
+    loss = model(ids, labels=ids).loss.item()
+    assert summary({"forward": scores})["perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
+
+
+def test_soft_masked_bases_are_context_only(model):
+    (all_of_them,), (upper,) = (log_likelihoods(model, ["ACgtAC"], ignore_soft_masked=on) for on in (False, True))
+    assert np.isnan(upper).tolist() == [True, False, True, True, False, False]
+    np.testing.assert_array_equal(upper[[1, 4, 5]], all_of_them[[1, 4, 5]])
+
+
+def test_summary():
+    row = summary({"forward": np.array([math.nan, -1, -2]), "reverse": np.array([-1.0, -1, math.nan])})
+    assert (row["log_likelihood_forward"], row["log_likelihood_reverse"], row["log_likelihood"]) == (-3, -2, -2.5)
+    assert row["scored_bases"] == 2 and row["perplexity"] == pytest.approx(math.exp(5 / 4))
+    nothing = summary({"forward": np.full(3, math.nan)})
+    assert math.isnan(nothing["perplexity"]) and math.isnan(nothing["log_likelihood"])
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "x.fa").write_text(">one more\nACGTT\nGCA\n>two\nGGNCA\n")
+    pd.DataFrame({"id": ["one", "two"], "sequence": ["ACGTTGCA", "GGNCA"]}).to_csv(tmp_path / "x.csv", index=False)
+    return tmp_path
+
+
+def run(folder, data, *flags):
+    flags = ["--model", folder / "model", "--data", folder / data, "--output", folder / "out.tsv", *flags]
+    return cli.main(["score", *map(str, flags)])
+
+
+def test_the_command_writes_tables(folder, model):
+    assert run(folder, "x.fa", "--per_position", folder / "bases.tsv") == 0
+    table = pd.read_csv(folder / "out.tsv", sep="\t")
+    assert table["id"].tolist() == ["one", "two"] and table["length"].tolist() == [8, 5]
+    assert table["scored_bases"].tolist() == [7, 3]
+    expected = np.nansum(by_the_loss(model, "ACGTTGCA")), np.nansum(by_the_loss(model, "TGCAACGT"))
+    assert table["log_likelihood"][0] == pytest.approx(np.mean(expected), rel=1e-5)
+    bases = pd.read_csv(folder / "bases.tsv", sep="\t")
+    assert "".join(bases["base"]) == "ACGTTGCAGGNCA" and bases["position"].tolist() == [*range(8), *range(5)]
+    np.testing.assert_allclose(bases["log_probability_forward"][:8], by_the_loss(model, "ACGTTGCA"), atol=1e-4)
+    before = (folder / "out.tsv").read_text()
+    assert run(folder, "x.csv") == 0 and (folder / "out.tsv").read_text() == before
+    assert run(folder, "x.fa", "--strand", "reverse") == 0
+    assert "log_likelihood_forward" not in pd.read_csv(folder / "out.tsv", sep="\t")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (">a\nACGT\n>b\nACXT\n", "b: 'X' at position 2"),
+        (">a\n" + "A" * 67 + "\n", "67 bases.*max_seq_len=66"),
+        (">a\n>b\nACGT\n", "a is empty"),
+    ],
+)
+def test_bad_sequences_are_named_before_any_work(folder, content, message, capsys):
+    (folder / "x.fa").write_text(content)
+    assert run(folder, "x.fa") == 1
+    import re
+
+    assert re.search(message, capsys.readouterr().err)
+    assert not (folder / "out.tsv").exists()
+
+
+def test_bad_arguments(folder, model, capsys):
+    assert run(folder, "x.csv", "--sequence_column", "dna") == 1
+    assert "no column 'dna'" in capsys.readouterr().err
+    assert run(folder, "x.fa", "--output", folder / "nowhere/out.tsv") == 1
+    assert "does not exist" in capsys.readouterr().err
+    with pytest.raises(InputError, match="at least 1"):
+        log_likelihoods(model, ["ACGT"], chunk=0)
+    with pytest.raises(InputError, match="sequence 1 is empty"):
+        log_likelihoods(model, ["ACGT", ""])
+    assert log_likelihoods(model, []) == []
+    assert read_sequences(str(folder / "x.fa"), "sequence", "id") == (["one", "two"], ["ACGTTGCA", "GGNCA"])

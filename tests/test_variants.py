@@ -1,0 +1,232 @@
+import gzip
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hyenadna import HyenaDNATokenizer
+from hyenadna.training import cli, variants
+from hyenadna.training.dna import reverse_complement
+from hyenadna.training.genome import open_genomes
+
+from .conftest import random_model
+
+GENOME = "".join("ACGT"[i] for i in np.random.default_rng(0).integers(0, 4, 200))
+GENOME = GENOME[:100] + "N" * 20 + GENOME[120:]
+HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+WINDOW = 40
+
+
+def record(pos, ref, alt, chrom="20", info="."):
+    return f"{chrom}\t{pos}\t.\t{ref}\t{alt}\t.\t.\t{info}\n"
+
+
+def at(pos, size=1):
+    """Letters of the genome from a position that counts from 1."""
+    return GENOME[pos - 1 : pos - 1 + size]
+
+
+def other(base):
+    return {"A": "C", "C": "G", "G": "T", "T": "A"}[base]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(seed=5)
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "g.fa").write_text(f">chr20\n{GENOME}\n")
+    return tmp_path
+
+
+def run(folder, content=None, *flags, name="v.vcf"):
+    if content is not None:
+        data = content.encode()
+        (folder / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+        flags = ("--vcf", folder / name, *flags)
+    flags = ["--model", folder / "model", "--fasta", folder / "g.fa", "--output_dir", folder / "out", *flags]
+    return cli.main(["variants", *map(str, flags), "--window", str(WINDOW)])
+
+
+def table(folder):
+    return pd.read_csv(folder / "out/variants.tsv", sep="\t", keep_default_na=False, na_values={"llr": ["nan"]})
+
+
+def total(model, sequence):
+    ids = HyenaDNATokenizer()(sequence, add_special_tokens=False, return_tensors="pt").input_ids
+    with torch.no_grad():
+        p = model(ids).logits[0].log_softmax(-1)
+    return sum(p[i - 1, ids[0, i]].item() for i in range(1, len(sequence)) if sequence[i] != "N")
+
+
+def by_hand(model, pos, ref, alt):
+    """Two full passes on each strand, of windows cut here."""
+    around = WINDOW - max(len(ref), len(alt))
+    start = max(0, pos - 1 - around // 2)
+    end = min(len(GENOME), pos - 1 + len(ref) + around - around // 2)
+    a = GENOME[start:end]
+    b = GENOME[start : pos - 1] + alt + GENOME[pos - 1 + len(ref) : end]
+    forward = total(model, b) - total(model, a)
+    return (forward + total(model, reverse_complement(b)) - total(model, reverse_complement(a))) / 2
+
+
+def test_every_kind_of_allele_is_scored_as_by_hand(folder, model):
+    cases = [
+        (50, at(50), other(at(50))),  # a single base
+        (60, at(60, 3), "".join(map(other, at(60, 3)))),  # several
+        (70, at(70), at(70) + "ACGT"),  # an insertion
+        (80, at(80, 4), at(80)),  # a deletion
+        (1, at(1), other(at(1))),  # at the ends of the chromosome
+        (200, at(200), other(at(200))),
+        (98, at(98), other(at(98))),  # with N in the window
+    ]
+    lines = [record(*case) for case in cases]
+    both = [other(at(90)), at(90) + "TT"]
+    lines.append(record(90, at(90), ",".join(both), chrom="chr20"))
+    lines.append(record(50, at(50).lower(), other(at(50)).lower(), info="AF=0.5"))
+    assert run(folder, HEADER + "".join(lines), name="v.vcf.gz") == 0
+    scores = table(folder)
+    cases += [(90, at(90), alt) for alt in both] + [cases[0]]
+    assert len(scores) == len(cases) and (scores["skip"] == "").all()
+    expected = [by_hand(model, *case) for case in cases]
+    assert np.std(expected) > 0.1
+    np.testing.assert_allclose(scores["llr"], expected, atol=1e-4)
+    mean = scores[["llr_forward", "llr_reverse"]].astype(float).mean(axis=1)
+    np.testing.assert_allclose(scores["llr"], mean, atol=1e-6)
+    assert (scores["distance"].astype(float) > 0).all()
+
+    lines = (folder / "out/variants.vcf").read_text().splitlines()
+    assert sum(line.startswith("##INFO=<ID=HYENA_") for line in lines) == 2
+    records = [line.split("\t") for line in lines if line[0] != "#"]
+    assert records[-2][7] == f"HYENA_LLR={scores['llr'][7]:.6g},{scores['llr'][8]:.6g}"
+    assert records[-1][7] == f"AF=0.5;HYENA_LLR={scores['llr'][9]:.6g}"
+    assert not (folder / "out/parts").exists()
+
+
+def test_what_cannot_be_scored_says_why(folder, capsys):
+    cases = {
+        record(50, other(at(50)), at(50)): f"REF_mismatch_fasta_has_{at(50)}",
+        record(105, "A", "C"): "REF_is_N_in_fasta",
+        record(50, at(50), "<DEL>"): "symbolic_allele",
+        record(50, at(50), "*"): "spanning_deletion",
+        record(50, at(50), "A]chr20:70]"): "breakend",
+        record(50, at(50), "."): "no_alternative",
+        record(50, at(50), at(50) + "R"): "letters_other_than_ACGT",
+        record(199, at(199, 2) + "A", "A"): "outside_of_contig",
+        record(0, "A", "C"): "outside_of_contig",
+        record(50, at(50), at(50) + "A" * 60): "longer_than_window",
+        record(50, "A", "C", chrom="21"): "contig_not_in_fasta",
+    }
+    good = record(30, at(30), f"{other(at(30))},<DEL>")  # behind the others: the file is not sorted
+    assert run(folder, HEADER + "".join(cases) + good) == 0
+    scores = table(folder)
+    assert scores["skip"].tolist() == [*cases.values(), "", "symbolic_allele"]
+    assert scores["llr"].notna().tolist() == [False] * len(cases) + [True, False]
+    out = capsys.readouterr().out
+    assert "1 of 13 alleles scored" in out and "skipped 2: symbolic_allele" in out and "REF_mismatch" in out
+    last = (folder / "out/variants.vcf").read_text().splitlines()[-1]
+    assert f"HYENA_LLR={scores['llr'][11]:.6g},.;HYENA_SKIP=.,symbolic_allele" in last
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (record(50, "A", "C"), "comes before the header"),
+        ("##fileformat=VCFv4.2\n", "no header line"),
+        ("", "no header line"),
+        (HEADER + record(50, "A", "C")[:-1], "truncated: its last line"),
+        (HEADER + "20\t50\t.\tA\n", "at least 8 fields"),
+        (HEADER + record("x", "A", "C"), "line 3 .*a position"),
+    ],
+)
+def test_bad_files_are_named_before_any_work(folder, content, message, capsys, monkeypatch):
+    monkeypatch.setattr(variants, "load_language_model", lambda *a: pytest.fail("the model was loaded"))
+    assert run(folder, content) == 1
+    import re
+
+    assert re.search(message, capsys.readouterr().err)
+    assert not (folder / "out").exists()
+
+
+def test_a_cut_archive_and_missing_files(folder, capsys):
+    data = gzip.compress((HEADER + record(50, at(50), other(at(50))) * 50).encode())
+    (folder / "cut.vcf.gz").write_bytes(data[:-12])
+    assert run(folder, None, "--vcf", folder / "cut.vcf.gz") == 1
+    assert "cannot be read to its end" in capsys.readouterr().err
+    for flags, message in (
+        (("--vcf", folder / "none.vcf"), "no such file"),
+        ((), "one of them"),
+        (("--vcf", folder / "cut.vcf.gz", "--mutagenesis", "chr20"), "one of them"),
+    ):
+        assert run(folder, None, *flags) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_killed_run_goes_on(folder, monkeypatch, capsys):
+    monkeypatch.setattr(variants, "_PART", 2)
+    content = HEADER + "".join(record(i, at(i), other(at(i))) for i in range(20, 29))
+    assert run(folder, content) == 0
+    expected = (folder / "out/variants.tsv").read_text()
+    (folder / "out").rename(folder / "whole")
+
+    score, calls = variants.score_part, []
+
+    def killed(*args):
+        calls.append(args[3])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(*args)
+
+    monkeypatch.setattr(variants, "score_part", killed)
+    assert run(folder, content) == 130
+    assert not (folder / "out/variants.tsv").exists() and len(list((folder / "out/parts").glob("[0-9]*.tsv"))) == 2
+    assert run(folder, content) == 0
+    assert calls == [0, 2, 4, 4, 6, 8]  # only what was missing
+    assert (folder / "out/variants.tsv").read_text() == expected
+    assert run(folder, content, "--batch_size", "4") == 0
+    (folder / "other.fa").write_text((folder / "g.fa").read_text())
+    assert run(folder, content, "--fasta", folder / "other.fa") == 1
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_mutagenesis_equals_full_passes(model):
+    sequence, first, last = GENOME[90:150], 20, 40  # the first of the region are N
+    scores = variants.mutagenesis(model, sequence, first, last)
+    assert scores.shape == (20, 4)
+    for i in range(first, last):
+        for j, base in enumerate("ACGT"):
+            if sequence[i] == "N":
+                assert math.isnan(scores[i - first, j])
+                continue
+            mutant = sequence[:i] + base + sequence[i + 1 :]
+            pair = [total(model, mutant) - total(model, sequence)]
+            pair.append(total(model, reverse_complement(mutant)) - total(model, reverse_complement(sequence)))
+            assert scores[i - first, j] == pytest.approx(sum(pair) / 2, abs=1e-4)
+    ends = variants.mutagenesis(model, sequence, 0, len(sequence))
+    np.testing.assert_allclose(ends[first:last], scores, atol=1e-4)
+
+
+def test_the_mutagenesis_command(folder, model, capsys):
+    assert run(folder, None, "--mutagenesis", "chr20:50-60") == 0
+    scores = pd.read_csv(folder / "out/mutagenesis.tsv", sep="\t")
+    assert len(scores) == 30 and (folder / "out/mutagenesis.png").stat().st_size > 1000
+    assert (scores["ref"] != scores["alt"]).all() and scores["position"].tolist() == [
+        p for p in range(50, 60) for _ in "123"
+    ]
+    whole = GENOME[35:75]
+    mutant = whole[:17] + scores["alt"][6] + whole[18:]
+    pair = [total(model, mutant) - total(model, whole)]
+    pair.append(total(model, reverse_complement(mutant)) - total(model, reverse_complement(whole)))
+    assert scores["llr"][6] == pytest.approx(sum(pair) / 2, abs=1e-4)
+    assert run(folder, None, "--mutagenesis", "chr20:50-100") == 1
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_names_of_chromosomes(folder):
+    (genome,) = open_genomes([folder / "g.fa"])
+    assert [variants.find_sequence(genome, name) for name in ("chr20", "20", "21", "chr2")] == [0, 0, None, None]
