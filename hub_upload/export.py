@@ -194,10 +194,19 @@ def _metrics(source: Path) -> dict:
         settings = metrics.get("settings") or {}
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    for name, value in settings.items():
-        if isinstance(value, str) and (Path(value).is_absolute() or Path(value).exists()):
-            settings[name] = Path(value).name
+    metrics["settings"] = {name: _without_folders(value) for name, value in settings.items()}
     return metrics
+
+
+def _without_folders(value):
+    """A setting with file names in the place of paths. Names on the Hub, `me/promoters`, stay."""
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    if isinstance(value, str) and len(value) < 256 and ("/" in value or os.sep in value):
+        path = Path(value)
+        if path.is_absolute() or value[0] in ".~" or path.suffix or path.exists():
+            return path.name
+    return value
 
 
 def _write_model(model, source: str, folder: Path) -> None:

@@ -115,7 +115,8 @@ def _shown(value) -> str:
 def _data(metrics: dict, data_name: str | None) -> tuple[str, str]:
     """The name of the data, and what the card says about it."""
     settings = metrics.get("settings") or {}
-    name = data_name or settings.get("data") or "unnamed data"
+    data = settings.get("data") or "unnamed data"
+    name = data_name or (", ".join(map(str, data)) if isinstance(data, list) else data)
     rows = metrics.get("rows") or {}
     counts = ", ".join(f"{count:,} {part}" for part, count in rows.items() if isinstance(count, int))
     text = (

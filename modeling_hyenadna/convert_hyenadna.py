@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -468,13 +469,17 @@ def new_folder(dest: str | Path) -> tuple[Path, Path]:
     Raises:
         CheckpointError: There is something at `dest` already.
     """
-    folder = Path(dest)
+    folder = Path(dest).resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise CheckpointError(f"{dest} exists and is not empty; choose another folder, or remove it first")
-    unfinished = folder.absolute().with_name(f"{folder.absolute().name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    if folder == Path.cwd():
+        raise CheckpointError(
+            f"{dest} is the folder that you are in, which cannot be replaced; name a folder inside it"
+        )
     try:
-        unfinished.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        unfinished.chmod(0o755)  # `mkdtemp` lets nobody else in
     except OSError as error:
         raise CheckpointError(f"{dest} cannot be made: {error}") from error
     return folder, unfinished

@@ -452,6 +452,22 @@ def test_configs_that_make_no_model(model, config, message, tmp_path):
     assert not (tmp_path / "ours").exists()
 
 
+def test_destinations_that_cannot_be_replaced_or_are_beside_a_users_files(model, tmp_path, monkeypatch):
+    source = write(tmp_path / "in", lightning(model), nested(model))
+    for name in ("here", "target", "out.unfinished"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(CheckpointError, match="the folder that you are in"):
+        convert(str(source), ".")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    (tmp_path / "out.unfinished/thesis.txt").write_text("mine")
+    for name in ("link", "out"):
+        convert(str(source), tmp_path / name)
+    assert (tmp_path / "target/model.safetensors").exists() and (tmp_path / "link").is_symlink()
+    assert (tmp_path / "out.unfinished/thesis.txt").read_text() == "mine"
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_source_and_destination(model, tmp_path, capsys):
     source = write(tmp_path / "in", lightning(model), nested(model))
     (tmp_path / "taken").mkdir()
