@@ -215,16 +215,20 @@ def _mutate(model: HyenaDNAForCausalLM, ids: np.ndarray, first: int, last: int) 
         p = model(x[:, :first], past_key_values=cache).logits.float().log_softmax(-1)
         seen = p[0, :-1].gather(1, x[0, 1:first, None])[:, 0].double()
         total, following = float(seen[scored[0, 1:first]].sum()), p[0, -1]
-    bases = torch.arange(FIRST_BASE, LAST_BASE + 1, device=x.device)
+    p = model(x).logits[0, :-1].float().log_softmax(-1)
+    whole = p.gather(1, x[0, 1:, None])[:, 0].double().masked_fill(~scored[0, 1:], 0).sum().item()
+    every = torch.arange(FIRST_BASE, LAST_BASE + 1, device=x.device)
     for i in range(first, last):
-        rows = x[:, i:].repeat(4, 1)
+        bases = every[every != x[0, i]]
+        rows = x[:, i:].repeat(len(bases), 1)
         rows[:, 0] = bases
         branch = copy.deepcopy(cache)
-        branch.batch_repeat_interleave(4)
+        branch.batch_repeat_interleave(len(bases))
         p = model(rows, past_key_values=branch).logits[:, :-1].float().log_softmax(-1)
         after = p.gather(2, rows[:, 1:, None])[..., 0].double().masked_fill(~scored[:, i + 1 :], 0).sum(1)
-        own = torch.zeros(4, device=x.device) if following is None else following[bases].double()
-        result[i - first] = (total + own + after).cpu().numpy()
+        own = torch.zeros(len(bases), device=x.device) if following is None else following[bases].double()
+        result[i - first] = whole
+        result[i - first, (bases - FIRST_BASE).cpu().numpy()] = (total + own + after).cpu().numpy()
         logits = model(x[:, i : i + 1], past_key_values=cache).logits
         if following is not None and scored[0, i]:
             total += float(following[x[0, i]])
