@@ -266,7 +266,7 @@ def test_odd_metrics(no_proof, tmp_path):
 
 def test_a_pretraining_run(no_proof, tmp_path):
     """Its data are a list of files: none of the machine's folders may be published, and none may stop the export."""
-    settings = {"data": ["/home/me/genomes/chr20.fa", "../mouse.fa.gz"], "test": ["20:0-5,000,000"], "model": "me/tiny"}
+    settings = {"data": ["/data/me/genomes/chr20.fa", "../mouse.fa.gz"], "test": ["20:0-5,000,000"], "model": "me/tiny"}
     settings |= {"bed": [str(tmp_path / "a.bed")], "validation": "x" * 5000}
     run_folder(
         tmp_path, hyenadna.HyenaDNAForCausalLM, metrics={"metrics": {"test": {"loss": 1.0}}, "settings": settings}
@@ -275,7 +275,7 @@ def test_a_pretraining_run(no_proof, tmp_path):
     card, metrics = (tmp_path / "out/README.md").read_text(), (tmp_path / "out/metrics.json").read_text()
     assert "chr20.fa, mouse.fa.gz" in card and "me/tiny" in card and "20:0-5,000,000" in metrics
     for text in (card, metrics):
-        assert "/home/me" not in text and str(tmp_path) not in text and "../" not in text
+        assert "/data/me" not in text and str(tmp_path) not in text and "../" not in text
 
 
 # ------------------------------------------------------------------------------------------------------------- adapters
