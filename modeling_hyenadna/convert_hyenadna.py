@@ -11,6 +11,7 @@ own; from a file, a folder, or a repository on the Hub. No pickle is ever run (`
 import argparse
 import json
 import re
+import reprlib
 import shutil
 import tempfile
 from collections import Counter
@@ -55,6 +56,8 @@ _COMPUTED = {
     "modulation.deltas": lambda f: f.deltas(_CPU, torch.float32)[None, None],
 }
 _CPU = torch.device("cpu")
+_SHORT = reprlib.Repr()  # `repr` of a hostile file may have no end
+_SHORT.maxother = 100
 # Our rows of the vocabulary in MultiMolecule's: <pad> <cls> <eos> <unk> <mask> <null> A C G T N, and 5 without a name.
 # <null> stands for both [BOS] and [RESERVED].
 _MULTIMOLECULE_ROWS = [1, 2, 5, 4, 0, 5, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14]
@@ -123,7 +126,7 @@ def _read_file(path: Path) -> tuple[dict, dict]:
             raise CheckpointError(f"{path} cannot be read: it is {what}") from error
     content = load_without_running(path)
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds {content!r:.80}, but a state dict, or a dict with one, is expected")
+        raise CheckpointError(f"{path} holds {_SHORT.repr(content)}, but a state dict, or a dict with one, is expected")
     for name in ("state_dict", "model_state_dict", "model"):
         if isinstance(content.get(name), dict):
             return content[name], content
@@ -164,7 +167,9 @@ def _rename(stored: dict) -> tuple[dict[str, Tensor], dict[str, str], list[str]]
     """The tensors under our names, the stored name of each, and the stored names of those that are dropped."""
     tensors, origin, dropped = {}, {}, []
     for name, tensor in stored.items():
-        ours = str(name)
+        if not isinstance(name, str):
+            raise CheckpointError(f"a {type(name).__name__} stands where the name of a tensor is expected")
+        ours = name
         for pattern, replacement in _NAMES:
             if replacement is None and re.search(pattern, ours):
                 ours = None
@@ -173,11 +178,13 @@ def _rename(stored: dict) -> tuple[dict[str, Tensor], dict[str, str], list[str]]
         if ours is None:
             dropped.append(name)
         elif not isinstance(tensor, Tensor):
-            raise CheckpointError(f"`{name}` is a {type(tensor).__name__} ({tensor!r:.100}), but a tensor is expected")
+            raise CheckpointError(
+                f"`{name}` is a {type(tensor).__name__} ({_SHORT.repr(tensor)}), but a tensor is expected"
+            )
         elif ours in tensors and not torch.equal(tensors[ours], tensor):
             raise CheckpointError(f"`{name}` and another tensor are both `{ours}`, and differ")
         else:
-            tensors[ours], origin[ours] = tensor, str(name)
+            tensors[ours], origin[ours] = tensor, name
     return tensors, origin, dropped
 
 

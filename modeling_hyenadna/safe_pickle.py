@@ -5,7 +5,9 @@ placeholder: nothing is imported and nothing is called, so a Lightning checkpoin
 """
 
 import builtins
+import math
 import pickle
+import reprlib
 import sys
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
@@ -76,6 +78,43 @@ class Placeholder:
         return f"<{self.name}, not loaded>"
 
 
+class _Stored:
+    """A storage or a tensor while the pickle is read: it can call nothing of this, where a real tensor has methods."""
+
+    def __init__(self, tensor: torch.Tensor, *where):
+        self.tensor, self.where = tensor, where
+
+    def __setstate__(self, state):
+        pass
+
+    def made(self) -> torch.Tensor:
+        offset, size, stride = self.where
+        if math.prod(size) > self.tensor.numel():
+            raise CheckpointError(f"a tensor of shape {tuple(size)} in a storage of {self.tensor.numel()} numbers")
+        return self.tensor.as_strided(tuple(size), tuple(stride), offset)  # raises where it leaves the storage
+
+
+def _with_tensors(x, seen: dict):
+    """The plain containers in `x` with real tensors in the place of `_Stored`; `seen` holds what is done, by id."""
+    if id(x) in seen:
+        return seen[id(x)][1]
+    if isinstance(x, _Stored):
+        result = x.made()
+    elif isinstance(x, tuple):
+        result = tuple(_with_tensors(item, seen) for item in x)
+    else:
+        result = x
+    seen[id(x)] = x, result  # with `x`, whose id could be given to another object if it went
+    if isinstance(x, dict):
+        for key, value in list(x.items()):
+            new = _with_tensors(value, seen)
+            if new is not value:
+                x[key] = new
+    elif isinstance(x, list):
+        x[:] = [_with_tensors(item, seen) for item in x]
+    return result
+
+
 class _Reader(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, root: str):
         super().__init__(archive.open(f"{root}data.pkl"))
@@ -83,9 +122,9 @@ class _Reader(pickle.Unpickler):
 
         # Made anew for each file: a pickle can set attributes of what it finds, and must not reach what others use.
         def rebuild_tensor(storage, offset, size, stride, *others):
-            if not isinstance(storage, torch.Tensor):
-                raise CheckpointError(f"a tensor without a storage ({storage!r})")
-            return storage.as_strided(tuple(size), tuple(stride), offset)  # raises where it leaves the storage
+            if not isinstance(storage, _Stored) or storage.where:
+                raise CheckpointError(f"a tensor without a storage ({type(storage).__name__})")
+            return _Stored(storage.tensor, offset, size, stride)
 
         def rebuild_parameter(data, *others):
             return data
@@ -122,12 +161,12 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, pid):
         kind, dtype, key, _, numel = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise CheckpointError(f"a storage of an unknown kind ({kind!r}, {dtype!r})")
+            raise CheckpointError(f"a storage of an unknown kind ({reprlib.repr(kind)}, {reprlib.repr(dtype)})")
         if key not in self.storages:
             data = bytearray(self.archive.read(f"{self.root}data/{key}"))
             if len(data) != numel * dtype.itemsize:
                 raise CheckpointError(f"storage {key} is {len(data)} bytes long, but {numel * dtype.itemsize} are due")
-            self.storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+            self.storages[key] = _Stored(torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype))
         return self.storages[key]
 
 
@@ -147,7 +186,7 @@ def load(path: Path):
             root = entries[0].filename.removesuffix("data.pkl")
             if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
                 raise CheckpointError("it was written on a big-endian machine; save it again on another")
-            return _Reader(archive, root).load()
+            return _with_tensors(_Reader(archive, root).load(), {})
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # whatever a damaged file makes of the reader

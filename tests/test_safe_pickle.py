@@ -197,3 +197,40 @@ def test_the_reader_agrees_with_torch(tmp_path):
     expected |= expected.pop("module")
     for name, tensor in expected.items():
         assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
+
+
+class Stated:
+    """Pickles as a tensor of an empty storage, and then a state for it: what `Tensor.__setstate__` would do with it."""
+
+    def __reduce__(self):
+        storage = torch.empty(0).storage()
+        state = (torch.empty(0).storage(), 0, (64,), (1,))
+        return torch._utils._rebuild_tensor_v2, (storage, 0, (0,), (1,), False, {}), state
+
+
+def test_nothing_of_a_tensor_is_called_while_it_is_read(tmp_path):
+    """A state would grow a storage by memory of this process that nobody has written to."""
+    torch.save({"x": Stated()}, tmp_path / "a.pt")
+    assert safe_pickle.load(tmp_path / "a.pt")["x"].numel() == 0
+
+
+def test_a_tensor_is_no_larger_than_its_storage(tmp_path):
+    torch.save({"x": torch.zeros(1).expand(2**40)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="in a storage of 1 numbers"):
+        safe_pickle.load(tmp_path / "a.pt")
+
+
+def test_tied_and_nested_tensors_and_shared_containers(tmp_path):
+    weight = torch.arange(6.0)
+    inner = [weight, {"w": weight[2:4]}]
+    torch.save({"a": weight, "b": (inner, inner), "n": {1: weight}}, tmp_path / "a.pt")
+    content = safe_pickle.load(tmp_path / "a.pt")
+    first, second = content["b"]
+    assert first is second and torch.equal(first[1]["w"], weight[2:4]) and torch.equal(content["n"][1], weight)
+    assert first[0].data_ptr() == content["a"].data_ptr()
+
+
+def test_names_of_tensors_are_words(tmp_path):
+    torch.save({("a", "tuple"): torch.zeros(1)}, tmp_path / "keys.pt")
+    with pytest.raises(CheckpointError, match="a tuple stands where the name"):
+        load_checkpoint(str(tmp_path / "keys.pt"))
