@@ -161,12 +161,13 @@ class HyenaDNAFilter(nn.Module):
     def features(self, length: int) -> Tensor:
         """What the last layer of the filters' MLP reads, of shape (length, filter_order)."""
         z_LE, _ = self.pos_emb(length, self.bias.device, torch.promote_types(self.bias.dtype, torch.float32))
-        sin, h_LO = self.implicit_filter[1], z_LE.new_empty(length, self.config.filter_order)
+        freq, h_LO = self.implicit_filter[1].freq.to(z_LE.dtype), z_LE.new_empty(length, self.config.filter_order)
+        layers = [(m.weight.to(z_LE.dtype), m.bias.to(z_LE.dtype)) for m in self.implicit_filter[:-1:2]]
         for i in _tiles(z_LE):
             h = z_LE[i]
-            for layer in self.implicit_filter[:-1:2]:
-                h = sin(_linear(layer, h))
-            h_LO[i] = h
+            for weight, bias in layers:
+                h = torch.addmm(bias, h, weight.T).mul_(freq)
+                h = torch.sin(h, out=h_LO[i] if weight is layers[-1][0] else h)
         return h_LO
 
     def forward(self, length: int, plain: bool = True) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from .checkpoint_hyenadna import check_checkpoint
 from .configuration_hyenadna import HyenaDNAConfig
 from .feed_forward import compute_dtype, feed_forward
 from .implicit_filter import HyenaDNAFilter, HyenaDNAPositionalEmbedding, HyenaDNASin
-from .inference import run_block
+from .inference import norm_stream, run_block
 from .inputs_hyenadna import check_labels, check_range, check_shape, next_token_labels, pool, read_mask, sequence_labels
 from .long_convolution import gated_long_convolution, long_convolution, project, project_back
 
@@ -369,14 +369,21 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
 
         # 2. Run the blocks. A name more for the embeddings would keep them in memory.
         hidden_states = self.backbone.dropout(inputs_embeds)
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.backbone.modules())
+        buffers = None if hooked else {}  # a hook may keep what a module returns
+        if input_ids is not None and not hooked:
+            buffers["stream"] = hidden_states  # nobody else holds it: it may be written over
         del inputs_embeds
-        hooked = any(block._forward_hooks or block._forward_pre_hooks for block in self.backbone.layers)
-        buffers = None if hooked else {}  # a hook may keep what a block returns
         for block, layer in zip(self.backbone.layers, layers, strict=True):
             hidden_states = block(hidden_states, mask, order, buffers, past_key_values=layer)
 
         # 3. Final norm.
-        hidden_states = self.backbone.ln_f(hidden_states.to(self.backbone.ln_f.weight.dtype))
+        norm = self.backbone.ln_f
+        ours = bool(buffers) and buffers.get("stream") is hidden_states and not torch.is_grad_enabled()
+        if ours and is_plain(norm) and norm.weight.dtype == hidden_states.dtype:
+            hidden_states = norm_stream(norm, hidden_states)
+        else:
+            hidden_states = norm(hidden_states.to(norm.weight.dtype))
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
 
