@@ -14,10 +14,10 @@ from . import reference
 from .conftest import random_ids, random_model
 
 
-@pytest.fixture(params=["whole", "groups"])
+@pytest.fixture(params=["whole", "groups", "halves"])
 def pieces(request, monkeypatch):
-    """As it comes, where a small problem is one group and one tile; and cut into many."""
-    if request.param == "groups":
+    """As it comes, where a small problem is one group and one tile; and cut into many, which may be halved if even."""
+    if request.param != "whole":
 
         def groups(batch, channels, length, device):
             return [(slice(b, b + 2), slice(c, c + 3)) for c in range(0, channels, 3) for b in range(0, batch, 2)]
@@ -25,7 +25,7 @@ def pieces(request, monkeypatch):
         for module in (long_convolution, inference):
             monkeypatch.setattr(module, "groups", groups)
         for module in (feed_forward, inference):
-            monkeypatch.setattr(module, "tile", lambda length, width, device: 5)
+            monkeypatch.setattr(module, "tile", lambda length, width, device: 6 if request.param == "halves" else 5)
     return request.param
 
 
@@ -322,8 +322,10 @@ def test_recorded_states_are_not_written_over():
         model(random_ids(1, 30, seed=9))
     for a, b in zip(states, kept, strict=True):
         assert torch.equal(a, b)
-    seen = []
-    model.hyena.backbone.layers[0].register_forward_hook(lambda module, args, out: seen.append((out, out.clone())))
-    with torch.no_grad():
-        model(ids)
-    assert torch.equal(*seen[0])
+    for module in (model.hyena.backbone.layers[0], model.get_input_embeddings()):
+        seen = []
+        handle = module.register_forward_hook(lambda module, args, out: seen.append((out, out.clone())))  # noqa: B023
+        with torch.no_grad():
+            model(ids)
+        handle.remove()
+        assert torch.equal(*seen[0])
