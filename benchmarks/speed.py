@@ -242,7 +242,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--rounds", type=int, default=5, help="processes per figure, 3 at most above 100,000 bases")
-    parser.add_argument("--repeats", type=int, default=5, help="runs in a process, 2 above 10,000 bases, 1 above 100,000")
+    parser.add_argument("--repeats", type=int, default=5, help="runs in a process, fewer above 10,000 bases")
     parser.add_argument("--gpt2_until", type=int, default=20_000, help="longest length for attention")
     parser.add_argument("--out", help="write OUT.md, OUT.csv and OUT.png")
     args = parser.parse_args()

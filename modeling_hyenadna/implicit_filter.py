@@ -12,8 +12,8 @@ from torch.autograd.function import once_differentiable
 
 from .configuration_hyenadna import HyenaDNAConfig
 
-# Numbers in the filters of one block up to which they are kept between calls: 16 MB.
-_CACHED_FILTER = 2**22
+# Numbers in the filters of one block up to which they are kept between calls, 16 MB, and with their spectra, 2 + 4 MB.
+_CACHED_FILTER, _CACHED_SPECTRA = 2**22, 2**19
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -205,14 +205,29 @@ class HyenaDNAFilter(nn.Module):
         )
         if self.bias.numel() * length > _CACHED_FILTER or self.bias.device.type != "cpu":
             return self._in_blocks(length, skip_MD)
+        k_MDL = self._kept(length)[2]
+        return lambda channels: (k_MDL[:, channels], skip_MD[:, channels])
+
+    def _kept(self, length: int) -> list:
+        """What the filters depend on, the filters, and their spectra once somebody asked for them."""
         names = ("max_seq_len", "modulation_shift", "complex_positional_embedding")
         state = (length, *(getattr(self.config, name) for name in names))
         weights = list(self.parameters())
         cached = self._cached  # read once: another thread may put its own in the place
         if cached is None or cached[0] != state or not all(map(_same, cached[1], weights)):
-            cached = self._cached = (state, [w.detach().clone() for w in weights], self(length)[0])
-        k_MDL = cached[2]
-        return lambda channels: (k_MDL[:, channels], skip_MD[:, channels])
+            cached = self._cached = [state, [w.detach().clone() for w in weights], self(length)[0], None]
+        return cached
+
+    def spectra(self, length: int, fft):
+        """As `evaluated`: a function from a slice of the channels to the spectra, by `fft`, of filters with skips."""
+        if self.bias.numel() * length > _CACHED_SPECTRA or self.bias.device.type != "cpu":
+            filters = self.evaluated(length)
+            return lambda channels: fft.filters(*filters(channels))
+        cached = self._kept(length)
+        if cached[3] is None:
+            k_MDL = cached[2]
+            cached[3] = fft.filters(k_MDL, self.bias.to(k_MDL.dtype).unflatten(0, (-1, self.config.d_model)))
+        return lambda channels: cached[3][:, channels]
 
     def _in_blocks(self, length: int, skip_MD: Tensor):
         """As `evaluated`, for long filters: computed for 32 channels at a time, fewer cost more each."""

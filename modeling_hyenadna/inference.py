@@ -100,14 +100,13 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
                 v_BDL[b, :, i].masked_fill_(~mask_BL[b, None, i], 0)
 
         # 2. The long convolutions, in place.
-        filters = mixer.filter_fn.evaluated(length)
-        fft, spectra, last = buffers.get("fft"), None, None
+        fft, filter_dtype = buffers.get("fft"), torch.promote_types(mixer.filter_fn.bias.dtype, torch.float32)
+        if fft is None or not fft.fits(length, filter_dtype, device):
+            fft = buffers["fft"] = Transform(length, filter_dtype, device)
+        filters, spectra, last = mixer.filter_fn.spectra(length, fft), None, None
         for b, d in groups(batch, width, length, device):
             if d != last:
-                k_MGL, skip_MG = filters(d)
-                if fft is None or not fft.fits(length, k_MGL.dtype, device):
-                    fft = buffers["fft"] = Transform(length, k_MGL.dtype, device)
-                spectra, last = fft.filters(k_MGL, skip_MG), d
+                spectra, last = filters(d), d
             u = v_BDL[b, d]
             for o in range(order - 1):
                 if cache is not None:
@@ -115,7 +114,7 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
                 y = fft.inverse(fft.forward(u).mul_(spectra[o]))
                 u = torch.mul(y, gates[b, order - 3 - o, d], out=fft.buffer(*y.shape[:2])) if o < order - 2 else y
             v_BDL[b, d] = u
-        del filters, spectra, k_MGL, u, y
+        del filters, spectra, u, y
 
         # 3. The last gate, back to the residual stream, and the MLP.
         out_BLD = hidden_BLD if buffers.get("stream") is hidden_BLD else torch.empty_like(hidden_BLD)

@@ -214,7 +214,15 @@ def test_kept_filters_follow_every_change():
         fresh, fresh_skip = filter_fn(length)
         torch.testing.assert_close(k, fresh[:, 2:9], rtol=1e-5, atol=1e-6)
         assert torch.equal(skip, fresh_skip[:, 2:9]) and k.dtype == fresh.dtype
-        return filter_fn._cached[2]
+        kept, fft = filter_fn._cached, long_convolution.Transform(length, k.dtype, k.device)
+        spectra = filter_fn.spectra(length, fft)(slice(2, 9))
+        with_skip = fresh.clone()
+        with_skip[..., 0] += fresh_skip
+        torch.testing.assert_close(spectra, torch.fft.rfft(with_skip[:, 2:9], n=fft.n), rtol=1e-5, atol=1e-5)
+        assert (
+            filter_fn._cached is kept and filter_fn.spectra(length, fft)(slice(2, 9)).data_ptr() == spectra.data_ptr()
+        )
+        return kept[2]
 
     first = check()
     assert check() is first  # nothing changed: not computed again
@@ -254,6 +262,10 @@ def test_large_filters_are_computed_for_each_group(monkeypatch, pieces):
     model = random_model(hyena_order=3)
     ids = random_ids(2, 60)
     logits = model(ids).logits
+    monkeypatch.setattr(implicit_filter, "_CACHED_SPECTRA", 0)
+    fresh = copy.deepcopy(model)
+    torch.testing.assert_close(fresh(ids).logits, logits, rtol=1e-4, atol=1e-4)
+    assert fresh.hyena.backbone.layers[0].mixer.filter_fn._cached[3] is None
     monkeypatch.setattr(implicit_filter, "_CACHED_FILTER", 0)
     fresh = copy.deepcopy(model)
     torch.testing.assert_close(fresh(ids).logits, logits, rtol=1e-4, atol=1e-4)
