@@ -4,7 +4,7 @@
     python benchmarks/speed.py --d_model 256 --n_layer 8 --lengths 1000000 --modes forward --models ours
 
 Each figure is the median over `--rounds` processes of one implementation, run in turn (ours, plain, ours, plain, ...):
-a drift of the machine meets all of them. A process makes the model, does one run that does not count (up to 300,000
+a drift of the machine meets all of them. A process makes the model, does one run that does not count (up to 100,000
 bases), and reports the fastest of its `--repeats` runs and the most memory that it held above what it held before.
 
 ours       hyenadna; `ours+checkpointing` with activation checkpointing
@@ -141,7 +141,7 @@ def child(name: str, mode: str, device: str, length: int, d_model: int, n_layer:
 
     idle = held("VmRSS")
     times = []
-    warm_up = length <= 300_000  # what a first run costs more is nothing beside a long one
+    warm_up = length <= 100_000  # what a first run costs more is nothing beside a long one
     for _ in range(repeats + warm_up):
         finish(device)
         start = time.perf_counter()

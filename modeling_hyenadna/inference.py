@@ -88,11 +88,14 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
         v_BDL = buffers.get("v")
         if v_BDL is None or (v_BDL.shape, v_BDL.dtype, v_BDL.device) != ((batch, width, length), dtype, device):
             v_BDL = torch.empty(batch, width, length, dtype=dtype, device=device)
+        one_tile = len(tiles(batch, length, width, device)) == 1  # small enough to keep the last gate too
         for b, i in tiles(batch, length, width, device):
             if cache is not None and i.stop == length:
                 columns = slice(max(0, length - taps + 1), length)
                 cache.keep_columns(b, projections(0, order + 1, b, columns, lambda x: x.movedim(1, -1)))
-            x = short_projections(1, order + 1, b, i)
+            x = short_projections(0 if one_tile else 1, order + 1, b, i)
+            if one_tile:
+                last_gate, x = x[:, 0], x[:, 1:]
             if order > 2:
                 pieces(gates[b, :, :, i].movedim(-1, 1), halves(b, i)).copy_(x[:, :-2])
             torch.mul(x[:, -2], x[:, -1], out=pieces(v_BDL[b, :, i].transpose(1, 2), halves(b, i)))
@@ -119,7 +122,8 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
         # 3. The last gate, back to the residual stream, and the MLP.
         out_BLD = hidden_BLD if buffers.get("stream") is hidden_BLD else torch.empty_like(hidden_BLD)
         for b, i in reversed(tiles(batch, length, width, device)):  # a tile reads from the one before it, unchanged
-            y_PDL = short_projections(0, 1, b, i)[:, 0].mul_(pieces(v_BDL[b, :, i].transpose(1, 2), halves(b, i)))
+            y_PDL = last_gate if one_tile else short_projections(0, 1, b, i)[:, 0]
+            y_PDL.mul_(pieces(v_BDL[b, :, i].transpose(1, 2), halves(b, i)))
             h_BLD = hidden_BLD[b, i] + product(y_PDL.transpose(1, 2), out_weight.T).view(-1, i.stop - i.start, width)
             h_BLD.add_(out_bias)
             inner = torch.addmm(fc1_bias, norm(h_BLD, block.norm2).flatten(0, 1), fc1_weight.T)
