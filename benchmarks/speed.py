@@ -1,4 +1,4 @@
-"""Time and memory of one sequence, forward and training step: `python benchmarks/speed.py --out docs/speed`.
+"""Time and memory of one sequence, forward and training step: `python benchmarks/speed.py --out docs/speed_measured`.
 
     python benchmarks/speed.py --lengths 1026 16384 --rounds 5
     python benchmarks/speed.py --d_model 256 --n_layer 8 --lengths 1000000 --modes forward --models ours
@@ -28,7 +28,7 @@ from statistics import median
 
 MODELS = ("ours", "ours+checkpointing", "plain", "gpt2", "multimolecule", "floor")
 MODES = ("forward", "training")
-COLUMNS = ("model", "mode", "length", "seconds", "peak_mb", "rounds")
+COLUMNS = {"model": str, "mode": str, "length": int, "seconds": float, "peak_mb": float, "rounds": int}
 
 
 def memory(field: str) -> float:
@@ -244,22 +244,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="processes per figure, 3 at most above 100,000 bases")
     parser.add_argument("--repeats", type=int, default=5, help="runs in a process, fewer above 10,000 bases")
     parser.add_argument("--gpt2_until", type=int, default=20_000, help="longest length for attention")
-    parser.add_argument("--out", help="write OUT.md, OUT.csv and OUT.png")
+    parser.add_argument("--out", help="write OUT.md, OUT.csv and OUT.png, or add to them")
     args = parser.parse_args()
     rows = measure(args)
-    text = table(rows)
-    print(f"\n{text}")
-    if args.out:
-        out = Path(args.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        command = "python benchmarks/speed.py " + " ".join(sys.argv[1:])
-        header = f"`{command}`, {os.cpu_count()} cores. Medians; in brackets multiples of ours: time, memory.\n\n"
-        out.with_suffix(".md").write_text(header + text + "\n")
-        with open(out.with_suffix(".csv"), "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        picture(rows, out.with_suffix(".png"))
+    if not args.out:
+        print(f"\n{table(rows)}")
+        return
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.with_suffix(".csv").exists():  # other lengths, models or modes of an earlier sitting
+        new = {(row["model"], row["mode"], row["length"]) for row in rows}
+        with open(out.with_suffix(".csv"), newline="") as file:
+            old = [{key: convert(row[key]) for key, convert in COLUMNS.items()} for row in csv.DictReader(file)]
+        rows += [row for row in old if (row["model"], row["mode"], row["length"]) not in new]
+    rows.sort(key=lambda row: (MODES.index(row["mode"]), row["length"], MODELS.index(row["model"])))
+    with open(out.with_suffix(".csv"), "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    out.with_suffix(".md").write_text(
+        f"Width {args.d_model}, {args.n_layer} layers, {os.cpu_count()} cores. Medians of seconds and of MB above the "
+        f"idle process; in brackets multiples of ours.\n\n{table(rows)}\n"
+    )
+    picture(rows, out.with_suffix(".png"))
+    print(f"\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -462,7 +462,9 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         self._prompt_ids = input_ids_length
-        prompt = inputs_tensor.shape[1]
+        # `peft` has this method replaced by its own, which puts a soft prompt in front of the tokens.
+        adapter = getattr(getattr(self.prepare_inputs_for_generation, "__self__", None), "active_peft_config", None)
+        prompt = inputs_tensor.shape[1] + (getattr(adapter, "num_virtual_tokens", None) or 0)
         length = prompt + generation_config.max_length - input_ids_length
         if length > self.config.max_seq_len:
             raise ValueError(

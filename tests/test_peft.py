@@ -368,8 +368,14 @@ def test_prompt_tokens_count_against_max_seq_len():
     model(random_ids(1, 25))
     with pytest.raises(ValueError, match=r"31 tokens long, padding and prompts included, .* max_seq_len=30"):
         model(random_ids(1, 26))
-    with pytest.raises(ValueError, match="max_seq_len=30"):
-        model.generate(input_ids=random_ids(1, 20), max_new_tokens=9, min_new_tokens=9)
+    seen = []
+    model.get_base_model().hyena.register_forward_hook(lambda *_: seen.append(1))
+    with pytest.raises(ValueError, match=r"Prompt \(25 tokens\).* length of 31, .*max_seq_len=30"):  # 5 + 20 and 6 new
+        model.generate(input_ids=random_ids(1, 20), max_new_tokens=6)
+    assert not seen  # before anything was computed
+    assert model.generate(input_ids=random_ids(1, 20), max_new_tokens=5, min_new_tokens=5).shape == (1, 25)
+    plain = model.get_base_model()
+    assert plain.generate(random_ids(1, 20), max_new_tokens=10, min_new_tokens=10).shape == (1, 30)
 
 
 def test_a_prompt_from_text(tmp_path):
