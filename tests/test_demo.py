@@ -43,6 +43,15 @@ def test_it_trains_from_scratch_and_never_on_the_test_part(result):
     assert settings["model"] is None and settings["test_data"] is None
 
 
+def test_the_same_rows_from_the_checkpoint(result):
+    folder, measured = result
+    tuned = json.loads((folder / demo_module.TUNED_FOLDER / "metrics.json").read_text())
+    assert Path(tuned["settings"]["model"]).name == "human_chr20" and tuned["rows"] == measured["rows"]
+    assert f"from checkpoint  accuracy {tuned['metrics']['test']['accuracy']:.4f}" in measured["summary"]
+    assert tuned["parameters"] > 400_000 and tuned["settings"]["num_train_epochs"] == 0.1
+    assert not (folder / demo_module.EXPORT_FOLDER / demo_module.TUNED_FOLDER).exists()
+
+
 def test_the_summary_says_what_was_measured(result):
     folder, measured = result
     text = (folder / "demo_summary.txt").read_text()
@@ -113,6 +122,7 @@ def fake_finetune(args, data):
     """Write what seed it got, without the training: the demo's handling of folders is what is tested."""
     folder = Path(args.output_dir)
     folder.mkdir(exist_ok=True)
+    assert args.resume and (args.model is None) == (folder.name != demo_module.TUNED_FOLDER)
     (folder / "seed.txt").write_text(str(args.seed))
     scores = dict.fromkeys(("accuracy", "f1_macro", "mcc", "auroc"), 0.5)
     return SimpleNamespace(
@@ -179,7 +189,8 @@ def test_an_interrupted_demo_is_continued(fake_training, tmp_path):
 
 
 def test_settings_are_settings_of_finetune():
-    assert set(demo_module.SETTINGS) <= set(FinetuneArguments.__dataclass_fields__)
+    for settings in (demo_module.SETTINGS, demo_module.TUNED_SETTINGS):
+        assert set(settings) <= set(FinetuneArguments.__dataclass_fields__)
     longest = max(len(row["sequence"]) for rows in load_splice_junctions().values() for row in rows)
     assert demo_module.SETTINGS["max_seq_len"] >= longest == 60
     assert demo_module.demo.__defaults__[-1] == demo_module.EPOCHS  # the command line and the function agree
