@@ -31,16 +31,20 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
         mask_BL: True where there is a token; masked positions are all in front of the tokens, or all behind them.
         buffers: What one block leaves to the next, because fresh pages of memory cost more than what is written to
             them. `"stream"` is the last block's result, which nobody else holds: this block writes over it.
-        cache: An empty `HyenaDNACacheLayer` to keep what later positions will need, or `None`.
+        cache: The `HyenaDNACacheLayer` whose positions these follow, to keep what later ones will need, or `None`.
     """
     mixer, mlp, device = block.mixer, block.mlp, hidden_BLD.device
     (batch, length, width), order = hidden_BLD.shape, mixer.config.hyena_order
+    columns_BCT, past = None, 0 if cache is None else cache.length
     if cache is not None:
         cache.start(mixer, batch, length, device)
     dtype = compute_dtype(mixer.in_proj.weight, device.type)
     in_weight, in_bias = mixer.in_proj.weight.to(dtype), mixer.in_proj.bias.to(dtype)[:, None]
     short_weight, short_bias = mixer.short_filter.weight[:, 0].to(dtype), mixer.short_filter.bias.to(dtype)
     taps = short_weight.shape[1]
+    if past:
+        cache.settle(mixer, length)
+        columns_BCT = cache.columns().transpose(1, 2).to(dtype, copy=True)
 
     def linear(x, module):
         weight, bias = module.weight.to(dtype), module.bias.to(dtype)
@@ -60,6 +64,8 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
         """The same after the short convolution: (batch, parts, D, L)."""
         halo, rows = min(i.start, taps - 1), slice(first * width, last * width)
         p = projections(first, last, b, slice(i.start - halo, i.stop))
+        if past and i.start < taps - 1:
+            p, halo = torch.cat([columns_BCT[b, rows, i.start :], p], dim=2), taps - 1
         return short_convolution(p, short_weight[rows], short_bias[rows], halo).unflatten(1, (last - first, width))
 
     with torch.autocast(device.type, enabled=False):
@@ -79,21 +85,23 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
                 v_BDL[b, :, i].masked_fill_(~mask_BL[b, None, i], 0)
 
         # 2. The long convolutions, in place.
-        filters = mixer.filter_fn.evaluated(length)
+        filters = cache.evaluated(mixer, length) if past else mixer.filter_fn.evaluated(length)
         fft, spectra, last = None, None, None
         for b, d in groups(batch, width, length, device):
             if d != last:
                 k_MGL, skip_MG = filters(d)
                 fft = fft or Transform(length, k_MGL.dtype, device)
                 spectra, last = fft.filters(k_MGL, skip_MG), d
-            u = v_BDL[b, d]
+            u, due = v_BDL[b, d], cache.due(b, d, length) if past else None
             for o in range(order - 1):
                 if cache is not None:
-                    cache.keys[b, o, d, :length] = u
+                    cache.keep(b, o, d, u)
                 y = fft.inverse(fft.forward(u).mul_(spectra[o]))
+                if past:
+                    y += due[:, o]
                 u = torch.mul(y, gates[b, order - 3 - o, d], out=fft.buffer(*y.shape[:2])) if o < order - 2 else y
             v_BDL[b, d] = u
-        del filters, fft, spectra, k_MGL, u, y
+        del filters, fft, spectra, k_MGL, u, y, due
 
         # 3. The last gate, back to the residual stream, and the MLP.
         out = hidden_BLD if buffers.get("stream") is hidden_BLD else torch.empty_like(hidden_BLD)
@@ -102,6 +110,6 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
             h = hidden_BLD[b, i] + linear(y.transpose(1, 2), mixer.out_proj)
             out[b, i] = h.add_(linear(gelu(linear(norm(h, block.norm2), mlp.fc1)), mlp.fc2))
     buffers.update(v=v_BDL, stream=out)
-    if cache is not None:
-        cache.length = length
+    if cache is not None and cache.rows is None:
+        cache.length += length
     return out
