@@ -271,9 +271,11 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         """What the inputs so far contribute to the next `length` positions: (batch, M, channels, length)."""
         if self.future is None or self.length == 0:
             return None
-        rows = b if self.rows is None else self.rows[b]
         start = self.length - self.future_start
-        return self.future[:, :, d, start : start + length][rows]
+        due = self.future[:, :, d, start : start + length]
+        if self.rows is None:
+            return due[b]
+        return due if len(due) == 1 else due[self.rows[b]]
 
     def columns(self) -> Tensor:
         """The last inputs of the short convolution, (B, T - 1, C); more of them if the past is recorded."""

@@ -17,7 +17,7 @@ def tiles(batch: int, length: int, width: int, device: torch.device) -> list[tup
     """Parts of the batch and of the length to work on at a time, as (batch, position) slices."""
     size = tile(length, width, device)
     if length == size:
-        some = max(1, tile(batch * length, width, device) // length)
+        some = max(1, round(tile(batch * length, width, device) / length))
         return [(slice(b, min(b + some, batch)), slice(0, length)) for b in range(0, batch, some)]
     return [(slice(b, b + 1), slice(i, min(i + size, length))) for b in range(batch) for i in range(0, length, size)]
 

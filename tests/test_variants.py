@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from Bio.bgzf import BgzfWriter
 
 from hyenadna import HyenaDNATokenizer
 from hyenadna.training import cli, variants
@@ -100,7 +101,7 @@ def test_every_kind_of_allele_is_scored_as_by_hand(folder, model):
     np.testing.assert_allclose(scores["llr"], mean, atol=1e-6)
     assert (scores["distance"].astype(float) > 0).all()
 
-    lines = (folder / "out/variants.vcf").read_text().splitlines()
+    lines = gzip.decompress((folder / "out/variants.vcf.gz").read_bytes()).decode().splitlines()
     assert sum(line.startswith("##INFO=<ID=HYENA_") for line in lines) == 2
     records = [line.split("\t") for line in lines if line[0] != "#"]
     assert records[-2][7] == f"HYENA_LLR={scores['llr'][7]:.6g},{scores['llr'][8]:.6g}"
@@ -158,6 +159,14 @@ def test_a_cut_archive_and_missing_files(folder, capsys):
     (folder / "cut.vcf.gz").write_bytes(data[:-12])
     assert run(folder, None, "--vcf", folder / "cut.vcf.gz") == 1
     assert "cannot be read to its end" in capsys.readouterr().err
+    with BgzfWriter(str(folder / "blocks.vcf.gz"), "wb") as file:
+        file.write((HEADER + record(50, at(50), other(at(50))) * 5000).encode())
+    assert (folder / "blocks.vcf.gz").read_bytes()[-28:].startswith(b"\x1f\x8b")
+    for cut in (28, 100):
+        (folder / "cut.vcf.gz").write_bytes((folder / "blocks.vcf.gz").read_bytes()[:-cut])
+        assert run(folder, None, "--vcf", folder / "cut.vcf.gz") == 1
+        assert "truncated: the block that ends" in capsys.readouterr().err
+    assert variants.check_vcf(str(folder / "blocks.vcf.gz")) == 5000
     for flags, message in (
         (("--vcf", folder / "none.vcf"), "no such file"),
         ((), "one of them"),
@@ -225,6 +234,35 @@ def test_the_mutagenesis_command(folder, model, capsys):
     assert scores["llr"][6] == pytest.approx(sum(pair) / 2, abs=1e-4)
     assert run(folder, None, "--mutagenesis", "chr20:50-100") == 1
     assert "other settings" in capsys.readouterr().err
+
+
+def test_a_batch_of_any_size_gives_the_same(folder, model):
+    """Prefixes of unequal length in one batch, near the ends of the chromosome and around long alleles."""
+    (genome,) = open_genomes([folder / "g.fa"])
+    places = [1, 2, 5, 21, 40, 60, 61, 90, 150, 185, 199, 200]
+    records = [["20", str(p), ".", at(p), alt] for p in places for alt in (other(at(p)), at(p) + "ACGTA")]
+    records += [["20", str(p), ".", at(p, 7), at(p)] for p in places[1:8]]
+    tables = [variants.score_part(model, genome, records, 0, WINDOW, size) for size in (1, 5, 64)]
+    expected = [by_hand(model, int(r[1]), r[3], r[4]) for r in records]
+    for scores in tables:
+        np.testing.assert_allclose(scores["llr"], expected, atol=1e-4)
+        np.testing.assert_allclose(scores["distance"], tables[0]["distance"], atol=1e-6)
+    double = [variants.score_part(model.double(), genome, records, 0, WINDOW, size) for size in (1, 7)]
+    model.float()
+    np.testing.assert_allclose(double[0]["llr_reverse"], double[1]["llr_reverse"], atol=1e-5)
+
+
+def test_the_distance_is_between_mean_embeddings(folder, model):
+    (genome,) = open_genomes([folder / "g.fa"])
+    scores = variants.score_part(model, genome, [["20", "50", ".", at(50), "ACC"]], 0, WINDOW, 8)
+    around = GENOME[49 - 18 : 49], GENOME[50 : 50 + 19]
+    means = []
+    for allele in (at(50), "ACC"):
+        pair = [around[0] + allele + around[1], reverse_complement(around[0] + allele + around[1])]
+        ids = [HyenaDNATokenizer()(s, add_special_tokens=False, return_tensors="pt").input_ids for s in pair]
+        with torch.no_grad():
+            means.append(sum(model.hyena(i).last_hidden_state[0].mean(0) for i in ids))
+    assert scores["distance"][0] == pytest.approx(1 - torch.cosine_similarity(*means, dim=0).item(), abs=1e-6)
 
 
 def test_names_of_chromosomes(folder):

@@ -8,16 +8,19 @@ that with the reference allele, averaged over both strands: below 0, the model f
 count as targets. `distance` is one minus the cosine between the mean embeddings of the two windows.
 
 `variants.tsv` has one line per alternative allele, in the order of the VCF, with the reason where there is no score;
-`variants.vcf` is the input with `HYENA_LLR` and `HYENA_SKIP` in INFO. Work is done in parts of 256 lines that are
-written whole: a run that was killed goes on where it was. Positions of a VCF count from 1; all others here from 0.
+`variants.vcf` is the input with `HYENA_LLR` and `HYENA_SKIP` in INFO; if the input is compressed it is `.gz` (bgzip), with
+an index. Work is done in parts of 256 lines that are written whole: a run that was killed goes on where it was.
+Positions of a VCF count from 1; all others here from 0.
 """
 
 import argparse
 import gzip
 import json
 import math
+import os
 import re
 import shutil
+import time
 import zlib
 from collections.abc import Iterator
 from itertools import islice
@@ -40,8 +43,10 @@ from .errors import InputError
 from .genome import FIRST_BASE, LAST_BASE, SOFT_MASKED, VOCABULARY, SequenceFile, open_genomes, read_regions
 from .results import write_json, write_whole
 from .score import encode, load_language_model
+from .tabix import check_end, write_indexed
 
 _PART = 256  # lines of a VCF that are scored and written at a time
+COMPRESSED = (".gz", ".bgz")
 COLUMNS = ["line", "chrom", "pos", "id", "ref", "alt", "llr", "llr_forward", "llr_reverse", "distance", "skip"]
 
 
@@ -55,7 +60,9 @@ def read_lines(path: str) -> Iterator[str]:
         InputError: It cannot be read to its end.
     """
     try:
-        with (gzip.open if path.endswith((".gz", ".bgz")) else open)(path, "rt") as file:
+        if path.endswith(COMPRESSED):
+            check_end(path)
+        with (gzip.open if path.endswith(COMPRESSED) else open)(path, "rt") as file:
             for line in file:
                 if not line.endswith("\n"):
                     raise InputError(f"{path} is truncated: its last line has no end: {line[:60]!r}")
@@ -339,56 +346,84 @@ def read_part(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, sep="\t", dtype=text, keep_default_na=False, na_values={c: ["nan"] for c in COLUMNS[6:10]})
 
 
+def annotated(vcf: str, table: pd.DataFrame) -> Iterator[str]:
+    """Yield the lines of a VCF with the scores in INFO."""
+    by_line = table.groupby("line")
+    llr = by_line["llr"].agg(lambda v: ",".join("." if math.isnan(x) else f"{x:.6g}" for x in v)).to_dict()
+    skip = by_line["skip"].agg(lambda v: ",".join(x or "." for x in v)).to_dict()
+    number = 0
+    for line in read_lines(vcf):
+        if line.startswith("#CHROM"):
+            yield (
+                '##INFO=<ID=HYENA_LLR,Number=A,Type=Float,Description="Log-likelihood ratio of ALT against REF, '
+                'HyenaDNA, mean of both strands">'
+            )
+            yield '##INFO=<ID=HYENA_SKIP,Number=A,Type=String,Description="Why there is no HYENA_LLR">'
+        elif not line.startswith("#"):
+            fields = line.split("\t", 8)
+            added = f"HYENA_LLR={llr[number]}"
+            if set(skip[number]) - set(".,"):
+                added += f";HYENA_SKIP={skip[number]}"
+            fields[7] = added if fields[7] in (".", "") else f"{fields[7]};{added}"
+            line, number = "\t".join(fields), number + 1
+        yield line
+
+
+def write_vcf(args: argparse.Namespace, output: Path, table: pd.DataFrame) -> str:
+    """Write the annotated VCF, compressed and indexed if the input is compressed; return what was written."""
+    lines = annotated(args.vcf, table)
+    if not args.vcf.endswith(COMPRESSED):
+
+        def write(temporary: Path) -> None:
+            with open(temporary, "w") as file:
+                file.writelines(f"{line}\n" for line in lines)
+
+        write_whole(output / "variants.vcf", write)
+        return "variants.vcf"
+    path, unfinished, reason = output / "variants.vcf.gz", output / ".unfinished.tbi", []
+    write_whole(path, lambda temporary: reason.append(write_indexed(temporary, unfinished, lines)))
+    index = path.with_name(f"{path.name}.tbi")
+    if reason[0]:
+        index.unlink(missing_ok=True)
+        return f"variants.vcf.gz, without an index: {reason[0]}"
+    os.replace(unfinished, index)
+    return "variants.vcf.gz and .tbi"
+
+
 def finish(args: argparse.Namespace, output: Path, parts: int) -> None:
     """Join the parts to `variants.tsv`, and write the VCF again with the scores in INFO."""
     table = pd.concat([read_part(part_path(output, i)) for i in range(parts)] or [pd.DataFrame(columns=COLUMNS)])
     path = output / "variants.tsv"
     write_whole(path, lambda temporary: table.to_csv(temporary, sep="\t", index=False, na_rep="nan"))
-    by_line = table.groupby("line")
-    llr = by_line["llr"].agg(lambda v: ",".join("." if math.isnan(x) else f"{x:.6g}" for x in v)).to_dict()
-    skip = by_line["skip"].agg(lambda v: ",".join(x or "." for x in v)).to_dict()
-    info = [
-        '##INFO=<ID=HYENA_LLR,Number=A,Type=Float,Description="Log-likelihood ratio of ALT against REF, HyenaDNA, mean '
-        'of both strands">',
-        '##INFO=<ID=HYENA_SKIP,Number=A,Type=String,Description="Why there is no HYENA_LLR">',
-    ]
-
-    def write(temporary: Path) -> None:
-        number = 0
-        with open(temporary, "w") as file:
-            for line in read_lines(args.vcf):
-                if line.startswith("#CHROM"):
-                    file.write("\n".join([*info, ""]))
-                elif not line.startswith("#"):
-                    fields = line.split("\t")
-                    added = f"HYENA_LLR={llr[number]}"
-                    if set(skip[number]) - set(".,"):
-                        added += f";HYENA_SKIP={skip[number]}"
-                    fields[7] = added if fields[7] in (".", "") else f"{fields[7]};{added}"
-                    line, number = "\t".join(fields), number + 1
-                file.write(line + "\n")
-
-    write_whole(output / "variants.vcf", write)
+    written = write_vcf(args, output, table)
     shutil.rmtree(output / "parts", ignore_errors=True)
     skipped = table["skip"][table["skip"] != ""]
     reasons = skipped.str.replace(r"(REF_mismatch).*", r"\1", regex=True).value_counts()
     told = "".join(f"\n  skipped {count:,}: {reason}" for reason, count in reasons.items())
-    print(f"{len(table) - len(skipped):,} of {len(table):,} alleles scored: {path} and .vcf{told}")
+    print(f"{len(table) - len(skipped):,} of {len(table):,} alleles scored: {path}; {written}{told}")
 
 
 def run_vcf(args: argparse.Namespace, model: HyenaDNAForCausalLM, genome: SequenceFile, output: Path) -> None:
     state = PartialState()
     parts = -(-check_vcf(args.vcf) // _PART)
     (output / "parts").mkdir(exist_ok=True)
+    missing = [part for part in range(parts) if not part_path(output, part).exists()]
+    state.wait_for_everyone()  # before one of them writes what another has not looked for yet
+    mine, alleles, start = set(missing[state.process_index :: state.num_processes]), 0, time.perf_counter()
     records = records_of(args.vcf)
-    with tqdm(total=parts, unit="part", disable=not state.is_local_main_process) as bar:
+    with tqdm(total=len(mine), unit="part", disable=not state.is_local_main_process) as bar:
         for part in range(parts):
             here, path = list(islice(records, _PART)), part_path(output, part)
-            if part % state.num_processes == state.process_index and not path.exists():
+            if part in mine:
                 table = score_part(model, genome, here, part * _PART, args.window, args.batch_size)
                 write = table.to_csv
                 write_whole(path, lambda temporary, write=write: write(temporary, sep="\t", index=False, na_rep="nan"))
-            bar.update()
+                alleles += int((table["skip"] == "").sum())
+                bar.update()
+    if alleles:
+        seconds = time.perf_counter() - start
+        name = f"process {state.process_index}: " if state.num_processes > 1 else ""
+        print(f"{name}{alleles:,} alleles in {seconds:,.0f} s, {alleles / seconds:.1f} a second")
     state.wait_for_everyone()
     if state.is_main_process:
         finish(args, output, parts)
