@@ -1,5 +1,11 @@
 import gzip
 import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -148,8 +154,6 @@ def test_what_cannot_be_scored_says_why(folder, capsys):
 def test_bad_files_are_named_before_any_work(folder, content, message, capsys, monkeypatch):
     monkeypatch.setattr(variants, "load_language_model", lambda *a: pytest.fail("the model was loaded"))
     assert run(folder, content) == 1
-    import re
-
     assert re.search(message, capsys.readouterr().err)
     assert not (folder / "out").exists()
 
@@ -201,6 +205,48 @@ def test_a_killed_run_goes_on(folder, monkeypatch, capsys):
     (folder / "other.fa").write_text((folder / "g.fa").read_text())
     assert run(folder, content, "--fasta", folder / "other.fa") == 1
     assert "other settings" in capsys.readouterr().err
+
+
+LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
+LAUNCH += "--dynamo_backend no --main_process_port 0 -m hyenadna.training.variants"
+
+
+def test_two_processes_killed_and_resumed_equal_one(folder):
+    content = HEADER + "".join(record(i % 60 + 21, at(i % 60 + 21), other(at(i % 60 + 21))) for i in range(6000))
+    assert run(folder, content) == 0
+    expected = [(folder / "out" / name).read_bytes() for name in ("variants.tsv", "variants.vcf")]
+    flags = (
+        f"--model {folder}/model --fasta {folder}/g.fa --vcf {folder}/v.vcf --window {WINDOW} --output_dir {folder}/two"
+    )
+    command = [sys.executable, *LAUNCH.split(), *flags.split()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+
+    def launch() -> subprocess.Popen:  # a session of its own, to kill the launcher with the processes that it starts
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, env=environment, start_new_session=True, **pipe)
+
+    killed, parts, deadline = launch(), folder / "two/parts", time.monotonic() + 240
+    while not list(parts.glob("[0-9]*.tsv")) and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    printed, _ = killed.communicate(timeout=60)
+    done = {path: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.tsv")}
+    assert 0 < len(done) < 24 and not (folder / "two/variants.tsv").exists(), printed
+
+    resumed = launch()
+    kept = set(done)
+    while resumed.poll() is None and time.monotonic() < deadline:  # what was there is not written again
+        kept &= {path for path, written in done.items() if not path.exists() or path.stat().st_mtime_ns == written}
+        time.sleep(0.01)
+    printed, _ = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0 and kept == set(done), printed
+    told = [int(count.replace(",", "")) for count in re.findall(r"process [01]: ([\d,]+) alleles in", printed)]
+    assert (
+        len(told) == 2 and min(told) > 0 and sum(told) == 6000 - sum(min(256, 6000 - 256 * int(p.stem)) for p in done)
+    )
+    assert [(folder / "two" / name).read_bytes() for name in ("variants.tsv", "variants.vcf")] == expected
+    assert not parts.exists()
 
 
 def test_mutagenesis_equals_full_passes(model):

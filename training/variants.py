@@ -1,16 +1,16 @@
 """Variant effects: `hyenadna variants --model FOLDER --vcf v.vcf.gz --fasta genome.fa --output_dir out`.
 
     hyenadna variants --model FOLDER --fasta genome.fa --mutagenesis chr20:1,000,000-1,000,200 --output_dir out
-    accelerate launch --num_processes 4 -m hyenadna.training.variants --model ...
+    accelerate launch --multi_gpu --num_processes 4 -m hyenadna.training.variants --model ...   # CPUs, too
 
 The score of an alternative allele is the log-likelihood (natural logarithm) of a window of the genome with it minus
 that with the reference allele, averaged over both strands: below 0, the model finds it less likely. Only A, C, G and T
 count as targets. `distance` is one minus the cosine between the mean embeddings of the two windows.
 
 `variants.tsv` has one line per alternative allele, in the order of the VCF, with the reason where there is no score;
-`variants.vcf` is the input with `HYENA_LLR` and `HYENA_SKIP` in INFO; if the input is compressed it is `.gz` (bgzip), with
-an index. Work is done in parts of 256 lines that are written whole: a run that was killed goes on where it was.
-Positions of a VCF count from 1; all others here from 0.
+`variants.vcf` is the input with `HYENA_LLR` and `HYENA_SKIP` in INFO, `variants.vcf.gz` (bgzip) with an index if the
+input is compressed. Work is done in parts of 256 lines that are written whole: a run that was killed goes on where it
+was. Positions of a VCF count from 1; all others here from 0.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -447,7 +448,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.vcf is not None and not Path(args.vcf).is_file():
         raise InputError(f"{args.vcf}: there is no such file")
     (genome,) = open_genomes([args.fasta])
-    output, state = Path(args.output_dir), PartialState()
+    # Accelerate takes several processes for one each if it is not told that there is no GPU; one may wait for the last.
+    cpu = args.device == "cpu" or not torch.accelerator.is_available()
+    output, state = Path(args.output_dir), PartialState(cpu=cpu, timeout=timedelta(days=7))
     settings = {name: getattr(args, name) for name in ("model", "fasta", "vcf", "mutagenesis", "window")}
     written = output / "run_settings.json"
     if written.is_file() and json.loads(written.read_text()) != settings:
@@ -469,6 +472,7 @@ def main(argv: list[str] | None = None) -> None:
             run_mutagenesis(args, model, genome, output)
     else:
         run_vcf(args, model, genome, output)
+    state.destroy_process_group()
 
 
 if __name__ == "__main__":
