@@ -2,13 +2,13 @@ import gzip
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from Bio.bgzf import BgzfWriter
@@ -212,27 +212,30 @@ LAUNCH += "--dynamo_backend no --main_process_port 0 -m hyenadna.training.varian
 
 
 def test_two_processes_killed_and_resumed_equal_one(folder):
-    content = HEADER + "".join(record(i % 60 + 21, at(i % 60 + 21), other(at(i % 60 + 21))) for i in range(6000))
-    assert run(folder, content) == 0
+    content = HEADER + "".join(record(i % 60 + 21, at(i % 60 + 21), other(at(i % 60 + 21))) for i in range(3000))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes: sums are rounded in another order with more
+    assert run(folder, content, "--batch_size", "256") == 0
+    torch.set_num_threads(threads)
     expected = [(folder / "out" / name).read_bytes() for name in ("variants.tsv", "variants.vcf")]
     flags = (
         f"--model {folder}/model --fasta {folder}/g.fa --vcf {folder}/v.vcf --window {WINDOW} --output_dir {folder}/two"
     )
-    command = [sys.executable, *LAUNCH.split(), *flags.split()]
+    command = [sys.executable, *LAUNCH.split(), *flags.split(), "--batch_size", "256"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
 
-    def launch() -> subprocess.Popen:  # a session of its own, to kill the launcher with the processes that it starts
-        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, env=environment, start_new_session=True, **pipe)
+    def launch() -> subprocess.Popen:
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     killed, parts, deadline = launch(), folder / "two/parts", time.monotonic() + 240
     while not list(parts.glob("[0-9]*.tsv")) and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(killed.pid, signal.SIGKILL)
+    for process in (*psutil.Process(killed.pid).children(recursive=True), killed):  # each has a session of its own
+        process.kill()
     printed, _ = killed.communicate(timeout=60)
     done = {path: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.tsv")}
-    assert 0 < len(done) < 24 and not (folder / "two/variants.tsv").exists(), printed
+    assert 0 < len(done) < 12 and not (folder / "two/variants.tsv").exists(), printed
 
     resumed = launch()
     kept = set(done)
@@ -243,7 +246,7 @@ def test_two_processes_killed_and_resumed_equal_one(folder):
     assert resumed.returncode == 0 and kept == set(done), printed
     told = [int(count.replace(",", "")) for count in re.findall(r"process [01]: ([\d,]+) alleles in", printed)]
     assert (
-        len(told) == 2 and min(told) > 0 and sum(told) == 6000 - sum(min(256, 6000 - 256 * int(p.stem)) for p in done)
+        len(told) == 2 and min(told) > 0 and sum(told) == 3000 - sum(min(256, 3000 - 256 * int(p.stem)) for p in done)
     )
     assert [(folder / "two" / name).read_bytes() for name in ("variants.tsv", "variants.vcf")] == expected
     assert not parts.exists()
@@ -288,12 +291,12 @@ def test_a_batch_of_any_size_gives_the_same(folder, model):
     places = [1, 2, 5, 21, 40, 60, 61, 90, 150, 185, 199, 200]
     records = [["20", str(p), ".", at(p), alt] for p in places for alt in (other(at(p)), at(p) + "ACGTA")]
     records += [["20", str(p), ".", at(p, 7), at(p)] for p in places[1:8]]
-    tables = [variants.score_part(model, genome, records, 0, WINDOW, size) for size in (1, 5, 64)]
+    tables = [variants.score_part(model, genome, records, 0, WINDOW, size) for size in (3, 64)]
     expected = [by_hand(model, int(r[1]), r[3], r[4]) for r in records]
     for scores in tables:
         np.testing.assert_allclose(scores["llr"], expected, atol=1e-4)
         np.testing.assert_allclose(scores["distance"], tables[0]["distance"], atol=1e-6)
-    double = [variants.score_part(model.double(), genome, records, 0, WINDOW, size) for size in (1, 7)]
+    double = [variants.score_part(model.double(), genome, records, 0, WINDOW, size) for size in (7, 64)]
     model.float()
     np.testing.assert_allclose(double[0]["llr_reverse"], double[1]["llr_reverse"], atol=1e-5)
 
