@@ -4,14 +4,17 @@
     python benchmarks/generation.py --models ours gpt2 --new 256
 
 For each context and round the implementations run in turn, so that a drift of the machine meets all of them; a figure
-is the median over the rounds. Greedy, one sequence, weights at random, all in one process for each round.
+is the median over the rounds. Greedy, one sequence, weights at random, each in a process of its own.
 
 ours       `generate` with the cache of `hyenadna`: `--new` bases after a prompt of so many
-gpt2       Transformers' GPT-2, equal in width and depth, `generate` with its own cache
-recompute  `plain.py`, the whole sequence again for each base, as other implementations of HyenaDNA do; only
-           `--recompute` bases are timed and the figure multiplied, or a round would take hours
-prefill and forward are seconds for the prompt: with a cache left behind, and without one. `first` is the time of the
-first two bases with the prefill: what the cache puts off until then is in it.
+gpt2       Transformers' GPT-2, equal in width and depth, `generate` with its own cache; attention over a long prompt
+           takes minutes, so only up to `--gpt2_until`
+recompute  `plain.py`, the whole sequence again for each base, as other implementations of HyenaDNA do. A round would
+           take hours: single steps are timed at `--recompute` lengths spread evenly over the new bases, and the mean of
+           them is multiplied.
+
+`prefill` and `forward` are seconds for the prompt: with a cache left behind, and without one. `first` is the time of
+the first two bases with the prefill: what the cache puts off until then is in it.
 """
 
 import argparse
@@ -44,15 +47,12 @@ def child(name: str, context: int, new: int, recompute: int, d_model: int, n_lay
 
         model = Plain(d_model, n_layer, context + new)
         head = torch.nn.Linear(d_model, 16, bias=False)
-
-        def run(count):  # in the middle of what is to be generated, where the length is the mean one
-            x = torch.randint(7, 11, (1, context + new // 2))
-            for _ in range(count):
-                x = torch.cat([x, head(model(x)[:, -1]).argmax(-1)[:, None]], dim=1)
-
+        # Whole numbers of many kinds: a transform's time depends on the prime factors of its length.
+        lengths = [context + round(new * (i + 0.5) / recompute) for i in range(recompute)]
         with torch.no_grad():
-            run(1)
-            seconds = clock(lambda: run(recompute)) * new / recompute
+            head(model(torch.randint(7, 11, (1, lengths[0])))[:, -1])
+            ids = [torch.randint(7, 11, (1, length)) for length in lengths]
+            seconds = sum(clock(lambda x=x: head(model(x)[:, -1]).argmax(-1)) for x in ids) * new / recompute
         return {"seconds": seconds, "ms_per_base": 1000 * seconds / new}
     if name == "ours":
         from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
@@ -73,11 +73,14 @@ def child(name: str, context: int, new: int, recompute: int, d_model: int, n_lay
     figures = {"prefill": clock(lambda: generate(1)), "first": clock(lambda: generate(2))}
     figures["seconds"] = clock(lambda: generate(new))
     figures["ms_per_base"] = 1000 * (figures["seconds"] - figures["prefill"]) / (new - 1)
+
+    def forward(use_cache):
+        return clock(lambda: model(ids, use_cache=use_cache, logits_to_keep=1))
+
     with torch.no_grad():
-        model(ids, use_cache=False, logits_to_keep=1)
-        figures["forward"] = clock(lambda: model(ids, use_cache=False, logits_to_keep=1))
-        cached = [clock(lambda: model(ids, use_cache=True, logits_to_keep=1)) for _ in range(2)]
-        figures["prefill"] = min(cached)
+        forward(False)
+        times = [(forward(True), forward(False)) for _ in range(3 if context > 4096 else 10)]
+    figures["prefill"], figures["forward"] = (median(column) for column in zip(*times, strict=True))
     return figures
 
 
@@ -101,28 +104,35 @@ def measure(args: argparse.Namespace) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown: a row for each context; in brackets how many times the others' time is ours."""
-    names = list(dict.fromkeys(row["model"] for row in rows))
-    lines = ["| context | " + " | ".join(f"{n}, ms/base" for n in names) + " | prefill / forward | first two bases |"]
-    lines.append("|---|" + "---|" * (len(names) + 2))
-    for context in dict.fromkeys(row["context"] for row in rows):
-        found = {row["model"]: row for row in rows if row["context"] == context}
-        ours, cells = found.get("ours"), []
-        for name in names:
-            row = found.get(name)
-            if row is None:
-                cells.append("")
-                continue
-            cell = f"{row['ms_per_base']:,.2f}"
-            if ours is not None and row is not ours:
-                cell += f" ({row['seconds'] / ours['seconds']:.1f}x in all)"
-            cells.append(cell)
-        if ours is not None:
-            cells.append(f"{ours['prefill']:.3f} / {ours['forward']:.3f} s = {ours['prefill'] / ours['forward']:.2f}")
-            cells.append(f"{ours['first']:.3f} s")
-        else:
-            cells += ["", ""]
-        lines.append(f"| {context:,} | " + " | ".join(cells) + " |")
+    """Markdown: a row for each context; ours beside GPT-2 (at that context, or else its longest) and recomputing."""
+    found = {(row["model"], row["context"]): row for row in rows}
+    contexts = list(dict.fromkeys(row["context"] for row in rows))
+    gpt2 = [row for row in rows if row["model"] == "gpt2"]
+    lines = ["| context | ours, ms/base | GPT-2, ms/base | ours / GPT-2 | recompute, ms/base | in all, times faster |"]
+    lines[0] += " prefill / forward | first two bases |"
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for context in contexts:
+        ours, slow = found.get(("ours", context)), found.get(("recompute", context))
+        other = found.get(("gpt2", context)) or (gpt2[-1] if gpt2 else None)
+        cells = [f"{context:,}"] + [""] * 7
+        if ours:
+            cells[1] = f"{ours['ms_per_base']:.2f}"
+            cells[6] = f"{ours['prefill']:.3f} / {ours['forward']:.3f} s = {ours['prefill'] / ours['forward']:.2f}"
+            cells[7] = f"{ours['first']:.3f} s"
+        if other:
+            at = "" if other["context"] == context else f" (at {other['context']:,})"
+            cells[2] = f"{other['ms_per_base']:.2f}{at}"
+        if ours and other:
+            cells[3] = f"{ours['ms_per_base'] / other['ms_per_base']:.2f}"
+        if slow:
+            cells[4] = f"{slow['ms_per_base']:,.1f}"
+        if ours and slow:
+            cells[5] = f"{slow['seconds'] / ours['seconds']:.0f}"
+        lines.append("| " + " | ".join(cells) + " |")
+    per_base = [(context, found["ours", context]["ms_per_base"]) for context in contexts if ("ours", context) in found]
+    if len(per_base) > 1 and per_base[-1][0] >= 32_000 and dict(per_base).get(2048):
+        ratio = per_base[-1][1] / dict(per_base)[2048]
+        lines += ["", f"A base after {per_base[-1][0]:,} takes {ratio:.2f} times as long as one after 2,048."]
     return "\n".join(lines)
 
 
@@ -145,6 +155,16 @@ def growth(lengths: list[int], d_model: int, n_layer: int) -> list[dict]:
     return rows
 
 
+def fitted(steps: list[dict]):
+    """Fit `a n + b n log^2 n`, the fixed cost of a step and the transforms, to the seconds for n bases."""
+    import numpy as np
+
+    n, seconds = (np.array([row[key] for row in steps], dtype=float) for key in ("new", "seconds"))
+    design = np.stack([n, n * np.log2(n) ** 2], axis=1)
+    fit = np.clip(np.linalg.lstsq(design / seconds[:, None], np.ones(len(n)), rcond=None)[0], 0, None)
+    return n, seconds, fit, design @ fit
+
+
 def picture(rows: list[dict], steps: list[dict], path: Path) -> None:
     import matplotlib
 
@@ -158,17 +178,14 @@ def picture(rows: list[dict], steps: list[dict], path: Path) -> None:
         left.loglog(*zip(*points, strict=True), marker="o", label=name)
     left.set(xlabel="context in bases", ylabel="milliseconds per base", title="one more base")
     if steps:
-        n = np.array([row["new"] for row in steps], dtype=float)
-        seconds = np.array([row["seconds"] for row in steps])
+        n, seconds, _, curve = fitted(steps)
         right.loglog(n, seconds, "o", label="ours, from nothing")
-        # Fixed cost per step, and the transforms.
-        design = np.stack([n, n * np.log2(n) ** 2], axis=1) / seconds[:, None]
-        fit = np.clip(np.linalg.lstsq(design, np.ones(len(n)), rcond=None)[0], 0, None)
-        right.loglog(n, fit[0] * n + fit[1] * n * np.log2(n) ** 2, "-", label=r"$a\,n + b\,n \log^2 n$")
+        right.loglog(n, curve, "-", label=r"$a\,n + b\,n \log^2 n$")
         slow = sorted((row["context"], row["ms_per_base"]) for row in rows if row["model"] == "recompute")
         if slow:  # seconds for n bases: the integral of the time for one
-            context, ms = np.array(slow, dtype=float).T
-            right.loglog(context, np.cumsum(ms * np.diff(context, prepend=0)) / 1000, "s--", label="recompute")
+            context, ms = (np.concatenate([[0.0], column]) for column in np.array(slow, dtype=float).T)
+            total = np.cumsum((ms[1:] + ms[:-1]) / 2 * np.diff(context)) / 1000
+            right.loglog(context[1:], total, "s--", label="recompute (integral of the left)")
     right.set(xlabel="bases generated", ylabel="seconds in all", title="from nothing to n bases")
     for axis in (left, right):
         axis.grid(alpha=0.3)
@@ -187,7 +204,7 @@ def main() -> None:
     parser.add_argument("--n_layer", type=int, default=2)
     parser.add_argument("--contexts", type=int, nargs="+", default=[1024, 2048, 8192, 32768])
     parser.add_argument("--new", type=int, default=1024, help="bases to generate")
-    parser.add_argument("--recompute", type=int, default=4, help="bases to time where each recomputes everything")
+    parser.add_argument("--recompute", type=int, default=9, help="lengths at which a step of recomputing is timed")
     parser.add_argument("--models", nargs="+", default=["ours", "gpt2", "recompute"])
     parser.add_argument("--gpt2_until", type=int, default=10_000, help="longest context of GPT-2")
     parser.add_argument(
@@ -215,6 +232,9 @@ def main() -> None:
             for row in steps:
                 ms = 1000 * row["seconds"] / row["new"]
                 lines.append(f"| {row['new']:,} | {row['seconds']:.2f} | {ms:.2f} |")
+            _, seconds, (a, b), curve = fitted(steps)
+            worst = max(abs(curve / seconds - 1))
+            lines += ["", f"Seconds fit {a:.3g} n + {b:.3g} n log2(n)^2, to {worst:.0%} at worst."]
         out.with_suffix(".md").write_text("\n".join(lines) + "\n")
         with open(out.with_suffix(".csv"), "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval=math.nan)

@@ -7,6 +7,8 @@ Shape suffixes: B batch, L new positions, T taps of the short convolution, M `hy
 `d_model`, C (M + 2) * D projected channels.
 """
 
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, DynamicCache
@@ -72,7 +74,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
 
     def __init__(self, **kwargs):
         super().__init__()
-        self.record_past = False
+        self.record_past, self.rows = False, None
         self._clear()
 
     def _clear(self) -> None:
@@ -188,13 +190,19 @@ class HyenaDNACacheLayer(CacheLayerMixin):
             # Taps before the sequence read zeros.
             columns = torch.zeros(batch, self.taps - 1, (convolutions + 2) * width, dtype=dtype, device=device)
             self.lazy_initialization(torch.empty(batch, convolutions, width, 0, dtype=dtype, device=device), columns)
-        elif self.keys.shape[:3] != (batch, convolutions, width):
+        held = self.keys.shape[0] if self.rows is None else len(self.rows)
+        if (held, *self.keys.shape[1:3]) != (batch, convolutions, width):
             raise ValueError(
-                f"The cache holds {self.keys.shape[0]} sequences of {self.keys.shape[1]} convolutions and d_model="
+                f"The cache holds {held} sequences of {self.keys.shape[1]} convolutions and d_model="
                 f"{self.keys.shape[2]}, but the input has {batch}, {convolutions} and {width}. Start with a new cache."
             )
         self.max_length = config.max_seq_len
-        self.reserve(length)
+        if self.rows is None:
+            self.reserve(length)
+
+    def reads_blocks(self, length: int) -> bool:
+        """Whether `run_block` may continue this cache; it is slower than `continue_operator` for one position."""
+        return not self.record_past and (self.length == 0 or self.rows is not None or length > 1)
 
     def reserve(self, length: int) -> None:
         """Make room for `length` more inputs; the capacity doubles."""
@@ -211,6 +219,11 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         if self.filters is None or self.filters.length < length:
             self.filters = _Filters(mixer, min(self.max_length, max(length, 4 * _TAIL)))
         return self.filters
+
+    def spectra(self, mixer, length: int, fft):
+        """As `HyenaDNAFilter.spectra`, of filters that are kept here anyway."""
+        filters = self.lags(mixer, length)
+        return lambda channels: fft.filters(filters.k_MDL[:, channels, :length], filters.skip_MD[:, channels])
 
     @torch.no_grad()
     def settle(self, mixer, length: int) -> None:
@@ -254,18 +267,64 @@ class HyenaDNACacheLayer(CacheLayerMixin):
             else:
                 future[b, :, d] += result
 
+    def due(self, b: slice, d: slice, length: int) -> Tensor | None:
+        """What the inputs so far contribute to the next `length` positions: (batch, M, channels, length)."""
+        if self.future is None or self.length == 0:
+            return None
+        start = self.length - self.future_start
+        due = self.future[:, :, d, start : start + length]
+        if self.rows is None:
+            return due[b]
+        return due if len(due) == 1 else due[self.rows[b]]
+
+    def columns(self) -> Tensor:
+        """The last inputs of the short convolution, (B, T - 1, C); more of them if the past is recorded."""
+        return self.values if self.rows is None else self.values[self.rows]
+
+    def keep(self, b: slice, o: int, d: slice, u_BDL: Tensor) -> None:
+        """Keep inputs of the long convolution `o`, of parts of the batch and of the channels."""
+        if self.rows is None:
+            self.keys[b, o, d, self.length : self.length + u_BDL.shape[-1]] = u_BDL
+
     def keep_columns(self, b: slice, p_BCL: Tensor) -> None:
-        """Keep the last projections of the first call for the short convolution; `b` is their part of the batch."""
+        """Keep the last projections of a call for the short convolution; `b` is their part of the batch."""
         count = min(self.taps - 1, p_BCL.shape[2])
-        if count:
-            self.values[b, self.taps - 1 - count :] = p_BCL[..., -count:].transpose(1, 2)
+        if count and self.rows is None:
+            self.values[b] = torch.cat([self.values[b, count:], p_BCL[..., -count:].transpose(1, 2)], dim=1)
 
     def advance(self, length: int, window_BLC: Tensor) -> None:
         """Count `length` positions whose inputs have been written; `window_BLC` ends in the short convolution's."""
+        if self.rows is not None:
+            return
         self.length += length
         if not self.record_past:
             window_BLC = window_BLC[:, window_BLC.shape[1] - self.taps + 1 :]
         self.values = window_BLC.detach()
+
+
+@contextmanager
+def branches(cache: DynamicCache, rows: Tensor):
+    """Many continuations of what is in a cache, which stays as it is; nothing is copied for them.
+
+        with branches(cache, torch.zeros(24, dtype=torch.long)):
+            model(ids, past_key_values=cache)  # 24 rows, each behind the one sequence in the cache
+
+    Args:
+        cache: Of sequences that have been read. Within the block a call adds nothing to it.
+        rows: Integers of shape (batch,): the row of the cache that each row of an input follows.
+
+    Raises:
+        ValueError: The cache is empty.
+    """
+    if cache.get_seq_length() == 0:
+        raise ValueError("There is nothing in the cache to branch from: read a prefix with it first.")
+    for layer in cache.layers:
+        layer.rows = rows
+    try:
+        yield
+    finally:
+        for layer in cache.layers:
+            layer.rows = None
 
 
 def continue_operator(mixer, p_BLC: Tensor, mask_BL: Tensor | None, layer: HyenaDNACacheLayer) -> Tensor:
@@ -287,7 +346,7 @@ def continue_operator(mixer, p_BLC: Tensor, mask_BL: Tensor | None, layer: Hyena
     grad = torch.is_grad_enabled()
     layer.start(mixer, batch, length, p_BLC.device)
     dtype = layer.dtype
-    now, one = layer.length, length == 1 and not grad
+    now, one = layer.length, length == 1 and not grad and layer.rows is None
     # 1. What the inputs before these positions contribute to them.
     if not one or now - layer.settled >= _TAIL or (layer.blocks and layer.blocks[-1][2] <= now):
         layer.settle(mixer, length)
@@ -297,7 +356,7 @@ def continue_operator(mixer, p_BLC: Tensor, mask_BL: Tensor | None, layer: Hyena
     x_BLC = p_BLC.to(dtype)
     if mask_BL is not None:
         x_BLC = x_BLC.masked_fill(~mask_BL[..., None], 0)
-    window_BLC = torch.cat([layer.values, x_BLC], dim=1)
+    window_BLC = torch.cat([layer.columns(), x_BLC], dim=1)
     recent_BLC = window_BLC[:, window_BLC.shape[1] - length - layer.taps + 1 :]
     if mixer.short_is_plain():
         w_CT, x_BLC = short.weight[:, 0].to(dtype), short.bias.to(dtype)
@@ -316,16 +375,16 @@ def continue_operator(mixer, p_BLC: Tensor, mask_BL: Tensor | None, layer: Hyena
     else:
         filters = layer.lags(mixer, 1 if one else length)
         k_MDL, skip_MD = filters.k_MDL[..., :length], filters.skip_MD
-    due = None if layer.future is None else layer.future[..., now - layer.future_start :][..., :length]
+    due = layer.due(slice(None), slice(None), length)
     for o, gate in enumerate(reversed(gates[1:])):
         u_BLD = mixer.dropout(v_BLD * gate)
-        layer.keys[:, o, :, now : now + length] = u_BLD.detach().transpose(1, 2)
+        layer.keep(slice(None), o, slice(None), u_BLD.detach().transpose(1, 2))
         if one:
             tail = layer.keys[:, o, :, layer.settled : now + 1]
             y_BDL = (tail * filters.direct_MDT[o, :, -tail.shape[-1] :]).sum(-1, keepdim=True)
         else:
             y_BDL = long_convolution(u_BLD.transpose(1, 2), k_MDL[o], skip_MD[o])
-        if due is not None and now:
+        if due is not None:
             y_BDL = y_BDL + due[:, o]
         v_BLD = y_BDL.transpose(1, 2)
     layer.advance(length, window_BLC)

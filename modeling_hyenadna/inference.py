@@ -27,7 +27,7 @@ def tiles(batch: int, length: int, width: int, device: torch.device) -> list[tup
     """Parts of the batch and of the length to work on at a time, as (batch, position) slices."""
     size = tile(length, width, device)
     if length == size:
-        some = max(1, tile(batch * length, width, device) // length)
+        some = max(1, round(tile(batch * length, width, device) / length))
         return [(slice(b, min(b + some, batch)), slice(0, length)) for b in range(0, batch, some)]
     return [(slice(b, b + 1), slice(i, min(i + size, length))) for b in range(batch) for i in range(0, length, size)]
 
@@ -41,10 +41,11 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
         mask_BL: True where there is a token; masked positions are all in front of the tokens, or all behind them.
         buffers: What one block leaves to the next, because fresh pages of memory cost more than what is written to
             them. `"stream"` is the last block's result, which nobody else holds: this block writes over it.
-        cache: An empty `HyenaDNACacheLayer` to keep what later positions will need, or `None`.
+        cache: The `HyenaDNACacheLayer` whose positions these follow, to keep what later ones will need, or `None`.
     """
     mixer, mlp, device = block.mixer, block.mlp, hidden_BLD.device
     (batch, length, width), order = hidden_BLD.shape, mixer.config.hyena_order
+    columns_BCT, past = None, 0 if cache is None else cache.length
     if cache is not None:
         cache.start(mixer, batch, length, device)
     dtype = compute_dtype(mixer.in_proj.weight, device.type)
@@ -57,6 +58,9 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
     taps = short_weight.shape[1]
     # Without a mask, and behind the first taps, the bias of the projections only adds to that of the short convolution.
     both_biases = short_bias + in_bias * short_weight.sum(1)
+    if past:
+        cache.settle(mixer, length)
+        columns_BCT = cache.columns().transpose(1, 2).to(dtype, copy=True)
 
     def norm(x, module):
         return module(x.to(module.weight.dtype)).to(dtype)
@@ -79,6 +83,8 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
         folded = mask_BL is None and halo >= taps - 1
         early, cut = slice(i.start - halo, i.stop), halves(b, i)
         p_PCL = projections(first, last, b, early, lambda x: pieces(x, cut, halo), bias=not folded)
+        if past and i.start < taps - 1:
+            p_PCL, halo = torch.cat([columns_BCT[b, rows, i.start :], p_PCL], dim=2), taps - 1
         x_PCL = short_convolution(p_PCL, short_weight[rows], (both_biases if folded else short_bias)[rows], halo)
         return x_PCL.unflatten(1, (last - first, width))
 
@@ -106,18 +112,21 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
         fft, filter_dtype = buffers.get("fft"), torch.promote_types(mixer.filter_fn.bias.dtype, torch.float32)
         if fft is None or not fft.fits(length, filter_dtype, device):
             fft = buffers["fft"] = Transform(length, filter_dtype, device)
-        filters, spectra, last = mixer.filter_fn.spectra(length, fft), None, None
+        spectra_of = cache.spectra(mixer, length, fft) if past else mixer.filter_fn.spectra(length, fft)
+        spectra, last = None, None
         for b, d in groups(batch, width, length, device):
             if d != last:
-                spectra, last = filters(d), d
-            u = v_BDL[b, d]
+                spectra, last = spectra_of(d), d
+            u, due = v_BDL[b, d], cache.due(b, d, length) if past else None
             for o in range(order - 1):
                 if cache is not None:
-                    cache.keys[b, o, d, :length] = u
+                    cache.keep(b, o, d, u)
                 y = fft.inverse(fft.forward(u).mul_(spectra[o]))
+                if past:
+                    y += due[:, o]
                 u = torch.mul(y, gates[b, order - 3 - o, d], out=fft.buffer(*y.shape[:2])) if o < order - 2 else y
             v_BDL[b, d] = u
-        del filters, spectra, u, y
+        del spectra_of, spectra, u, y, due
 
         # 3. The last gate, back to the residual stream, and the MLP.
         out_BLD = hidden_BLD if buffers.get("stream") is hidden_BLD else torch.empty_like(hidden_BLD)
@@ -130,8 +139,8 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
             m_RD = torch.addmm(fc2_bias, gelu(inner), fc2_weight.T)
             torch.add(h_BLD, m_RD.view_as(h_BLD), out=out_BLD[b, i])
     buffers.update(v=v_BDL, stream=out_BLD)
-    if cache is not None:
-        cache.length = length
+    if cache is not None and cache.rows is None:
+        cache.length += length
     return out_BLD
 
 

@@ -192,7 +192,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         if (
             inference
             and order is None
-            and (layer is None or (layer.length == 0 and not layer.record_past))
+            and (layer is None or layer.reads_blocks(hidden_states.shape[1]))
             and all(is_plain(module) for part in self.children() for module in part.modules())
         ):
             return run_block(self, hidden_states, mask, {} if buffers is None else buffers, layer)

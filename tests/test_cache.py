@@ -14,7 +14,7 @@ from hyenadna import (
     HyenaDNAForTokenClassification,
     HyenaDNAModel,
 )
-from hyenadna.cache_hyenadna import HyenaDNACacheLayer
+from hyenadna.cache_hyenadna import HyenaDNACacheLayer, branches
 
 from . import reference
 from .conftest import random_ids, random_model
@@ -321,6 +321,48 @@ def test_update_appends_as_the_library_expects():
     assert layer.get_seq_length() == 5 and layer.get_mask_sizes(2) == (7, 0) and layer.get_max_length() == -1
     with pytest.raises(ValueError, match="another model or batch"):
         layer.update(keys[:1], values[:1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("config", [{}, {"hyena_order": 3}, {"short_filter_order": 5}], ids=str)
+def test_branches_follow_one_prefix_and_leave_it_as_it_was(config, dtype):
+    model = random_model(max_seq_len=LENGTH, d_model=8, **config).to(dtype)
+    ids, new = random_ids(3, 70), random_ids(5, 80, seed=2)
+    for rows in (torch.tensor([2, 0, 0, 1, 2]), torch.zeros(5, dtype=torch.long)):
+        past = ids if rows.any() else ids[:1]
+        expected = full(model, input_ids=torch.cat([past[rows], new], dim=1))[:, 70:]
+        cache = filled(model, past, (50, 1))
+        for length in (1, 2, 80, 33, 80):
+            with branches(cache, rows):
+                assert_equal(full(model, input_ids=new[:, :length], past_key_values=cache), expected[:, :length], dtype)
+            assert cache.get_seq_length() == 70
+        logits = chunked_after(model, cache, new[: len(past)])
+        whole = full(model, input_ids=torch.cat([past, new[: len(past)]], dim=1))
+        assert_equal(logits, whole[:, 70:], dtype)
+
+
+def test_branches_of_a_model_that_is_wrapped(model):
+    """A hook on a module keeps the fast block away."""
+    ids, new, rows = random_ids(2, 40), random_ids(3, 30, seed=2), torch.tensor([1, 1, 0])
+    expected = full(model, input_ids=torch.cat([ids[rows], new], dim=1))[:, 40:]
+    called = []
+    handle = model.hyena.backbone.layers[1].mlp.fc1.register_forward_hook(lambda *a: called.append(1))
+    cache = filled(model, ids)
+    with branches(cache, rows):
+        for length in (1, 30):
+            part = full(model, input_ids=new[:, :length], past_key_values=cache)
+            assert_equal(part, expected[:, :length], torch.float64)
+    handle.remove()
+    assert called and cache.get_seq_length() == 40
+
+
+def test_branches_that_cannot_be(model):
+    with pytest.raises(ValueError, match="nothing in the cache"), branches(DynamicCache(config=model.config), None):
+        pass
+    cache = filled(model, random_ids(2, 40))
+    with pytest.raises(ValueError, match="holds 3 sequences"), branches(cache, torch.tensor([0, 1, 1])):
+        full(model, input_ids=random_ids(2, 5), past_key_values=cache)
+    assert all(layer.rows is None for layer in cache.layers)
 
 
 def test_memory_grows_by_doubling_and_prefill_is_exact(model):

@@ -1,10 +1,17 @@
 import gzip
 import math
+import os
+import re
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
+from Bio.bgzf import BgzfWriter
 
 from hyenadna import HyenaDNATokenizer
 from hyenadna.training import cli, variants
@@ -100,7 +107,7 @@ def test_every_kind_of_allele_is_scored_as_by_hand(folder, model):
     np.testing.assert_allclose(scores["llr"], mean, atol=1e-6)
     assert (scores["distance"].astype(float) > 0).all()
 
-    lines = (folder / "out/variants.vcf").read_text().splitlines()
+    lines = gzip.decompress((folder / "out/variants.vcf.gz").read_bytes()).decode().splitlines()
     assert sum(line.startswith("##INFO=<ID=HYENA_") for line in lines) == 2
     records = [line.split("\t") for line in lines if line[0] != "#"]
     assert records[-2][7] == f"HYENA_LLR={scores['llr'][7]:.6g},{scores['llr'][8]:.6g}"
@@ -147,8 +154,6 @@ def test_what_cannot_be_scored_says_why(folder, capsys):
 def test_bad_files_are_named_before_any_work(folder, content, message, capsys, monkeypatch):
     monkeypatch.setattr(variants, "load_language_model", lambda *a: pytest.fail("the model was loaded"))
     assert run(folder, content) == 1
-    import re
-
     assert re.search(message, capsys.readouterr().err)
     assert not (folder / "out").exists()
 
@@ -158,6 +163,14 @@ def test_a_cut_archive_and_missing_files(folder, capsys):
     (folder / "cut.vcf.gz").write_bytes(data[:-12])
     assert run(folder, None, "--vcf", folder / "cut.vcf.gz") == 1
     assert "cannot be read to its end" in capsys.readouterr().err
+    with BgzfWriter(str(folder / "blocks.vcf.gz"), "wb") as file:
+        file.write((HEADER + record(50, at(50), other(at(50))) * 5000).encode())
+    assert (folder / "blocks.vcf.gz").read_bytes()[-28:].startswith(b"\x1f\x8b")
+    for cut in (28, 100):
+        (folder / "cut.vcf.gz").write_bytes((folder / "blocks.vcf.gz").read_bytes()[:-cut])
+        assert run(folder, None, "--vcf", folder / "cut.vcf.gz") == 1
+        assert "truncated: the block that ends" in capsys.readouterr().err
+    assert variants.check_vcf(str(folder / "blocks.vcf.gz")) == 5000
     for flags, message in (
         (("--vcf", folder / "none.vcf"), "no such file"),
         ((), "one of them"),
@@ -194,6 +207,51 @@ def test_a_killed_run_goes_on(folder, monkeypatch, capsys):
     assert "other settings" in capsys.readouterr().err
 
 
+LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
+LAUNCH += "--dynamo_backend no --main_process_port 0 -m hyenadna.training.variants"
+
+
+def test_two_processes_killed_and_resumed_equal_one(folder):
+    content = HEADER + "".join(record(i % 60 + 21, at(i % 60 + 21), other(at(i % 60 + 21))) for i in range(3000))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes: sums are rounded in another order with more
+    assert run(folder, content, "--batch_size", "256") == 0
+    torch.set_num_threads(threads)
+    expected = [(folder / "out" / name).read_bytes() for name in ("variants.tsv", "variants.vcf")]
+    flags = (
+        f"--model {folder}/model --fasta {folder}/g.fa --vcf {folder}/v.vcf --window {WINDOW} --output_dir {folder}/two"
+    )
+    command = [sys.executable, *LAUNCH.split(), *flags.split(), "--batch_size", "256"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+
+    def launch() -> subprocess.Popen:
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    killed, parts, deadline = launch(), folder / "two/parts", time.monotonic() + 240
+    while not list(parts.glob("[0-9]*.tsv")) and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for process in (*psutil.Process(killed.pid).children(recursive=True), killed):  # each has a session of its own
+        process.kill()
+    printed, _ = killed.communicate(timeout=60)
+    done = {path: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.tsv")}
+    assert 0 < len(done) < 12 and not (folder / "two/variants.tsv").exists(), printed
+
+    resumed = launch()
+    kept = set(done)
+    while resumed.poll() is None and time.monotonic() < deadline:  # what was there is not written again
+        kept &= {path for path, written in done.items() if not path.exists() or path.stat().st_mtime_ns == written}
+        time.sleep(0.01)
+    printed, _ = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0 and kept == set(done), printed
+    told = [int(count.replace(",", "")) for count in re.findall(r"process [01]: ([\d,]+) alleles in", printed)]
+    assert (
+        len(told) == 2 and min(told) > 0 and sum(told) == 3000 - sum(min(256, 3000 - 256 * int(p.stem)) for p in done)
+    )
+    assert [(folder / "two" / name).read_bytes() for name in ("variants.tsv", "variants.vcf")] == expected
+    assert not parts.exists()
+
+
 def test_mutagenesis_equals_full_passes(model):
     sequence, first, last = GENOME[90:150], 20, 40  # the first of the region are N
     scores = variants.mutagenesis(model, sequence, first, last)
@@ -225,6 +283,35 @@ def test_the_mutagenesis_command(folder, model, capsys):
     assert scores["llr"][6] == pytest.approx(sum(pair) / 2, abs=1e-4)
     assert run(folder, None, "--mutagenesis", "chr20:50-100") == 1
     assert "other settings" in capsys.readouterr().err
+
+
+def test_a_batch_of_any_size_gives_the_same(folder, model):
+    """Prefixes of unequal length in one batch, near the ends of the chromosome and around long alleles."""
+    (genome,) = open_genomes([folder / "g.fa"])
+    places = [1, 2, 5, 21, 40, 60, 61, 90, 150, 185, 199, 200]
+    records = [["20", str(p), ".", at(p), alt] for p in places for alt in (other(at(p)), at(p) + "ACGTA")]
+    records += [["20", str(p), ".", at(p, 7), at(p)] for p in places[1:8]]
+    tables = [variants.score_part(model, genome, records, 0, WINDOW, size) for size in (3, 64)]
+    expected = [by_hand(model, int(r[1]), r[3], r[4]) for r in records]
+    for scores in tables:
+        np.testing.assert_allclose(scores["llr"], expected, atol=1e-4)
+        np.testing.assert_allclose(scores["distance"], tables[0]["distance"], atol=1e-6)
+    double = [variants.score_part(model.double(), genome, records, 0, WINDOW, size) for size in (7, 64)]
+    model.float()
+    np.testing.assert_allclose(double[0]["llr_reverse"], double[1]["llr_reverse"], atol=1e-5)
+
+
+def test_the_distance_is_between_mean_embeddings(folder, model):
+    (genome,) = open_genomes([folder / "g.fa"])
+    scores = variants.score_part(model, genome, [["20", "50", ".", at(50), "ACC"]], 0, WINDOW, 8)
+    around = GENOME[49 - 18 : 49], GENOME[50 : 50 + 19]
+    means = []
+    for allele in (at(50), "ACC"):
+        pair = [around[0] + allele + around[1], reverse_complement(around[0] + allele + around[1])]
+        ids = [HyenaDNATokenizer()(s, add_special_tokens=False, return_tensors="pt").input_ids for s in pair]
+        with torch.no_grad():
+            means.append(sum(model.hyena(i).last_hidden_state[0].mean(0) for i in ids))
+    assert scores["distance"][0] == pytest.approx(1 - torch.cosine_similarity(*means, dim=0).item(), abs=1e-6)
 
 
 def test_names_of_chromosomes(folder):

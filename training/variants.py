@@ -1,46 +1,53 @@
 """Variant effects: `hyenadna variants --model FOLDER --vcf v.vcf.gz --fasta genome.fa --output_dir out`.
 
     hyenadna variants --model FOLDER --fasta genome.fa --mutagenesis chr20:1,000,000-1,000,200 --output_dir out
-    accelerate launch --num_processes 4 -m hyenadna.training.variants --model ...
+    accelerate launch --multi_gpu --num_processes 4 -m hyenadna.training.variants --model ...   # CPUs, too
 
 The score of an alternative allele is the log-likelihood (natural logarithm) of a window of the genome with it minus
 that with the reference allele, averaged over both strands: below 0, the model finds it less likely. Only A, C, G and T
 count as targets. `distance` is one minus the cosine between the mean embeddings of the two windows.
 
 `variants.tsv` has one line per alternative allele, in the order of the VCF, with the reason where there is no score;
-`variants.vcf` is the input with `HYENA_LLR` and `HYENA_SKIP` in INFO. Work is done in parts of 256 lines that are
-written whole: a run that was killed goes on where it was. Positions of a VCF count from 1; all others here from 0.
+`variants.vcf` is the input with `HYENA_LLR` and `HYENA_SKIP` in INFO, `variants.vcf.gz` (bgzip) with an index if the
+input is compressed. Work is done in parts of 256 lines that are written whole: a run that was killed goes on where it
+was. Positions of a VCF count from 1; all others here from 0.
 """
 
 import argparse
-import copy
 import gzip
 import json
 import math
+import os
 import re
 import shutil
+import time
 import zlib
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from accelerate import PartialState
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
+from hyenadna.cache_hyenadna import branches
 
 from .dna import reverse_complement
 from .errors import InputError
 from .genome import FIRST_BASE, LAST_BASE, SOFT_MASKED, VOCABULARY, SequenceFile, open_genomes, read_regions
 from .results import write_json, write_whole
 from .score import encode, load_language_model
+from .tabix import check_end, write_indexed
 
 _PART = 256  # lines of a VCF that are scored and written at a time
+COMPRESSED = (".gz", ".bgz")
 COLUMNS = ["line", "chrom", "pos", "id", "ref", "alt", "llr", "llr_forward", "llr_reverse", "distance", "skip"]
 
 
@@ -54,7 +61,9 @@ def read_lines(path: str) -> Iterator[str]:
         InputError: It cannot be read to its end.
     """
     try:
-        with (gzip.open if path.endswith((".gz", ".bgz")) else open)(path, "rt") as file:
+        if path.endswith(COMPRESSED):
+            check_end(path)
+        with (gzip.open if path.endswith(COMPRESSED) else open)(path, "rt") as file:
             for line in file:
                 if not line.endswith("\n"):
                     raise InputError(f"{path} is truncated: its last line has no end: {line[:60]!r}")
@@ -128,40 +137,74 @@ def skip_reason(genome: SequenceFile, sequence: int | None, position: int, ref: 
     return ""
 
 
-def alleles(genome: SequenceFile, sequence: int, position: int, ref: str, alt: str, window: int) -> tuple[str, str]:
-    """The window around a variant with the reference and with the alternative allele.
+def surroundings(
+    genome: SequenceFile, sequence: int, position: int, ref: str, alt: str, window: int
+) -> tuple[str, str]:
+    """What stands before and after a variant in its window, the same for both alleles.
 
-    Both have the variant in the middle, and the same bases around it: `window` of them together with the longer
-    allele, fewer at the ends of the chromosome.
+    Together with the longer allele, in the middle, they are `window` bases; fewer at the ends of the chromosome.
     """
     around = window - max(len(ref), len(alt))
     start, end = max(0, position - around // 2), position + len(ref) + around - around // 2
     end = min(end, int(genome.lengths[sequence]))
     before = genome.letters(sequence, start, position).upper()
-    after = genome.letters(sequence, position + len(ref), end).upper()
-    return before + ref + after, before + alt + after
+    return before, genome.letters(sequence, position + len(ref), end).upper()
+
+
+def to_ids(sequences: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (n, longest), with pads on the right, where a causal model does not see them, and lengths (n,)."""
+    lengths = torch.tensor([len(s) for s in sequences])
+    ids = torch.full((len(sequences), int(lengths.max())), VOCABULARY["[PAD]"])
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.from_numpy(encode(sequence) % SOFT_MASKED)
+    return ids, lengths
+
+
+def target_log_probabilities(model: HyenaDNAForCausalLM, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each token but the first, 0 where it is none of A, C, G and T: float32 (batch, length - 1).
+
+    Args:
+        model: Its head is used.
+        hidden: The backbone's output for `ids`, of shape (batch, length, d_model).
+        ids: Of shape (batch, length).
+    """
+    targets = ids[:, 1:]
+    p = model.lm_head(hidden[:, :-1]).float().log_softmax(-1).gather(2, targets[..., None])[..., 0]
+    return p.masked_fill_((targets < FIRST_BASE) | (targets > LAST_BASE), 0)
 
 
 @torch.no_grad()
-def likelihoods_and_embeddings(
-    model: HyenaDNAForCausalLM, sequences: list[str], batch_size: int
+def read_pairs(
+    model: HyenaDNAForCausalLM, prefixes: list[str], pairs: list[tuple[str, str]], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-likelihood of each sequence, float64 (n,), and its mean embedding, float32 (n, d_model)."""
-    totals, means = np.zeros(len(sequences)), np.zeros((len(sequences), model.config.d_model), np.float32)
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    for rows in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
-        lengths = torch.tensor([len(sequences[i]) for i in rows])
-        ids = torch.full((len(rows), int(lengths.max())), VOCABULARY["[PAD]"])
-        for row, i in enumerate(rows):
-            ids[row, : lengths[row]] = torch.from_numpy(encode(sequences[i]) % SOFT_MASKED)
-        ids = ids.to(model.device)
-        hidden = model.hyena(ids).last_hidden_state  # pads stand on the right, where they have no effect
-        p = model.lm_head(hidden[:, :-1]).float().log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
-        scored = (ids[:, 1:] >= FIRST_BASE) & (ids[:, 1:] <= LAST_BASE)
-        totals[rows] = p.double().masked_fill(~scored, 0).sum(1).cpu().numpy()
-        inside = torch.arange(ids.shape[1], device=ids.device) < lengths.to(ids.device)[:, None]
-        mean = (hidden.float() * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)
-        means[rows] = mean.cpu().numpy()
+    """Read two continuations of each prefix, which is read once.
+
+    Returns:
+        Log-likelihood of each continuation given its prefix, float64 (n, 2), and the mean embedding of prefix and
+        continuation, float64 (n, 2, d_model).
+    """
+    totals, means = np.zeros((len(pairs), 2)), np.zeros((len(pairs), 2, model.config.d_model))
+    order = sorted(range(len(pairs)), key=lambda i: (len(prefixes[i]), max(map(len, pairs[i]))))
+    for batch in (order[i : i + max(1, batch_size // 2)] for i in range(0, len(order), max(1, batch_size // 2))):
+        cut = len(prefixes[batch[0]])  # the shortest; what the others have beyond it is read twice
+        ids, lengths = to_ids([prefixes[i][cut:] + s for i in batch for s in pairs[i]])
+        ids, rows = ids.to(model.device), torch.arange(len(batch), device=model.device).repeat_interleave(2)
+        inside = (torch.arange(ids.shape[1]) < lengths[:, None]).float().to(model.device)
+        total, embedding = 0, 0
+        if cut:
+            cache = DynamicCache(config=model.config)
+            prefix = model.hyena(to_ids([prefixes[i][:cut] for i in batch])[0].to(model.device), past_key_values=cache)
+            hidden = prefix.last_hidden_state
+            total = target_log_probabilities(model, hidden[rows, -1:].expand(-1, 2, -1), F.pad(ids[:, :1], (1, 0)))
+            total, embedding = total.double().sum(1), hidden.double().sum(1)[rows]
+            with branches(cache, rows):
+                hidden = model.hyena(ids, past_key_values=cache).last_hidden_state
+        else:
+            hidden = model.hyena(ids).last_hidden_state
+        total = total + target_log_probabilities(model, hidden, ids).double().sum(1)
+        embedding = embedding + torch.bmm(inside[:, None].to(hidden.dtype), hidden)[:, 0].double()
+        totals[batch] = total.view(-1, 2).cpu().numpy()
+        means[batch] = (embedding / (lengths[:, None] + cut).to(model.device)).view(len(batch), 2, -1).cpu().numpy()
     return totals, means
 
 
@@ -169,7 +212,7 @@ def score_part(
     model: HyenaDNAForCausalLM, genome: SequenceFile, records: list[list[str]], first: int, window: int, batch_size: int
 ) -> pd.DataFrame:
     """Score the alternative alleles of VCF records, the first of which has the number `first`, counted from 0."""
-    rows, sequences, number = [], [], {}
+    rows, scored, prefixes, pairs = [], [], [], []
     for line, (chrom, pos, name, ref, alts, *_) in enumerate(records, first):
         sequence = find_sequence(genome, chrom)
         for alt in alts.split(","):
@@ -178,22 +221,17 @@ def score_part(
             row["skip"] = skip_reason(genome, sequence, int(pos) - 1, ref.upper(), alt.upper(), window)
             rows.append(row)
             if not row["skip"]:
-                pair = alleles(genome, sequence, int(pos) - 1, ref.upper(), alt.upper(), window)
-                strands = [*pair, *map(reverse_complement, pair)]
-                for s in strands:  # the reference of several alternatives is read once
-                    if s not in number:
-                        number[s] = len(sequences)
-                        sequences.append(s)
-                row["windows"] = [number[s] for s in strands]
-    totals, means = likelihoods_and_embeddings(model, sequences, batch_size)
-    for row in rows:
-        if not row["skip"]:
-            ref, alt, ref_reverse, alt_reverse = row.pop("windows")
-            row["llr_forward"] = totals[alt] - totals[ref]
-            row["llr_reverse"] = totals[alt_reverse] - totals[ref_reverse]
-            row["llr"] = (row["llr_forward"] + row["llr_reverse"]) / 2
-            a, b = (means[list(pair)].sum(0, dtype=np.float64) for pair in ((ref, ref_reverse), (alt, alt_reverse)))
-            row["distance"] = 1 - float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+                scored.append(row)
+                before, after = surroundings(genome, sequence, int(pos) - 1, ref, alt, window)
+                pair = (ref.upper() + after, alt.upper() + after)
+                prefixes += [before, reverse_complement(after)]
+                pairs += [pair, tuple(reverse_complement(before + allele.upper()) for allele in (ref, alt))]
+    totals, means = read_pairs(model, prefixes, pairs, batch_size)
+    for row, total, mean in zip(scored, totals.reshape(-1, 2, 2), means.reshape(len(scored), 2, 2, -1), strict=True):
+        row["llr_forward"], row["llr_reverse"] = total[:, 1] - total[:, 0]
+        row["llr"] = (row["llr_forward"] + row["llr_reverse"]) / 2
+        a, b = mean.sum(0)
+        row["distance"] = 1 - float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -201,42 +239,40 @@ def score_part(
 
 
 @torch.no_grad()
-def _mutate(model: HyenaDNAForCausalLM, ids: np.ndarray, first: int, last: int) -> np.ndarray:
+def _mutate(model: HyenaDNAForCausalLM, ids: np.ndarray, first: int, last: int, batch_size: int) -> np.ndarray:
     """Log-likelihood of the sequence with each of A, C, G, T at the positions [first, last), float64 (n, 4).
 
-    What stands before a position is read once for all that follow it: a copy of the cache goes on with each base.
+    What stands before a few neighbouring positions is read once, and what follows it once for each substitution.
     """
-    x = torch.from_numpy(ids.astype(np.int64)).to(model.device)[None]
+    x = torch.from_numpy(ids.astype(np.int64)).to(model.device)
+    log_p = model(x[None]).logits[0].float().log_softmax(-1)
     scored = (x >= FIRST_BASE) & (x <= LAST_BASE)
-    cache, total = DynamicCache(config=model.config), 0.0
-    result = np.zeros((last - first, 4))
-    following = None  # log-probabilities of the base at the position that the cache has reached
-    if first:
-        p = model(x[:, :first], past_key_values=cache).logits.float().log_softmax(-1)
-        seen = p[0, :-1].gather(1, x[0, 1:first, None])[:, 0].double()
-        total, following = float(seen[scored[0, 1:first]].sum()), p[0, -1]
-    p = model(x).logits[0, :-1].float().log_softmax(-1)
-    whole = p.gather(1, x[0, 1:, None])[:, 0].double().masked_fill(~scored[0, 1:], 0).sum().item()
-    every = torch.arange(FIRST_BASE, LAST_BASE + 1, device=x.device)
-    for i in range(first, last):
-        bases = every[every != x[0, i]]
-        rows = x[:, i:].repeat(len(bases), 1)
-        rows[:, 0] = bases
-        branch = copy.deepcopy(cache)
-        branch.batch_repeat_interleave(len(bases))
-        p = model(rows, past_key_values=branch).logits[:, :-1].float().log_softmax(-1)
-        after = p.gather(2, rows[:, 1:, None])[..., 0].double().masked_fill(~scored[:, i + 1 :], 0).sum(1)
-        own = torch.zeros(len(bases), device=x.device) if following is None else following[bases].double()
-        result[i - first] = whole
-        result[i - first, (bases - FIRST_BASE).cpu().numpy()] = (total + own + after).cpu().numpy()
-        logits = model(x[:, i : i + 1], past_key_values=cache).logits
-        if following is not None and scored[0, i]:
-            total += float(following[x[0, i]])
-        following = logits[0, -1].float().log_softmax(-1)
-    return result
+    p = F.pad(log_p[:-1].gather(1, x[1:, None])[:, 0].double().masked_fill(~scored[1:], 0), (1, 0))
+    before = p.cumsum(0) - p  # of the bases before a position
+    result = torch.full((last - first, 4), float(p.sum()), dtype=torch.float64, device=x.device)
+    every, cache, read = torch.arange(FIRST_BASE, LAST_BASE + 1, device=x.device), DynamicCache(config=model.config), 0
+    some = max(1, batch_size // 3)
+    for start in range(first, last, some):
+        positions = torch.arange(start, min(start + some, last), device=x.device)
+        where, base = torch.nonzero(x[positions, None] != every, as_tuple=True)
+        rows = x[start:].repeat(len(where), 1)
+        rows[torch.arange(len(where)), where] = every[base]
+        if start == 0:
+            hidden = model.hyena(rows).last_hidden_state
+        else:
+            model.hyena(x[None, read:start], past_key_values=cache)
+            read = start
+            with branches(cache, torch.zeros_like(where)):
+                hidden = model.hyena(rows, past_key_values=cache).last_hidden_state
+        after = target_log_probabilities(model, hidden, rows)
+        after.masked_fill_(torch.arange(1, rows.shape[1], device=x.device) <= where[:, None], 0)
+        at = positions[where]
+        own = log_p[(at - 1).clamp(min=0), every[base]].double().masked_fill(at == 0, 0)
+        result[at - first, base] = before[at] + own + after.double().sum(1)
+    return result.cpu().numpy()
 
 
-def mutagenesis(model: HyenaDNAForCausalLM, sequence: str, first: int, last: int) -> np.ndarray:
+def mutagenesis(model: HyenaDNAForCausalLM, sequence: str, first: int, last: int, batch_size: int = 32) -> np.ndarray:
     """Score all substitutions of a window: log-likelihood with each base minus that of the window as it is.
 
     Args:
@@ -244,6 +280,7 @@ def mutagenesis(model: HyenaDNAForCausalLM, sequence: str, first: int, last: int
         sequence: The window.
         first: Positions [first, last) of it are mutated, counted from 0.
         last: See `first`.
+        batch_size: Substitutions to read at a time.
 
     Returns:
         float64 (last - first, 4), for A, C, G, T, averaged over both strands; 0 for the base that is there, and NaN
@@ -251,8 +288,8 @@ def mutagenesis(model: HyenaDNAForCausalLM, sequence: str, first: int, last: int
     """
     ids, other = encode(sequence) % SOFT_MASKED, encode(reverse_complement(sequence)) % SOFT_MASKED
     length = len(ids)
-    forward = _mutate(model, ids, first, last)
-    reverse = _mutate(model, other, length - last, length - first)[::-1, ::-1]  # T, G, C, A are complements
+    forward = _mutate(model, ids, first, last, batch_size)
+    reverse = _mutate(model, other, length - last, length - first, batch_size)[::-1, ::-1]  # T, G, C, A are complements
     letters = ids[first:last].astype(int) - FIRST_BASE
     known = (letters >= 0) & (letters < 4)
     reference = np.where(known, letters, 0)[:, None]
@@ -284,7 +321,7 @@ def run_mutagenesis(args: argparse.Namespace, model: HyenaDNAForCausalLM, genome
         raise InputError(f"the region of mutagenesis has {end - start:,} bases, but the window has {args.window:,}")
     left = max(0, start - (args.window - (end - start)) // 2)
     right = min(left + args.window, int(genome.lengths[sequence]))
-    scores = mutagenesis(model, genome.letters(sequence, left, right), start - left, end - left)
+    scores = mutagenesis(model, genome.letters(sequence, left, right), start - left, end - left, args.batch_size)
     letters = genome.letters(sequence, start, end).upper()
     name = genome.names[sequence]
     table = pd.DataFrame(
@@ -310,56 +347,84 @@ def read_part(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, sep="\t", dtype=text, keep_default_na=False, na_values={c: ["nan"] for c in COLUMNS[6:10]})
 
 
+def annotated(vcf: str, table: pd.DataFrame) -> Iterator[str]:
+    """Yield the lines of a VCF with the scores in INFO."""
+    by_line = table.groupby("line")
+    llr = by_line["llr"].agg(lambda v: ",".join("." if math.isnan(x) else f"{x:.6g}" for x in v)).to_dict()
+    skip = by_line["skip"].agg(lambda v: ",".join(x or "." for x in v)).to_dict()
+    number = 0
+    for line in read_lines(vcf):
+        if line.startswith("#CHROM"):
+            yield (
+                '##INFO=<ID=HYENA_LLR,Number=A,Type=Float,Description="Log-likelihood ratio of ALT against REF, '
+                'HyenaDNA, mean of both strands">'
+            )
+            yield '##INFO=<ID=HYENA_SKIP,Number=A,Type=String,Description="Why there is no HYENA_LLR">'
+        elif not line.startswith("#"):
+            fields = line.split("\t", 8)
+            added = f"HYENA_LLR={llr[number]}"
+            if set(skip[number]) - set(".,"):
+                added += f";HYENA_SKIP={skip[number]}"
+            fields[7] = added if fields[7] in (".", "") else f"{fields[7]};{added}"
+            line, number = "\t".join(fields), number + 1
+        yield line
+
+
+def write_vcf(args: argparse.Namespace, output: Path, table: pd.DataFrame) -> str:
+    """Write the annotated VCF, compressed and indexed if the input is compressed; return what was written."""
+    lines = annotated(args.vcf, table)
+    if not args.vcf.endswith(COMPRESSED):
+
+        def write(temporary: Path) -> None:
+            with open(temporary, "w") as file:
+                file.writelines(f"{line}\n" for line in lines)
+
+        write_whole(output / "variants.vcf", write)
+        return "variants.vcf"
+    path, unfinished, reason = output / "variants.vcf.gz", output / ".unfinished.tbi", []
+    write_whole(path, lambda temporary: reason.append(write_indexed(temporary, unfinished, lines)))
+    index = path.with_name(f"{path.name}.tbi")
+    if reason[0]:
+        index.unlink(missing_ok=True)
+        return f"variants.vcf.gz, without an index: {reason[0]}"
+    os.replace(unfinished, index)
+    return "variants.vcf.gz and .tbi"
+
+
 def finish(args: argparse.Namespace, output: Path, parts: int) -> None:
     """Join the parts to `variants.tsv`, and write the VCF again with the scores in INFO."""
     table = pd.concat([read_part(part_path(output, i)) for i in range(parts)] or [pd.DataFrame(columns=COLUMNS)])
     path = output / "variants.tsv"
     write_whole(path, lambda temporary: table.to_csv(temporary, sep="\t", index=False, na_rep="nan"))
-    by_line = table.groupby("line")
-    llr = by_line["llr"].agg(lambda v: ",".join("." if math.isnan(x) else f"{x:.6g}" for x in v)).to_dict()
-    skip = by_line["skip"].agg(lambda v: ",".join(x or "." for x in v)).to_dict()
-    info = [
-        '##INFO=<ID=HYENA_LLR,Number=A,Type=Float,Description="Log-likelihood ratio of ALT against REF, HyenaDNA, mean '
-        'of both strands">',
-        '##INFO=<ID=HYENA_SKIP,Number=A,Type=String,Description="Why there is no HYENA_LLR">',
-    ]
-
-    def write(temporary: Path) -> None:
-        number = 0
-        with open(temporary, "w") as file:
-            for line in read_lines(args.vcf):
-                if line.startswith("#CHROM"):
-                    file.write("\n".join([*info, ""]))
-                elif not line.startswith("#"):
-                    fields = line.split("\t")
-                    added = f"HYENA_LLR={llr[number]}"
-                    if set(skip[number]) - set(".,"):
-                        added += f";HYENA_SKIP={skip[number]}"
-                    fields[7] = added if fields[7] in (".", "") else f"{fields[7]};{added}"
-                    line, number = "\t".join(fields), number + 1
-                file.write(line + "\n")
-
-    write_whole(output / "variants.vcf", write)
+    written = write_vcf(args, output, table)
     shutil.rmtree(output / "parts", ignore_errors=True)
     skipped = table["skip"][table["skip"] != ""]
     reasons = skipped.str.replace(r"(REF_mismatch).*", r"\1", regex=True).value_counts()
     told = "".join(f"\n  skipped {count:,}: {reason}" for reason, count in reasons.items())
-    print(f"{len(table) - len(skipped):,} of {len(table):,} alleles scored: {path} and .vcf{told}")
+    print(f"{len(table) - len(skipped):,} of {len(table):,} alleles scored: {path}; {written}{told}")
 
 
 def run_vcf(args: argparse.Namespace, model: HyenaDNAForCausalLM, genome: SequenceFile, output: Path) -> None:
     state = PartialState()
     parts = -(-check_vcf(args.vcf) // _PART)
     (output / "parts").mkdir(exist_ok=True)
+    missing = [part for part in range(parts) if not part_path(output, part).exists()]
+    state.wait_for_everyone()  # before one of them writes what another has not looked for yet
+    mine, alleles, start = set(missing[state.process_index :: state.num_processes]), 0, time.perf_counter()
     records = records_of(args.vcf)
-    with tqdm(total=parts, unit="part", disable=not state.is_local_main_process) as bar:
+    with tqdm(total=len(mine), unit="part", disable=not state.is_local_main_process) as bar:
         for part in range(parts):
             here, path = list(islice(records, _PART)), part_path(output, part)
-            if part % state.num_processes == state.process_index and not path.exists():
+            if part in mine:
                 table = score_part(model, genome, here, part * _PART, args.window, args.batch_size)
                 write = table.to_csv
                 write_whole(path, lambda temporary, write=write: write(temporary, sep="\t", index=False, na_rep="nan"))
-            bar.update()
+                alleles += int((table["skip"] == "").sum())
+                bar.update()
+    if alleles:
+        seconds = time.perf_counter() - start
+        name = f"process {state.process_index}: " if state.num_processes > 1 else ""
+        print(f"{name}{alleles:,} alleles in {seconds:,.0f} s, {alleles / seconds:.1f} a second")
     state.wait_for_everyone()
     if state.is_main_process:
         finish(args, output, parts)
@@ -383,7 +448,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.vcf is not None and not Path(args.vcf).is_file():
         raise InputError(f"{args.vcf}: there is no such file")
     (genome,) = open_genomes([args.fasta])
-    output, state = Path(args.output_dir), PartialState()
+    # Accelerate takes several processes for one each if it is not told that there is no GPU; one may wait for the last.
+    cpu = args.device == "cpu" or not torch.accelerator.is_available()
+    output, state = Path(args.output_dir), PartialState(cpu=cpu, timeout=timedelta(days=7))
     settings = {name: getattr(args, name) for name in ("model", "fasta", "vcf", "mutagenesis", "window")}
     written = output / "run_settings.json"
     if written.is_file() and json.loads(written.read_text()) != settings:
@@ -405,6 +472,7 @@ def main(argv: list[str] | None = None) -> None:
             run_mutagenesis(args, model, genome, output)
     else:
         run_vcf(args, model, genome, output)
+    state.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,176 @@
+"""A run of `hyenadna variants`, checked and summed up: `python benchmarks/variants.py effects --out docs/variants`.
+
+    hyenadna variants --model M --vcf calls.vcf.gz --fasta genome.fa --output_dir effects
+    python benchmarks/variants.py effects --sample 100 --out docs/variants     # writes docs/variants.md
+
+1. Rare against common: the mean score for each class of frequency of the alternative allele (AC / AN in INFO, or AF).
+2. By hand: a random sample again, each allele by two full forward passes a strand, of windows cut from the FASTA by
+   pyfaidx and read by the tokenizer; nothing of `hyenadna.training` takes part. In float32 as in the run; and in
+   float64, for how much the rounding of float32, above all in the filters, is worth.
+3. Mutagenesis of 200 positions in the middle of a window: its time against 600 full passes, one at a time and in
+   batches of the size that mutagenesis reads. One thread; CPU time, the best of `--rounds`.
+"""
+
+import argparse
+import gzip
+import json
+import re
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from pyfaidx import Fasta
+from sklearn.metrics import roc_auc_score
+
+from hyenadna import HyenaDNAForCausalLM, HyenaDNATokenizer
+
+EDGES = [0, 0.005, 0.01, 0.05, 0.5, 1]
+COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
+
+
+def frequencies(vcf: str) -> list[list[float]]:
+    """For each record the frequencies of its alternative alleles; NaN where INFO does not tell."""
+    found = []
+    with (gzip.open if vcf.endswith(("gz", "bgz")) else open)(vcf, "rt") as file:
+        for line in file:
+            if line.startswith("#"):
+                continue
+            fields = line.split("\t", 8)
+            info = dict(item.split("=", 1) for item in fields[7].strip().split(";") if "=" in item)
+            count = fields[4].count(",") + 1
+            if "AC" in info and float(info.get("AN", 0)) > 0:
+                values = [float(x) / float(info["AN"]) for x in info["AC"].split(",")]
+            else:
+                values = [float(x) for x in info.get("AF", "").split(",") if x not in ("", ".")]
+            found.append(values if len(values) == count else [np.nan] * count)
+    return found
+
+
+def by_frequency(table: pd.DataFrame, vcf: str) -> list[str]:
+    values = [x for record in frequencies(vcf) for x in record]
+    assert len(values) == len(table), f"{vcf} has {len(values)} alleles, but the table {len(table)}: not of one run"
+    table = table.assign(frequency=values)[table["skip"] == ""]
+    lines = ["| frequency of the alternative allele | alleles | mean score | standard error | median | distance |"]
+    lines.append("|---|---|---|---|---|---|")
+    for low, high in pairwise(EDGES):
+        part = table[table["frequency"].between(low, high, inclusive="right" if low else "both")]
+        if len(part):
+            score = part["llr"]
+            lines.append(
+                f"| {low:.1%} to {high:.1%} | {len(part):,} | {score.mean():+.4f} | {score.sem():.4f} | "
+                f"{score.median():+.4f} | {part['distance'].mean():.2e} |"
+            )
+    rare, common = (table["llr"][rows] for rows in (table["frequency"] <= 0.01, table["frequency"] >= 0.05))
+    if len(rare) and len(common):
+        difference, error = rare.mean() - common.mean(), np.hypot(rare.sem(), common.sem())
+        area = roc_auc_score([0] * len(rare) + [1] * len(common), np.concatenate([rare, common]))
+        lines += [
+            "",
+            f"Rare (at most 1 %) {rare.mean():+.4f}, common (at least 5 %) {common.mean():+.4f}: rare less common "
+            f"{difference:+.4f} +- {error:.4f}; area under the curve of telling common from rare by the score "
+            f"{area:.4f}.",
+        ]
+    return lines
+
+
+def full_pass(model, tokenizer, sequence: str) -> float:
+    """Log-likelihood of the A, C, G and T of a sequence, from one pass over all of it."""
+    ids = tokenizer(sequence, add_special_tokens=False, return_tensors="pt").input_ids
+    with torch.no_grad():
+        p = model(ids).logits[0, :-1].double().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+    return float(p[torch.tensor([base in "ACGT" for base in sequence[1:]])].sum())
+
+
+def by_hand(table: pd.DataFrame, settings: dict, sample: int, seed: int) -> list[str]:
+    tokenizer, genome = HyenaDNATokenizer(), Fasta(settings["fasta"], as_raw=True)
+    single = HyenaDNAForCausalLM.from_pretrained(settings["model"], dtype=torch.float32).eval()
+    double = HyenaDNAForCausalLM.from_pretrained(settings["model"], dtype=torch.float32).eval().double()
+    rows = table[table["skip"] == ""]
+    rows = rows.sample(min(sample, len(rows)), random_state=seed)
+    differences = {"run - float32": [], "run - float64": [], "float32 - float64": []}
+    for row in rows.itertuples():
+        name = next(n for n in (row.chrom, f"chr{row.chrom}", row.chrom.removeprefix("chr")) if n in genome.keys())  # noqa: SIM118
+        chromosome, ref, alt, at = genome[name], row.ref.upper(), row.alt.upper(), row.pos - 1
+        around = settings["window"] - max(len(ref), len(alt))
+        start, end = max(0, at - around // 2), min(len(chromosome), at + len(ref) + around - around // 2)
+        before, after = chromosome[start:at].upper(), chromosome[at + len(ref) : end].upper()
+        assert chromosome[at : at + len(ref)].upper() == ref
+        pair = [re.sub("[^ACGTN]", "N", before + allele + after) for allele in (ref, alt)]
+        pairs = [pair, [s.translate(COMPLEMENT)[::-1] for s in pair]]
+        a, b = (
+            sum(full_pass(model, tokenizer, y) - full_pass(model, tokenizer, x) for x, y in pairs) / 2
+            for model in (single, double)
+        )
+        for name, value in zip(differences, (row.llr - a, row.llr - b, a - b), strict=True):
+            differences[name].append(abs(value))
+    lines = [
+        f"{len(rows)} alleles by hand, absolute differences of the score:",
+        "",
+        "| | mean | largest |",
+        "|---|---|---|",
+    ]
+    return lines + [f"| {name} | {np.mean(v):.1e} | {max(v):.1e} |" for name, v in differences.items()]
+
+
+def cpu_time(run, rounds: int) -> float:
+    run()
+    times = []
+    for _ in range(rounds):
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def mutagenesis_cost(settings: dict, batch_size: int, rounds: int) -> list[str]:
+    from hyenadna.training.variants import mutagenesis
+
+    model = HyenaDNAForCausalLM.from_pretrained(settings["model"], dtype=torch.float32).eval()
+    length, tokenizer = settings["window"], HyenaDNATokenizer()
+    sequence = "".join("ACGT"[i] for i in np.random.default_rng(0).integers(0, 4, length))
+    ids = tokenizer(sequence, add_special_tokens=False, return_tensors="pt").input_ids
+    first = (length - 200) // 2
+    with torch.no_grad():
+        one = cpu_time(lambda: model(ids), 10 * rounds)
+        many = cpu_time(lambda: model(ids.repeat(batch_size, 1)), rounds) / batch_size
+    seconds = cpu_time(lambda: mutagenesis(model, sequence, first, first + 200, batch_size), rounds) / 2
+    return [
+        f"Mutagenesis of 200 positions in the middle of {length:,} bases, a strand: {seconds:.2f} s of one thread. 600 "
+        f"full passes: {600 * one:.2f} s one at a time, {600 * many:.2f} s in batches of {batch_size}. It costs as "
+        f"much as **{seconds / one:.0f}** and **{seconds / many:.0f}** passes of the 600, "
+        f"{seconds / one / 600:.2f} and {seconds / many / 600:.2f}."
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="output_dir of `hyenadna variants`")
+    parser.add_argument("--sample", type=int, default=50, help="alleles to score by hand")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", help="write OUT.md")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = json.loads((args.run / "run_settings.json").read_text())
+    text = dict.fromkeys(("chrom", "ref", "alt", "skip"), str)
+    table = pd.read_csv(args.run / "variants.tsv", sep="\t", dtype=text, keep_default_na=False, na_values=["nan"])
+    skipped = table["skip"][table["skip"] != ""].value_counts()
+    lines = [f"{len(table):,} alleles, {len(table) - skipped.sum():,} scored" + (":" if len(skipped) else ".")]
+    lines += [f"{count:,} {reason}" for reason, count in skipped.items()] + [""]
+    for part in (
+        lambda: by_frequency(table, settings["vcf"]),
+        lambda: by_hand(table, settings, args.sample, args.seed),
+        lambda: mutagenesis_cost(settings, args.batch_size, args.rounds),
+    ):
+        lines += [*part(), ""]
+    print("\n".join(lines))
+    if args.out:
+        Path(args.out).with_suffix(".md").write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
