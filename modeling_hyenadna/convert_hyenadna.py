@@ -15,6 +15,7 @@ import reprlib
 import shutil
 import tempfile
 from collections import Counter
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ _COMPUTED = {
 }
 _CPU = torch.device("cpu")
 _SHORT = reprlib.Repr()  # `repr` of a hostile file may have no end
-_SHORT.maxother = 100
+_SHORT.maxlevel, _SHORT.maxother = 2, 100
 # Our rows of the vocabulary in MultiMolecule's: <pad> <cls> <eos> <unk> <mask> <null> A C G T N, and 5 without a name.
 # <null> stands for both [BOS] and [RESERVED].
 _MULTIMOLECULE_ROWS = [1, 2, 5, 4, 0, 5, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14]
@@ -95,7 +96,10 @@ def _choose_weights(names: list[str], source: str) -> str:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise CheckpointError(f"{source} holds no weights ({', '.join(_ENDINGS)}), but {sorted(names)[:10]}")
+        raise CheckpointError(
+            f"{source} holds no weights ({', '.join(_ENDINGS)}), but {sorted(names)[:10]}. A checkpoint that is a "
+            "folder of parts, as FSDP and DeepSpeed write it, has to be made one file first, by what wrote it"
+        )
     raise CheckpointError(f"{source} holds several files of weights: {sorted(found)[:10]}; name the one to convert")
 
 
@@ -139,7 +143,7 @@ def _read(source: str) -> tuple[dict[str, Tensor], dict | None, Path]:
     if not path.exists():
         path = _fetch(source)
     elif path.is_dir():
-        path = path / _choose_weights([p.name for p in path.iterdir()], source)
+        path = path / _choose_weights([p.name + "/" * p.is_dir() for p in path.iterdir()], source)
     if path.name.endswith(".index.json"):
         try:
             files = sorted(set(json.loads(path.read_text())["weight_map"].values()))
@@ -163,6 +167,10 @@ def _read(source: str) -> tuple[dict[str, Tensor], dict | None, Path]:
     return tensors, config, path
 
 
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)  # which raises for different types
+
+
 def _rename(stored: dict) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
     """The tensors under our names, the stored name of each, and the stored names of those that are dropped."""
     tensors, origin, dropped = {}, {}, []
@@ -181,7 +189,7 @@ def _rename(stored: dict) -> tuple[dict[str, Tensor], dict[str, str], list[str]]
             raise CheckpointError(
                 f"`{name}` is a {type(tensor).__name__} ({_SHORT.repr(tensor)}), but a tensor is expected"
             )
-        elif ours in tensors and not torch.equal(tensors[ours], tensor):
+        elif ours in tensors and not _equal(tensors[ours], tensor):
             raise CheckpointError(f"`{name}` and another tensor are both `{ours}`, and differ")
         else:
             tensors[ours], origin[ours] = tensor, name
@@ -296,7 +304,7 @@ def _configure(
     elif head is not None or architecture in ("HyenaDNAForCausalLM", "HyenaDnaForCausalLM"):
         cls = HyenaDNAForCausalLM
         if config is None or "model_type" not in config:  # trained tied; stored as two names for one matrix
-            settings["tie_word_embeddings"] = head is not None and torch.equal(head, embedding)
+            settings["tie_word_embeddings"] = head is not None and _equal(head, embedding)
     else:
         cls = HyenaDNAModel
     settings["architectures"] = [cls.__name__]
@@ -309,8 +317,17 @@ def _configure(
 # ------------------------------------------------------------------------------------------------------------ the model
 
 
-def _check_tensors(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-    """Raise with the name of each tensor that is missing, of a wrong shape, or not known."""
+def unusable(tensors: dict[str, Tensor]) -> list[str]:
+    """A line for each tensor that no model computes with: of another type than these, or with NaN or infinity."""
+    usable = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    lines = [f"`{name}` holds {t.dtype}, not one of {usable}" for name, t in tensors.items() if t.dtype not in usable]
+    return lines + [
+        f"`{name}` holds NaN or infinity" for name, t in tensors.items() if t.dtype in usable and not t.isfinite().all()
+    ]
+
+
+def _check_tensors(expected: dict[str, Tensor], tensors: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
+    """Raise with the name of each tensor that is missing, of a wrong shape, or not known; or unusable, of `stored`."""
     missing = sorted(expected.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - expected.keys())
     wrong = [
@@ -318,15 +335,9 @@ def _check_tensors(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> N
         for name, tensor in expected.items()
         if name in tensors and tensors[name].shape != tensor.shape
     ]
-    wrong += [f"`{name}` holds {t.dtype}, not numbers" for name, t in tensors.items() if not t.is_floating_point()]
-    wrong += [
-        f"`{name}` holds NaN or infinity"
-        for name, t in tensors.items()
-        if t.is_floating_point() and not t.isfinite().all()
-    ]
     problems = [f"missing: {missing[:5]}{' ...' if len(missing) > 5 else ''}"] if missing else []
     problems += [f"not known: {unknown[:5]}{' ...' if len(unknown) > 5 else ''}"] if unknown else []
-    problems += wrong[:5]
+    problems += [*wrong, *unusable(stored)][:5]
     if problems:
         raise CheckpointError("the tensors do not make a HyenaDNA model; " + "; ".join(problems))
 
@@ -364,7 +375,7 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
     # One frequency serves all sine layers; training checkpoints store it once for each.
     for name in [n for n in tensors if re.search(r"\.implicit_filter\.(?!1\.)\d+\.freq$", n)]:
         first = re.sub(r"\d+\.freq$", "1.freq", name)
-        if first in tensors and not torch.equal(tensors[name], tensors[first]):
+        if first in tensors and not _equal(tensors[name], tensors[first]):
             raise CheckpointError(f"`{name}` differs from `{first}`, but the layers of a filter share one frequency")
         dropped.append(origin[name])
         del tensors[name]
@@ -380,11 +391,15 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
         expected.pop("lm_head.weight", None)
         tensors.pop("lm_head.weight", None)
     trained = {name: t for name, t in tensors.items() if not _is_computed(name)}
-    _check_tensors({name: t for name, t in expected.items() if not _is_computed(name)}, trained)
+    _check_tensors({name: t for name, t in expected.items() if not _is_computed(name)}, trained, tensors)
+    # The filters are in at least float32 whatever the rest is; of the rest no tensor may be rounded.
+    dtypes = {t.dtype for name, t in trained.items() if ".filter_fn." not in name or t.dtype == torch.float64}
+    dtype = reduce(torch.promote_types, dtypes)
+    if len(dtypes) > 1:
+        notes.append(f"widened    to {dtype}, as the tensors are of {', '.join(sorted(map(str, dtypes)))}")
 
     # As a published file is loaded: a `z` that was trained becomes a parameter, one of the formula is left out.
     try:
-        dtype = next(t for name, t in tensors.items() if name.endswith("word_embeddings.weight")).dtype
         model = cls.from_pretrained(None, config=configuration, state_dict=dict(tensors), dtype=dtype).eval()
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
