@@ -304,10 +304,9 @@ def export(
     """
     if base_model is not None and not is_hub_id(base_model):
         raise CheckpointError(f"base_model {base_model!r}: the name of a repository on the Hub, USER/NAME, is expected")
-    folder, unfinished = new_folder(dest)
     run = Path(source)
     about = {"license": license, "data_name": data_name, "description": description}
-    try:
+    with new_folder(dest) as (folder, unfinished):
         metrics = _metrics(run)
         pictures = sorted(run.glob("*.png")) if run.is_dir() else []
         for picture in pictures:
@@ -326,11 +325,6 @@ def export(
             card = model_card(model, folder.name, metrics, names, printed, **about, base_model=base_model)
             proved = f"{len(HEADS)} heads and the tokenizer load without hyenadna, with the same outputs"
         card.save(unfinished / "README.md")
-        if folder.exists():
-            folder.rmdir()
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     lines = [f"  {path.stat().st_size / 1e6:10.3f} MB  {path.name}" for path in sorted(folder.iterdir())]
     return "\n".join([f"exported {folder}", *lines, f"proved: {proved}", f"next: hyenadna push {folder} USER/NAME"])
 

@@ -159,12 +159,13 @@ def _explain(error: Exception, repo_id: str) -> str:
     status = None if response is None else response.status_code
     said = getattr(error, "server_message", None) or str(error).strip().replace("\n", " ")[:300] or repr(error)
     said = _TOKEN.sub(b"hf_...", said.encode()).decode()
+    moved = "somebody else changed the repository at the same moment: look at what changed, and push again"
     why = {
         401: "no valid access token: `hf auth login`, or set HF_TOKEN to one with write access",
         403: f"this access token may not write to {repo_id}: use one with write access, or another name before the `/`",
         404: f"{repo_id}, or the revision, is not there, or hidden from this access token",
-        409: "somebody else changed the repository at the same moment: look at what changed, and push again",
-        412: "somebody else changed the repository at the same moment: look at what changed, and push again",
+        409: moved,
+        412: moved,
         413: "a file is larger than the Hub takes",
         429: "too many requests: wait some minutes and push again",
     }.get(status)

@@ -15,6 +15,8 @@ import reprlib
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 
@@ -65,6 +67,9 @@ _MULTIMOLECULE_ROWS = [1, 2, 5, 4, 0, 5, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 _MULTIMOLECULE_FIELDS = {"embedding_dropout": "embed_dropout", "hidden_dropout": "hyena_dropout"}
 _MULTIMOLECULE_FIELDS |= {"filter_dropout": "hyena_filter_dropout", "layer_norm_eps": "layer_norm_epsilon"}
 _MULTIMOLECULE_FIELDS |= {"filter_emb_dim": "emb_dim"}
+_MULTIMOLECULE_KEPT = ("architectures", "activation_freq", "train_freq", "initializer_range", "tie_word_embeddings")
+_MULTIMOLECULE_KEPT += ("filter_order", "hyena_order", "num_inner_mlps", "short_filter_order", "vocab_size")
+_MULTIMOLECULE_KEPT += ("pad_vocab_size_multiple",)
 # Fields of a Lightning config.json and of the `layer` in it -> ours.
 _LIGHTNING_FIELDS = {name: name for name in ("d_model", "n_layer", "d_inner", "vocab_size", "pad_vocab_size_multiple")}
 _LIGHTNING_FIELDS |= {name: name for name in ("resid_dropout", "embed_dropout", "layer_norm_epsilon")}
@@ -104,11 +109,11 @@ def _choose_weights(names: list[str], source: str) -> str:
 
 
 def _fetch(repo_id: str) -> Path:
-    """Download the weights, the configuration and the tokenizer of a repository; return the file with the weights."""
+    """Download the weights and the configuration of a repository; return the file with the weights."""
     try:
         names = HfApi().list_repo_files(repo_id)
         weights = _choose_weights(names, repo_id)
-        wanted = [weights, *(name for name in names if name in ("config.json", "tokenizer_config.json"))]
+        wanted = [weights, *(name for name in names if name == "config.json")]
         if weights.endswith(".index.json"):
             index = json.loads(Path(hf_hub_download(repo_id, weights)).read_text())
             wanted += sorted(set(index["weight_map"].values()))
@@ -252,17 +257,8 @@ def _settings(config: dict | None, path: Path) -> dict:
     if config.get("model_type", "hyenadna") != "hyenadna":
         raise CheckpointError(f"{path.parent / 'config.json'} is of a {config['model_type']!r} model, not 'hyenadna'")
     if "filter_emb_dim" in config:  # MultiMolecule: its token ids and heads mean something else
-        names = _MULTIMOLECULE_FIELDS | HyenaDNAConfig.attribute_map
-        kept = (
-            "architectures",
-            "activation_freq",
-            "train_freq",
-            "initializer_range",
-            "tie_word_embeddings",
-            "pad_vocab_size_multiple",
-        )
-        kept += ("filter_order", "hyena_order", "num_inner_mlps", "short_filter_order", "vocab_size")
-        return {names.get(name, name): value for name, value in config.items() if name in names or name in kept}
+        names = _MULTIMOLECULE_FIELDS | HyenaDNAConfig.attribute_map | {name: name for name in _MULTIMOLECULE_KEPT}
+        return {ours: config[name] for name, ours in names.items() if name in config}
     aliases, left_out = HyenaDNAConfig.attribute_map, ("auto_map", "torch_dtype", "dtype")
     return {aliases.get(name, name): value for name, value in config.items() if name not in left_out}
 
@@ -276,11 +272,10 @@ def _configure(
     said = dict(settings)
     if isinstance(said.get("vocab_size"), int) and isinstance(multiple, int) and multiple > 0:
         said["vocab_size"] += -said["vocab_size"] % multiple
-    skipped = ("pad_vocab_size_multiple",)
     overruled = [
         f"{name} is {value}, as the tensors say; config.json says {said[name]}"
         for name, value in sizes.items()
-        if name not in skipped and said.get(name) is not None and said[name] != value
+        if name != "pad_vocab_size_multiple" and said.get(name) is not None and said[name] != value
     ]
     if "max_seq_len" not in sizes | settings:
         raise CheckpointError(
@@ -485,8 +480,9 @@ def _write_hf(model: HyenaDNAPreTrainedModel, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
 
 
-def new_folder(dest: str | Path) -> tuple[Path, Path]:
-    """The folder to make, and the empty one beside it that becomes it when everything has succeeded.
+@contextmanager
+def new_folder(dest: str | Path) -> Iterator[tuple[Path, Path]]:
+    """The folder to make, and the empty one beside it that becomes it when everything inside `with` has succeeded.
 
     Raises:
         CheckpointError: There is something at `dest` already.
@@ -504,7 +500,13 @@ def new_folder(dest: str | Path) -> tuple[Path, Path]:
         unfinished.chmod(0o755)  # `mkdtemp` lets nobody else in
     except OSError as error:
         raise CheckpointError(f"{dest} cannot be made: {error}") from error
-    return folder, unfinished
+    try:
+        yield folder, unfinished
+        if folder.exists():
+            folder.rmdir()
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def convert(source: str, dest: str, to: str = "hyenadna") -> str:
@@ -521,15 +523,9 @@ def convert(source: str, dest: str, to: str = "hyenadna") -> str:
     Raises:
         CheckpointError: `source` cannot be read, or `dest` is not free.
     """
-    folder, unfinished = new_folder(dest)
-    try:
+    with new_folder(dest) as (folder, unfinished):
         model, report = load_checkpoint(str(source))
         (_write_hf if to == "hf" else _write_ours)(model, unfinished)
-        if folder.exists():
-            folder.rmdir()
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     parameters = sum(p.numel() for p in model.parameters())
     size = sum(p.stat().st_size for p in folder.iterdir()) / 1e6
     return f"{report}\nwrote      {folder}: {type(model).__name__}, {parameters:,} parameters, {size:.1f} MB"
