@@ -26,11 +26,11 @@ from transformers.utils import logging
 
 import hyenadna
 from hyenadna import HyenaDNAConfig, modeling_hyenadna
-from hyenadna.convert_hyenadna import new_folder
+from hyenadna.convert_hyenadna import new_folder, unusable
 from hyenadna.safe_pickle import CheckpointError
 from hyenadna.tokenization import HyenaDNATokenizer
 
-from .model_card import adapter_card, model_card, usage
+from .model_card import adapter_card, adapter_usage, is_hub_id, model_card, usage
 
 HEADS = {
     "AutoModel": hyenadna.HyenaDNAModel,
@@ -39,7 +39,7 @@ HEADS = {
     "AutoModelForTokenClassification": hyenadna.HyenaDNAForTokenClassification,
 }
 _SHARD = "5GB"
-_UNUSABLE = (OSError, ValueError, RuntimeError, StrictDataclassError, SafetensorError)
+_UNUSABLE = (OSError, ValueError, TypeError, RuntimeError, StrictDataclassError, SafetensorError)
 
 # A user without this package: run by a new Python, with an empty module cache and no network.
 _ALONE = """
@@ -69,24 +69,17 @@ with contextlib.redirect_stdout(printed):
 print(json.dumps(printed.getvalue()))
 """
 
-# The outputs of an adapter on its base model, whose head it may bring along.
+# The outputs of what the snippets of adapter cards load.
 _ADAPTER = """
 import sys
-import hyenadna, torch
-from peft import PeftModel
-from safetensors.torch import load_file
+import torch
 
-base, task, *adapters = sys.argv[1:]
-heads = {"CAUSAL_LM": "ForCausalLM", "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
-for adapter in adapters:
-    tensors = load_file(f"{adapter}/adapter_model.safetensors")
-    score = [tensor for name, tensor in tensors.items() if name.endswith("score.weight")]
-    labels = {"num_labels": len(score[0])} if score else {}
+for snippet in sys.argv[1:]:
+    names = {}
     torch.manual_seed(0)
-    model = getattr(hyenadna, f"HyenaDNA{heads.get(task, 'Model')}").from_pretrained(base, **labels)
+    exec(snippet, names)
     with torch.inference_mode():
-        output = PeftModel.from_pretrained(model, adapter).eval()(input_ids=torch.arange(7, 11).repeat(2)[None])[0]
-    print("output", output.double().sum().item())
+        print("output", names["model"](input_ids=torch.arange(7, 11).repeat(2)[None])[0].double().sum().item())
 """
 
 
@@ -133,7 +126,7 @@ def verify(folder: str | Path, model=None) -> str:
     own = next((head for head, cls in HEADS.items() if cls.__name__ == (config.architectures or [""])[0]), "AutoModel")
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "outputs.safetensors"
-        environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
+        environment = {k: v for k, v in os.environ.items() if "TOKEN" not in k or k == "TOKENIZERS_PARALLELISM"}
         environment |= {"HF_HOME": scratch, "HF_MODULES_CACHE": f"{scratch}/modules", "HF_HUB_OFFLINE": "1"}
         snippet = usage(config, str(folder.absolute()))
         message = json.dumps([str(folder.absolute()), texts, snippet, str(out), list(HEADS)])
@@ -178,6 +171,8 @@ def _load(source: str):
             f"{source!r} is neither a folder with a model nor loads from the Hub: {error}\n(Lightning checkpoints and "
             "other layouts: `hyenadna convert` first)"
         ) from error
+    if wrong := unusable(model.state_dict()):
+        raise CheckpointError(f"{source} holds what no model computes with: {'; '.join(wrong[:5])}")
     wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if wrong:
         raise CheckpointError(f"{source} has no weights, or of another shape, for {wrong[:5]}")
@@ -194,17 +189,23 @@ def _metrics(source: Path) -> dict:
         settings = metrics.get("settings") or {}
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    metrics["settings"] = {name: _without_folders(value) for name, value in settings.items()}
+    metrics["settings"] = {k: _without_folders(v, source, k == "model") for k, v in settings.items()}
     return metrics
 
 
-def _without_folders(value):
+def _is_here(name: str, source: Path) -> bool:
+    """Whether a name is of a file or folder here, or was where the run started: above its own folder, as a rule."""
+    return any((folder / name).exists() for folder in (Path(), *source.absolute().parents))
+
+
+def _without_folders(value, source: Path, is_model: bool):
     """A setting with file names in the place of paths. Names on the Hub, `me/promoters`, stay."""
     if isinstance(value, list):
-        return [_without_folders(item) for item in value]
+        return [_without_folders(item, source, is_model) for item in value]
     if isinstance(value, str) and len(value) < 256 and ("/" in value or os.sep in value):
         path = Path(value)
-        if path.is_absolute() or value[0] in ".~" or path.suffix or path.exists():
+        is_file = path.suffix and not is_model  # a model's name may have a dot
+        if path.is_absolute() or value[0] in ".~" or is_file or _is_here(value, source):
             return path.name
     return value
 
@@ -231,31 +232,49 @@ def _write_model(model, source: str, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(stored, indent=2) + "\n")
 
 
-def _write_adapter(source: Path, folder: Path, base_model: str | None) -> dict:
-    """Copy a peft adapter, prove that it loads in a new process, and return its configuration."""
-    config = json.loads((source / "adapter_config.json").read_text())
-    if not (source / "adapter_model.safetensors").is_file():
-        raise CheckpointError(f"{source} holds no adapter_model.safetensors; save the adapter again with a newer peft")
+def _write_adapter(source: Path, folder: Path, base_model: str | None) -> tuple[dict, dict]:
+    """Copy a peft adapter and prove that the snippet of its card loads it in a new process.
+
+    Returns:
+        Its configuration, and what the snippet has to say of its head.
+    """
+    try:
+        config = json.loads((source / "adapter_config.json").read_text())
+        tensors = load_file(source / "adapter_model.safetensors")
+        adapted = HyenaDNAConfig.from_pretrained(source) if (source / "config.json").is_file() else None
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{source} holds no adapter_model.safetensors; save the adapter again with a newer peft"
+        ) from error
+    except _UNUSABLE as error:
+        raise CheckpointError(f"the adapter in {source} cannot be read: {error}") from error
+    if wrong := unusable(tensors):
+        raise CheckpointError(f"{source} holds what no model computes with: {'; '.join(wrong[:5])}")
     base = config.get("base_model_name_or_path") or ""
     public = base_model or base
-    if not public or Path(public).is_absolute() or Path(public).exists():
+    if not is_hub_id(public) or _is_here(public, source):
         raise CheckpointError(
-            f"the adapter names the base model {base!r}, which is on this machine only. Publish that first "
+            f"the adapter names the base model {public!r}, which is on this machine only. Publish that first "
             "(`hyenadna export`, `hyenadna push`), and name it here: --base_model USER/NAME"
         )
-    tokenizer = sorted(source.glob("tokenizer*.json"))
-    for path in (source / "adapter_model.safetensors", *tokenizer):
+    score = next((tensor for name, tensor in tensors.items() if name.endswith("score.weight")), None)
+    head = {} if score is None else {"num_labels": len(score)}
+    if head and adapted is not None:  # as `hyenadna finetune --lora_rank` and `hyenadna soft-prompt` save it
+        head = {"id2label": adapted.id2label, "label2id": adapted.label2id, "pooling": adapted.pooling}
+        head |= {"problem_type": adapted.problem_type} if adapted.problem_type else {}
+    for path in (source / "adapter_config.json", source / "adapter_model.safetensors", *source.glob("tokenizer*.json")):
         shutil.copyfile(path, folder / path.name)
-    config["base_model_name_or_path"] = public
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    command = [sys.executable, "-c", _ADAPTER, base, str(config.get("task_type")), str(source), str(folder)]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    # With the base model as it is called here; only then its public name is written.
+    snippets = [adapter_usage(config, str(place.absolute()), head) for place in (source, folder)]
+    child = subprocess.run([sys.executable, "-c", _ADAPTER, *snippets], capture_output=True, text=True, check=False)
     if child.returncode:
         raise CheckpointError(f"the adapter does not load in a new process:\n{child.stderr.strip()[-2000:]}")
     there, here = (line.split()[1] for line in child.stdout.splitlines() if line.startswith("output "))
     if there != here:
         raise CheckpointError(f"the adapter computes something else in the new folder: {here}, not {there}")
-    return config
+    config["base_model_name_or_path"] = public
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return config, head
 
 
 def export(
@@ -283,10 +302,11 @@ def export(
     Raises:
         CheckpointError: `source` cannot be read, `dest` is not free, or the proof failed; then there is no `dest`.
     """
-    folder, unfinished = new_folder(dest)
+    if base_model is not None and not is_hub_id(base_model):
+        raise CheckpointError(f"base_model {base_model!r}: the name of a repository on the Hub, USER/NAME, is expected")
     run = Path(source)
-    about = {"license": license, "data_name": data_name, "description": description, "base_model": base_model}
-    try:
+    about = {"license": license, "data_name": data_name, "description": description}
+    with new_folder(dest) as (folder, unfinished):
         metrics = _metrics(run)
         pictures = sorted(run.glob("*.png")) if run.is_dir() else []
         for picture in pictures:
@@ -295,21 +315,16 @@ def export(
             (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         names = [picture.name for picture in pictures]
         if (run / "adapter_config.json").is_file():
-            config = _write_adapter(run, unfinished, base_model)
-            card = adapter_card(config, folder.absolute().name, metrics, names, **about | {"base_model": None})
+            config, head = _write_adapter(run, unfinished, base_model)
+            card = adapter_card(config, head, folder.name, metrics, names, **about)
             proved = "an adapter: loads in a new process with the same outputs"
         else:
             model = _load(str(source))
             _write_model(model, str(source), unfinished)
             printed = verify(unfinished, model)
-            card = model_card(model, folder.absolute().name, metrics, names, printed, **about)
+            card = model_card(model, folder.name, metrics, names, printed, **about, base_model=base_model)
             proved = f"{len(HEADS)} heads and the tokenizer load without hyenadna, with the same outputs"
         card.save(unfinished / "README.md")
-        if folder.exists():
-            folder.rmdir()
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     lines = [f"  {path.stat().st_size / 1e6:10.3f} MB  {path.name}" for path in sorted(folder.iterdir())]
     return "\n".join([f"exported {folder}", *lines, f"proved: {proved}", f"next: hyenadna push {folder} USER/NAME"])
 
@@ -324,7 +339,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--license", default="apache-2.0", help="of the weights, as the Hub spells it (%(default)s)")
     parser.add_argument("--data_name", help="what it was trained on, in words (the name of the file)")
     parser.add_argument("--description", help="what the model is, in one or two sentences")
-    parser.add_argument("--base_model", help="what it was trained from, on the Hub")
+    parser.add_argument("--base_model", help="what it was trained from, on the Hub: USER/NAME")
     print(export(**vars(parser.parse_args(argv))))
 
 

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from hyenadna import HyenaDNAConfig, HyenaDNAPreTrainedModel
 from hyenadna.safe_pickle import CheckpointError
@@ -16,12 +18,23 @@ _TASKS = {
     "HyenaDNAForSequenceClassification": "text-classification",
     "HyenaDNAForTokenClassification": "token-classification",
 }
+# Head of an adapter, by its `task_type`: of a class of ours and of peft.
+_ADAPTED = {"CAUSAL_LM": "ForCausalLM", "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
 # Our name of a metric -> the Hub's, where they differ.
 _HUB_METRICS = {"mcc": "matthews_correlation", "auroc": "roc_auc", "f1_macro": "f1", "pearson": "pearsonr"}
 _HUB_METRICS |= {"spearman": "spearmanr", "auprc": "pr_auc"}
 _EXAMPLE = "ACGTTGCATTCAGGTAAGTACCTG"
 # Settings that say where and not how.
 _NOT_SHOWN = {"data", "validation_data", "test_data", "output_dir", "data_sha256", "id_column"}
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form `USER/NAME` of a repository on the Hub."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
 
 
 def usage(config: HyenaDNAConfig, name: str) -> str:
@@ -59,6 +72,17 @@ def usage(config: HyenaDNAConfig, name: str) -> str:
     else:
         lines += ["    per_base = model(**batch).last_hidden_state", "print(tuple(per_base.shape))"]
     return "\n".join(lines) + "\n"
+
+
+def adapter_usage(config: dict, name: str, head: dict) -> str:
+    """Python that loads the adapter called `name`; `head` holds what its base model does not know of the head."""
+    task = config.get("task_type")
+    auto = f"AutoPeftModel{_ADAPTED.get(task, 'ForFeatureExtraction' if task else '')}"
+    if not task:  # peft imports the class that the adapter names, of libraries that it was told of
+        head = {"import_allowlist": ["hyenadna"], **head}
+    options = "".join(f", {key}={value!r}" for key, value in head.items())
+    lines = ["import hyenadna", f"from peft import {auto}", "", f"name = {json.dumps(name)}"]
+    return "\n".join([*lines, f"model = {auto}.from_pretrained(name{options}).eval()"]) + "\n"
 
 
 def _parts(metrics: dict) -> dict[str, dict[str, float]]:
@@ -186,7 +210,7 @@ def model_card(
         library_name="transformers",
         pipeline_tag=task,
         tags=["hyenadna", "genomics", "dna", "biology", "custom_code"],
-        base_model=origin if origin and origin.count("/") == 1 else None,
+        base_model=origin if origin and is_hub_id(origin) else None,
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=model_id if results else None,
         eval_results=results or None,
@@ -215,6 +239,7 @@ def model_card(
 
 def adapter_card(
     config: dict,
+    head: dict,
     model_id: str,
     metrics: dict,
     pictures: list[str],
@@ -222,14 +247,19 @@ def adapter_card(
     license: str = "apache-2.0",
     data_name: str | None = None,
     description: str | None = None,
-    base_model: str | None = None,
 ) -> ModelCard:
-    """Write the card of a peft adapter; `config` is its adapter_config.json. For the rest see `model_card`."""
-    kind, base = config.get("peft_type", "adapter"), base_model or config["base_model_name_or_path"]
-    tasks = {"CAUSAL_LM": "text-generation", "SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification"}
-    task = tasks.get(config.get("task_type"), "feature-extraction")
-    heads = {"CAUSAL_LM": "ForCausalLM", "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
-    auto = f"AutoPeftModel{heads.get(config.get('task_type'), '')}"
+    """Write the card of a peft adapter.
+
+    Args:
+        config: Its adapter_config.json, which names the base model as others know it.
+        head: See `adapter_usage`.
+        model_id, metrics, pictures, license, data_name, description: See `model_card`.
+
+    Raises:
+        CheckpointError: The card is not valid.
+    """
+    kind, base = config.get("peft_type", "adapter"), config["base_model_name_or_path"]
+    task = _TASKS[f"HyenaDNA{_ADAPTED.get(config.get('task_type'), 'Model')}"]
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)
     hidden = {"auto_mapping", "base_model_name_or_path", "peft_version", "revision"}
@@ -249,8 +279,7 @@ def adapter_card(
         f"# {model_id}",
         description or f"A {kind} adapter for the DNA language model `{base}` (HyenaDNA).",
         "## Use",
-        f"```python\nimport hyenadna\nfrom peft import {auto}\n\n"
-        f"model = {auto}.from_pretrained({json.dumps(model_id)})\n```",
+        f"```python\n{adapter_usage(config, model_id, head)}```",
         "## Training data\n\n" + data,
         "## Settings\n\n| Setting | Value |\n|---|---|\n"
         + "\n".join(f"| `{key}` | {_shown(value)} |" for key, value in settings.items()),

@@ -15,6 +15,9 @@ import reprlib
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -57,13 +60,16 @@ _COMPUTED = {
 }
 _CPU = torch.device("cpu")
 _SHORT = reprlib.Repr()  # `repr` of a hostile file may have no end
-_SHORT.maxother = 100
+_SHORT.maxlevel, _SHORT.maxother = 2, 100
 # Our rows of the vocabulary in MultiMolecule's: <pad> <cls> <eos> <unk> <mask> <null> A C G T N, and 5 without a name.
 # <null> stands for both [BOS] and [RESERVED].
 _MULTIMOLECULE_ROWS = [1, 2, 5, 4, 0, 5, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 _MULTIMOLECULE_FIELDS = {"embedding_dropout": "embed_dropout", "hidden_dropout": "hyena_dropout"}
 _MULTIMOLECULE_FIELDS |= {"filter_dropout": "hyena_filter_dropout", "layer_norm_eps": "layer_norm_epsilon"}
 _MULTIMOLECULE_FIELDS |= {"filter_emb_dim": "emb_dim"}
+_MULTIMOLECULE_KEPT = ("architectures", "activation_freq", "train_freq", "initializer_range", "tie_word_embeddings")
+_MULTIMOLECULE_KEPT += ("filter_order", "hyena_order", "num_inner_mlps", "short_filter_order", "vocab_size")
+_MULTIMOLECULE_KEPT += ("pad_vocab_size_multiple",)
 # Fields of a Lightning config.json and of the `layer` in it -> ours.
 _LIGHTNING_FIELDS = {name: name for name in ("d_model", "n_layer", "d_inner", "vocab_size", "pad_vocab_size_multiple")}
 _LIGHTNING_FIELDS |= {name: name for name in ("resid_dropout", "embed_dropout", "layer_norm_epsilon")}
@@ -95,16 +101,19 @@ def _choose_weights(names: list[str], source: str) -> str:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise CheckpointError(f"{source} holds no weights ({', '.join(_ENDINGS)}), but {sorted(names)[:10]}")
+        raise CheckpointError(
+            f"{source} holds no weights ({', '.join(_ENDINGS)}), but {sorted(names)[:10]}. A checkpoint that is a "
+            "folder of parts, as FSDP and DeepSpeed write it, has to be made one file first, by what wrote it"
+        )
     raise CheckpointError(f"{source} holds several files of weights: {sorted(found)[:10]}; name the one to convert")
 
 
 def _fetch(repo_id: str) -> Path:
-    """Download the weights, the configuration and the tokenizer of a repository; return the file with the weights."""
+    """Download the weights and the configuration of a repository; return the file with the weights."""
     try:
         names = HfApi().list_repo_files(repo_id)
         weights = _choose_weights(names, repo_id)
-        wanted = [weights, *(name for name in names if name in ("config.json", "tokenizer_config.json"))]
+        wanted = [weights, *(name for name in names if name == "config.json")]
         if weights.endswith(".index.json"):
             index = json.loads(Path(hf_hub_download(repo_id, weights)).read_text())
             wanted += sorted(set(index["weight_map"].values()))
@@ -139,7 +148,7 @@ def _read(source: str) -> tuple[dict[str, Tensor], dict | None, Path]:
     if not path.exists():
         path = _fetch(source)
     elif path.is_dir():
-        path = path / _choose_weights([p.name for p in path.iterdir()], source)
+        path = path / _choose_weights([p.name + "/" * p.is_dir() for p in path.iterdir()], source)
     if path.name.endswith(".index.json"):
         try:
             files = sorted(set(json.loads(path.read_text())["weight_map"].values()))
@@ -163,6 +172,10 @@ def _read(source: str) -> tuple[dict[str, Tensor], dict | None, Path]:
     return tensors, config, path
 
 
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)  # which raises for different types
+
+
 def _rename(stored: dict) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
     """The tensors under our names, the stored name of each, and the stored names of those that are dropped."""
     tensors, origin, dropped = {}, {}, []
@@ -181,7 +194,7 @@ def _rename(stored: dict) -> tuple[dict[str, Tensor], dict[str, str], list[str]]
             raise CheckpointError(
                 f"`{name}` is a {type(tensor).__name__} ({_SHORT.repr(tensor)}), but a tensor is expected"
             )
-        elif ours in tensors and not torch.equal(tensors[ours], tensor):
+        elif ours in tensors and not _equal(tensors[ours], tensor):
             raise CheckpointError(f"`{name}` and another tensor are both `{ours}`, and differ")
         else:
             tensors[ours], origin[ours] = tensor, name
@@ -244,17 +257,8 @@ def _settings(config: dict | None, path: Path) -> dict:
     if config.get("model_type", "hyenadna") != "hyenadna":
         raise CheckpointError(f"{path.parent / 'config.json'} is of a {config['model_type']!r} model, not 'hyenadna'")
     if "filter_emb_dim" in config:  # MultiMolecule: its token ids and heads mean something else
-        names = _MULTIMOLECULE_FIELDS | HyenaDNAConfig.attribute_map
-        kept = (
-            "architectures",
-            "activation_freq",
-            "train_freq",
-            "initializer_range",
-            "tie_word_embeddings",
-            "pad_vocab_size_multiple",
-        )
-        kept += ("filter_order", "hyena_order", "num_inner_mlps", "short_filter_order", "vocab_size")
-        return {names.get(name, name): value for name, value in config.items() if name in names or name in kept}
+        names = _MULTIMOLECULE_FIELDS | HyenaDNAConfig.attribute_map | {name: name for name in _MULTIMOLECULE_KEPT}
+        return {ours: config[name] for name, ours in names.items() if name in config}
     aliases, left_out = HyenaDNAConfig.attribute_map, ("auto_map", "torch_dtype", "dtype")
     return {aliases.get(name, name): value for name, value in config.items() if name not in left_out}
 
@@ -268,11 +272,10 @@ def _configure(
     said = dict(settings)
     if isinstance(said.get("vocab_size"), int) and isinstance(multiple, int) and multiple > 0:
         said["vocab_size"] += -said["vocab_size"] % multiple
-    skipped = ("pad_vocab_size_multiple",)
     overruled = [
         f"{name} is {value}, as the tensors say; config.json says {said[name]}"
         for name, value in sizes.items()
-        if name not in skipped and said.get(name) is not None and said[name] != value
+        if name != "pad_vocab_size_multiple" and said.get(name) is not None and said[name] != value
     ]
     if "max_seq_len" not in sizes | settings:
         raise CheckpointError(
@@ -296,7 +299,7 @@ def _configure(
     elif head is not None or architecture in ("HyenaDNAForCausalLM", "HyenaDnaForCausalLM"):
         cls = HyenaDNAForCausalLM
         if config is None or "model_type" not in config:  # trained tied; stored as two names for one matrix
-            settings["tie_word_embeddings"] = head is not None and torch.equal(head, embedding)
+            settings["tie_word_embeddings"] = head is not None and _equal(head, embedding)
     else:
         cls = HyenaDNAModel
     settings["architectures"] = [cls.__name__]
@@ -309,8 +312,17 @@ def _configure(
 # ------------------------------------------------------------------------------------------------------------ the model
 
 
-def _check_tensors(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-    """Raise with the name of each tensor that is missing, of a wrong shape, or not known."""
+def unusable(tensors: dict[str, Tensor]) -> list[str]:
+    """A line for each tensor that no model computes with: of another type than these, or with NaN or infinity."""
+    usable = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    lines = [f"`{name}` holds {t.dtype}, not one of {usable}" for name, t in tensors.items() if t.dtype not in usable]
+    return lines + [
+        f"`{name}` holds NaN or infinity" for name, t in tensors.items() if t.dtype in usable and not t.isfinite().all()
+    ]
+
+
+def _check_tensors(expected: dict[str, Tensor], tensors: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
+    """Raise with the name of each tensor that is missing, of a wrong shape, or not known; or unusable, of `stored`."""
     missing = sorted(expected.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - expected.keys())
     wrong = [
@@ -318,15 +330,9 @@ def _check_tensors(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> N
         for name, tensor in expected.items()
         if name in tensors and tensors[name].shape != tensor.shape
     ]
-    wrong += [f"`{name}` holds {t.dtype}, not numbers" for name, t in tensors.items() if not t.is_floating_point()]
-    wrong += [
-        f"`{name}` holds NaN or infinity"
-        for name, t in tensors.items()
-        if t.is_floating_point() and not t.isfinite().all()
-    ]
     problems = [f"missing: {missing[:5]}{' ...' if len(missing) > 5 else ''}"] if missing else []
     problems += [f"not known: {unknown[:5]}{' ...' if len(unknown) > 5 else ''}"] if unknown else []
-    problems += wrong[:5]
+    problems += [*wrong, *unusable(stored)][:5]
     if problems:
         raise CheckpointError("the tensors do not make a HyenaDNA model; " + "; ".join(problems))
 
@@ -364,7 +370,7 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
     # One frequency serves all sine layers; training checkpoints store it once for each.
     for name in [n for n in tensors if re.search(r"\.implicit_filter\.(?!1\.)\d+\.freq$", n)]:
         first = re.sub(r"\d+\.freq$", "1.freq", name)
-        if first in tensors and not torch.equal(tensors[name], tensors[first]):
+        if first in tensors and not _equal(tensors[name], tensors[first]):
             raise CheckpointError(f"`{name}` differs from `{first}`, but the layers of a filter share one frequency")
         dropped.append(origin[name])
         del tensors[name]
@@ -380,11 +386,15 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
         expected.pop("lm_head.weight", None)
         tensors.pop("lm_head.weight", None)
     trained = {name: t for name, t in tensors.items() if not _is_computed(name)}
-    _check_tensors({name: t for name, t in expected.items() if not _is_computed(name)}, trained)
+    _check_tensors({name: t for name, t in expected.items() if not _is_computed(name)}, trained, tensors)
+    # The filters are in at least float32 whatever the rest is; of the rest no tensor may be rounded.
+    dtypes = {t.dtype for name, t in trained.items() if ".filter_fn." not in name or t.dtype == torch.float64}
+    dtype = reduce(torch.promote_types, dtypes)
+    if len(dtypes) > 1:
+        notes.append(f"widened    to {dtype}, as the tensors are of {', '.join(sorted(map(str, dtypes)))}")
 
     # As a published file is loaded: a `z` that was trained becomes a parameter, one of the formula is left out.
     try:
-        dtype = next(t for name, t in tensors.items() if name.endswith("word_embeddings.weight")).dtype
         model = cls.from_pretrained(None, config=configuration, state_dict=dict(tensors), dtype=dtype).eval()
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
@@ -470,8 +480,9 @@ def _write_hf(model: HyenaDNAPreTrainedModel, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
 
 
-def new_folder(dest: str | Path) -> tuple[Path, Path]:
-    """The folder to make, and the empty one beside it that becomes it when everything has succeeded.
+@contextmanager
+def new_folder(dest: str | Path) -> Iterator[tuple[Path, Path]]:
+    """The folder to make, and the empty one beside it that becomes it when everything inside `with` has succeeded.
 
     Raises:
         CheckpointError: There is something at `dest` already.
@@ -489,7 +500,13 @@ def new_folder(dest: str | Path) -> tuple[Path, Path]:
         unfinished.chmod(0o755)  # `mkdtemp` lets nobody else in
     except OSError as error:
         raise CheckpointError(f"{dest} cannot be made: {error}") from error
-    return folder, unfinished
+    try:
+        yield folder, unfinished
+        if folder.exists():
+            folder.rmdir()
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def convert(source: str, dest: str, to: str = "hyenadna") -> str:
@@ -506,15 +523,9 @@ def convert(source: str, dest: str, to: str = "hyenadna") -> str:
     Raises:
         CheckpointError: `source` cannot be read, or `dest` is not free.
     """
-    folder, unfinished = new_folder(dest)
-    try:
+    with new_folder(dest) as (folder, unfinished):
         model, report = load_checkpoint(str(source))
         (_write_hf if to == "hf" else _write_ours)(model, unfinished)
-        if folder.exists():
-            folder.rmdir()
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     parameters = sum(p.numel() for p in model.parameters())
     size = sum(p.stat().st_size for p in folder.iterdir()) / 1e6
     return f"{report}\nwrote      {folder}: {type(model).__name__}, {parameters:,} parameters, {size:.1f} MB"

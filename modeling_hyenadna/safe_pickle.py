@@ -5,8 +5,10 @@ placeholder: nothing is imported and nothing is called, so a Lightning checkpoin
 """
 
 import builtins
+import io
 import math
 import pickle
+import pickletools
 import reprlib
 import sys
 import zipfile
@@ -32,12 +34,19 @@ _STORAGES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+    "UntypedStorage": torch.uint8,  # of types without a class of their own; the tensor says which
 }
+_PATHS = {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"}
 # Of the standard library a training run stores these. Any other name of it in a pickle is there to be called.
 _HARMLESS = {
     "_codecs": {"encode"},
     "argparse": {"Namespace"},
-    "builtins": {name for name, value in vars(builtins).items() if isinstance(value, type)},  # no function
+    "builtins": {
+        "Ellipsis",
+        *(name for name, value in vars(builtins).items() if isinstance(value, type)),
+    },  # no function
     "collections": {"Counter", "OrderedDict", "defaultdict", "deque"},
     "copyreg": {"_reconstructor"},
     "datetime": {"date", "datetime", "timedelta", "timezone"},
@@ -45,8 +54,9 @@ _HARMLESS = {
     "fractions": {"Fraction"},
     "functools": {"partial", "reduce"},
     "operator": {"getitem", "or_"},  # and `reduce`: types such as `Optional[int]` and `int | None`
-    "pathlib": {"Path", "PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"},
-    "types": {"SimpleNamespace"},
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,  # Python 3.13
+    "types": {"GenericAlias", "SimpleNamespace"},
     "typing": {"Any", "Dict", "List", "Optional", "Tuple", "Union"},
     "uuid": {"UUID"},
 }
@@ -70,9 +80,6 @@ class Placeholder:
 
     def __call__(self, *args, **kwargs):
         return self
-
-    def __hash__(self):
-        return id(self)
 
     def __repr__(self):
         return f"<{self.name}, not loaded>"
@@ -117,7 +124,13 @@ def _with_tensors(x, seen: dict):
 
 class _Reader(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, root: str):
-        super().__init__(archive.open(f"{root}data.pkl"))
+        program = archive.read(f"{root}data.pkl")
+        for opcode, argument, _ in pickletools.genops(program):  # which reads and runs nothing
+            if opcode.name.endswith("PUT") and argument > len(program):
+                raise CheckpointError(
+                    f"it would reserve memory for {argument} objects, and is {len(program)} bytes long"
+                )
+        super().__init__(io.BytesIO(program))
         self.archive, self.root, self.storages = archive, root, {}
 
         # Made anew for each file: a pickle can set attributes of what it finds, and must not reach what others use.
@@ -125,6 +138,11 @@ class _Reader(pickle.Unpickler):
             if not isinstance(storage, _Stored) or storage.where:
                 raise CheckpointError(f"a tensor without a storage ({type(storage).__name__})")
             return _Stored(storage.tensor, offset, size, stride)
+
+        def rebuild_tensor_of_type(storage, offset, size, stride, requires_grad, hooks, dtype, *others):
+            stored = rebuild_tensor(storage, offset, size, stride)
+            stored.tensor = stored.tensor.view(dtype)
+            return stored
 
         def rebuild_parameter(data, *others):
             return data
@@ -138,7 +156,9 @@ class _Reader(pickle.Unpickler):
         self.known = {
             ("collections", "OrderedDict"): type("OrderedDict", (OrderedDict,), {}),
             ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+            ("torch._utils", "_rebuild_tensor_v3"): rebuild_tensor_of_type,
             ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+            ("torch._utils", "_rebuild_parameter_with_state"): rebuild_parameter,
             ("_codecs", "encode"): encode,
             ("builtins", "set"): make_set,
         }
@@ -148,8 +168,10 @@ class _Reader(pickle.Unpickler):
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         if (module, name) in self.known:
             return self.known[module, name]
-        if module == "torch" and name in _STORAGES:
+        if module in ("torch", "torch.storage") and name in _STORAGES:
             return _STORAGES[name]
+        if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
+            return vars(torch)[name]
         harmless = _HARMLESS.get(module) or _HARMLESS.get(module.lstrip("_"), ())  # `_operator`: the part in C
         if module.partition(".")[0] in sys.stdlib_module_names and name not in harmless:
             raise CheckpointError(

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 TOKEN = "hf_" + "TestTokenOfNobody" * 2  # as long as a real one
+CUT, CUT_AFTER = "cut", "cut after"  # the connection, half-way through the request, or after it was carried out
 
 
 class Hub:
@@ -37,8 +38,8 @@ class Hub:
         self.server.shutdown()
         self.server.server_close()
 
-    def fail(self, request: str, status: int | None, times: int = 1, **headers: str) -> None:
-        """Answer the next `times` requests that match the pattern with a status; None cuts the connection half-way."""
+    def fail(self, request: str, status: int | str, times: int = 1, **headers: str) -> None:
+        """Answer the next `times` requests that match the pattern with a status, or cut the connection."""
         self.faults.append({"request": re.compile(request), "status": status, "times": times, "headers": headers})
 
     def create(self, repo_id: str, private: bool = False, files: dict[str, bytes] | None = None) -> dict:
@@ -77,6 +78,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def answer(self, content=b"", status: int = 200, **headers: str) -> None:
+        if self.lost:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
         if not isinstance(content, bytes):
             content = json.dumps(content).encode()
             headers.setdefault("Content_Type", "application/json")
@@ -98,10 +103,14 @@ class Handler(BaseHTTPRequestHandler):
         request = f"{self.command} {path}"
         self.hub.requests.append(request)
         length = int(self.headers.get("Content-Length") or 0)
+        self.lost = False
         for fault in self.hub.faults:
             if fault["times"] > 0 and fault["request"].search(request):
                 fault["times"] -= 1
-                if fault["status"] is None:
+                if fault["status"] == CUT_AFTER:
+                    self.lost = True
+                    break
+                if fault["status"] == CUT:
                     self.rfile.read(length // 2)
                     self.connection.shutdown(socket.SHUT_RDWR)
                     self.close_connection = True
@@ -172,6 +181,13 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, repo: str, revision: str | None = None) -> None:
         if found := self.find(repo, revision or "main"):
             siblings = [{"rfilename": path} for path in found[1]["files"]]
+            for sibling in siblings if "blobs" in self.query else []:
+                content = found[1]["files"][sibling["rfilename"]]
+                sibling |= {"blobId": blob(content), "size": len(content)}
+                if is_lfs(sibling["rfilename"]):
+                    sha = hashlib.sha256(content).hexdigest()
+                    sibling |= {"blobId": blob(b"pointer"), "lfs": {"sha256": sha, "size": len(content)}}
+                    sibling["lfs"]["pointerSize"] = 100
             answer = {"id": repo, "modelId": repo, "sha": found[1]["oid"], "siblings": siblings, "tags": []}
             self.answer(answer | {"private": found[0]["private"], "downloads": 0, "likes": 0})
 
@@ -190,6 +206,20 @@ class Handler(BaseHTTPRequestHandler):
                 self.refuse(404, "EntryNotFound", f"{path} does not exist")
             else:
                 self.answer(entries)
+
+    def refs(self, repo: str) -> None:
+        if found := self.find(repo):
+            refs = {"branches": [], "pullRequests": [], "converts": [], "tags": []}
+            for name, history in found[0]["branches"].items():
+                ref = name if name.startswith("refs/pr/") else f"refs/heads/{name}"
+                entry = {"name": name, "ref": ref, "targetCommit": history[-1]["oid"] if history else "0" * 40}
+                refs["pullRequests" if ref == name else "branches"].append(entry)
+            self.answer(refs)
+
+    def settings(self, repo: str) -> None:
+        if found := self.find(repo, write=True):
+            found[0]["private"] = json.loads(self.body)["visibility"] == "private"
+            self.answer({})
 
     def branch(self, repo: str, revision: str) -> None:
         if found := self.find(repo, write=True):
@@ -237,6 +267,8 @@ class Handler(BaseHTTPRequestHandler):
         for line in self.body.splitlines():
             entry = json.loads(line)
             value = entry["value"]
+            if entry["key"] == "header" and value.get("parentCommit", found[1]["oid"]) != found[1]["oid"]:
+                return self.refuse(412, "PreconditionFailed", "A commit has happened since. Please refresh.")
             if entry["key"] == "file":
                 changes[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
@@ -244,6 +276,8 @@ class Handler(BaseHTTPRequestHandler):
                     return self.refuse(422, "UnprocessableEntity", f"{value['path']} was not uploaded")
                 changes[value["path"]] = self.hub.objects[value["oid"]]
             elif entry["key"] == "deletedFile":
+                if value["path"] not in found[1]["files"]:
+                    return self.refuse(404, "EntryNotFound", "A file with this name doesn't exist")
                 changes[value["path"]] = None
         if self.query.get("create_pr"):
             number = len(found[0]["pull_requests"]) + 1
@@ -278,6 +312,8 @@ ROUTES = (
     ("POST", rf"/api/models/{_REPO}/commit/(?P<revision>.+)", "commit"),
     ("POST", rf"/api/models/{_REPO}/branch/(?P<revision>.+)", "branch"),
     ("GET", rf"/api/models/{_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?", "tree"),
+    ("GET", rf"/api/models/{_REPO}/refs", "refs"),
+    ("PUT", rf"/api/models/{_REPO}/settings", "settings"),
     ("GET", rf"/api/models/{_REPO}/revision/(?P<revision>.+)", "info"),
     ("GET", rf"/api/models/{_REPO}", "info"),
     ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", "lfs"),

@@ -21,9 +21,8 @@ from hyenadna.training import cli
 
 from .conftest import random_ids, random_model
 
-SHARED = Path(__file__).parent.parent.parent / "shared/golden"
+HERE, SHARED = Path(__file__).parent / "golden", Path(__file__).parent.parent.parent / "shared/golden"
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
-needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the golden checkpoints are not beside the repository")
 EMBEDDING = "model.backbone.embeddings.word_embeddings.weight"
 
 
@@ -96,11 +95,20 @@ def model():
 # ------------------------------------------------------------------------------------------------------- golden outputs
 
 
-@needs_shared
-@pytest.mark.parametrize("name", ["lightning", "lightning_wrapped", "lightning_order3", "hf_trained_z", "hf_order2"])
+def golden_folder(name: str) -> Path:
+    """One Lightning checkpoint is here, so that something is always compared; the others are beside the repository."""
+    folder = next((place / name for place in (HERE, SHARED) if (place / name).exists()), None)
+    return folder or pytest.skip(f"{name} is not beside the repository")
+
+
+@pytest.mark.parametrize("name", ["lightning_wrapped", "lightning", "lightning_order3", "hf_trained_z", "hf_order2"])
 def test_golden_checkpoints_agree_with_the_published_code(name, tmp_path):
-    expected = load_file(SHARED / name / "expected.safetensors")
-    convert(str(SHARED / name), tmp_path / "ours")
+    source = golden_folder(name)
+    expected = load_file(source / "expected.safetensors")
+    (tmp_path / "in").mkdir()  # beside the expected outputs stand the weights of no model
+    for file in {"config.json", "weights.ckpt", "model.safetensors"} & {path.name for path in source.iterdir()}:
+        shutil.copy(source / file, tmp_path / "in")
+    convert(str(tmp_path / "in"), tmp_path / "ours")
     lm, info = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info.values()), info
     assert lm.config.complex_positional_embedding == name.startswith("lightning")
@@ -114,12 +122,11 @@ def test_golden_checkpoints_agree_with_the_published_code(name, tmp_path):
             torch.testing.assert_close(out.hidden_states[i], expected[f"hidden_states.{i}"], **CLOSE)
 
 
-@needs_shared
-@pytest.mark.parametrize("name", ["lightning", "lightning_wrapped", "lightning_order3"])
+@pytest.mark.parametrize("name", ["lightning_wrapped", "lightning", "lightning_order3"])
 @pytest.mark.parametrize(("head", "with_lm_head"), [("head", True), ("decoder.0", False)])
 def test_golden_mean_pooling_classifiers(name, head, with_lm_head, tmp_path):
-    expected = load_file(SHARED / name / "expected.safetensors")
-    state = dict(safe_pickle.load(SHARED / name / "weights.ckpt")["state_dict"])
+    expected = load_file(golden_folder(name) / "expected.safetensors")
+    state = dict(safe_pickle.load(golden_folder(name) / "weights.ckpt")["state_dict"])
     for part in ("weight", "bias"):
         state[f"{head}.output_transform.{part}"] = expected[f"head.output_transform.{part}"]
     if not with_lm_head:
@@ -367,6 +374,32 @@ def test_our_own_settings_survive(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("embedding", "rest", "filters", "kept", "reported"),
+    [
+        ("bfloat16", "float32", "float32", "float32", "torch.bfloat16, torch.float32"),
+        ("float32", "float16", "float16", "float32", "torch.float16, torch.float32"),
+        ("bfloat16", "float16", "float32", "float32", "torch.bfloat16, torch.float16"),
+        ("float32", "float32", "float64", "float64", "torch.float32, torch.float64"),
+        ("bfloat16", "bfloat16", "float32", "bfloat16", None),
+        ("bfloat16", "bfloat16", "bfloat16", "bfloat16", None),
+    ],
+)
+def test_no_tensor_is_rounded(embedding, rest, filters, kept, reported, tmp_path):
+    """Whatever types a file mixes. Filters are in float32 at least, also those of a model in half precision."""
+    state = {}
+    for name, tensor in lightning(random_model()).items():
+        kind = embedding if name == EMBEDDING else filters if ".filter_fn." in name else rest
+        state[name] = tensor.to(getattr(torch, kind))
+    report = convert(write(tmp_path / "in", state), tmp_path / "ours")
+    assert (f"widened    to torch.{kept}, as the tensors are of {reported}" in report) == (reported is not None)
+    model = HyenaDNAForCausalLM.from_pretrained(tmp_path / "ours")
+    assert model.dtype == getattr(torch, kept)
+    for name, tensor in model.state_dict().items():
+        stored = state["model." + name.removeprefix("hyena.")]
+        assert torch.equal(tensor.double(), stored.double()), name
+
+
 # --------------------------------------------------------------------------------------------------------- broken files
 
 
@@ -418,6 +451,12 @@ FILTER = "model.backbone.layers.1.mixer.filter_fn."
         (lambda s: s.update({FC1: torch.full((64, 16), math.nan)}), r"fc1.weight` holds NaN"),
         (lambda s: s.update({FC1: torch.zeros(64, 16, dtype=torch.int64)}), r"fc1.weight` holds torch.int64"),
         (lambda s: s.update({FC1: "none"}), r"fc1.weight` is a str"),
+        (lambda s: s.update({FC1: s[FC1].to(torch.float8_e4m3fn)}), r"fc1.weight` holds torch.float8_e4m3fn, not one"),
+        (lambda s: s.update({FC1: s[FC1].to(torch.complex64)}), r"fc1.weight` holds torch.complex64"),
+        (lambda s: s.update({n: t.to(torch.float8_e5m2) for n, t in s.items()}), r"` holds torch.float8_e5m2, not one"),
+        (lambda s: s.update({n: t.half() for n, t in s.items() if n.endswith("3.freq")}), r"share one frequency"),
+        (lambda s: s.update({f"{FILTER}pos_emb.z": torch.full((1, 66, 5), math.nan)}), r"pos_emb.z` holds NaN"),
+        (lambda s: s.update({f"{FILTER}modulation.deltas": torch.ones(1, 1, 16, dtype=torch.int32)}), r"torch.int32"),
         (lambda s: s.update({f"{FILTER}implicit_filter.3.freq": torch.ones(1, 8)}), r"share one frequency"),
         (lambda s: s[f"{FILTER}modulation.deltas"].add_(0.1), r"layers.1.*modulation.deltas` was trained"),
         (lambda s: s[f"{FILTER}pos_emb.t"].mul_(2), r"layers.0.*pos_emb.t` was trained"),
@@ -432,6 +471,25 @@ def test_tensors_that_make_no_model(model, change, message, tmp_path):
     with pytest.raises(CheckpointError, match=message):
         convert(write(tmp_path / "in", state, nested(model)), tmp_path / "ours")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "model.safetensors", "pytorch_model.bin"])
+def test_a_folder_where_a_file_is_expected(model, name, tmp_path, capsys):
+    (tmp_path / "in" / name).mkdir(parents=True)
+    (tmp_path / "in" / name / "__0_0.distcp").write_bytes(b"part")
+    for source in ("in", f"in/{name}"):
+        assert cli.main(["convert", str(tmp_path / source), str(tmp_path / "ours")]) == 1
+        error = capsys.readouterr().err
+        assert "holds no weights" in error and "has to be made one file first" in error and "Traceback" not in error
+    write(tmp_path / "in", lightning(model))  # and beside a file it is passed over
+    convert(str(tmp_path / "in"), tmp_path / "ours")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_safetensors_of_float8(dtype, tmp_path):
+    save_file({name: t.to(dtype) for name, t in lightning(random_model()).items()}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=rf"holds {dtype}, not one of"):
+        convert(str(tmp_path / "a.safetensors"), tmp_path / "ours")
 
 
 @pytest.mark.parametrize(

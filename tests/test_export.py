@@ -3,11 +3,12 @@
 import json
 import re
 import shutil
+import subprocess
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
@@ -304,7 +305,132 @@ def test_adapters(tmp_path, monkeypatch):
         assert str(tmp_path) not in path.read_text(), path
 
 
+@pytest.mark.parametrize(("task", "auto"), [("SEQ_CLS", "ForSequenceClassification"), (None, "")])
+def test_the_snippet_of_an_adapter_says_what_its_base_does_not_know(task, auto, tmp_path, monkeypatch):
+    """A classifier of three classes on a language model: its head comes with the adapter, and its base has none."""
+    from peft import LoraConfig, get_peft_model
+
+    random_model().save_pretrained(tmp_path / "base")
+    cls = hyenadna.HyenaDNAForSequenceClassification if task else hyenadna.HyenaDNAModel
+    labels = {"id2label": {0: "no", 1: "weak", 2: "strong"}, "label2id": {"no": 0, "weak": 1, "strong": 2}}
+    model = cls.from_pretrained(tmp_path / "base", **labels, pooling="last")
+    lora = get_peft_model(model, LoraConfig(task_type=task, target_modules=["in_proj"], init_lora_weights=False)).eval()
+    lora.save_pretrained(tmp_path / "adapter")
+    ids, loaded = random_ids(1, 9), []
+    if task:  # the snippet is run here; that the proof runs it is tested by the other two
+        proved = subprocess.CompletedProcess([], 0, stdout="output 1\noutput 1\n")
+        monkeypatch.setattr(export_module.subprocess, "run", lambda *args, **options: proved)
+    for config in (False, True) if task else (False,):  # that of the adapted model, as our recipes save it
+        if config:
+            model.config.save_pretrained(tmp_path / "adapter")
+        export(str(tmp_path / "adapter"), tmp_path / f"out{config}", base_model="me/base")
+        card = ModelCard.load(tmp_path / f"out{config}/README.md")
+        snippet = re.search(r"```python\n(.*?)```", card.text, re.DOTALL)[1]
+        assert f"import AutoPeftModel{auto}\n" in snippet and f'name = "out{config}"\n' in snippet
+        names = {}
+        exec(snippet.replace(f'"out{config}"', repr(str(tmp_path / "adapter"))), names)  # its base is here
+        loaded.append(names["model"])
+    expected = lora(input_ids=ids)[0]
+    torch.testing.assert_close(loaded[-1](input_ids=ids)[0], expected)
+    if task:
+        assert loaded[0].config.num_labels == 3 and loaded[1].config.id2label == labels["id2label"]
+        assert not torch.allclose(loaded[0](input_ids=ids)[0], expected)  # without its config.json: another pooling
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "adapter_model.safetensors").unlink(), "holds no adapter_model.safetensors"),
+        (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x"), "cannot be read"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "cannot be read"),
+        (lambda f: save_file({"a": torch.tensor([1.0, torch.nan])}, f / "adapter_model.safetensors"), "`a` holds NaN"),
+    ],
+)
+def test_broken_adapters(damage, message, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text('{"base_model_name_or_path": "me/base"}')
+    save_file({"a": torch.zeros(2)}, tmp_path / "adapter/adapter_model.safetensors")
+    damage(tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match=message):
+        export(str(tmp_path / "adapter"), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize("name", ["base", "a/b/c", "me/a b", "./runs/base", "-x/y", ""])
+def test_a_base_model_is_a_name_on_the_hub(no_proof, name, tmp_path, capsys):
+    random_model().save_pretrained(tmp_path / "model")
+    assert cli.main(["export", str(tmp_path / "model"), str(tmp_path / "out"), f"--base_model={name}"]) == 1
+    assert "USER/NAME, is expected" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_local_checkpoint_is_no_base_model(no_proof, tmp_path, monkeypatch):
+    """`runs/tiny` looks like a name on the Hub. The run started beside it; the export may start elsewhere."""
+    (tmp_path / "runs/tiny").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for place, model, base in (
+        (tmp_path, "runs/tiny", None),
+        (tmp_path / "elsewhere", "runs/tiny", None),
+        (tmp_path, "me/tiny", "me/tiny"),
+        (tmp_path, "me/tiny.v2", "me/tiny.v2"),
+        (tmp_path, "../tiny", None),
+        (tmp_path, "me/sub/tiny", None),
+    ):
+        monkeypatch.chdir(place)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        run_folder(tmp_path, metrics=METRICS | {"settings": {"model": model}})
+        export(str(tmp_path / "run"), tmp_path / "out")
+        card = ModelCard.load(tmp_path / "out/README.md")
+        assert card.data.base_model == base, model
+        assert f"Trained from `{base or model.removeprefix('runs/').removeprefix('../')}`" in card.text
+
+
 # ------------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.nan, "holds NaN or infinity"),
+        (-torch.inf, "holds NaN or infinity"),
+        (torch.float8_e4m3fn, "Float8_e4m3fn"),
+    ],
+)
+def test_weights_that_no_model_computes_with(value, message, tmp_path, capsys):
+    random_model().save_pretrained(tmp_path / "model")
+    tensors = load_file(tmp_path / "model/model.safetensors")
+    if isinstance(value, float):
+        tensors["hyena.backbone.layers.1.mlp.fc1.weight"][3, 4] = value
+    else:
+        tensors = {name: tensor.to(value) for name, tensor in tensors.items()}
+    save_file(tensors, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    for dtype in ("float32", None):  # the type that a configuration names wins over that of the file
+        (tmp_path / "model/config.json").write_text(json.dumps(config | {"dtype": dtype}))
+        if dtype is None or isinstance(value, float):
+            assert cli.main(["export", str(tmp_path / "model"), str(tmp_path / "out")]) == 1
+            error = capsys.readouterr().err
+            assert message in error and "Traceback" not in error
+            assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_proof_knows_no_token(tmp_path, monkeypatch):
+    """The code of a folder may come from anywhere, and it runs in the proof."""
+    random_model().save_pretrained(tmp_path / "model")
+    secrets = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_TOKEN_PATH", "GITHUB_TOKEN")
+    for name in secrets:
+        monkeypatch.setenv(name, "secret")
+    ran = []
+
+    def child(command, *, env, **others):
+        ran.append(env)
+        raise CheckpointError("enough")
+
+    monkeypatch.setattr(export_module.subprocess, "run", child)
+    with pytest.raises(CheckpointError, match="enough"):
+        export(str(tmp_path / "model"), tmp_path / "out")
+    assert not set(secrets) & ran[0].keys() and "secret" not in ran[0].values()
+    assert ran[0].keys() >= {"PATH", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE"}
 
 
 def test_sources_and_places(no_proof, golden, tmp_path, capsys):

@@ -3,13 +3,14 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import HfApi, ModelCard, constants
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
@@ -22,9 +23,10 @@ from hyenadna.safe_pickle import CheckpointError
 from hyenadna.training import cli
 
 from .conftest import random_ids, random_model
-from .hub_server import TOKEN, Hub
+from .hub_server import CUT, CUT_AFTER, TOKEN, Hub
 from .test_convert import lightning, nested, write
 
+UPLOAD, COMMIT, CREATE = "PUT /lfs/", "POST .*/commit/", "POST /api/repos/create"
 METRICS = {
     "metrics": {"validation": {"accuracy": 0.75, "mcc": 0.5}, "test": {"accuracy": 0.8125, "mcc": 0.6, "auroc": 0.9}},
     "rows": {"train": 100, "validation": 10, "test": 16},
@@ -55,6 +57,9 @@ def hub(monkeypatch, tmp_path):
     """The server, and this process made to talk to it; `time.sleep` only notes how long it was asked to."""
     server = Hub()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -203,7 +208,8 @@ def test_dry_run_lists_and_sends_nothing(exported, hub, capsys):
     for name, size in sizes.items():
         assert re.search(rf"{size / 1e6:.3f} MB  {re.escape(name)}\n", out), name
     assert f"{sum(sizes.values()) / 1e6:.3f} MB  in all" in out
-    assert not hub.requests and not hub.verified
+    assert all(request.startswith("GET ") for request in hub.requests) and not hub.verified
+    assert "what would be deleted is not known: me/promoters, or the revision, is not there" in out
 
 
 def test_the_card_carries_the_name_of_the_repository(exported, hub):
@@ -226,6 +232,26 @@ def test_a_name_without_a_user_is_made_in_ones_own_space(exported, hub):
     assert 'name = "me/short"' in hub.files("me/short")["README.md"].decode()
 
 
+@pytest.mark.parametrize("name", ["pt", "2024", "A", "it's: no"])
+def test_a_card_of_any_name(hub, tmp_path, monkeypatch, name):
+    """The name of the folder may stand in the snippet, or mean something in YAML."""
+    random_model(HyenaDNAForSequenceClassification).save_pretrained(tmp_path / "run")
+    (tmp_path / "run/metrics.json").write_text(json.dumps(METRICS))
+    monkeypatch.setattr(export_module, "verify", lambda folder, model=None: "")
+    export(str(tmp_path / "run"), tmp_path / name, data_name="Promoters")
+    push(tmp_path / name, "me/2025")
+    card = ModelCard(hub.files("me/2025")["README.md"].decode())
+    assert card.data.model_name == "2025" and "\n# 2025\n" in card.text and 'return_tensors="pt"' in card.text
+    ours = ModelCard.load(tmp_path / name / "README.md")
+    assert card.text.replace("me/2025", name).replace("# 2025", f"# {name}") == ours.text
+    assert card.data.eval_results == ours.data.eval_results
+
+    edited = str(ours).replace(f"# {name}\n", "# Finds promoters\n")
+    (tmp_path / name / "README.md").write_text(edited + f"\n# {name}\n")  # a title of the user's own stays
+    push(tmp_path / name, "me/2025")
+    assert "\n# Finds promoters\n" in hub.files("me/2025")["README.md"].decode()
+
+
 def test_public_is_only_public_when_told(exported, hub):
     _, folder = exported
     report = push(folder, "me/open", public=True)
@@ -233,6 +259,61 @@ def test_public_is_only_public_when_told(exported, hub):
     with pytest.raises(PushError, match="is public already"):
         push(folder, "me/open")
     assert len(hub.repos["me/open"]["branches"]["main"]) == 1
+
+
+def test_a_private_repository_is_made_public_after_the_commit(exported, hub, capsys):
+    _, folder = exported
+    hub.create("me/a", private=True, files={"secret.txt": b"x"})
+    assert "private now, and public afterwards" in push(folder, "me/a", public=True, dry_run=True)
+    hub.fail(COMMIT, 403)
+    with pytest.raises(PushError, match="nothing was published"):
+        push(folder, "me/a", public=True)
+    assert hub.repos["me/a"]["private"]
+    hub.fail("PUT .*/settings", 403)
+    with pytest.raises(PushError, match=rf"the files are there, but only you can see them: {hub.url}/me/a/commit/"):
+        push(folder, "me/a", public=True)
+    assert hub.repos["me/a"]["private"] and "model.safetensors" in hub.files("me/a")
+    assert "(public now, private until now)" in push(folder, "me/a", public=True)
+    assert not hub.repos["me/a"]["private"]
+    assert "would be refused without --public" in push(folder, "me/a", dry_run=True)
+
+
+OURS = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"}
+OURS |= {"adapter_model.safetensors", "adapter_config.json", "old_filter.py", "older.py"}
+THEIRS = {"LICENSE", "notes.md", "figure.png", "predict.py", "data/model.safetensors", "data/older.py", "config.yaml"}
+
+
+@pytest.mark.parametrize("pull_request", [False, True])
+def test_what_an_earlier_push_left_is_deleted_in_the_same_commit(exported, hub, pull_request):
+    _, folder = exported
+    before = {name: name.encode() for name in OURS | THEIRS}
+    before["modeling_hyenadna.py"] = b"from .old_filter import f\n"
+    before["old_filter.py"] = b"import torch\nfrom .older import g\n"
+    before["older.py"] = b"import predict\n"
+    hub.create("me/a", private=True, files=before)
+    report = push(folder, "me/a", dry_run=True)
+    assert set(re.findall(r"to be deleted  (\S+)", report)) == OURS
+    assert len(hub.repos["me/a"]["branches"]["main"]) == 1
+
+    report = push(folder, "me/a", pull_request=pull_request)
+    assert set(re.findall(r"deleted        (\S+)", report)) == OURS
+    branch = "refs/pr/1" if pull_request else "main"
+    assert len(hub.repos["me/a"]["branches"][branch]) == 2
+    assert hub.files("me/a", branch).keys() == {path.name for path in folder.iterdir()} | THEIRS
+    assert all(hub.files("me/a", branch)[name] == name.encode() for name in THEIRS)
+
+
+def test_modules_are_only_deleted_if_they_are_known_to_be_ours(hub, tmp_path):
+    """An adapter over a model; and code of which a part is missing, so that nobody knows whose the rest is."""
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# x\n")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    files = {"modeling_hyenadna.py": b"from .filters import f\n", "mine.py": b"", "config.json": b"{}"}
+    hub.create("me/whole", private=True, files=files | {"filters.py": b""})
+    push(tmp_path, "me/whole")
+    assert hub.files("me/whole").keys() == {"README.md", "adapter_config.json", "mine.py"}
+    hub.create("me/part", private=True, files=files)
+    push(tmp_path, "me/part")
+    assert hub.files("me/part").keys() == {"README.md", "adapter_config.json", "mine.py", "modeling_hyenadna.py"}
 
 
 def test_revisions_and_pull_requests(exported, hub):
@@ -257,7 +338,8 @@ def test_pushing_the_same_again_changes_nothing(exported, hub):
     _, folder = exported
     push(folder, "me/a")
     hub.requests.clear()
-    push(folder, "me/a")
+    for pull_request in (False, True):
+        assert "there was nothing to commit" in push(folder, "me/a", pull_request=pull_request)
     assert len(hub.repos["me/a"]["branches"]["main"]) == 1
     assert not [request for request in hub.requests if "PUT" in request or "/commit/" in request]
 
@@ -265,17 +347,16 @@ def test_pushing_the_same_again_changes_nothing(exported, hub):
 # ------------------------------------------------------------------------------------------------------------- failures
 
 
-UPLOAD, COMMIT, CREATE = "PUT /lfs/", "POST .*/commit/", "POST /api/repos/create"
-
-
 @pytest.mark.parametrize(
     ("where", "status", "times"),
     [
-        (UPLOAD, None, 1),
-        (UPLOAD, None, 8),
+        (UPLOAD, CUT, 1),
+        (UPLOAD, CUT, 8),
         (UPLOAD, 500, 1),
         (UPLOAD, 503, 7),
-        (COMMIT, None, 1),
+        (COMMIT, CUT, 1),
+        (COMMIT, CUT_AFTER, 1),
+        (COMMIT, CUT_AFTER, 3),
         (COMMIT, 500, 2),
         (COMMIT, 429, 1),
         (CREATE, 500, 1),
@@ -298,13 +379,14 @@ def test_what_passes_by_itself_is_tried_again(exported, hub, where, status, time
 @pytest.mark.parametrize(
     ("where", "status", "message"),
     [
-        (UPLOAD, None, "the connection failed"),
+        (UPLOAD, CUT, "the connection failed"),
         (UPLOAD, 403, "may not write to me/a"),
         (UPLOAD, 500, "the Hub has a fault"),
-        (COMMIT, None, "the connection failed"),
+        (COMMIT, CUT, "the connection failed"),
         (COMMIT, 401, "hf auth login"),
         (COMMIT, 403, "may not write to me/a"),
         (COMMIT, 409, "somebody else changed the repository"),
+        (COMMIT, 412, "somebody else changed the repository"),
         (COMMIT, 413, "larger than the Hub takes"),
         (COMMIT, 429, "too many requests"),
         (COMMIT, 500, "the Hub has a fault"),
@@ -321,12 +403,91 @@ def test_what_does_not_pass_is_said_and_leaves_nothing_half_published(exported, 
     error = capsys.readouterr().err
     assert message in error and "nothing was published" in error and "Traceback" not in error and TOKEN not in error
     assert hub.files("me/a") == {"README.md": b"the old card", "config.json": b"{}"}
-    if status in (401, 403, 404, 409, 413):
+    if status in (401, 403, 404, 409, 412, 413):
         assert not hub.slept  # trying again would not help
 
     hub.faults.clear()  # and afterwards nothing stands in the way
     push(folder, "me/a")
     assert hub.files("me/a").keys() == {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("pull_request", [False, True])
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_an_answer_that_was_lost_after_the_commit(exported, hub, pull_request, times, earlier):
+    """The commit is found, not made again; also if it was the last try."""
+    _, folder = exported
+    hub.create("me/a", private=True, files={"adapter_config.json": b"{}", "README.md": b"old"})
+    hub.fail(COMMIT, 500, earlier)
+    hub.fail(COMMIT, CUT_AFTER, times)
+    report = push(folder, "me/a", pull_request=pull_request)
+    repo = hub.repos["me/a"]
+    branch = "refs/pr/1" if pull_request else "main"
+    assert "pushed to me/a" in report and len(repo["branches"][branch]) == 2
+    assert len(repo["pull_requests"]) == pull_request and hub.files("me/a", branch).keys() == {
+        path.name for path in folder.iterdir()
+    }
+    made = "discussions/1" if pull_request else f"commit/{repo['branches']['main'][-1]['oid']}"
+    assert f"see {hub.url}/me/a/{made}" in report
+
+
+def test_what_is_not_known_is_not_said(exported, hub, monkeypatch):
+    """Nobody answers after the commit: neither success nor "nothing was published" would be true."""
+    hub.fail(COMMIT, CUT_AFTER, 1)
+    commit = HfApi.create_commit
+
+    def and_then_silence(*args, **options):
+        hub.fail("GET ", 503, 1000)
+        return commit(*args, **options)
+
+    monkeypatch.setattr(HfApi, "create_commit", and_then_silence)
+    with pytest.raises(PushError, match=rf"whether it was published is not known: .*; see {hub.url}/me/a") as error:
+        push(exported[1], "me/a")
+    assert "nothing was published" not in str(error.value) and len(hub.repos["me/a"]["branches"]["main"]) == 1
+
+
+def test_somebody_elses_commit_is_not_taken_for_ours(exported, hub, monkeypatch):
+    _, folder = exported
+    push(folder, "me/a")
+    (folder / "notes.md").write_text("new")
+    commit = HfApi.create_commit
+
+    def and_somebody_else(*args, **options):
+        hub.commit(hub.repos["me/a"], "main", {"theirs.txt": b"x"})
+        return commit(*args, **options)
+
+    monkeypatch.setattr(HfApi, "create_commit", and_somebody_else)
+    try:
+        with pytest.raises(PushError, match="nothing was published: somebody else changed the repository"):
+            push(folder, "me/a")
+    finally:
+        (folder / "notes.md").unlink()
+    assert "notes.md" not in hub.files("me/a") and "theirs.txt" in hub.files("me/a")
+
+
+@pytest.mark.parametrize(
+    ("when", "change"),
+    [
+        ("verify", lambda path: path.unlink()),
+        ("verify", lambda path: path.write_bytes(b"other")),
+        ("upload", lambda path: path.unlink()),
+    ],
+)
+def test_files_that_change_while_they_are_sent(exported, hub, monkeypatch, tmp_path, when, change):
+    folder = copied(exported[1], tmp_path)
+    if when == "verify":
+        monkeypatch.setattr(push_module, "verify", lambda folder: change(folder / "model.safetensors"))
+    else:
+        preupload = HfApi.preupload_lfs_files
+
+        def late(*args, **options):
+            change(folder / "model.safetensors")
+            return preupload(*args, **options)
+
+        monkeypatch.setattr(HfApi, "preupload_lfs_files", late)
+    with pytest.raises(PushError, match=r"model.safetensors changed or vanished .* nothing was published"):
+        push(folder, "me/a")
+    assert not hub.files("me/a") and not hub.slept
 
 
 def test_an_upload_that_goes_on_sends_each_file_once(exported, hub):
@@ -364,8 +525,6 @@ def test_no_server_at_all(exported, hub, monkeypatch):
 
 
 def copied(folder, tmp_path):
-    import shutil
-
     return shutil.copytree(folder, tmp_path / "copy")
 
 
