@@ -51,18 +51,18 @@ SETTINGS = {
     "metric_for_best_model": "loss",
 }
 EPOCHS = 16
-# From the checkpoint: half as many epochs, and a learning rate that leaves more of what it knows.
+# For the checkpoint, whose shape is given: of learning rates 3e-4, 1e-3 and 2e-3 the one of the lowest validation loss.
 TUNED_SETTINGS = {
     "pooling": "last",
     "embed_dropout": 0.1,
     "resid_dropout": 0.1,
-    "learning_rate": 1e-3,
+    "learning_rate": 2e-3,
     "warmup_steps": 0.1,
     "lr_scheduler_kwargs": {"min_lr_rate": 0.0, "warmup_lr_rate": 1e-3},
     "per_device_train_batch_size": 32,
     "metric_for_best_model": "loss",
 }
-TUNED_EPOCHS = 8
+TUNED_EPOCHS = 12
 
 # What a user would write, run as a new process: nothing but the folder connects it to the training.
 RELOAD = """
