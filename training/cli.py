@@ -9,7 +9,7 @@ from hyenadna.safe_pickle import CheckpointError
 from .errors import InputError
 
 COMMANDS = {
-    "demo": "train on built-in splice junctions, test, save, reload: three minutes on two cores",
+    "demo": "train on built-in splice junctions, test, save, reload: five minutes on two cores",
     "finetune": "train a classifier or a regression on your labelled sequences",
     "soft-prompt": "adapt a frozen model by learned tokens in front of your sequences",
     "few-shot": "classify from a few labelled examples in the context",
