@@ -286,19 +286,13 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         if self.rows is None:
             self.keys[b, o, d, self.length : self.length + u_BDL.shape[-1]] = u_BDL
 
-    def keep_columns(self, b: slice, p_BCL: Tensor) -> None:
-        """Keep the last projections of a call for the short convolution; `b` is their part of the batch."""
-        count = min(self.taps - 1, p_BCL.shape[2])
-        if count and self.rows is None:
-            self.values[b] = torch.cat([self.values[b, count:], p_BCL[..., -count:].transpose(1, 2)], dim=1)
-
     def advance(self, length: int, window_BLC: Tensor) -> None:
         """Count `length` positions whose inputs have been written; `window_BLC` ends in the short convolution's."""
         if self.rows is not None:
             return
         self.length += length
         if not self.record_past:
-            window_BLC = window_BLC[:, window_BLC.shape[1] - self.taps + 1 :]
+            window_BLC = window_BLC[:, window_BLC.shape[1] - self.taps + 1 :].clone()  # or all of it stays in memory
         self.values = window_BLC.detach()
 
 

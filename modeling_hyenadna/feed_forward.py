@@ -22,8 +22,7 @@ def tile(length: int, width: int, device: torch.device) -> int:
     A multiple of 16, for aligned rows, but on a CPU no power of two: rows would share their lines of the cache.
     """
     most = max(64, (2**17 if device.type == "cpu" else 2**26) // width) - 16
-    parts = max(1, round(length / most))
-    return length if parts == 1 else -(-length // (16 * parts)) * 16
+    return length if length < 1.25 * most else -(-length // (16 * -(-length // most))) * 16
 
 
 def gelu(x: Tensor) -> Tensor:

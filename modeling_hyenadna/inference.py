@@ -1,4 +1,4 @@
-"""A block without gradients: what holds the most memory at a time is its input and two buffers of the same size.
+"""A block without gradients. It holds its input, which it may write over, and `hyena_order - 1` buffers of that size.
 
 Three passes: (1) norm, projection, short convolution and first gate, in tiles of positions; (2) long convolutions, in
 groups of channels; (3) last gate, output projection, residual sums and MLP, in tiles. Shape suffixes as in
@@ -59,8 +59,7 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
     # Without a mask, and behind the first taps, the bias of the projections only adds to that of the short convolution.
     both_biases = short_bias + in_bias * short_weight.sum(1)
     if past:
-        cache.settle(mixer, length)
-        columns_BCT = cache.columns().transpose(1, 2).to(dtype, copy=True)
+        columns_BCT = cache.columns().transpose(1, 2).to(dtype)
 
     def norm(x, module):
         return module(x.to(module.weight.dtype)).to(dtype)
@@ -89,16 +88,18 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
         return x_PCL.unflatten(1, (last - first, width))
 
     with torch.autocast(device.type, enabled=False):
+        if past:
+            cache.settle(mixer, length)
         # 1. The gated input of the first long convolution, and the gates after it but the last.
         gates = torch.empty(batch, order - 2, width, length, dtype=dtype, device=device)
         v_BDL = buffers.get("v")
         if v_BDL is None or (v_BDL.shape, v_BDL.dtype, v_BDL.device) != ((batch, width, length), dtype, device):
             v_BDL = torch.empty(batch, width, length, dtype=dtype, device=device)
-        one_tile = len(tiles(batch, length, width, device)) == 1  # small enough to keep the last gate too
+        recent, one_tile = [], len(tiles(batch, length, width, device)) == 1  # small enough to keep the last gate too
         for b, i in tiles(batch, length, width, device):
             if cache is not None and i.stop == length:
                 columns = slice(max(0, length - taps + 1), length)
-                cache.keep_columns(b, projections(0, order + 1, b, columns, lambda x: x.movedim(1, -1)))
+                recent.append(projections(0, order + 1, b, columns, lambda x: x.movedim(1, -1)))
             x = short_projections(0 if one_tile else 1, order + 1, b, i)
             if one_tile:
                 last_gate, x = x[:, 0], x[:, 1:]
@@ -139,8 +140,9 @@ def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[s
             m_RD = torch.addmm(fc2_bias, gelu(inner), fc2_weight.T)
             torch.add(h_BLD, m_RD.view_as(h_BLD), out=out_BLD[b, i])
     buffers.update(v=v_BDL, stream=out_BLD)
-    if cache is not None and cache.rows is None:
-        cache.length += length
+    if cache is not None:
+        recent_BLC = torch.cat(recent).transpose(1, 2).to(cache.dtype)
+        cache.advance(length, torch.cat([cache.columns(), recent_BLC], dim=1))
     return out_BLD
 
 

@@ -47,11 +47,13 @@ _NOT_GENERATED = [0, 2, 3, 4, 5, 6, 12, 13, 14, 15]
 def is_plain(module: nn.Module) -> bool:
     """Whether only the module's own weights are at work: no adapter in its place, no hook, nothing offloaded.
 
-    Then its weights may be used without calling it.
+    Then its weights may be used without calling it, and nobody sees what it returns but its caller.
     """
     own = type(module) in _OWN and "forward" not in vars(module)  # accelerate hooks in by such an attribute
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return own and not hooks and not any(p.is_meta for p in module.parameters(recurse=False))
+    if not own or hooks or nn.modules.module._has_any_global_hook():
+        return False
+    return not any(p.is_meta for p in module.parameters(recurse=False))
 
 
 class HyenaDNAResidualLinear(nn.Linear):
@@ -131,9 +133,10 @@ class HyenaDNAOperator(nn.Module):
     def filters(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The filters (hyena_order - 1, d_model, length) and the weights of their skips (hyena_order - 1, d_model)."""
         plain = not all(map(is_plain, self.filter_fn.modules()))
-        if plain or torch.is_grad_enabled():
-            return self.filter_fn(length, plain=plain)
-        return self.filter_fn.evaluated(length)(slice(0, self.config.d_model))
+        with torch.autocast(self.filter_fn.bias.device.type, enabled=False):
+            if plain or torch.is_grad_enabled():
+                return self.filter_fn(length, plain=plain)
+            return self.filter_fn.evaluated(length)(slice(0, self.config.d_model))
 
     def short_is_plain(self) -> bool:
         return is_plain(self.short_filter)
@@ -209,7 +212,8 @@ class HyenaDNABlock(GradientCheckpointingLayer):
 
 # What `is_plain` knows: with another class in one of these places, an adapter's or a quantizer's, its module is called.
 _OWN = {nn.Linear, nn.Conv1d, nn.LayerNorm, nn.Dropout, nn.Identity, nn.Sequential, HyenaDNAResidualLinear}
-_OWN |= {HyenaDNASin, HyenaDNAPositionalEmbedding, HyenaDNAFilter, HyenaDNAOperator, HyenaDNAMLP}
+_OWN |= {HyenaDNASin, HyenaDNAPositionalEmbedding, HyenaDNAFilter, HyenaDNAOperator, HyenaDNAMLP, HyenaDNABlock}
+_OWN |= {nn.Embedding}
 
 
 class HyenaDNAEmbeddings(nn.Module):
@@ -368,18 +372,20 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         mask, order = read_mask(attention_mask, inputs_embeds, past)
 
         # 2. Run the blocks. A name more for the embeddings would keep them in memory.
-        hidden_states = self.backbone.dropout(inputs_embeds)
-        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.backbone.modules())
-        buffers = None if hooked else {}  # a hook may keep what a module returns
-        if input_ids is not None and not hooked:
-            buffers["stream"] = hidden_states  # nobody else holds it: it may be written over
+        dropout, embedding = self.backbone.dropout, self.get_input_embeddings()
+        hidden_states = dropout(inputs_embeds)
         del inputs_embeds
+        # What a block leaves to the next is written over, unless a hook or another module in its place may keep it.
+        inference = not (torch.is_grad_enabled() or is_tracing(hidden_states))
+        buffers = {} if inference and all(map(is_plain, self.backbone.layers)) else None
+        if buffers is not None and input_ids is not None and is_plain(embedding) and is_plain(dropout):
+            buffers["stream"] = hidden_states
         for block, layer in zip(self.backbone.layers, layers, strict=True):
             hidden_states = block(hidden_states, mask, order, buffers, past_key_values=layer)
 
         # 3. Final norm.
         norm = self.backbone.ln_f
-        ours = bool(buffers) and buffers.get("stream") is hidden_states and not torch.is_grad_enabled()
+        ours = buffers is not None and buffers.get("stream") is hidden_states
         if ours and is_plain(norm) and norm.weight.dtype == hidden_states.dtype:
             hidden_states = norm_stream(norm, hidden_states)
         else:

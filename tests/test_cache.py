@@ -139,6 +139,32 @@ def test_filters_too_large_to_be_kept(monkeypatch):
         assert_equal(chunked(model, split, input_ids=ids), full(model, input_ids=ids), torch.float64)
 
 
+def test_filters_stay_in_float32_under_autocast(monkeypatch):
+    monkeypatch.setattr("hyenadna.implicit_filter._CACHED_FILTER", 0)
+    mixer = random_model().hyena.backbone.layers[0].mixer
+    with torch.no_grad():
+        k, _ = mixer.filters(60)
+        with torch.autocast("cpu", torch.bfloat16):
+            again, _ = mixer.filters(60)
+    assert torch.equal(k, again)
+
+
+def test_a_cache_goes_on_in_another_mode_and_leaves_an_earlier_graph_alone():
+    model, ids = random_model(), random_ids(1, 40)
+    expected = full(model, input_ids=ids)
+    for made, continued in ((torch.inference_mode, torch.no_grad), (torch.no_grad, torch.inference_mode)):
+        with made():
+            cache = model(ids[:, :15], use_cache=True).past_key_values
+        with continued():
+            for cut in (slice(15, 30), slice(30, 40)):
+                logits = model(ids[:, cut], past_key_values=cache).logits
+                torch.testing.assert_close(logits, expected[:, cut], rtol=1e-4, atol=1e-4)
+    first = model(ids[:, :15], use_cache=True)
+    with torch.no_grad():
+        model(ids[:, 15:], past_key_values=first.past_key_values)
+    first.logits.sum().backward()
+
+
 def test_modules_with_hooks_and_adapters_are_called():
     """What is wrapped around a module has the same effect with and without a cache."""
     model = random_model(max_seq_len=LENGTH, d_model=8).double()

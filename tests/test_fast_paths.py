@@ -341,3 +341,67 @@ def test_recorded_states_are_not_written_over():
             model(ids)
         handle.remove()
         assert torch.equal(*seen[0])
+
+
+class Recorder(torch.nn.Module):
+    """Around a module, without a hook: keeps what it returns."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.seen = inner, []
+
+    def forward(self, *args, **kwargs):
+        out = self.inner(*args, **kwargs)
+        self.seen.append((out, out.clone()))
+        return out
+
+
+@torch.no_grad()
+def test_what_others_keep_without_a_hook_is_not_written_over():
+    ids = random_ids(1, 30)
+    logits = random_model(n_layer=3)(ids).logits
+
+    seen = []
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, args, out: seen.append((out, out.clone())) if isinstance(out, torch.Tensor) else None
+    )
+    try:
+        torch.testing.assert_close(random_model(n_layer=3)(ids).logits, logits)
+    finally:
+        handle.remove()
+    assert len(seen) > 10 and all(torch.equal(*pair) for pair in seen)
+
+    model = random_model(n_layer=3)
+    recorder = model.hyena.backbone.layers[1] = Recorder(model.hyena.backbone.layers[1])
+    torch.testing.assert_close(model(ids).logits, logits)
+    assert torch.equal(*recorder.seen[0])
+
+    model = random_model(n_layer=3)
+    model.set_input_embeddings(Recorder(model.get_input_embeddings()))
+    torch.testing.assert_close(model(ids).logits, logits)
+    assert torch.equal(*model.get_input_embeddings().seen[0])
+
+    model = random_model(n_layer=3)
+    block = model.hyena.backbone.layers[0]
+    seen, forward = [], block.forward
+
+    def recording(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        seen.append((out, out.clone()))
+        return out
+
+    block.forward = recording
+    torch.testing.assert_close(model(ids).logits, logits)
+    assert torch.equal(*seen[0])
+
+
+def test_tiles_are_aligned_and_no_power_of_two():
+    for width in (64, 128, 256):
+        most = 2**17 // width
+        for length in (1, 7, 1026, 2048, 4096, 16_384, 65_536, 65_537, 450_002, 1_000_000):
+            size = feed_forward.tile(length, width, torch.device("cpu"))
+            assert size <= length or length < 16
+            if size < length:
+                assert size % 16 == 0 and size < most and size & (size - 1)
+            else:
+                assert length < 1.25 * most
