@@ -133,7 +133,7 @@ class HyenaDNAOperator(nn.Module):
         plain = not all(map(is_plain, self.filter_fn.modules()))
         if plain or torch.is_grad_enabled():
             return self.filter_fn(length, plain=plain)
-        return self.filter_fn.evaluated(length)(slice(None))
+        return self.filter_fn.evaluated(length)(slice(0, self.config.d_model))
 
     def short_is_plain(self) -> bool:
         return is_plain(self.short_filter)
