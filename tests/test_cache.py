@@ -13,6 +13,7 @@ from hyenadna import (
     HyenaDNAForSequenceClassification,
     HyenaDNAForTokenClassification,
     HyenaDNAModel,
+    implicit_filter,
 )
 from hyenadna.cache_hyenadna import HyenaDNACacheLayer, branches
 
@@ -310,6 +311,17 @@ def test_what_cannot_be_cropped(model):
     cache.crop(0)
     assert cache.get_seq_length() == 40 and cache.is_croppable
     DynamicCache(config=model.config).crop(0)
+
+
+@pytest.mark.parametrize("hyena_order", [2, 3])
+def test_filters_too_long_to_be_kept(hyena_order, monkeypatch):
+    """As behind more than 32,768 bases at d_model 128."""
+    monkeypatch.setattr(implicit_filter, "_CACHED_FILTER", 0)
+    model = random_model(max_seq_len=LENGTH, hyena_order=hyena_order).double()
+    ids = random_ids(2, LENGTH)
+    expected = full(model, input_ids=ids)
+    for split in ([100, 1], [30, 60, 7]):
+        assert_equal(chunked(model, split, input_ids=ids), expected, torch.float64)
 
 
 def test_reset_forgets_the_weights_too():
