@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, train_test_split
 
 from .dna import strand_free
 from .errors import InputError
@@ -42,11 +42,13 @@ class LabelledData:
             `label_names` (single label), a list of 0. and 1. (multi-label) or a float (regression).
         problem_type: As in the configuration of a Transformers model.
         label_names: Class names, sorted; the names of the columns (multi-label); `["value"]` (regression).
+        digest: What tells this content from another, where reading every sequence for that would take long.
     """
 
-    parts: DatasetDict
+    parts: "DatasetDict | dict[str, WindowRows]"  # noqa: F821 (of `window_rows.py`: windows that stay in their genome)
     problem_type: str
     label_names: list[str]
+    digest: str | None = None
 
 
 def load_splice_junctions() -> DatasetDict:
@@ -71,15 +73,16 @@ def read_labelled_data(
     problem_type: str | None = None,
     validation_fraction: float = 0.1,
     seed: int = 42,
+    fold: tuple[int, int] | None = None,
 ) -> LabelledData:
     """Read labelled sequences, check them, and split off a validation part if there is none.
 
     Args:
         data: The training rows: a csv, tsv or parquet file; a FASTA file whose headers read `>ID LABEL`, `>ID|LABEL` or
-            hold `label=LABEL`; a folder that has one sub-folder of FASTA or one-sequence .txt files for each class; a
-            folder with `train`, `dev` (or `valid`, `validation`) and `test` in any of these forms; a data set on the
-            Hub (`"owner/name"` or `"owner/name:configuration"`); or a `datasets` object. csv, tsv and FASTA files may
-            be gzipped.
+            hold `label=LABEL` (of several fields between `|` the last one is the label); a folder that has one
+            sub-folder of FASTA or one-sequence .txt files for each class; a folder with `train`, `dev` (or `valid`,
+            `validation`) and `test` in any of these forms; a data set on the Hub (`"owner/name"` or
+            `"owner/name:configuration"`); or a `datasets` object. csv, tsv and FASTA files may be gzipped.
         validation_data: The validation rows, in any of these forms.
         test_data: The test rows, likewise.
         sequence_column: The column that holds the sequences.
@@ -89,6 +92,9 @@ def read_labelled_data(
             one column is a single label and several are multi-label.
         validation_fraction: How much of the training rows becomes the validation part where none is given.
         seed: Of that split.
+        fold: `(number, folds)`, for cross-validation: all rows but the test rows are dealt into so many folds, and the
+            fold of this number, from 0, is the validation part. Without test rows it is the test part, and a
+            validation part is split off the others.
 
     Raises:
         InputError: The data cannot be used as they are; the message says which value of which row and what to do.
@@ -100,6 +106,8 @@ def read_labelled_data(
         raise InputError(f"{problem_type} takes one label column, got {len(label_columns)}: {list(label_columns)}")
     if not 0 < validation_fraction < 1:
         raise InputError(f"validation_fraction is {validation_fraction}; it must lie between 0 and 1")
+    if fold is not None and not (0 <= fold[0] < fold[1] and fold[1] > 1):
+        raise InputError(f"fold {fold[0]} of {fold[1]} folds: there must be at least 2, and they are counted from 0")
 
     columns = (sequence_column, tuple(label_columns), id_column)
     tables = _read_parts(data, columns)
@@ -114,7 +122,15 @@ def read_labelled_data(
 
     for table in tables.values():
         _check_sequences(table)
+    if fold is not None and "validation" in tables:
+        joined = [tables["train"], tables.pop("validation")]
+        tables["train"] = _finish(pd.concat(joined, ignore_index=True), f"{joined[0].attrs['name']} and validation")
     label_names, labels = _encode_labels(tables, problem_type, tuple(label_columns))
+    if fold is not None:
+        inside, outside = _fold_rows(tables["train"], labels["train"], problem_type, fold, seed)
+        part = "validation" if "test" in tables else "test"
+        tables[part], labels[part] = tables["train"].iloc[outside], labels["train"][outside]
+        tables["train"], labels["train"] = tables["train"].iloc[inside].reset_index(drop=True), labels["train"][inside]
     if "validation" not in tables:
         inside, outside = _split_rows(tables["train"], labels["train"], problem_type, validation_fraction, seed)
         tables["train"], tables["validation"] = tables["train"].iloc[inside], tables["train"].iloc[outside]
@@ -216,7 +232,8 @@ def _from_folder(folder: Path, columns) -> dict[str, pd.DataFrame]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     parts = {}
     for entry in entries:
-        part = _PART_NAMES.get(entry.name if entry.is_dir() else entry.name.partition(".")[0])
+        # train.fna, or promoter_all_train.fna
+        part = _PART_NAMES.get(entry.name if entry.is_dir() else entry.name.partition(".")[0].rpartition("_")[2])
         if part and (entry.is_dir() or entry.name.lower().endswith(_TABLES + _FASTA)):
             if part in parts:
                 raise InputError(f"{folder} holds the {part} part twice; one of them is {entry.name}")
@@ -320,6 +337,9 @@ def _read_text(path: Path) -> str:
 def _id_and_label(header: str, path: Path) -> tuple[str, str]:
     fields = [field for field in re.split(r"[\s|]+", header) if field]
     labels = [field.removeprefix("label=") for field in fields[1:] if field.startswith("label=")]
+    if not labels and "|" in header:
+        name, _, label = header.rpartition("|")
+        return name.strip(), label.strip()
     if not labels and len(fields) == 2:
         labels = fields[1:]
     if len(labels) != 1:
@@ -457,6 +477,17 @@ def _split_rows(table, labels, problem_type, fraction, seed) -> tuple[np.ndarray
     _, chosen = train_test_split(candidates, test_size=n_validation, stratify=stratify, random_state=seed)
     outside = np.isin(group_of_row, chosen)
     return np.flatnonzero(~outside), np.flatnonzero(outside)
+
+
+def _fold_rows(table, labels, problem_type, fold, seed) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row numbers outside and inside of one fold; the same DNA never stands in two folds."""
+    groups, (number, folds) = pd.factorize(np.array(_dna_keys(table), dtype=object))[0], fold
+    smallest = np.bincount(labels).min() if problem_type == SINGLE_LABEL else groups.max() + 1
+    if smallest < folds:
+        raise InputError(f"{table.attrs['name']}: {folds} folds, but only {smallest} rows of a class; take fewer folds")
+    kind = StratifiedGroupKFold if problem_type == SINGLE_LABEL else GroupKFold
+    splits = kind(folds, shuffle=True, random_state=seed).split(groups, labels, groups)
+    return list(splits)[number]
 
 
 def _warn_about_twins(tables: dict[str, pd.DataFrame], labels: dict[str, np.ndarray]) -> None:
