@@ -14,6 +14,8 @@ COMMANDS = {
     "soft-prompt": "adapt a frozen model by learned tokens in front of your sequences",
     "few-shot": "classify from a few labelled examples in the context",
     "adapter-study": "compare prompts, LoRA, a linear probe and full fine-tuning",
+    "benchmark": "the paper's classification benchmarks, or your own set, beside k-mer baselines",
+    "report": "results of runs in one table and picture, beside the paper's",
     "pretrain": "train a language model on genomes: FASTA, BED, several species",
     "score": "log-likelihood and perplexity of sequences, on both strands",
     "variants": "log-likelihood of alternative against reference alleles of a VCF; mutagenesis of a region",

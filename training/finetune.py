@@ -10,7 +10,8 @@
 `--data` takes what `labelled_data.read_labelled_data` takes. The folder then holds the model and its tokenizer (ready
 for `pipeline("text-classification", "promoters")`), `metrics.json`, `predictions.csv` (of the test part, or of the
 validation part if there is none; `.npz` for more than 50 labels), `confusion_matrix.png` and the last and best
-checkpoints. The settings follow the paper's fine-tuning (arXiv 2306.15794): no special tokens, mean pooling, and the optimisation in `trainer.py`.
+checkpoints. The settings follow the paper's fine-tuning (arXiv 2306.15794): no special tokens, mean pooling, and the
+optimisation in `trainer.py`.
 """
 
 import hashlib

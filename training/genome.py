@@ -258,7 +258,7 @@ def read_bed(path: str | Path, genomes: list[SequenceFile], file: int) -> tuple[
         if len(fields) < 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
             raise InputError(f"{where} is {line[:60]!r}; expected chromosome, start and end, separated by tabs")
         sequence, start, end = genome.find(fields[0], where), int(fields[1]), int(fields[2])
-        _check_interval(genome, sequence, start, end, where)
+        check_interval(genome, sequence, start, end, where)
         rows.append((file, sequence, start, end))
         fourth.append((fields[3].strip().lower() if len(fields) > 3 else "", where))
     if not rows:
@@ -269,9 +269,10 @@ def read_bed(path: str | Path, genomes: list[SequenceFile], file: int) -> tuple[
     return np.array(rows, dtype=np.int64), [_part_name(name, where) for name, where in fourth]
 
 
-def _check_interval(genome: SequenceFile, sequence: int, start: int, end: int, where: str) -> None:
+def check_interval(genome: SequenceFile, sequence: int, start: int, end: int, where: str) -> None:
+    """Raise `InputError` if an interval is empty or leaves its sequence; `where` says who asked for it."""
     name, length = genome.names[sequence], genome.lengths[sequence]
-    if end <= start:
+    if start < 0 or end <= start:
         raise InputError(f"{where}: the end of {name}:{start}-{end} has to be above its start")
     if end > length:
         raise InputError(f"{where}: {name}:{start}-{end} ends outside of {name}, which has {length} bases")
@@ -298,7 +299,7 @@ def read_regions(specs: Sequence[str], genomes: list[SequenceFile], setting: str
         for file in files or [0]:
             sequence = genomes[file].find(name, where)
             stop = int(genomes[file].lengths[sequence]) if end is None else end
-            _check_interval(genomes[file], sequence, start, stop, where)
+            check_interval(genomes[file], sequence, start, stop, where)
             rows.append((file, sequence, start, stop))
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
 

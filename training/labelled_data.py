@@ -243,7 +243,8 @@ def _from_folder(folder: Path, columns) -> dict[str, pd.DataFrame]:
 
 def _from_class_folders(folder: Path) -> pd.DataFrame:
     records = []
-    for class_folder in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+    for class_folder in sorted(entry for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."):
+        before = len(records)
         for path in sorted(class_folder.iterdir()):
             if path.name.lower().endswith(_FASTA):
                 rows = [(header.split()[0] if header else "", sequence) for header, sequence in read_fasta(path)]
@@ -253,6 +254,8 @@ def _from_class_folders(folder: Path) -> pd.DataFrame:
                 continue
             # ids such as "seq1" come back in every class
             records += [(f"{class_folder.name}/{name}", sequence, class_folder.name) for name, sequence in rows]
+        if len(records) == before:
+            raise InputError(f"{class_folder}: the folder of this class holds no FASTA or .txt file; fill or remove it")
     if not records:
         raise InputError(
             f"{folder}: expected train/dev/test files or folders, or one sub-folder of FASTA or .txt files per class"
