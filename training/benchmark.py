@@ -165,8 +165,10 @@ def benchmark(args: BenchmarkArguments) -> str:
     """
     output, tasks, is_main = Path(args.output_dir), planned_tasks(args), args.process_index == 0
     settings = {"benchmark": args.suite or tasks[0]}
-    if is_main and not (args.resume and (output / SETTINGS_FILE).exists()):
-        check_output_folder(output, settings, False, ())  # with it, each run checks its own folder
+    if is_main and not (output / SETTINGS_FILE).exists():
+        check_output_folder(output, settings, False, ())
+    elif is_main and not args.resume:  # with it, each run checks its own folder
+        raise InputError(f"output_dir {str(output)!r} holds a benchmark; choose another folder, or go on with --resume")
     folds = range(args.cross_validation) if args.cross_validation else [None]
     sources = {}
     for task in tasks:  # what would stop a run only after others took their hours

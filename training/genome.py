@@ -434,7 +434,7 @@ def split_windows(
     if not given and not len(held_out["validation"]):
         if not 0 < validation_fraction < 1:
             raise InputError(f"validation_fraction is {validation_fraction}; it must lie between 0 and 1")
-        held_out["validation"] = _last_bases(subtract(whole, held_out["test"]), validation_fraction)
+        held_out["validation"] = last_bases(subtract(whole, held_out["test"]), validation_fraction)
     clash = overlapping(held_out["validation"], held_out["test"])
     if clash.any():
         file, sequence, start, end = held_out["validation"][clash][0]
@@ -478,7 +478,7 @@ def split_windows(
     return result
 
 
-def _last_bases(regions: np.ndarray, fraction: float) -> np.ndarray:
+def last_bases(regions: np.ndarray, fraction: float) -> np.ndarray:
     """Return the last `fraction` of the bases of each file."""
     chosen = []
     for file in np.unique(regions[:, 0]):

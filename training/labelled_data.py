@@ -110,10 +110,10 @@ def read_labelled_data(
         raise InputError(f"fold {fold[0]} of {fold[1]} folds: there must be at least 2, and they are counted from 0")
 
     columns = (sequence_column, tuple(label_columns), id_column)
-    tables = _read_parts(data, columns)
+    tables = read_parts(data, columns)
     for part, source in (("validation", validation_data), ("test", test_data)):
         if source is not None:
-            given = _read_parts(source, columns)
+            given = read_parts(source, columns)
             if list(given) != ["train"]:
                 raise InputError(f"{_name(source)} has the parts {list(given)}; as {part} data it must be one part")
             tables[part] = given["train"]
@@ -121,7 +121,7 @@ def read_labelled_data(
         raise InputError(f"{_name(data)} has no training part, only {list(tables)}")
 
     for table in tables.values():
-        _check_sequences(table)
+        check_sequences(table)
     if fold is not None and "validation" in tables:
         joined = [tables["train"], tables.pop("validation")]
         tables["train"] = _finish(pd.concat(joined, ignore_index=True), f"{joined[0].attrs['name']} and validation")
@@ -159,9 +159,11 @@ def count_table(data: LabelledData) -> str:
     lines = [f"{'label':<20}" + "".join(f"{name:>20}" for name in names)]
     if data.problem_type != REGRESSION:
         counts = {name: _class_counts(data, name) for name in names}
-        for index, label in enumerate(data.label_names):
+        for index, label in enumerate(data.label_names[:50]):
             cells = [f"{counts[n][index]:,} ({counts[n][index] / len(data.parts[n]):.1%})" for n in names]
             lines.append(f"{label[:19]:<20}" + "".join(f"{cell:>20}" for cell in cells))
+        if len(data.label_names) > 50:
+            lines.append(f"... and {len(data.label_names) - 50:,} more")
     lines.append(f"{'all':<20}" + "".join(f"{len(data.parts[name]):>20,}" for name in names))
     if data.problem_type == SINGLE_LABEL:
         largest, smallest = counts["train"].max(), counts["train"].min()
@@ -183,7 +185,7 @@ def _name(source) -> str:
     return str(source) if isinstance(source, str | Path) else f"the {type(source).__name__} that was passed"
 
 
-def _read_parts(source, columns) -> dict[str, pd.DataFrame]:
+def read_parts(source, columns) -> dict[str, pd.DataFrame]:
     """Read any source into tables with columns `row`, `sequence`, `label` (or `label 0`, ...) and maybe `id`."""
     if isinstance(source, Dataset):
         return {"train": _from_dataset(source, _name(source), columns)}
@@ -209,6 +211,23 @@ def _read_parts(source, columns) -> dict[str, pd.DataFrame]:
     return _from_dataset_dict(hub_data, str(source), columns)
 
 
+def has_labels(source: str | Path, label_column: str) -> bool:
+    """Return whether a file or folder holds labels, by its first header or its columns."""
+    path, name = Path(source), Path(source).name.lower()
+    if path.is_file() and name.endswith(_FASTA):
+        with (gzip.open if name.endswith(".gz") else open)(path, "rt") as file:
+            header = file.readline().removeprefix(">").strip()
+        try:
+            return bool(_id_and_label(header, path)[1])
+        except InputError:
+            return False
+    if path.is_file() and name.endswith(".parquet"):
+        return label_column in pd.read_parquet(path).columns
+    if path.is_file() and name.endswith(_TABLES):
+        return label_column in pd.read_csv(path, sep="\t" if ".tsv" in name else ",", nrows=0).columns
+    return not name.endswith((".txt", ".txt.gz"))
+
+
 def _from_dataset_dict(parts: DatasetDict, name: str, columns) -> dict[str, pd.DataFrame]:
     unknown = [part for part in parts if part not in _PART_NAMES]
     if unknown:
@@ -232,13 +251,23 @@ def _from_folder(folder: Path, columns) -> dict[str, pd.DataFrame]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     parts = {}
     for entry in entries:
-        # train.fna, or promoter_all_train.fna
-        part = _PART_NAMES.get(entry.name if entry.is_dir() else entry.name.partition(".")[0].rpartition("_")[2])
+        part = part_of_file(entry)
         if part and (entry.is_dir() or entry.name.lower().endswith(_TABLES + _FASTA)):
             if part in parts:
                 raise InputError(f"{folder} holds the {part} part twice; one of them is {entry.name}")
             parts[part] = _from_class_folders(entry) if entry.is_dir() else _from_file(entry, columns)
     return parts or {"train": _from_class_folders(folder)}
+
+
+def part_of_file(path: Path) -> str | None:
+    """Return the part that a file or folder is by its name, which begins or ends with it, or None.
+
+    `train`, `valid.csv`, `promoter_all_train.fna` and `train_hg19_coords_targets.csv` are of a part.
+    """
+    if path.is_dir():
+        return _PART_NAMES.get(path.name)
+    words = path.name.partition(".")[0].split("_")
+    return _PART_NAMES.get(words[-1]) or _PART_NAMES.get(words[0])
 
 
 def _from_class_folders(folder: Path) -> pd.DataFrame:
@@ -355,7 +384,8 @@ def _id_and_label(header: str, path: Path) -> tuple[str, str]:
 # ------------------------------------------------------------------------------------------------ checks
 
 
-def _check_sequences(table: pd.DataFrame) -> None:
+def check_sequences(table: pd.DataFrame) -> None:
+    """Raise `InputError` about a row without a sequence or with letters of no nucleotide; `attrs["name"]` is named."""
     name = table.attrs["name"]
     if len(table) == 0:
         raise InputError(f"{name} has no rows")
