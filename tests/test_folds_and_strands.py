@@ -1,5 +1,6 @@
 """Cross-validation folds, both strands at test time, and data that the recipes hand over themselves."""
 
+import itertools
 import json
 
 import numpy as np
@@ -25,7 +26,7 @@ def test_each_row_is_validated_once_and_the_test_rows_stay():
     rows = make_rows(41)
     folds = folds_of(DatasetDict(train=rows, test=make_rows(6, seed=1)), 4)
     validated = [data.parts["validation"]["sequence"][:] for data in folds]
-    assert sorted(sum(validated, [])) == sorted(rows["sequence"])
+    assert sorted(itertools.chain(*validated)) == sorted(rows["sequence"])
     for data in folds:
         assert data.parts["test"]["sequence"][:] == make_rows(6, seed=1)["sequence"][:]
         assert len(data.parts["train"]) + len(data.parts["validation"]) == 41
@@ -40,7 +41,7 @@ def test_each_row_is_validated_once_and_the_test_rows_stay():
 def test_without_test_rows_the_fold_is_the_test_part():
     rows = make_rows(30)
     folds = folds_of(rows, 3)
-    assert sorted(sum((data.parts["test"]["sequence"][:] for data in folds), [])) == sorted(rows["sequence"])
+    assert sorted(itertools.chain(*(data.parts["test"]["sequence"] for data in folds))) == sorted(rows["sequence"])
     for data in folds:
         parts = [set(data.parts[part]["sequence"]) for part in ("train", "validation", "test")]
         assert sum(map(len, parts)) == len(set.union(*parts)) == 30 and parts[1]
@@ -48,7 +49,7 @@ def test_without_test_rows_the_fold_is_the_test_part():
 
 def test_a_given_validation_part_is_dealt_too():
     folds = folds_of(DatasetDict(train=make_rows(20), validation=make_rows(8, seed=3), test=make_rows(4, seed=1)), 2)
-    dealt = sorted(sum((data.parts["validation"]["sequence"][:] for data in folds), []))
+    dealt = sorted(itertools.chain(*(data.parts["validation"]["sequence"] for data in folds)))
     assert dealt == sorted([*make_rows(20)["sequence"], *make_rows(8, seed=3)["sequence"]])
 
 
