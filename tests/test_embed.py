@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from hyenadna.training.embed import EmbedArguments, average, batches_of, chunks_
 from hyenadna.training.embedding_map import colours_of, map_to_plane, write_html
 from hyenadna.training.errors import InputError
 from hyenadna.training.genome import SequenceFile
+from hyenadna.training.report import write_report
 from hyenadna.training.settings import parse_settings
 
 from .conftest import random_model
@@ -144,7 +146,9 @@ def test_a_run_with_labels(checkpoint, tmp_path, capsys):
     assert vectors == pytest.approx(embed(model, rows["sequence"][:]), abs=1e-6)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["metrics"]["cross-validation"]["f1_weighted"] > 0.7  # the composition is in the mean
-    assert metrics["metrics"]["most frequent class"]["accuracy"] == 0.5
+    assert metrics["baselines"]["most frequent class"]["metrics"]["cross-validation"]["accuracy"] == 0.5
+    text = write_report([tmp_path / "out"], tmp_path / "report")
+    assert "## rows" in text and "| lm | 1" in text and "| most frequent class | 50.0 |" in text
     assert (tmp_path / "out" / "embeddings.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "out" / "embeddings.html").read_text()
     assert page.count("<script") == 1 and "http" not in page and "AT rich" in page
@@ -200,6 +204,23 @@ module.run(module.EmbedArguments(model={str(checkpoint)!r}, data={str(tmp_path /
 
 
 module_encode = module.encode
+
+
+def test_two_processes_share_the_work(checkpoint, tmp_path):
+    make_rows(40).to_csv(tmp_path / "rows.csv", index=False)
+    expected = run(make_args(checkpoint, tmp_path / "rows.csv", tmp_path / "one", batch_bases=40))
+    command = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2 -m hyenadna.training.embed"
+    command += (
+        f" --model {checkpoint} --data {tmp_path}/rows.csv --output_dir {tmp_path}/two --batch_bases 40 --use_cpu"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command.split(), env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("40 embeddings of 8 numbers") == 1  # one process writes
+    metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert metrics["hardware"]["processes"] == 2
+    table = pd.read_parquet(tmp_path / "two" / "embeddings.parquet")
+    assert np.stack(table["embedding"]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_classes_that_are_rare_or_many(checkpoint, tmp_path, capsys):

@@ -18,6 +18,7 @@ def write_run(folder, task="human_nontata_promoters", accuracy=0.9, rows=None, p
         "rows": {"train": 24387, "validation": 2710, "test": 9034} if rows is None else rows,
         "parameters": 436_480,
         "train_seconds": 60.0,
+        **({} if "model" in settings else {"train_cpu_seconds": 110.0}),
         "hardware": HARDWARE,
         "settings": {"task": task, "seed": 0, "learning_rate": 6e-4, **settings},
     }
@@ -56,7 +57,7 @@ def test_lines_are_averaged_over_seeds_and_told_apart(tmp_path):
     assert three["sd"]["accuracy"] == pytest.approx(np.std([0.90, 0.92, 0.97], ddof=1))
     assert "mcc" not in three["metrics"] and rows[-1]["method"] == "5-mer naive Bayes"
     text = report_text(tasks)
-    assert f"| {scratch}0.0006 | 93.0 ± 3.6 | 95.0 ± 0.0 | 3 (0, 1, 2) | 436,480 | 60 |" in text
+    assert f"| {scratch}0.0006 | 93.0 ± 3.6 | 95.0 ± 0.0 | 3 (0, 1, 2) | 436,480 | 60 (110 CPU) |" in text
     assert "| pretrained | 96.0 | 95.0 | 1 (0) |" in text and "| 5-mer naive Bayes | 60.0 | 80.0 |  |  | 2 |" in text
     assert "| paper, pretrained | 96.6 |" in text and "| paper, from scratch | 93.3 |" in text
     assert "Others in the paper: CNN 84.6; DNABERT 85.6; GPT 87.7." in text
@@ -105,5 +106,5 @@ def test_what_is_no_run(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         collect([tmp_path])
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(InputError, match="holds no `metrics`"):
+    with pytest.raises(InputError, match=r"none of the 1 metrics\.json in .* holds metrics of a run"):
         collect([tmp_path])

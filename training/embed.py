@@ -349,7 +349,11 @@ def run(args: EmbedArguments) -> np.ndarray:
     take(unfinished.glob("[!.]*.npz"))
     embeddings = average(vectors, pieces, len(lengths))
     _write(output, ids, lengths, labels, embeddings, args.output_format)
-    result = {"task": "biotypes" if args.gtf else Path(args.data).stem, "rows": {"all": len(ids)}, "metrics": {}}
+    result = {
+        "task": "biotypes" if args.gtf else Path(args.data).stem,
+        "rows": {"cross-validation": len(ids)},
+        "metrics": {},
+    }
     result |= {"hardware": hardware(state.device, state.num_processes), "versions": versions(), "settings": settings}
     if args.picture:
         title = f"{Path(args.model).name}, {args.pooling} of layer {args.layer}, {args.picture}"
@@ -362,7 +366,9 @@ def run(args: EmbedArguments) -> np.ndarray:
         index = {name: i for i, name in enumerate(names)}
         both = [np.array([index[name] for name in of]) for of in (labels, predicted)]
         write_confusion_matrix(output / "confusion_matrix.png", *both, names)
-        result["metrics"] = {"cross-validation": metrics, "most frequent class": _majority(labels)}
+        result["metrics"] = {"cross-validation": metrics}
+        majority = {"metrics": {"cross-validation": _majority(labels)}, "seconds": 0.0}
+        result["baselines"] = {"most frequent class": majority}
         print("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     result["train_seconds"] = round(time.monotonic() - start, 1)
     write_json(output / METRICS_FILE, result)

@@ -34,7 +34,7 @@ def collect(paths: Sequence[str | Path]) -> list[dict]:
     `seconds`, `rows`, `hardware`, and `is_baseline`.
 
     Raises:
-        InputError: There is no finished run, or a file is no `metrics.json` of this package.
+        InputError: There is no finished run, or a file cannot be read.
     """
     files = []
     for path in map(Path, paths):
@@ -49,6 +49,8 @@ def collect(paths: Sequence[str | Path]) -> list[dict]:
         except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read: {error}") from error
         lines += _lines(content, file)
+    if not lines:
+        raise InputError(f"none of the {len(files)} {METRICS_FILE} in {list(map(str, paths))} holds metrics of a run")
     return lines
 
 
@@ -61,24 +63,29 @@ def _lines(content: dict, file: Path) -> list[dict]:
         "folds": settings.get("folds"),
         "task": content.get("task") or settings.get("task") or Path(settings.get("data") or file.parent).stem,
     }
-    if "baselines" in content:
-        return [
-            {**shared, "method": name, "group": name, "is_baseline": True, "seconds": result["seconds"]}
-            | _tested(result["metrics"])
-            for name, result in content["baselines"].items()
-        ]
-    if not isinstance(content.get("metrics"), dict) or not content["metrics"]:
-        raise InputError(f"{file} holds no `metrics`: it is not of `hyenadna finetune` or `hyenadna benchmark`")
+    baselines = [
+        {**shared, "method": name, "group": name, "is_baseline": True, "seconds": result["seconds"]}
+        | _tested(result["metrics"])
+        for name, result in content.get("baselines", {}).items()
+    ]
+    if not content.get("metrics"):  # embeddings that were not classified, the table of an adapter study
+        return baselines
     compared = {name: value for name, value in settings.items() if name not in _NOT_COMPARED}
     return [
+        *baselines,
         {**shared, "method": _method(settings), "group": json.dumps(compared, sort_keys=True), "is_baseline": False}
-        | {"seconds": content.get("train_seconds"), "parameters": content.get("parameters"), "settings": compared}
-        | _tested(content["metrics"])
+        | {
+            "seconds": content.get("train_seconds"),
+            "cpu_seconds": content.get("train_cpu_seconds"),
+            "parameters": content.get("parameters"),
+            "settings": compared,
+        }
+        | _tested(content["metrics"]),
     ]
 
 
 def _tested(metrics: dict) -> dict:
-    part = next((part for part in ("test", "validation") if part in metrics), None)
+    part = next((part for part in ("test", "validation", "cross-validation") if part in metrics), None)
     return {"part": part or "all", "metrics": metrics[part] if part else metrics}
 
 
@@ -104,7 +111,7 @@ def summarize(lines: list[dict]) -> dict[str, list[dict]]:
             values = {
                 name: [run["metrics"][name] for run in same if run["metrics"].get(name) is not None] for name in names
             }
-            seconds = [run["seconds"] for run in same if run["seconds"] is not None]
+            seconds, cpu = ([run[k] for run in same if run.get(k) is not None] for k in ("seconds", "cpu_seconds"))
             rows.append(
                 {
                     **{
@@ -119,6 +126,7 @@ def summarize(lines: list[dict]) -> dict[str, list[dict]]:
                     "metrics": {name: float(np.mean(of)) for name, of in values.items() if of},
                     "sd": {name: float(np.std(of, ddof=1)) if len(of) > 1 else None for name, of in values.items()},
                     "seconds": float(np.mean(seconds)) if seconds else None,
+                    "cpu_seconds": float(np.mean(cpu)) if cpu else None,
                 }
             )
         _tell_apart([row for row in rows if not row["is_baseline"]])
@@ -180,6 +188,7 @@ def report_text(tasks: dict[str, list[dict]]) -> str:
             seeds = f"{row['runs']} ({', '.join(map(str, row['seeds']))})" if not row["is_baseline"] else ""
             size = f"{row['parameters']:,}" if row["parameters"] else ""
             seconds = f"{row['seconds']:,.0f}" if row["seconds"] is not None else ""
+            seconds += f" ({row['cpu_seconds']:,.0f} CPU)" if row["cpu_seconds"] is not None else ""
             text.append(f"| {row['method']} | {' | '.join(cells)} | {seeds} | {size} | {seconds} |")
         for name, column in (("paper, pretrained", "paper"), ("paper, from scratch", "paper_scratch")):
             figures = {row["metric"]: row[column] for _, row in published.iterrows() if row[column] != ""}
