@@ -30,11 +30,10 @@ from .errors import InputError
 from .finetune import FinetuneArguments, classifier, finetune, read_data, settings_of
 from .genome import SequenceFile, check_interval
 from .labelled_data import SINGLE_LABEL, LabelledData, load_splice_junctions
-from .report import write_report
+from .report import SETS, write_report
 from .results import hardware, versions, write_json
 from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
 
-SETS = pd.read_csv(Path(__file__).with_name("benchmark_sets.csv"), keep_default_na=False)
 SUITES = ("genomic-benchmarks", "nucleotide-transformer")
 SPLICE = "splice_junctions"
 
@@ -47,7 +46,9 @@ class BenchmarkArguments(FinetuneArguments):
     tasks: list[str] = field(default_factory=list, metadata={"help": "Sets of the suite; by default all."})
     data_dir: str | None = setting(None, "Local copy of the suite, a folder for each set; by default the Hub.")
     fasta: str | None = setting(None, "Genome (FASTA), for sets that are given by their coordinates.")
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "A run for each of these seeds."})
+    seeds: list[int] = field(
+        default_factory=lambda: [0], metadata={"help": "A run for each of these, in the place of seed."}
+    )
     cross_validation: int = setting(0, "A run for each of so many folds of the training rows; 0: one split.")
     baselines: bool = setting(True, "Fit k-mer baselines on the same rows.")
     output_dir: str = setting("hyenadna-benchmark", "Folder for everything that the benchmark writes.")
