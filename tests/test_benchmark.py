@@ -23,6 +23,7 @@ from hyenadna.training.settings import parse_settings
 from .test_finetune import QUICK, TINY, make_rows
 
 SMALL = {**TINY, **QUICK}
+THREE = ("AT rich", "C rich", "GC rich")
 
 
 def make_args(output_dir, **changes) -> BenchmarkArguments:
@@ -177,8 +178,7 @@ def test_the_shipped_recipes_run(tmp_path, recipe, suite, task):
         if suite == "genomic-benchmarks":
             write_text_folders(tmp_path / task, make_rows(n, seed=n), part)
         else:
-            classes = ("AT rich", "C rich", "GC rich")
-            write_fasta(tmp_path / task / f"{part}.fna", make_rows(n, n, classes))
+            write_fasta(tmp_path / task / f"{part}.fna", make_rows(n, n, THREE))
     argv = [recipe, "--tasks", task, "--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")]
     argv += flags(d_model=8, n_layer=1, max_steps=2, use_cpu=True, disable_tqdm=True)
     args = parse_settings(BenchmarkArguments, "benchmark", "", argv)
@@ -293,6 +293,40 @@ def test_baselines_learn_and_equal_scikit_learn_by_hand():
     model = MultinomialNB().fit(vectorizer.transform(train["sequence"]), train["label"])
     predicted = model.predict(vectorizer.transform(rows["sequence"]))
     assert test[NAIVE_BAYES]["accuracy"] == accuracy_score(rows["label"], predicted)
+
+
+def test_kmers_of_random_sequences_by_brute_force():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        sequence = "".join(rng.choice(list("ACGTNRacgt"), rng.integers(0, 30)))
+        k = int(rng.integers(1, 5))
+        expected = {}
+        for i in range(len(sequence) - k + 1):
+            kmer = sequence[i : i + k].upper()
+            if set(kmer) <= set("ACGT"):
+                column = int("".join(str("ACGT".index(letter)) for letter in kmer), 4)
+                expected[column] = expected.get(column, 0) + 1
+        counts = count_kmers([sequence], [k]).toarray()[0]
+        assert {int(i): int(counts[i]) for i in np.flatnonzero(counts)} == expected
+
+
+def test_the_penalty_is_chosen_on_the_validation_rows_alone():
+    """With other test rows the same penalty comes out, and the same predictions of what both have."""
+    train, test = make_rows(60), make_rows(20, seed=1)
+    one = fit_baselines(read_labelled_data(DatasetDict(train=train, test=test)))[LOGISTIC]
+    flipped = Dataset.from_dict({"sequence": test["sequence"][:], "label": test["label"][::-1]})
+    other = fit_baselines(read_labelled_data(DatasetDict(train=train, test=flipped)))[LOGISTIC]
+    assert one["C"] == other["C"] and one["metrics"]["validation"] == other["metrics"]["validation"]
+    assert one["metrics"]["test"]["accuracy"] == pytest.approx(1 - other["metrics"]["test"]["accuracy"])
+
+
+def test_baselines_of_unequal_lengths_and_of_three_classes():
+    data = read_labelled_data(DatasetDict(train=make_rows(90, classes=THREE), test=make_rows(30, 1, THREE)))
+    results = fit_baselines(data)
+    assert results[MAJORITY]["metrics"]["test"]["accuracy"] == pytest.approx(1 / 3)
+    assert results[LOGISTIC]["metrics"]["test"]["accuracy"] > 0.6
+    assert all(result["seconds"] > 0 for result in results.values())
+    assert set(results[LOGISTIC]["metrics"]) == {"validation", "test"}
 
 
 def test_baselines_are_for_single_labels():

@@ -87,9 +87,9 @@ def test_both_strands_are_averaged_at_test_time(tmp_path):
             logits.append(torch.stack([both.model.eval()(**strand).logits[0] for strand in strands]))
     logits = torch.stack(logits)
     table = pd.read_csv(tmp_path / "both" / "predictions.csv")
-    assert table["probability_GC rich"] == pytest.approx(logits.mean(1).softmax(-1)[:, 1].numpy(), abs=1e-5)
+    assert table["probability_GC rich"].to_numpy() == pytest.approx(logits.mean(1).softmax(-1)[:, 1].numpy(), abs=1e-5)
     forward = pd.read_csv(tmp_path / "plain" / "predictions.csv")
-    assert forward["probability_GC rich"] == pytest.approx(logits[:, 0].softmax(-1)[:, 1].numpy(), abs=1e-5)
+    assert forward["probability_GC rich"].to_numpy() == pytest.approx(logits[:, 0].softmax(-1)[:, 1].numpy(), abs=1e-5)
     metrics = json.loads((tmp_path / "both" / "metrics.json").read_text())["metrics"]["test"]
     assert metrics["mcc"] == pytest.approx(matthews_corrcoef(table["label"], table["predicted"]))
     assert metrics["loss_forward_strand"] == pytest.approx(plain.results["metrics"]["test"]["loss"])

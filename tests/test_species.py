@@ -1,6 +1,9 @@
 """Species: windows of genomes by chance, what is held out, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -150,6 +153,33 @@ def test_it_learns_and_the_shipped_recipe_runs(genomes, tmp_path):
     species(args)
     metrics = json.loads((tmp_path / "recipe" / "metrics.json").read_text())
     assert metrics["rows"] == {"train": 64, "validation": 4, "test": 4}
+
+
+def test_two_processes_and_a_resumed_run(genomes, tmp_path):
+    """By the launcher, with a batch of 4 on each of two processes; one process with a batch of 8 does the same."""
+    args = ["--data", str(genomes), "--window", "50", "--windows_per_epoch", "32", "--test_windows", "10", "--use_cpu"]
+    args += flags(d_model=8, n_layer=1, embed_dropout=0, num_train_epochs=2, learning_rate=0.01, disable_tqdm=True)
+    args += flags(per_device_train_batch_size=8)
+    both = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    both += ["-m", "hyenadna.training.species", *args, "--output_dir", str(tmp_path / "two"), "--ddp_backend", "gloo"]
+    both += ["--per_device_train_batch_size", "4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(both, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    one = species(parse_settings(SpeciesArguments, "species", "", [*args, "--output_dir", str(tmp_path / "one")]))
+    two = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert two["hardware"]["processes"] == 2 and two["rows"] == one.results["rows"]
+    assert two["metrics"]["test"]["loss"] == pytest.approx(one.results["metrics"]["test"]["loss"], rel=1e-3)
+    tables = [pd.read_csv(tmp_path / name / "predictions.csv") for name in ("one", "two")]
+    assert tables[0]["label"].tolist() == tables[1]["label"].tolist()
+
+    again = species(
+        parse_settings(SpeciesArguments, "", "", [*args, "--output_dir", str(tmp_path / "one"), "--resume"])
+    )
+    assert again.results == json.loads((tmp_path / "one" / "metrics.json").read_text())
+    changed = [*args, "--output_dir", str(tmp_path / "one"), "--resume", "--window", "40", "--max_seq_len", "52"]
+    with pytest.raises(InputError, match="holds another run: its window is 50, now it is 40"):
+        species(parse_settings(SpeciesArguments, "species", "", [*changed, "--task", "species_50"]))
 
 
 def test_pooling_follows_the_length():
