@@ -39,4 +39,4 @@ run benchmark tf0-scratch $tf0 $scratch
 run species species-16k $bacteria --window 16384 --windows_per_epoch 120 --per_device_train_batch_size 2 --per_device_eval_batch_size 2
 seeds 0 1 2
 run benchmark chr20-scratch $chr20 $scratch
-$hyenadna report "$out" --output_dir "$out/report"
+$hyenadna report "$out" --output_dir "${REPORT:-docs}"

@@ -20,6 +20,7 @@ def write_run(folder, task="human_nontata_promoters", accuracy=0.9, rows=None, p
         "train_seconds": 60.0,
         **({} if "model" in settings else {"train_cpu_seconds": 110.0}),
         "hardware": HARDWARE,
+        "label_names": ["negative", "positive"],
         "settings": {"task": task, "seed": 0, "learning_rate": 6e-4, **settings},
     }
     folder.mkdir(parents=True)
@@ -73,6 +74,9 @@ def test_warnings(tmp_path):
         "100 train rows, but 27,097 in the paper: the split differs.",
         "20 test rows, but 9,034 in the paper: the split differs.",
     ]
+    write_run(tmp_path / "species", task="species_1024", rows={"train": 90, "validation": 10, "test": 20})
+    notes = warnings_of(*next(iter(summarize(collect([tmp_path / "species"])).items())))
+    assert notes == ["2 classes, but 5 in the paper: another task."]
     write_run(tmp_path / "val", task="mine", part="validation", rows={"train": 90, "validation": 10})
     ((task, rows),) = summarize(collect([tmp_path / "val"])).items()
     assert task == "mine" and ["validation part" in note for note in warnings_of(task, rows)] == [True]

@@ -62,6 +62,7 @@ def _lines(content: dict, file: Path) -> list[dict]:
         "hardware": content.get("hardware") or {},
         "seed": settings.get("seed"),
         "folds": settings.get("folds"),
+        "classes": len(content["label_names"]) if "label_names" in content else None,
         "task": content.get("task") or settings.get("task") or Path(settings.get("data") or file.parent).stem,
     }
     baselines = [
@@ -115,10 +116,8 @@ def summarize(lines: list[dict]) -> dict[str, list[dict]]:
             seconds, cpu = ([run[k] for run in same if run.get(k) is not None] for k in ("seconds", "cpu_seconds"))
             rows.append(
                 {
-                    **{
-                        key: same[0].get(key)
-                        for key in ("method", "part", "is_baseline", "parameters", "rows", "settings")
-                    },
+                    **{key: same[0].get(key) for key in ("method", "part", "is_baseline", "parameters", "rows")},
+                    **{key: same[0].get(key) for key in ("settings", "classes")},
                     "hardware": [run["hardware"] for run in same if run["hardware"]],
                     "seeds": sorted({run["seed"] for run in same if run["seed"] is not None}),
                     "folds": same[0]["folds"],
@@ -165,6 +164,9 @@ def warnings_of(task: str, rows: list[dict]) -> list[str]:
             "train": row["rows"].get("train", 0) + row["rows"].get("validation", 0),
             "test": row["rows"].get("test", 0),
         }
+        classes = published.iloc[0]["classes"]
+        if classes != "" and row["classes"] is not None and int(classes) != row["classes"]:
+            notes.append(f"{row['classes']} classes, but {int(classes)} in the paper: another task.")
         for part, count in expected.items():
             if count != "" and int(count) != found[part] and not row["folds"]:
                 notes.append(f"{found[part]:,} {part} rows, but {int(count):,} in the paper: the split differs.")
