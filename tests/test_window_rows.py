@@ -1,5 +1,7 @@
 """Windows that stay in their genome: in workers, on both strands, and apart from what was held out."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -172,6 +174,29 @@ def test_intervals_and_last_bases(files):
     check_interval(genomes[0], 0, 0, 300, "row 7")
     regions = np.array([[0, 0, 0, 100], [0, 1, 0, 50], [1, 0, 10, 60]])
     assert last_bases(regions, 0.4).tolist() == [[0, 1, 0, 50], [0, 0, 90, 100], [1, 0, 40, 60]]
+
+
+def _open(path: str, barrier, lengths) -> None:
+    barrier.wait()
+    lengths.put(open_genomes([path])[0].lengths.tolist())
+
+
+def test_processes_that_start_together_make_the_index_without_harm(tmp_path):
+    """As ranks of one launch do: none reads or replaces what another has half written."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(60, 200, 3000).tolist()
+    letters = "ACGT" * 50
+    (tmp_path / "g.fa").write_text("".join(f">c{i}\n{letters[:n]}\n" for i, n in enumerate(sizes)))
+    context = multiprocessing.get_context("fork")
+    barrier, lengths = context.Barrier(4), context.Queue()
+    children = [context.Process(target=_open, args=(str(tmp_path / "g.fa"), barrier, lengths)) for _ in range(4)]
+    for child in children:
+        child.start()
+    found = [lengths.get(timeout=300) for _ in children]
+    for child in children:
+        child.join()
+    assert found == [sizes] * 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["g.fa", "g.fa.fai"]
 
 
 def test_bed_of_a_genome_whose_chromosomes_are_called_otherwise(files, tmp_path):

@@ -26,7 +26,6 @@ from pyfaidx import Faidx, FastaIndexingError
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .errors import InputError
-from .results import write_whole
 
 FASTA = (".fa", ".fasta", ".fna", ".fa.gz", ".fasta.gz", ".fna.gz", ".fa.bgz", ".fasta.bgz", ".fna.bgz")
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
@@ -90,8 +89,13 @@ class SequenceFile:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 if not index.is_file() or index.stat().st_mtime < os.path.getmtime(self.path):
-                    # Under another name first: a process that starts beside this one must not read half an index.
-                    write_whole(index, lambda temporary: Faidx(self.path, indexname=temporary).close())
+                    # Under a name of its own first: processes that start together neither read nor write half of it.
+                    temporary = index.with_name(f".{index.stem}.{os.getpid()}.unfinished.fai")
+                    try:
+                        Faidx(self.path, indexname=temporary).close()
+                        os.replace(temporary, index)
+                    finally:
+                        temporary.unlink(missing_ok=True)
                 faidx = Faidx(self.path, rebuild=False)
         except FastaIndexingError as error:
             raise InputError(f"{self.path}: {error}{self._comment_hint()}") from error
