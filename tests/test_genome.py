@@ -309,7 +309,7 @@ def test_files_that_cannot_be_opened(genome, tmp_path, monkeypatch):
     def refuse(*args):
         raise PermissionError
 
-    monkeypatch.setattr("hyenadna.training.genome.write_whole", refuse)
+    monkeypatch.setattr("hyenadna.training.genome.os.replace", refuse)
     with pytest.raises(InputError, match=r"g.fa has no index, and .* cannot be written to.*samtools faidx"):
         open_genomes([genome])
 

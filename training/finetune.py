@@ -9,8 +9,9 @@
 
 `--data` takes what `labelled_data.read_labelled_data` takes. The folder then holds the model and its tokenizer (ready
 for `pipeline("text-classification", "promoters")`), `metrics.json`, `predictions.csv` (of the test part, or of the
-validation part if there is none), `confusion_matrix.png` and the last and best checkpoints. The settings follow the
-paper's fine-tuning (arXiv 2306.15794): no special tokens, mean pooling, and the optimisation in `trainer.py`.
+validation part if there is none; `.npz` for more than 50 labels), `confusion_matrix.png` and the last and best
+checkpoints. The settings follow the paper's fine-tuning (arXiv 2306.15794): no special tokens, mean pooling, and the
+optimisation in `trainer.py`.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
 from hyenadna.tokenization import HyenaDNATokenizer
@@ -35,7 +36,7 @@ from .dna import reverse_complement
 from .errors import InputError
 from .labelled_data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, LabelledData, count_table, read_labelled_data
 from .metrics import make_compute_metrics, predicted_labels, probabilities
-from .results import predictions_table, versions, write_confusion_matrix, write_json, write_whole
+from .results import hardware, predictions_table, versions, write_confusion_matrix, write_json, write_whole
 from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, result_settings, setting
 from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
 
@@ -60,6 +61,9 @@ class FinetuneArguments(RecipeArguments):
         None, "single_label_classification, multi_label_classification (a column of lists too) or regression."
     )
     validation_fraction: float = setting(0.1, "Fraction of the training rows to validate on if none are given.")
+    folds: int | None = setting(None, "Cross-validation: folds of the training rows; see fold.")
+    fold: int | None = setting(None, "The fold, from 0, to validate on, or to test on if there are no test rows.")
+    task: str | None = setting(None, "Name of the data in reports (that of the file or folder).")
     truncation: bool = setting(False, "Cut what is longer than the model's max_seq_len instead of refusing it.")
     # model
     model: str | None = setting(None, "Checkpoint: a folder or an id on the Hub. Without it: from scratch.")
@@ -75,6 +79,7 @@ class FinetuneArguments(RecipeArguments):
     add_special_tokens: bool = setting(False, "Append [SEP] to each sequence.")
     # training
     reverse_complement: float = setting(0.0, "Probability to train on the other strand; .5 in the paper.")
+    test_time_averaging: bool = setting(False, "Evaluate at the end on the mean of both strands' logits.")
     class_weights: bool = setting(False, "Weigh the loss so that each class counts the same.")
     patience: int = setting(0, "Stop after so many evaluations without a better one; 0: never.")
     # other defaults than those of Transformers
@@ -94,6 +99,8 @@ class FinetuneArguments(RecipeArguments):
         self.check_training()
         if not 0 <= self.reverse_complement <= 1:
             raise InputError(f"reverse_complement is {self.reverse_complement}; it is a probability, 0 to 1")
+        if (self.folds is None) != (self.fold is None):
+            raise InputError(f"folds is {self.folds} and fold is {self.fold}; they go together")
         if self.patience < 0 or (self.patience and not self.load_best_model_at_end):
             raise InputError(f"patience is {self.patience}; it must be at least 0, and needs load_best_model_at_end")
         if self.patience:
@@ -109,6 +116,8 @@ class FinetuneArguments(RecipeArguments):
 
 class StrandedRows(torch.utils.data.Dataset):
     """Rows of a part as `{"sequence", "label"}`, each on the other strand with probability `p`.
+
+    `rows` has the columns `sequence` and `label`: a `datasets.Dataset`, or `WindowRows`, which stay in their genome.
 
     The coin is a function of (seed, epoch, row), not of a running generator: a resumed run, and any number of workers,
     sees the strands that an uninterrupted one sees.
@@ -137,7 +146,10 @@ class _TellEpoch(TrainerCallback):
 
 
 class SequenceCollator:
-    """Tokenize a batch and pad it to its longest sequence."""
+    """Tokenize a batch and pad it to its longest sequence.
+
+    Labels are numbers (classes, regression), lists of 0 and 1 or arrays of them (multi-label).
+    """
 
     def __init__(self, tokenizer: HyenaDNATokenizer, problem_type: str, truncation: bool = False):
         self.tokenizer, self.truncation, self.dtype = tokenizer, truncation, _LABEL_DTYPE[problem_type]
@@ -145,7 +157,7 @@ class SequenceCollator:
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         sequences = [row["sequence"] for row in rows]
         batch = self.tokenizer(sequences, padding=True, truncation=self.truncation, return_tensors="pt")
-        return {**batch, "labels": torch.tensor([row["label"] for row in rows], dtype=self.dtype)}
+        return {**batch, "labels": torch.tensor(np.array([row["label"] for row in rows]), dtype=self.dtype)}
 
 
 def load_model(
@@ -241,20 +253,21 @@ class FinetuneResult:
     tokenizer: HyenaDNATokenizer
 
 
-def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | None = None) -> FinetuneResult:
+def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | LabelledData | None = None) -> FinetuneResult:
     """Fine-tune, evaluate and save.
 
     Args:
         args: All settings.
-        data: A `datasets` object instead of `args.data`.
+        data: A `datasets` object or checked data instead of `args.data`.
 
     Raises:
         InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
     """
-    return train_and_test(args, data, _classifier)
+    return train_and_test(args, data, classifier)
 
 
-def _classifier(args: FinetuneArguments, labelled: LabelledData) -> dict:
+def classifier(args: FinetuneArguments, labelled: LabelledData) -> dict:
+    """Make the arguments of `Trainer` for a classifier or regression on these data; see `train_and_test`."""
     model, tokenizer = load_model(args, labelled.problem_type, labelled.label_names)
     if not args.truncation:
         check_lengths(labelled, model.config.max_seq_len, int(args.add_special_tokens), args.model is None)
@@ -270,8 +283,10 @@ def _classifier(args: FinetuneArguments, labelled: LabelledData) -> dict:
     }
 
 
-def read_data(args: FinetuneArguments, data: Dataset | DatasetDict | None = None) -> LabelledData:
+def read_data(args: FinetuneArguments, data: Dataset | DatasetDict | LabelledData | None = None) -> LabelledData:
     """Read and check what the settings name, or `data` instead of `args.data`."""
+    if isinstance(data, LabelledData):
+        return data
     source = data if data is not None else args.data
     if source is None:
         raise InputError("no data: say --data FILE (csv, tsv, parquet, FASTA), a folder or the id of a data set")
@@ -285,21 +300,23 @@ def read_data(args: FinetuneArguments, data: Dataset | DatasetDict | None = None
         problem_type=args.problem_type,
         validation_fraction=args.validation_fraction,
         seed=args.seed,
+        fold=None if args.folds is None else (args.fold, args.folds),
     )
 
 
 def train_and_test(
     args: FinetuneArguments,
-    data: Dataset | DatasetDict | None,
+    data: Dataset | DatasetDict | LabelledData | None,
     prepare: Callable[[FinetuneArguments, LabelledData], dict],
 ) -> FinetuneResult:
     """Read and check the data, train, evaluate and save: what every recipe on labelled sequences does.
 
     Args:
         args: All settings.
-        data: A `datasets` object instead of `args.data`.
+        data: A `datasets` object or checked data instead of `args.data`.
         prepare: Makes arguments of `Trainer` from the settings and the data: the model, its tokenizer as
-            `processing_class`, and what depends on them. Predictions have to be logits `(rows, labels)`.
+            `processing_class`, and what depends on them. Predictions have to be logits `(rows, labels)`. A
+            `train_dataset` of its own has an `epoch`, like `StrandedRows`.
     """
     labelled = read_data(args, data)
     if args.class_weights and labelled.problem_type != SINGLE_LABEL:
@@ -323,35 +340,28 @@ def train_and_test(
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS_FILE, settings)
 
-    train, validation = (StrandedRows(labelled.parts[part]) for part in ("train", "validation"))
-    train.p, train.seed = args.reverse_complement, args.seed
-    weigh = args.class_weights
-    trainer = HyenaDNATrainer(
-        **prepared,
-        args=args,
-        train_dataset=train,
-        eval_dataset=validation,
-        compute_loss_func=make_weighted_loss(np.array(train.labels), len(labelled.label_names)) if weigh else None,
-    )
-    trainer.add_callback(_TellEpoch(train))
+    prepared.setdefault("train_dataset", StrandedRows(labelled.parts["train"], args.reverse_complement, args.seed))
+    if args.class_weights:
+        labels = np.array(labelled.parts["train"]["label"][:])
+        prepared["compute_loss_func"] = make_weighted_loss(labels, len(labelled.label_names))
+    trainer = HyenaDNATrainer(**prepared, args=args, eval_dataset=StrandedRows(labelled.parts["validation"]))
+    trainer.add_callback(_TellEpoch(prepared["train_dataset"]))
     if args.patience:
         trainer.add_callback(EarlyStoppingCallback(args.patience))
     checkpoint = last_complete_checkpoint(output) if args.resume else None
-    start = time.monotonic()
+    start, cpu = time.monotonic(), time.process_time()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except KeyboardInterrupt:
         kept = last_complete_checkpoint(output)
         print(f"\nInterrupted; {kept or 'no checkpoint yet'}. The same command with --resume goes on from there.")
         raise
-    seconds = time.monotonic() - start
+    seconds, cpu = time.monotonic() - start, time.process_time() - cpu
     metrics, probability = {}, {}
     for part in ("validation", "test"):
         if part in labelled.parts:
-            prediction = trainer.predict(StrandedRows(labelled.parts[part]), metric_key_prefix=part)
-            keys = [key for key in prediction.metrics if not key.endswith(("_runtime", "_per_second"))]
-            metrics[part] = {key.removeprefix(f"{part}_"): prediction.metrics[key] for key in keys}
-            probability[part] = probabilities(prediction.predictions, labelled.problem_type)
+            metrics[part], logits = _predict(trainer, labelled.parts[part], part, args.test_time_averaging)
+            probability[part] = probabilities(logits, labelled.problem_type)
     trainer.save_model(args.output_dir)  # every process takes part in this and in the predictions above
     result = FinetuneResult({"metrics": metrics}, trainer.model, tokenizer)
     if not is_main:
@@ -374,6 +384,8 @@ def train_and_test(
         "best_checkpoint": best and Path(best).name,
         "resumed_from": checkpoint and Path(checkpoint).name,
         "train_seconds": round(seconds, 1),
+        "train_cpu_seconds": round(cpu, 1),  # on a busy machine the fairer one
+        "hardware": hardware(args.device, args.world_size),
         "versions": versions(),
         "settings": settings,
     }
@@ -384,8 +396,32 @@ def train_and_test(
     return result
 
 
+def _predict(trainer: HyenaDNATrainer, rows, part: str, both_strands: bool) -> tuple[dict[str, float], np.ndarray]:
+    """Return metrics and logits `(rows, labels)`; of both strands, the means of their logits."""
+    forward = trainer.predict(StrandedRows(rows), metric_key_prefix=part)
+    keys = [key for key in forward.metrics if not key.endswith(("_runtime", "_per_second"))]
+    metrics = {key.removeprefix(f"{part}_"): forward.metrics[key] for key in keys}
+    if not both_strands:
+        return metrics, forward.predictions
+    reverse = trainer.predict(StrandedRows(rows, p=1.0), metric_key_prefix=part)
+    logits = (forward.predictions + reverse.predictions) / 2
+    averaged = trainer.compute_metrics(EvalPrediction(predictions=logits, label_ids=forward.label_ids))
+    return {"loss_forward_strand": metrics["loss"], **averaged}, logits
+
+
 def _write_predictions(output: Path, data: LabelledData, part: str, probability: np.ndarray) -> None:
     rows = data.parts[part]
+    if len(data.label_names) > 50:  # three columns for each would be a table that nothing opens
+        write_whole(
+            output / "predictions.npz",
+            lambda path: np.savez_compressed(
+                path,
+                row=rows["row"][:],
+                label=np.array(rows["label"][:], np.uint8),
+                probability=np.float32(probability),
+            ),
+        )
+        return
     table = predictions_table(rows, probability, data.problem_type, data.label_names)
     write_whole(output / "predictions.csv", lambda path: table.to_csv(path, index=False))
     if data.problem_type == SINGLE_LABEL:
@@ -407,6 +443,8 @@ def _load_finished(output: Path) -> FinetuneResult:
 
 def settings_of(args: FinetuneArguments, data: LabelledData) -> dict:
     """Return what decides the result of a run: its settings, and a digest of the sequences and labels."""
+    if data.digest is not None:
+        return {**result_settings(args), "data_sha256": data.digest}
     content = hashlib.sha256()
     for part, rows in data.parts.items():
         content.update(part.encode())

@@ -26,7 +26,6 @@ from pyfaidx import Faidx, FastaIndexingError
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .errors import InputError
-from .results import write_whole
 
 FASTA = (".fa", ".fasta", ".fna", ".fa.gz", ".fasta.gz", ".fna.gz", ".fa.bgz", ".fasta.bgz", ".fna.bgz")
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
@@ -90,8 +89,13 @@ class SequenceFile:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 if not index.is_file() or index.stat().st_mtime < os.path.getmtime(self.path):
-                    # Under another name first: a process that starts beside this one must not read half an index.
-                    write_whole(index, lambda temporary: Faidx(self.path, indexname=temporary).close())
+                    # Under a name of its own first: processes that start together neither read nor write half of it.
+                    temporary = index.with_name(f".{index.stem}.{os.getpid()}.unfinished.fai")
+                    try:
+                        Faidx(self.path, indexname=temporary).close()
+                        os.replace(temporary, index)
+                    finally:
+                        temporary.unlink(missing_ok=True)
                 faidx = Faidx(self.path, rebuild=False)
         except FastaIndexingError as error:
             raise InputError(f"{self.path}: {error}{self._comment_hint()}") from error
@@ -258,7 +262,7 @@ def read_bed(path: str | Path, genomes: list[SequenceFile], file: int) -> tuple[
         if len(fields) < 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
             raise InputError(f"{where} is {line[:60]!r}; expected chromosome, start and end, separated by tabs")
         sequence, start, end = genome.find(fields[0], where), int(fields[1]), int(fields[2])
-        _check_interval(genome, sequence, start, end, where)
+        check_interval(genome, sequence, start, end, where)
         rows.append((file, sequence, start, end))
         fourth.append((fields[3].strip().lower() if len(fields) > 3 else "", where))
     if not rows:
@@ -269,9 +273,10 @@ def read_bed(path: str | Path, genomes: list[SequenceFile], file: int) -> tuple[
     return np.array(rows, dtype=np.int64), [_part_name(name, where) for name, where in fourth]
 
 
-def _check_interval(genome: SequenceFile, sequence: int, start: int, end: int, where: str) -> None:
+def check_interval(genome: SequenceFile, sequence: int, start: int, end: int, where: str) -> None:
+    """Raise `InputError` if an interval is empty or leaves its sequence; `where` says who asked for it."""
     name, length = genome.names[sequence], genome.lengths[sequence]
-    if end <= start:
+    if start < 0 or end <= start:
         raise InputError(f"{where}: the end of {name}:{start}-{end} has to be above its start")
     if end > length:
         raise InputError(f"{where}: {name}:{start}-{end} ends outside of {name}, which has {length} bases")
@@ -298,7 +303,7 @@ def read_regions(specs: Sequence[str], genomes: list[SequenceFile], setting: str
         for file in files or [0]:
             sequence = genomes[file].find(name, where)
             stop = int(genomes[file].lengths[sequence]) if end is None else end
-            _check_interval(genomes[file], sequence, start, stop, where)
+            check_interval(genomes[file], sequence, start, stop, where)
             rows.append((file, sequence, start, stop))
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
@@ -433,7 +438,7 @@ def split_windows(
     if not given and not len(held_out["validation"]):
         if not 0 < validation_fraction < 1:
             raise InputError(f"validation_fraction is {validation_fraction}; it must lie between 0 and 1")
-        held_out["validation"] = _last_bases(subtract(whole, held_out["test"]), validation_fraction)
+        held_out["validation"] = last_bases(subtract(whole, held_out["test"]), validation_fraction)
     clash = overlapping(held_out["validation"], held_out["test"])
     if clash.any():
         file, sequence, start, end = held_out["validation"][clash][0]
@@ -477,7 +482,7 @@ def split_windows(
     return result
 
 
-def _last_bases(regions: np.ndarray, fraction: float) -> np.ndarray:
+def last_bases(regions: np.ndarray, fraction: float) -> np.ndarray:
     """Return the last `fraction` of the bases of each file."""
     chosen = []
     for file in np.unique(regions[:, 0]):

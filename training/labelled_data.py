@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, train_test_split
 
 from .dna import strand_free
 from .errors import InputError
@@ -42,11 +42,13 @@ class LabelledData:
             `label_names` (single label), a list of 0. and 1. (multi-label) or a float (regression).
         problem_type: As in the configuration of a Transformers model.
         label_names: Class names, sorted; the names of the columns (multi-label); `["value"]` (regression).
+        digest: What tells this content from another, where reading every sequence for that would take long.
     """
 
-    parts: DatasetDict
+    parts: "DatasetDict | dict[str, WindowRows]"  # noqa: F821 (of `window_rows.py`: windows that stay in their genome)
     problem_type: str
     label_names: list[str]
+    digest: str | None = None
 
 
 def load_splice_junctions() -> DatasetDict:
@@ -71,15 +73,16 @@ def read_labelled_data(
     problem_type: str | None = None,
     validation_fraction: float = 0.1,
     seed: int = 42,
+    fold: tuple[int, int] | None = None,
 ) -> LabelledData:
     """Read labelled sequences, check them, and split off a validation part if there is none.
 
     Args:
         data: The training rows: a csv, tsv or parquet file; a FASTA file whose headers read `>ID LABEL`, `>ID|LABEL` or
-            hold `label=LABEL`; a folder that has one sub-folder of FASTA or one-sequence .txt files for each class; a
-            folder with `train`, `dev` (or `valid`, `validation`) and `test` in any of these forms; a data set on the
-            Hub (`"owner/name"` or `"owner/name:configuration"`); or a `datasets` object. csv, tsv and FASTA files may
-            be gzipped.
+            hold `label=LABEL` (of several fields between `|` the last one is the label); a folder that has one
+            sub-folder of FASTA or one-sequence .txt files for each class; a folder with `train`, `dev` (or `valid`,
+            `validation`) and `test` in any of these forms; a data set on the Hub (`"owner/name"` or
+            `"owner/name:configuration"`); or a `datasets` object. csv, tsv and FASTA files may be gzipped.
         validation_data: The validation rows, in any of these forms.
         test_data: The test rows, likewise.
         sequence_column: The column that holds the sequences.
@@ -89,6 +92,9 @@ def read_labelled_data(
             one column is a single label and several are multi-label.
         validation_fraction: How much of the training rows becomes the validation part where none is given.
         seed: Of that split.
+        fold: `(number, folds)`, for cross-validation: all rows but the test rows are dealt into so many folds, and the
+            fold of this number, from 0, is the validation part. Without test rows it is the test part, and a
+            validation part is split off the others.
 
     Raises:
         InputError: The data cannot be used as they are; the message says which value of which row and what to do.
@@ -100,12 +106,14 @@ def read_labelled_data(
         raise InputError(f"{problem_type} takes one label column, got {len(label_columns)}: {list(label_columns)}")
     if not 0 < validation_fraction < 1:
         raise InputError(f"validation_fraction is {validation_fraction}; it must lie between 0 and 1")
+    if fold is not None and not (0 <= fold[0] < fold[1] and fold[1] > 1):
+        raise InputError(f"fold {fold[0]} of {fold[1]} folds: there must be at least 2, and they are counted from 0")
 
     columns = (sequence_column, tuple(label_columns), id_column)
-    tables = _read_parts(data, columns)
+    tables = read_parts(data, columns)
     for part, source in (("validation", validation_data), ("test", test_data)):
         if source is not None:
-            given = _read_parts(source, columns)
+            given = read_parts(source, columns)
             if list(given) != ["train"]:
                 raise InputError(f"{_name(source)} has the parts {list(given)}; as {part} data it must be one part")
             tables[part] = given["train"]
@@ -113,8 +121,16 @@ def read_labelled_data(
         raise InputError(f"{_name(data)} has no training part, only {list(tables)}")
 
     for table in tables.values():
-        _check_sequences(table)
+        check_sequences(table)
+    if fold is not None and "validation" in tables:
+        joined = [tables["train"], tables.pop("validation")]
+        tables["train"] = _finish(pd.concat(joined, ignore_index=True), f"{joined[0].attrs['name']} and validation")
     label_names, labels = _encode_labels(tables, problem_type, tuple(label_columns))
+    if fold is not None:
+        inside, outside = _fold_rows(tables["train"], labels["train"], problem_type, fold, seed)
+        part = "validation" if "test" in tables else "test"
+        tables[part], labels[part] = tables["train"].iloc[outside], labels["train"][outside]
+        tables["train"], labels["train"] = tables["train"].iloc[inside].reset_index(drop=True), labels["train"][inside]
     if "validation" not in tables:
         inside, outside = _split_rows(tables["train"], labels["train"], problem_type, validation_fraction, seed)
         tables["train"], tables["validation"] = tables["train"].iloc[inside], tables["train"].iloc[outside]
@@ -143,9 +159,11 @@ def count_table(data: LabelledData) -> str:
     lines = [f"{'label':<20}" + "".join(f"{name:>20}" for name in names)]
     if data.problem_type != REGRESSION:
         counts = {name: _class_counts(data, name) for name in names}
-        for index, label in enumerate(data.label_names):
+        for index, label in enumerate(data.label_names[:50]):
             cells = [f"{counts[n][index]:,} ({counts[n][index] / len(data.parts[n]):.1%})" for n in names]
             lines.append(f"{label[:19]:<20}" + "".join(f"{cell:>20}" for cell in cells))
+        if len(data.label_names) > 50:
+            lines.append(f"... and {len(data.label_names) - 50:,} more")
     lines.append(f"{'all':<20}" + "".join(f"{len(data.parts[name]):>20,}" for name in names))
     if data.problem_type == SINGLE_LABEL:
         largest, smallest = counts["train"].max(), counts["train"].min()
@@ -167,7 +185,7 @@ def _name(source) -> str:
     return str(source) if isinstance(source, str | Path) else f"the {type(source).__name__} that was passed"
 
 
-def _read_parts(source, columns) -> dict[str, pd.DataFrame]:
+def read_parts(source, columns) -> dict[str, pd.DataFrame]:
     """Read any source into tables with columns `row`, `sequence`, `label` (or `label 0`, ...) and maybe `id`."""
     if isinstance(source, Dataset):
         return {"train": _from_dataset(source, _name(source), columns)}
@@ -193,6 +211,23 @@ def _read_parts(source, columns) -> dict[str, pd.DataFrame]:
     return _from_dataset_dict(hub_data, str(source), columns)
 
 
+def has_labels(source: str | Path, label_column: str) -> bool:
+    """Return whether a file or folder holds labels, by its first header or its columns."""
+    path, name = Path(source), Path(source).name.lower()
+    if path.is_file() and name.endswith(_FASTA):
+        with (gzip.open if name.endswith(".gz") else open)(path, "rt") as file:
+            header = file.readline().removeprefix(">").strip()
+        try:
+            return bool(_id_and_label(header, path)[1])
+        except InputError:
+            return False
+    if path.is_file() and name.endswith(".parquet"):
+        return label_column in pd.read_parquet(path).columns
+    if path.is_file() and name.endswith(_TABLES):
+        return label_column in pd.read_csv(path, sep="\t" if ".tsv" in name else ",", nrows=0).columns
+    return not name.endswith((".txt", ".txt.gz"))
+
+
 def _from_dataset_dict(parts: DatasetDict, name: str, columns) -> dict[str, pd.DataFrame]:
     unknown = [part for part in parts if part not in _PART_NAMES]
     if unknown:
@@ -216,7 +251,7 @@ def _from_folder(folder: Path, columns) -> dict[str, pd.DataFrame]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     parts = {}
     for entry in entries:
-        part = _PART_NAMES.get(entry.name if entry.is_dir() else entry.name.partition(".")[0])
+        part = part_of_file(entry)
         if part and (entry.is_dir() or entry.name.lower().endswith(_TABLES + _FASTA)):
             if part in parts:
                 raise InputError(f"{folder} holds the {part} part twice; one of them is {entry.name}")
@@ -224,9 +259,21 @@ def _from_folder(folder: Path, columns) -> dict[str, pd.DataFrame]:
     return parts or {"train": _from_class_folders(folder)}
 
 
+def part_of_file(path: Path) -> str | None:
+    """Return the part that a file or folder is by its name, which begins or ends with it, or None.
+
+    `train`, `valid.csv`, `promoter_all_train.fna` and `train_hg19_coords_targets.csv` are of a part.
+    """
+    if path.is_dir():
+        return _PART_NAMES.get(path.name)
+    words = path.name.partition(".")[0].split("_")
+    return _PART_NAMES.get(words[-1]) or _PART_NAMES.get(words[0])
+
+
 def _from_class_folders(folder: Path) -> pd.DataFrame:
     records = []
-    for class_folder in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+    for class_folder in sorted(entry for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."):
+        before = len(records)
         for path in sorted(class_folder.iterdir()):
             if path.name.lower().endswith(_FASTA):
                 rows = [(header.split()[0] if header else "", sequence) for header, sequence in read_fasta(path)]
@@ -236,6 +283,8 @@ def _from_class_folders(folder: Path) -> pd.DataFrame:
                 continue
             # ids such as "seq1" come back in every class
             records += [(f"{class_folder.name}/{name}", sequence, class_folder.name) for name, sequence in rows]
+        if len(records) == before:
+            raise InputError(f"{class_folder}: the folder of this class holds no FASTA or .txt file; fill or remove it")
     if not records:
         raise InputError(
             f"{folder}: expected train/dev/test files or folders, or one sub-folder of FASTA or .txt files per class"
@@ -320,6 +369,9 @@ def _read_text(path: Path) -> str:
 def _id_and_label(header: str, path: Path) -> tuple[str, str]:
     fields = [field for field in re.split(r"[\s|]+", header) if field]
     labels = [field.removeprefix("label=") for field in fields[1:] if field.startswith("label=")]
+    if not labels and "|" in header:
+        name, _, label = header.rpartition("|")
+        return name.strip(), label.strip()
     if not labels and len(fields) == 2:
         labels = fields[1:]
     if len(labels) != 1:
@@ -332,7 +384,8 @@ def _id_and_label(header: str, path: Path) -> tuple[str, str]:
 # ------------------------------------------------------------------------------------------------ checks
 
 
-def _check_sequences(table: pd.DataFrame) -> None:
+def check_sequences(table: pd.DataFrame) -> None:
+    """Raise `InputError` about a row without a sequence or with letters of no nucleotide; `attrs["name"]` is named."""
     name = table.attrs["name"]
     if len(table) == 0:
         raise InputError(f"{name} has no rows")
@@ -457,6 +510,17 @@ def _split_rows(table, labels, problem_type, fraction, seed) -> tuple[np.ndarray
     _, chosen = train_test_split(candidates, test_size=n_validation, stratify=stratify, random_state=seed)
     outside = np.isin(group_of_row, chosen)
     return np.flatnonzero(~outside), np.flatnonzero(outside)
+
+
+def _fold_rows(table, labels, problem_type, fold, seed) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row numbers outside and inside of one fold; the same DNA never stands in two folds."""
+    groups, (number, folds) = pd.factorize(np.array(_dna_keys(table), dtype=object))[0], fold
+    smallest = np.bincount(labels).min() if problem_type == SINGLE_LABEL else groups.max() + 1
+    if smallest < folds:
+        raise InputError(f"{table.attrs['name']}: {folds} folds, but only {smallest} rows of a class; take fewer folds")
+    kind = StratifiedGroupKFold if problem_type == SINGLE_LABEL else GroupKFold
+    splits = kind(folds, shuffle=True, random_state=seed).split(groups, labels, groups)
+    return list(splits)[number]
 
 
 def _warn_about_twins(tables: dict[str, pd.DataFrame], labels: dict[str, np.ndarray]) -> None:

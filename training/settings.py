@@ -88,6 +88,8 @@ def parse_settings(
 ) -> RecipeArguments:
     """Read the settings from flags, or from one YAML file with flags after it, which override it.
 
+    A file that is not there, but in the folder `recipes` of the package, is taken from there.
+
     Args:
         cls: Their class.
         recipe: Name of the command.
@@ -96,8 +98,11 @@ def parse_settings(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0].endswith((".yaml", ".yml")):
+        shipped = Path(__file__).with_name("recipes") / argv[0]  # the paper's settings, by their name
         try:
-            content = yaml.safe_load(Path(argv[0]).read_text())
+            content = yaml.safe_load(
+                (shipped if not Path(argv[0]).exists() and shipped.exists() else Path(argv[0])).read_text()
+            )
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise InputError(f"{argv[0]} cannot be read: {error}") from error
         if not isinstance(content, dict):

@@ -1,0 +1,63 @@
+"""The commands behind docs/experiments.md are valid, and the shipped recipes are those that the docs name."""
+
+import os
+import re
+import shlex
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hyenadna.training.benchmark import BenchmarkArguments
+from hyenadna.training.chromatin import ChromatinArguments
+from hyenadna.training.embed import EmbedArguments
+from hyenadna.training.errors import InputError
+from hyenadna.training.settings import parse_settings
+from hyenadna.training.species import SpeciesArguments
+
+ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "training" / "recipes"
+CLASSES = {
+    "benchmark": BenchmarkArguments,
+    "chromatin": ChromatinArguments,
+    "species": SpeciesArguments,
+    "embed": EmbedArguments,
+}
+
+
+def test_the_script_of_the_docs(tmp_path):
+    environment = {**os.environ, "HYENADNA": "echo", "CHECKPOINT": "checkpoint", "OUT": str(tmp_path)}
+    script = subprocess.run(
+        ["bash", str(ROOT / "docs" / "experiments.sh")], env=environment, capture_output=True, text=True, check=True
+    )
+    commands = [shlex.split(line) for line in script.stdout.splitlines()]
+    assert len(commands) == 16 and commands[-1][0] == "report"
+    folders = set()
+    for name, *flags in commands[:-1]:
+        args = parse_settings(CLASSES[name], name, "", [*flags, "--use_cpu"])
+        folders.add(Path(args.output_dir).name)
+        assert args.resume
+    assert len(folders) == 11
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+def test_recipes_name_known_settings_and_the_docs_name_the_recipes(path):
+    name = re.search(rf"hyenadna (\w+) {re.escape(path.name)}", path.read_text())[1]
+    assert f"hyenadna {name} {path.name}" in (ROOT / "docs" / "experiments.md").read_text()
+    content = yaml.safe_load(path.read_text())
+    assert set(content) <= {f.name for f in fields(CLASSES[name])} and content
+    needed = ["--model", "m", "--data", "d"] if name == "embed" else ["--use_cpu"]
+    args = parse_settings(CLASSES[name], name, "", [path.name, *needed])
+    for key, value in content.items():
+        expected = float(value) if isinstance(getattr(args, key), float) else value  # YAML reads 6e-4 as text
+        assert getattr(args, key) == expected
+
+
+def test_a_file_of_the_user_comes_before_a_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("species.yaml").write_text("window: 77\n")
+    assert parse_settings(SpeciesArguments, "species", "", ["species.yaml", "--use_cpu"]).window == 77
+    with pytest.raises(InputError, match=r"other\.yaml cannot be read"):
+        parse_settings(SpeciesArguments, "species", "", ["other.yaml"])

@@ -1,0 +1,209 @@
+"""The paper's classification benchmarks: `hyenadna benchmark --suite genomic-benchmarks --model CHECKPOINT`.
+
+    hyenadna benchmark --suite genomic-benchmarks --output_dir gb                              # from the Hub, 8 sets
+    hyenadna benchmark --suite nucleotide-transformer --tasks H3 H4 --model pretrained         # 2 of 18
+    hyenadna benchmark --suite genomic-benchmarks --data_dir .genomic_benchmarks               # a local copy
+    hyenadna benchmark --data promoters.csv --seeds 0 1 2 --output_dir mine                    # your own set
+    hyenadna benchmark genomic_benchmarks.yaml --model pretrained --output_dir gb --resume     # go on
+    accelerate launch -m hyenadna.training.benchmark --suite genomic-benchmarks                # on several devices
+
+Each set, seed and fold is a run of `hyenadna finetune` in a folder of its own, beside simple baselines on the same
+rows; `report.md` and `report.png` put them beside the paper's figures. The validation part is split off the training
+rows, and the test rows are read once, at the end (the published code validated on them). Without `--suite` and
+`--data` the built-in splice junctions are used. The recipe `genomic_benchmarks.yaml` holds the paper's settings.
+
+A local copy of a suite has a folder for each set: `train` and `test` with a folder of text files for each class (as the
+package genomic_benchmarks writes them), or with a table of coordinates for each class (`positive.csv.gz` with columns
+region, start, end, strand, 0-based, half-open; needs `--fasta`), or FASTA, csv or parquet files.
+"""
+
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import pandas as pd
+from datasets import Dataset, DatasetDict, load_dataset
+
+from .baselines import fit_baselines
+from .dna import reverse_complement
+from .errors import InputError
+from .finetune import FinetuneArguments, classifier, finetune, read_data, settings_of
+from .genome import SequenceFile, check_interval
+from .labelled_data import SINGLE_LABEL, LabelledData, load_splice_junctions
+from .report import SETS, write_report
+from .results import hardware, versions, write_json
+from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
+
+SUITES = ("genomic-benchmarks", "nucleotide-transformer")
+SPLICE = "splice_junctions"
+
+
+@dataclass
+class BenchmarkArguments(FinetuneArguments):
+    """Settings of `hyenadna benchmark`, on top of those of `hyenadna finetune`."""
+
+    suite: str | None = setting(None, f"Sets of the paper: {' or '.join(SUITES)}.")
+    tasks: list[str] = field(default_factory=list, metadata={"help": "Sets of the suite; by default all."})
+    data_dir: str | None = setting(None, "Local copy of the suite, a folder for each set; by default the Hub.")
+    fasta: str | None = setting(None, "Genome (FASTA), for sets that are given by their coordinates.")
+    seeds: list[int] = field(
+        default_factory=lambda: [0], metadata={"help": "A run for each of these, in the place of seed."}
+    )
+    cross_validation: int = setting(0, "A run for each of so many folds of the training rows; 0: one split.")
+    baselines: bool = setting(True, "Fit k-mer baselines on the same rows.")
+    output_dir: str = setting("hyenadna-benchmark", "Folder for everything that the benchmark writes.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.suite is not None and self.suite not in SUITES:
+            raise InputError(f"suite is {self.suite!r}; use one of {', '.join(SUITES)}")
+        if self.suite is None and (self.tasks or self.data_dir):
+            raise InputError("tasks and data_dir belong to a suite; your own set is --data FILE_OR_FOLDER")
+        if self.suite is not None and (self.data or self.validation_data or self.test_data):
+            raise InputError("a suite brings its own data: leave data, validation_data and test_data out (data_dir?)")
+        if not self.seeds or min(self.seeds) < 0:
+            raise InputError(f"seeds is {self.seeds}; give at least one, and none below 0")
+        if self.cross_validation < 0 or self.cross_validation == 1:
+            raise InputError(f"cross_validation is {self.cross_validation}; use 0 or at least 2 folds")
+        if self.folds is not None:
+            raise InputError("a benchmark goes through all folds itself: use cross_validation, not folds and fold")
+        known = list(SETS["task"][SETS["suite"] == self.suite])
+        unknown = [task for task in self.tasks if task not in known]
+        if unknown:
+            raise InputError(f"tasks: {self.suite} has no set {unknown}; it has {known}")
+
+
+def planned_tasks(args: BenchmarkArguments) -> list[str]:
+    """Return the names of the sets, in the order of the suite."""
+    if args.suite is None:
+        name = Path(args.data).name if args.data else SPLICE
+        return [args.task or name.partition(".")[0]]
+    known = list(SETS["task"][SETS["suite"] == args.suite])
+    return [task for task in known if task in args.tasks or not args.tasks]
+
+
+def load_task(args: BenchmarkArguments, task: str) -> str | DatasetDict:
+    """Return the data of a set: where they are, for `read_labelled_data`, or a `DatasetDict` of them.
+
+    Raises:
+        InputError: There is no such folder, or the Hub does not give it.
+    """
+    if args.suite is None:
+        return args.data or load_splice_junctions()
+    if args.data_dir is None:
+        return _from_hub(SETS[SETS["task"] == task].iloc[0])
+    folder = Path(args.data_dir) / task
+    if not folder.is_dir():
+        raise InputError(f"data_dir: there is no folder {folder}; a local copy has one for each set of {args.suite}")
+    tables = sorted(folder.glob("*/*.csv")) + sorted(folder.glob("*/*.csv.gz"))
+    return _from_coordinates(folder, tables, args.fasta) if tables else str(folder)
+
+
+def _from_hub(row: pd.Series) -> DatasetDict:
+    try:
+        data = load_dataset(row["hub"])
+        if "task" in data["train"].column_names:  # one table for all sets
+            data = data.filter(
+                lambda tasks: [task == row["task"] for task in tasks], batched=True, input_columns="task"
+            )
+    except Exception as error:  # the Hub client raises a dozen different types
+        raise InputError(
+            f"{row['hub']} cannot be loaded from the Hub: {type(error).__name__}: {error}. Of a local copy give the "
+            "folder: --data_dir"
+        ) from error
+    return data.rename_columns({row[name]: name.partition("_")[0] for name in ("sequence_column", "label_column")})
+
+
+def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> DatasetDict:
+    """Read tables `PART/CLASS.csv(.gz)` of coordinates with the sequences of a genome."""
+    if fasta is None:
+        raise InputError(f"{tables[0]} and others hold coordinates: their sequences need the genome, --fasta FILE")
+    genome, parts = SequenceFile(fasta), {}
+    for path in tables:
+        table = pd.read_csv(path, dtype={"region": str})
+        missing = {"region", "start", "end", "strand"} - set(table)
+        if missing:
+            raise InputError(f"{path} has no column {sorted(missing)}; it has {list(table)}")
+        rows = parts.setdefault(path.parent.name, {"sequence": [], "label": []})
+        for i, (region, start, end, strand) in enumerate(table[["region", "start", "end", "strand"]].itertuples(False)):
+            where = f"{path}: row {i}"
+            number = genome.find(region, where)
+            check_interval(genome, number, start, end, where)
+            sequence = genome.letters(number, start, end)
+            rows["sequence"].append(reverse_complement(sequence) if strand == "-" else sequence)
+        rows["label"] += [path.name.partition(".")[0]] * len(table)
+    return DatasetDict({part: Dataset.from_dict(rows) for part, rows in parts.items()})
+
+
+def _run_arguments(args: BenchmarkArguments, task: str, data, name: str, seed: int, fold: int | None):
+    settings = {f.name: getattr(args, f.name) for f in fields(FinetuneArguments) if f.init}
+    own = {"task": task, "output_dir": str(Path(args.output_dir, task, name)), "seed": seed, "resume": True}
+    own |= {"data": data if isinstance(data, str) else None, "fold": fold}
+    own["folds"] = None if fold is None else args.cross_validation
+    if args.suite is not None:
+        longest = int(SETS.loc[SETS["task"] == task, "longest"].iloc[0])
+        if args.model is None and args.max_seq_len is None and longest > 1024:
+            own["max_seq_len"] = longest + 2
+    return FinetuneArguments(**{**settings, **own})
+
+
+def write_baselines(folder: Path, task: str, data: LabelledData, args: FinetuneArguments) -> None:
+    """Fit the baselines on the rows of a run and write them into `folder/metrics.json`, unless it has them."""
+    if (folder / METRICS_FILE).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    results = fit_baselines(data)
+    content = {"task": task, "baselines": results, "rows": {part: len(rows) for part, rows in data.parts.items()}}
+    content |= {"hardware": hardware(args.device), "versions": versions(), "settings": settings_of(args, data)}
+    write_json(folder / METRICS_FILE, content)
+
+
+def benchmark(args: BenchmarkArguments) -> str:
+    """Do every run that is not done yet; return the report as Markdown.
+
+    Raises:
+        InputError: The data, the checkpoint or the output folder cannot be used.
+    """
+    output, tasks, is_main = Path(args.output_dir), planned_tasks(args), args.process_index == 0
+    settings = {"benchmark": args.suite or tasks[0]}
+    if is_main and not (output / SETTINGS_FILE).exists():
+        check_output_folder(output, settings, False, ())
+    elif is_main and not args.resume:  # with it, each run checks its own folder
+        raise InputError(f"output_dir {str(output)!r} holds a benchmark; choose another folder, or go on with --resume")
+    folds = range(args.cross_validation) if args.cross_validation else [None]
+    sources = {}
+    for task in tasks:  # what would stop a run only after others took their hours
+        sources[task] = load_task(args, task)
+        run = _run_arguments(args, task, sources[task], "", args.seeds[0], folds[0])
+        print(f"checking {task}")
+        classifier(run, read_data(run, None if run.data else sources[task]))
+    for task, source in sources.items():
+        for seed in args.seeds:
+            for fold in folds:
+                name = f"seed{seed}" if fold is None else f"seed{seed}-fold{fold}"
+                run = _run_arguments(args, task, source, name, seed, fold)
+                print(f"\n== {task}, {name} ==")
+                labelled = read_data(run, None if run.data else source)
+                if is_main:
+                    output.mkdir(parents=True, exist_ok=True)
+                    write_json(output / SETTINGS_FILE, settings)
+                    if args.baselines and labelled.problem_type == SINGLE_LABEL and seed == args.seeds[0]:
+                        write_baselines(output / task / name.replace(f"seed{seed}", "baselines"), task, labelled, run)
+                finetune(run, labelled)
+                if is_main:
+                    report = write_report([output], output)
+    if not is_main:
+        return ""
+    print(f"\n{report}\nreport.md and report.png are in {output}")
+    return report
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `hyenadna benchmark` with these arguments (default: those of the command line)."""
+    benchmark(parse_settings(BenchmarkArguments, "benchmark", "The paper's classification benchmarks.", argv))
+
+
+if __name__ == "__main__":
+    from .cli import main as command_line
+
+    sys.exit(command_line(["benchmark", *sys.argv[1:]]))

@@ -1,0 +1,254 @@
+"""Which species is this DNA of? `hyenadna species --data genomes --window 1024 --output_dir species`.
+
+    hyenadna species species.yaml --data genomes --output_dir species-1k          # the paper's settings
+    hyenadna species --data genomes --window 16384 --model pretrained --truncation False
+    accelerate launch -m hyenadna.training.species --data genomes --window 1024   # on several devices
+
+`--data` is a folder with a sub-folder of FASTA files for each species (plain or bgzip; `genomes/human/chr1.fa`). A row
+is a random window of a random place; species count the same, and within one every position. Each epoch draws new
+training windows; those of validation and test are drawn once. They come from chromosomes that training never sees: name
+them with `--validation_chromosomes` and `--test_chromosomes` (`1` also means `chr1`, and a file `chr1.fa` of one
+sequence). Without names the last bases of each species are held out.
+
+As in the paper (arXiv 2306.15794) a window ends in `[SEP]`, and windows of up to 32,768 bases are pooled by their mean,
+longer ones by their last position.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .dna import reverse_complement
+from .errors import InputError
+from .finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
+from .genome import FASTA, PARTS, SequenceFile, last_bases, open_genomes, subtract
+from .labelled_data import SINGLE_LABEL, LabelledData
+from .settings import parse_settings, setting
+from .window_rows import WindowRows, WindowSequences, digest_of
+
+_MEAN_UP_TO = 32_768  # bases; the paper pools longer windows by their last position
+_TRIES = 20  # to find a window that is no gap
+
+
+@dataclass
+class SpeciesArguments(FinetuneArguments):
+    """Settings of `hyenadna species`, on top of those of `hyenadna finetune`."""
+
+    window: int = setting(1024, "Bases of a window.")
+    species: list[str] = field(default_factory=list, metadata={"help": "Sub-folders to use; by default all."})
+    validation_chromosomes: list[str] = field(
+        default_factory=list, metadata={"help": "Chromosomes to validate on; without names, the last bases."}
+    )
+    test_chromosomes: list[str] = field(
+        default_factory=list, metadata={"help": "Chromosomes to test on; without names, the last bases."}
+    )
+    held_out_fraction: float = setting(
+        0.1, "Without names: fraction of the bases for validation, and as many for test."
+    )
+    windows_per_epoch: int = setting(4096, "Training windows of an epoch, over all species.")
+    test_windows: int = setting(1000, "Windows to test on, over all species; as many to validate on.")
+    output_dir: str = setting("hyenadna-species", "Folder for everything that the run writes.")
+    add_special_tokens: bool = setting(True, "Append [SEP] to each window, as in the paper.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.window < 1 or self.windows_per_epoch < 1 or self.test_windows < 1:
+            raise InputError("window, windows_per_epoch and test_windows must be at least 1")
+        if bool(self.validation_chromosomes) != bool(self.test_chromosomes):
+            raise InputError("validation_chromosomes and test_chromosomes go together: name both or none")
+        both = sorted(set(self.validation_chromosomes) & set(self.test_chromosomes))
+        if both:
+            raise InputError(f"the chromosomes {both} are in validation_chromosomes and in test_chromosomes")
+        if not 0 < self.held_out_fraction < 0.5:
+            raise InputError(f"held_out_fraction is {self.held_out_fraction}; it must lie between 0 and 0.5")
+        if self.folds is not None or self.validation_data or self.test_data:
+            raise InputError("windows are drawn from genomes: leave folds, validation_data and test_data out")
+        if self.model is None and self.max_seq_len is None:
+            self.max_seq_len = self.window + 2
+        if self.pooling is None:
+            self.pooling = "mean" if self.window <= _MEAN_UP_TO else "last"
+        self.task = self.task or f"species_{self.window}"
+
+
+def open_species(args: SpeciesArguments) -> dict[str, list[SequenceFile]]:
+    """Open the FASTA files of each species, in alphabetical order.
+
+    Raises:
+        InputError: The folder has no sub-folders, or one has no FASTA.
+    """
+    folder = Path(args.data or "")
+    if args.data is None or not folder.is_dir():
+        raise InputError(f"data is {args.data!r}; expected a folder with a sub-folder of FASTA files for each species")
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    unknown = sorted(set(args.species) - set(names))
+    if unknown:
+        raise InputError(f"{folder} has no sub-folder {unknown}; it has {names}")
+    names = [name for name in names if name in args.species or not args.species]
+    if len(names) < 2:
+        raise InputError(f"{folder} has the sub-folders {names}; a classifier needs two species or more")
+    genomes = {}
+    for name in names:
+        files = [path for path in sorted((folder / name).iterdir()) if path.name.lower().endswith(FASTA)]
+        if not files:
+            raise InputError(f"{folder / name}: the folder of this species holds no FASTA file ({', '.join(FASTA)})")
+        genomes[name] = open_genomes(files)
+    return genomes
+
+
+def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArguments) -> dict[str, np.ndarray]:
+    """Return the regions `(n, 4)` of train, validation and test of one species, which share no base.
+
+    Contigs that are shorter than a window are in none.
+
+    Raises:
+        InputError: A chromosome is not there, or a part has no contig as long as a window.
+    """
+    whole = [(file, i, 0, n) for file, genome in enumerate(genomes) for i, n in enumerate(genome.lengths.tolist())]
+    whole, parts = np.array(whole, dtype=np.int64), {}
+    if args.test_chromosomes:
+        for part in ("validation", "test"):
+            rows = [_find(name, species, genomes, whole) for name in getattr(args, f"{part}_chromosomes")]
+            parts[part] = np.concatenate(rows)
+    else:
+        longest = int((whole[:, 3] - whole[:, 2]).max())
+        usable = whole[whole[:, 3] >= args.window]
+        if not len(usable):
+            raise InputError(f"window is {args.window:,}, but the longest contig of {species} has {longest:,} bases")
+        # as of one file: a fraction of the species, not of each of its files
+        parts["test"] = _last(usable, args.held_out_fraction)
+        parts["validation"] = _last(
+            subtract(usable, parts["test"]), args.held_out_fraction / (1 - args.held_out_fraction)
+        )
+    parts["train"] = subtract(whole, np.concatenate([parts["validation"], parts["test"]]))
+    for part in PARTS:
+        sizes = parts[part][:, 3] - parts[part][:, 2]
+        if not (sizes >= args.window).any():
+            raise InputError(
+                f"window is {args.window:,}, but the longest contig or region of the {part} part of {species} has "
+                f"{sizes.max(initial=0):,} bases: use a shorter window, or hold out more"
+            )
+        parts[part] = parts[part][sizes >= args.window]
+    return {part: parts[part] for part in PARTS}
+
+
+def _find(name: str, species: str, genomes: list[SequenceFile], whole: np.ndarray) -> np.ndarray:
+    found = []
+    for file, genome in enumerate(genomes):
+        stem = Path(genome.path).name.partition(".")[0]
+        for i, sequence in enumerate(genome.names):
+            alone = stem if len(genome.names) == 1 else sequence
+            if {name, f"chr{name}", name.removeprefix("chr")} & {sequence, alone}:
+                found.append((file, i))
+    if not found:
+        known = sorted({sequence for genome in genomes for sequence in genome.names})[:20]
+        raise InputError(f"{species} has no chromosome {name!r}; its sequences are {known}")
+    return np.concatenate([whole[(whole[:, 0] == file) & (whole[:, 1] == i)] for file, i in found])
+
+
+def _last(regions: np.ndarray, fraction: float) -> np.ndarray:
+    """Return the last `fraction` of the bases of all regions together."""
+    numbered = np.column_stack([np.zeros(len(regions), np.int64), np.arange(len(regions)), regions[:, 2:]])
+    chosen = last_bases(numbered, fraction)
+    return np.column_stack([regions[chosen[:, 1], :2], chosen[:, 2:]])
+
+
+class DrawnWindows:
+    """Random windows of one part: window `i` of epoch `epoch` is a function of the seed, the epoch and `i`.
+
+    Args:
+        genomes: All files of all species.
+        regions: For each species its regions `(n, 4)`, each at least a window long.
+        window: Bases of a window.
+        seed: Of the draw.
+    """
+
+    def __init__(self, genomes: list[SequenceFile], regions: list[np.ndarray], window: int, seed: int):
+        self.genomes, self.regions, self.window, self.seed = genomes, regions, window, seed
+
+    def draw(self, i: int, epoch: int) -> tuple[np.ndarray, str, int]:
+        """Return a window `(4,)`, its sequence, and its species. Windows that are mostly N are drawn again."""
+        species, rng = i % len(self.regions), np.random.default_rng((self.seed, epoch, i))
+        regions = self.regions[species]
+        starts = (regions[:, 3] - regions[:, 2] - self.window + 1).cumsum()
+        for _try in range(_TRIES):
+            place = int(rng.integers(starts[-1]))
+            k = int(np.searchsorted(starts, place, side="right"))
+            file, sequence, _, last = regions[k].tolist()
+            start = last - self.window - (int(starts[k]) - 1 - place)
+            text = self.genomes[file].letters(sequence, start, start + self.window)
+            if text.upper().count("N") <= self.window / 2:
+                break
+        return np.array([file, sequence, start, start + self.window]), text, species
+
+    def rows(self, count: int, epoch: int) -> WindowRows:
+        """Return the first `count` windows of an epoch as rows."""
+        drawn = [self.draw(i, epoch) for i in range(count)]
+        windows = np.stack([window for window, _, _ in drawn])
+        return WindowRows(self.genomes, windows, np.array([species for _, _, species in drawn]))
+
+
+class EpochRows(torch.utils.data.Dataset):
+    """New windows in each epoch, each on the other strand with probability `p`; see `StrandedRows`."""
+
+    def __init__(self, windows: DrawnWindows, count: int, p: float = 0.0):
+        self.windows, self.count, self.p = windows, count, p
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> dict:
+        epoch = int(self.epoch)
+        _, text, species = self.windows.draw(i, epoch)
+        if self.p and np.random.default_rng((self.windows.seed, epoch, i, 1)).random() < self.p:
+            text = reverse_complement(text)
+        return {"sequence": text, "label": species}
+
+
+def species(args: SpeciesArguments) -> FinetuneResult:
+    """Train, evaluate and save a classifier of species.
+
+    Raises:
+        InputError: The genomes, the checkpoint or the output folder cannot be used; nothing was written then.
+    """
+    opened = open_species(args)
+    genomes, regions = [], {part: [] for part in PARTS}
+    for name, files in opened.items():
+        for part, own in held_out_regions(name, files, args).items():
+            regions[part].append(own + np.array([len(genomes), 0, 0, 0]))
+        genomes += files
+    drawn = {part: DrawnWindows(genomes, regions[part], args.window, args.seed) for part in PARTS}
+    counts = {"train": args.windows_per_epoch, "validation": args.test_windows, "test": args.test_windows}
+    # under epochs that training does not reach, so that no part draws another's numbers
+    parts = {
+        part: drawn[part].rows(counts[part], {"train": 0, "validation": 2**31, "test": 2**32}[part]) for part in PARTS
+    }
+    for rows in parts.values():
+        _check_letters(rows["sequence"])
+    labelled = LabelledData(parts, SINGLE_LABEL, list(opened), digest_of(parts))
+
+    def prepare(args: FinetuneArguments, labelled: LabelledData) -> dict:
+        rows = EpochRows(drawn["train"], args.windows_per_epoch, args.reverse_complement)
+        return {**classifier(args, labelled), "train_dataset": rows}
+
+    return train_and_test(args, labelled, prepare)
+
+
+def _check_letters(sequences: WindowSequences) -> None:
+    for file, sequence, start, end in sequences.windows.tolist():
+        genome = sequences.genomes[file]
+        genome.check_letters(sequence, start, genome.read(sequence, start, end))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `hyenadna species` with these arguments (default: those of the command line)."""
+    species(parse_settings(SpeciesArguments, "species", "Train HyenaDNA to tell species apart.", argv))
+
+
+if __name__ == "__main__":
+    from .cli import main as command_line
+
+    sys.exit(command_line(["species", *sys.argv[1:]]))
