@@ -131,15 +131,6 @@ def test_long_sequences_use_several_groups_of_channels(monkeypatch):
     assert_equal(chunked(model, [50, 1], input_ids=ids), full(model, input_ids=ids), torch.float64)
 
 
-def test_filters_too_large_to_be_kept(monkeypatch):
-    """As behind 32,768 bases of a 128-wide model: they are made in blocks of channels."""
-    monkeypatch.setattr("hyenadna.implicit_filter._CACHED_FILTER", 0)
-    model = random_model(max_seq_len=LENGTH, hyena_order=3).double()
-    ids = random_ids(1, LENGTH)
-    for split in ([1], [60, 1, 7]):
-        assert_equal(chunked(model, split, input_ids=ids), full(model, input_ids=ids), torch.float64)
-
-
 def test_filters_stay_in_float32_under_autocast(monkeypatch):
     monkeypatch.setattr("hyenadna.implicit_filter._CACHED_FILTER", 0)
     mixer = random_model().hyena.backbone.layers[0].mixer
