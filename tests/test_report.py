@@ -41,6 +41,7 @@ def test_lines_are_averaged_over_seeds_and_told_apart(tmp_path):
     write_run(tmp_path / "c" / "seed0", accuracy=0.96, model="folder/pretrained")
     write_run(tmp_path / "d" / "seed0", accuracy=0.7, model="folder/pretrained", freeze_backbone=True)
     write_baselines(tmp_path / "baselines", 0.6)
+    write_baselines(tmp_path / "once more", 0.6)  # of another benchmark on the same rows
     (tasks,) = [summarize(collect([tmp_path]))]
     (rows,) = tasks.values()
     found = {row["method"]: row for row in rows}

@@ -25,7 +25,7 @@ from .settings import METRICS_FILE
 SETS = pd.read_csv(Path(__file__).with_name("benchmark_sets.csv"), keep_default_na=False)
 # What differs between runs of one line.
 _NOT_COMPARED = {"seed", "fold", "data", "validation_data", "test_data", "resume", "data_sha256", "task"}
-_COLUMNS = ("accuracy", "f1_macro", "mcc", "auroc")
+_COLUMNS = ("accuracy", "f1_weighted", "f1_macro", "mcc", "auroc")
 
 
 def collect(paths: Sequence[str | Path]) -> list[dict]:
@@ -49,10 +49,16 @@ def collect(paths: Sequence[str | Path]) -> list[dict]:
             content = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read: {error}") from error
-        lines += _lines(content, file)
+        # a baseline that was fitted beside several runs on the same rows is one
+        lines += [line for line in _lines(content, file) if not (line["is_baseline"] and _known(line, lines))]
     if not lines:
         raise InputError(f"none of the {len(files)} {METRICS_FILE} in {list(map(str, paths))} holds metrics of a run")
     return lines
+
+
+def _known(line: dict, lines: list[dict]) -> bool:
+    same = ("task", "method", "part", "metrics", "seed")
+    return any(all(other[key] == line[key] for key in same) for other in lines)
 
 
 def _lines(content: dict, file: Path) -> list[dict]:
@@ -61,7 +67,7 @@ def _lines(content: dict, file: Path) -> list[dict]:
         "rows": content.get("rows") or {},
         "hardware": content.get("hardware") or {},
         "seed": settings.get("seed"),
-        "folds": settings.get("folds"),
+        "folds": settings.get("folds") if settings.get("fold") is not None else None,  # embeddings mean others
         "classes": len(content["label_names"]) if "label_names" in content else None,
         "task": content.get("task") or settings.get("task") or Path(settings.get("data") or file.parent).stem,
     }
