@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers.distributed.configuration_utils import DistributedConfig
 
 from hyenadna.training import pretrain
+from hyenadna.training.cli import leave_together
 
 load_model = pretrain.load_model
 
@@ -39,3 +40,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     pretrain.load_model = load_sharded
     pretrain.main(sys.argv[1:])
+    leave_together()

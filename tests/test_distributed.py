@@ -18,6 +18,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna.training.cli import leave_together
 from hyenadna.training.pretrain import PretrainArguments, main
 from hyenadna.training.settings import parse_settings
 
@@ -146,3 +147,11 @@ def test_slurm_script():
     flags = launched[1].replace("\\", " ").split("\n\n")[0].rstrip("'\n ").split()
     args = parse_settings(PretrainArguments, "pretrain", "", [*flags, "--use_cpu"])
     assert args.resume and args.bf16
+
+
+def test_a_command_ends_its_group_of_processes():
+    """A process that ends with its group open sometimes aborts, and the launcher then kills the others."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    leave_together()
+    assert not torch.distributed.is_initialized()
+    leave_together()  # without a group there is nothing to do

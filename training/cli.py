@@ -64,12 +64,25 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     try:
         module.main(rest)
+        leave_together()
     except (InputError, CheckpointError) as error:
         print(f"hyenadna {name}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def leave_together() -> None:
+    """End the group of processes, if there is one, when all are done.
+
+    A process that ends with its group open may abort on the way out, and the launcher would then kill the others, which
+    may still be writing.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

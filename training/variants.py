@@ -20,6 +20,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -511,8 +512,9 @@ def main(argv: list[str] | None = None) -> None:
             run_mutagenesis(args, model, genome, output)
     else:
         run_vcf(args, model, genome, output)
-    state.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    from .cli import main as command_line
+
+    sys.exit(command_line(["variants", *sys.argv[1:]]))
