@@ -163,6 +163,9 @@ def test_bed_with_and_without_splits(genome, tmp_path):
     rows, parts = read_bed(bed, genomes, 0)
     assert rows.tolist() == [[0, 0, 0, 10], [0, 1, 50, 100], [0, 0, 20, 30]]
     assert parts == ["train", "validation", "test"]
+    tracks = open_genomes([write_fasta(tmp_path / "t.fa", {"track": "ACGT", "track9": "ACGT"})])
+    bed.write_text("browser position 1\ntrack\t0\t2\n track9 1 4\n")  # contigs may be called so
+    assert read_bed(bed, tracks, 0)[0].tolist() == [[0, 0, 0, 2], [0, 1, 1, 4]]
     bed.write_text("1 0 10 gene1 0 +\nX 0 20 gene2 0 -\n")  # a name is no split
     assert read_bed(bed, genomes, 0)[1] is None
 

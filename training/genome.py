@@ -256,7 +256,8 @@ def read_bed(path: str | Path, genomes: list[SequenceFile], file: int) -> tuple[
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
+        word = next(iter(line.split()), "#")
+        if word.startswith("#") or (word in ("track", "browser") and word not in genome.number):
             continue
         where, fields = f"{path}: line {number}", line.split("\t") if "\t" in line else line.split()
         if len(fields) < 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):

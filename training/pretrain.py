@@ -115,7 +115,7 @@ class PretrainArguments(RecipeArguments):
             raise InputError(f"reverse_complement is {self.reverse_complement}; it is a probability, 0 to 1")
         if self.soft_masked not in ("keep", "ignore"):
             raise InputError(f"soft_masked is {self.soft_masked!r}; use 'keep' or 'ignore'")
-        if self.weights and (len(self.weights) != len(self.data) or min(self.weights) <= 0):
+        if self.weights and (len(self.weights) != len(self.data) or not all(weight > 0 for weight in self.weights)):
             raise InputError(f"weights are {self.weights} for {len(self.data)} files; give a positive one for each")
         if not 0 <= self.markov_order <= 12:
             raise InputError(f"markov_order is {self.markov_order}; it must lie between 0 and 12")
@@ -125,6 +125,11 @@ class PretrainArguments(RecipeArguments):
             raise InputError(f"length_warmup_steps is {self.length_warmup_steps}; it must not be negative")
         if self.label_smoothing_factor:
             raise InputError("label_smoothing_factor has no place here: the perplexity would be that of other labels")
+        if self.load_best_model_at_end or self.save_strategy == "best":
+            raise InputError(
+                "load_best_model_at_end and save_strategy 'best' have no place here: the end of the run is the model, "
+                "and the last checkpoints are kept; leave them out"
+            )
         if self.include_num_input_tokens_seen == "no":
             raise InputError("include_num_input_tokens_seen is 'no'; without the tokens there is no speed to report")
 
@@ -383,6 +388,12 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
     weights = args.weights or [1.0] * len(genomes)
     rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     sampler = WindowSampler(parts["train"], weights, rows_per_step, window, args.seed, args.reverse_complement)
+    for file, weight, rows, count in zip(genomes, weights, sampler.rows_of_file, sampler.per_epoch, strict=True):
+        if len(rows) and not count:
+            raise InputError(
+                f"{file.path} has {len(rows)} training windows and weight {weight}: none of them would be read in an "
+                "epoch. Give it a larger weight, or leave it out"
+            )
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * sampler.steps_per_epoch)
     warmup = args.length_warmup_steps
     sampler.stages += length_stages(window, round(warmup * steps if warmup < 1 else warmup), args.length_warmup_stages)
