@@ -28,6 +28,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+from speed import save_picture
+
 COLUMNS = ("model", "context", "new", "ms_per_base", "seconds", "prefill", "forward", "first")
 
 
@@ -187,11 +189,7 @@ def picture(rows: list[dict], steps: list[dict], path: Path) -> None:
             total = np.cumsum((ms[1:] + ms[:-1]) / 2 * np.diff(context)) / 1000
             right.loglog(context[1:], total, "s--", label="recompute (integral of the left)")
     right.set(xlabel="bases generated", ylabel="seconds in all", title="from nothing to n bases")
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-        axis.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path)
 
 
 def main() -> None:

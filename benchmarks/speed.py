@@ -222,8 +222,13 @@ def picture(rows: list[dict], path: Path) -> None:
                 if points:
                     axis.loglog(*zip(*points, strict=True), marker="o", label=name, ls=":" if name == "floor" else "-")
             axis.set(title=mode if line == 0 else "", ylabel=label, xlabel="length in bases" if line else "")
-            axis.grid(alpha=0.3)
-            axis.legend()
+    save_picture(figure, path)
+
+
+def save_picture(figure, path: Path) -> None:
+    for axis in figure.axes:
+        axis.grid(alpha=0.3)
+        axis.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
