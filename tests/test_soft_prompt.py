@@ -188,6 +188,8 @@ def test_start_and_dropout_of_a_prompt(checkpoint):
         assert dropped.mean().item() == pytest.approx(0.5 if training else 0.0, abs=0.05)
         assert not training or not torch.equal(dropped[0], dropped[1])  # each row its own
         assert torch.equal(sequence, model.get_input_embeddings().weight[ids])
+    prompted.train()
+    assert torch.equal(prompted.get_base_model()(input_ids=ids).logits, load().train()(ids).logits)
 
 
 def test_letters():
@@ -264,11 +266,15 @@ def test_bad_lora_and_regression_as_next_token(checkpoint, tmp_path):
 def test_an_adapter_on_another_base(run, checkpoint, tmp_path):
     _, folder, _ = run
     random_model(d_model=8, max_seq_len=64).save_pretrained(tmp_path / "narrow")
-    with pytest.raises(InputError, match=r"for a model with d_model=16, but that of .*narrow' is 8"):
+    with pytest.raises(InputError, match=r"with d_model=16, d_inner=64, but .*narrow' has d_model=8, d_inner=32; name"):
         load_adapted(folder, base=tmp_path / "narrow")
+    for name, value in (("n_layer", 1), ("n_layer", 3), ("max_seq_len", 65)):  # which peft would load without a word
+        random_model(**{"max_seq_len": 64, name: value}).save_pretrained(tmp_path / "other")
+        with pytest.raises(InputError, match=rf"for a model with {name}=.* has {name}={value}; name the right one"):
+            load_adapted(folder, base=tmp_path / "other")
     with pytest.raises(InputError, match=r"holds no adapter_config\.json"):
         load_adapted(checkpoint)
-    with pytest.raises(InputError, match="neither a folder with a checkpoint"):
+    with pytest.raises(InputError, match=r"needs the model under it.* as base: .*neither a folder"):
         load_adapted(folder, base=tmp_path / "gone")
 
 

@@ -22,6 +22,7 @@ _TASKS = {
     HyenaDNAForSequenceClassification: TaskType.SEQ_CLS,
     HyenaDNAForCausalLM: TaskType.CAUSAL_LM,
 }
+_SHAPE = ("d_model", "n_layer", "d_inner", "hyena_order", "max_seq_len")  # of the filters' time axis, the last
 
 
 def add_lora(model: HyenaDNAPreTrainedModel, rank: int) -> PeftModel:
@@ -61,7 +62,7 @@ def add_prompt(
 
     def drop(module, args, kwargs):
         # peft makes one prompt for the whole batch; here each row has its own
-        if module.training and dropout:
+        if module.training and dropout and "inputs_embeds" in kwargs:  # not where the base itself is called
             prompt, sequence = kwargs["inputs_embeds"].split([length, kwargs["inputs_embeds"].shape[1] - length], dim=1)
             kwargs["inputs_embeds"] = torch.cat([F.dropout(prompt, dropout), sequence], dim=1)
         return args, kwargs
@@ -85,7 +86,7 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
         base: The checkpoint under the adapter, if it is elsewhere now.
 
     Raises:
-        InputError: The folder holds no adapter, or one for a model of another width.
+        InputError: The folder holds no adapter, its base does not load, or is a model of another shape.
     """
     folder = Path(folder)
     for file in ("adapter_config.json", "config.json"):
@@ -102,10 +103,19 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
         )
     names = ("id2label", "label2id", "problem_type", "pooling")
     settings = {name: getattr(config, name) for name in names} if cls is HyenaDNAForSequenceClassification else {}
-    model, _ = load_checkpoint(cls, str(base or adapter.base_model_name_or_path), settings, new="score.")
-    if model.config.d_model != config.d_model:
+    base = str(base or adapter.base_model_name_or_path)
+    try:
+        model, _ = load_checkpoint(cls, base, settings, new="score.")
+    except InputError as error:
         raise InputError(
-            f"the adapter in {str(folder)!r} is for a model with d_model={config.d_model}, but that of "
-            f"{str(base or adapter.base_model_name_or_path)!r} is {model.config.d_model}; name the right one as base"
+            f"the adapter in {str(folder)!r} needs the model under it; name it as base: {error}"
+        ) from error
+    # peft itself passes over the matrices of layers that are not there, without a word
+    wrong = [name for name in _SHAPE if getattr(model.config, name) != getattr(config, name)]
+    if wrong:
+        expected, came = (", ".join(f"{name}={getattr(c, name)}" for name in wrong) for c in (config, model.config))
+        raise InputError(
+            f"the adapter in {str(folder)!r} is for a model with {expected}, but {base!r} has {came}; name the right "
+            "one as base"
         )
     return PeftModel.from_pretrained(model, folder).eval()
