@@ -4,11 +4,13 @@ import json
 
 import pytest
 from datasets import DatasetDict
+from transformers import TrainingArguments
 
 from hyenadna.training import adapter_study as study
 from hyenadna.training import cli
 from hyenadna.training.adapter_study import StudyArguments, adapter_study, planned_runs, study_table
 from hyenadna.training.errors import InputError
+from hyenadna.training.finetune import FinetuneResult
 
 from .conftest import random_model
 from .test_finetune import QUICK, make_rows
@@ -32,7 +34,7 @@ def data(tmp_path_factory):
 
 
 def make_args(checkpoint, data, output_dir, **changes) -> StudyArguments:
-    settings = {**QUICK, "prompt_lengths": [2, 5], "lora_ranks": [2], "seeds": [0], **changes}
+    settings = {**QUICK, "pooling": "last", "prompt_lengths": [2, 5], "lora_ranks": [2], "seeds": [0], **changes}
     return StudyArguments(model=str(checkpoint), data=str(data), output_dir=str(output_dir), **settings)
 
 
@@ -53,7 +55,8 @@ def test_a_study_and_going_on_with_it(checkpoint, data, tmp_path, capsys):
     for row, folder in zip(rows, (run["name"] for run in planned_runs(make_args(checkpoint, data, "x"))), strict=True):
         metrics = json.loads((tmp_path / "study" / f"{folder}-seed0" / "metrics.json").read_text())
         assert row["accuracy"] == metrics["metrics"]["test"]["accuracy"] and row["accuracy_sd"] == 0
-        assert row["train_seconds"] == metrics["train_seconds"]
+        assert row["train_seconds"] == metrics["train_seconds"] and row["resumed"] is False
+        assert metrics["settings"]["pooling"] == (None if "next" in folder else "last")
     table = (tmp_path / "study" / "adapter_study.md").read_text().strip()
     assert table == study_table(rows, 0.5) and f"| prompt + head | 5 | {5 * D + head:,} (" in table
     assert (tmp_path / "study" / "adapter_study.png").read_bytes().startswith(b"\x89PNG")
@@ -73,12 +76,13 @@ def test_a_study_and_going_on_with_it(checkpoint, data, tmp_path, capsys):
 def test_seeds_are_averaged_and_the_built_in_data_is_the_default(checkpoint, tmp_path, monkeypatch):
     few = DatasetDict(train=make_rows(24), test=make_rows(10, seed=1))
     monkeypatch.setattr(study, "load_splice_junctions", lambda: few)
-    settings = {"prompt_lengths": [], "lora_ranks": [], "forms": ["classifier"], "seeds": [0, 1]}
+    fits = 64 - max(len(sequence) for part in few.values() for sequence in part["sequence"])  # to the last token
+    settings = {"prompt_lengths": [fits], "lora_ranks": [], "forms": ["classifier"], "seeds": [0, 1]}
     args = make_args(checkpoint, "", tmp_path / "study", **settings)
     args.data = None
     rows = adapter_study(args)
-    assert [row["method"] for row in rows] == ["linear probe", "full fine-tuning"]
-    for row, name in zip(rows, ("probe", "full"), strict=True):
+    assert [row["method"] for row in rows] == ["linear probe", "prompt + head", "full fine-tuning"]
+    for row, name in zip(rows, ("probe", f"classifier-{fits}", "full"), strict=True):
         runs = [json.loads((tmp_path / "study" / f"{name}-seed{s}" / "metrics.json").read_text()) for s in (0, 1)]
         one, two = (run["metrics"]["test"]["accuracy"] for run in runs)
         assert row["accuracy"] == pytest.approx((one + two) / 2)
@@ -94,11 +98,16 @@ def test_seeds_are_averaged_and_the_built_in_data_is_the_default(checkpoint, tmp
         ({"forms": ["prefix"]}, "forms is"),
         ({"seeds": []}, "seeds at least one"),
         ({"freeze_backbone": True}, "by itself"),
+        ({"class_weights": True}, "or say --forms classifier"),
+        ({"seed": 3}, "a study does not use seed: leave it out .*there are seeds"),
+        ({"weight_decay": 0.3, "label_smoothing_factor": 0.1}, "does not use weight_decay, label_smoothing_factor"),
+        ({"logging_strategy": "steps", "optim": "sgd"}, "a study does not use optim, logging_strategy"),
     ],
 )
 def test_bad_settings(checkpoint, data, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
-        make_args(checkpoint, data, tmp_path / "study", **changes)
+        adapter_study(make_args(checkpoint, data, tmp_path / "study", **changes))
+    assert not (tmp_path / "study").exists()
 
 
 def test_what_would_stop_a_run_in_the_middle_is_said_before_the_first(checkpoint, data, tmp_path):
@@ -106,11 +115,33 @@ def test_what_would_stop_a_run_in_the_middle_is_said_before_the_first(checkpoint
         InputError, match=r"row \d+ of the train rows has [678]\d tokens, but max_seq_len of the model is 64"
     ):
         adapter_study(make_args(checkpoint, data, tmp_path / "study", prompt_lengths=[2, 50]))
+    with pytest.raises(InputError, match="num_virtual_tokens is 63, which leaves no room"):
+        adapter_study(make_args(checkpoint, data, tmp_path / "study", prompt_lengths=[2, 63], truncation=True))
     six = make_rows(36).remove_columns("label").add_column("label", [f"class {i % 6}" for i in range(36)])
     six.to_csv(tmp_path / "six.csv", index=False)
     with pytest.raises(InputError, match="6 classes"):
         adapter_study(make_args(checkpoint, tmp_path / "six.csv", tmp_path / "study"))
     assert not (tmp_path / "study").exists()
+
+
+def test_only_the_first_process_writes(checkpoint, data, tmp_path, monkeypatch):
+    """In the others, a recipe returns its metrics alone."""
+    other = FinetuneResult({"metrics": {"test": {"accuracy": 0.5}}}, None, None)
+    ran = []
+    for recipe in ("finetune", "soft_prompt"):
+        monkeypatch.setattr(study, recipe, lambda args, data: ran.append(args.output_dir) or other)
+    monkeypatch.setattr(TrainingArguments, "process_index", 1)
+    args = make_args(checkpoint, data, tmp_path / "study")
+    assert adapter_study(args) == [] and len(ran) == len(planned_runs(args))
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_resumed_run_is_marked():
+    row = {"method": "LoRA + head", "tokens": None, "rank": 4, "trained_parameters": 10, "parameters": 100}
+    row |= {"accuracy": 0.5, "accuracy_sd": 0.0, "mcc": 0.0, "train_seconds": 12.3}
+    table = study_table([{**row, "resumed": False}, {**row, "resumed": True}], 0.5)
+    assert "| 12 |" in table and "| 12* |" in table and table.endswith("* without the time before an interruption")
+    assert "interruption" not in study_table([{**row, "resumed": False}], 0.5)
 
 
 def test_command_line(tmp_path, capsys):

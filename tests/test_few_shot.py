@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import DatasetDict
+from transformers import TrainingArguments
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.tokenization import HyenaDNATokenizer
@@ -124,6 +125,16 @@ def test_results_tables_and_resume(checkpoint, data, tmp_path, monkeypatch, caps
     assert without_times(again) == without_times(results)
 
 
+def test_only_the_first_process_writes(checkpoint, data, tmp_path, monkeypatch):
+    settings = {"samples": [4], "shots": [1], "repeats": 1, "output_dir": tmp_path / "run"}
+    monkeypatch.setattr(TrainingArguments, "process_index", 1)
+    other = few_shot(make_args(checkpoint, **settings), data)
+    assert not (tmp_path / "run" / "metrics.json").exists() and not list(tmp_path.glob("run/few_shot*"))
+    monkeypatch.undo()
+    first = few_shot(make_args(checkpoint, **settings), data)
+    assert [r["accuracy"] for r in other["results"]] == [r["accuracy"] for r in first["results"]]
+
+
 def test_without_tuning_the_checkpoint_speaks(checkpoint, data, tmp_path):
     settings = {"tuning_steps": 0, "samples": [4], "shots": [2], "repeats": 1}
     results = few_shot(make_args(checkpoint, tmp_path / "run", **settings), data)["results"]
@@ -165,6 +176,10 @@ def test_tuning_changes_the_answer(checkpoint, data, tmp_path):
         ({"samples": [31]}, "31 samples of 30 rows"),
         ({"shots": [5], "samples": [8]}, r"5 shots of up to \d+ bases make a context of 1\d+ tokens.*at most 3 shots"),
         ({"label_letters": "AA"}, "do not fit the 2 classes"),
+        ({"lora_rank": 2}, "few-shot does not use lora_rank: leave it out"),
+        ({"truncation": True, "reverse_complement": 0.5}, "few-shot does not use truncation, reverse_complement"),
+        ({"freeze_backbone": True, "pooling": "last"}, "few-shot does not use pooling, freeze_backbone"),
+        ({"max_steps": 9, "num_train_epochs": 3}, "few-shot does not use num_train_epochs, max_steps"),
     ],
 )
 def test_bad_settings(checkpoint, data, tmp_path, changes, message):

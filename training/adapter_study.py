@@ -20,15 +20,24 @@ from matplotlib.figure import Figure
 from transformers import TrainingArguments
 
 from .errors import InputError
-from .finetune import FinetuneArguments, check_lengths, finetune, read_data, settings_of
+from .finetune import FinetuneArguments, finetune, read_data, settings_of
 from .labelled_data import SINGLE_LABEL, load_splice_junctions
 from .results import write_json, write_whole
 from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
-from .soft_prompt import FORMS, SoftPromptArguments, letters_of_labels, load_language_model, soft_prompt
+from .soft_prompt import (
+    FORMS,
+    NOT_FOR_LETTERS,
+    SoftPromptArguments,
+    check_room,
+    letters_of_labels,
+    load_language_model,
+    soft_prompt,
+)
 
 # Of Trainer's settings, those that every run of a study shares.
 _SHARED = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "bf16", "fp16")
-_SHARED += ("gradient_accumulation_steps", "dataloader_num_workers", "use_cpu", "disable_tqdm")
+_SHARED += ("gradient_accumulation_steps", "gradient_checkpointing", "dataloader_num_workers", "use_cpu")
+_SHARED += ("disable_tqdm", "ddp_backend")
 
 
 @dataclass
@@ -62,6 +71,8 @@ class StudyArguments(FinetuneArguments):
             raise InputError(f"forms is {self.forms} and seeds {self.seeds}; forms are {FORMS}, seeds at least one")
         if self.freeze_backbone or self.lora_rank is not None:
             raise InputError("a study chooses freeze_backbone and lora_rank by itself: leave them out")
+        if self.class_weights and "next_token" in self.forms:
+            raise InputError("class_weights are for a head: leave them out, or say --forms classifier")
 
 
 def planned_runs(args: StudyArguments) -> list[dict]:
@@ -102,12 +113,25 @@ def planned_runs(args: StudyArguments) -> list[dict]:
     ]
 
 
+def _refuse_what_no_run_gets(args: StudyArguments) -> None:
+    usual = StudyArguments(**{name: getattr(args, name) for name in ("model", "learning_rate", *_SHARED)})
+    known = {"output_dir", "learning_rate", *_SHARED}
+    names = [f.name for f in fields(TrainingArguments) if f.name not in known]
+    given = [name for name in names if getattr(args, name) != getattr(usual, name)]
+    if given:
+        raise InputError(
+            f"a study does not use {', '.join(given)}: leave it out (the runs have the settings of their recipes; for "
+            "seed there are seeds)"
+        )
+
+
 def adapter_study(args: StudyArguments) -> list[dict]:
-    """Do every run that is not done yet; return a row of the table for each way of adapting.
+    """Do every run that is not done yet; return a row of the table for each way of adapting (in the first process).
 
     Raises:
         InputError: The data, the checkpoint or the output folder cannot be used.
     """
+    _refuse_what_no_run_gets(args)
     data = load_splice_junctions() if args.data is None else None
     labelled = read_data(args, data)
     if labelled.problem_type != SINGLE_LABEL:
@@ -115,15 +139,16 @@ def adapter_study(args: StudyArguments) -> list[dict]:
     # what would stop a run only after others took their hours
     if "next_token" in args.forms and args.prompt_lengths:
         letters_of_labels(labelled.label_names)
-    longest_prompt = max(args.prompt_lengths, default=0) + 2  # [SEP] and the letter of the label
     model, _ = load_language_model(args)
-    if not args.truncation:
-        check_lengths(labelled, model.config.max_seq_len, longest_prompt, from_scratch=False)
-    output, settings = Path(args.output_dir), settings_of(args, labelled)
-    if not (args.resume and (output / SETTINGS_FILE).exists()):
-        check_output_folder(output, settings, False, ())  # with it, each run checks its own folder
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / SETTINGS_FILE, settings)
+    for run in planned_runs(args):
+        if "tokens" in run:
+            check_room(args, labelled, model.config.max_seq_len, run["settings"]["form"], run["tokens"])
+    output, settings, is_main = Path(args.output_dir), settings_of(args, labelled), args.process_index == 0
+    if is_main:
+        if not (args.resume and (output / SETTINGS_FILE).exists()):
+            check_output_folder(output, settings, False, ())  # with it, each run checks its own folder
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / SETTINGS_FILE, settings)
 
     own = {f.name for f in fields(FinetuneArguments)} - {f.name for f in fields(TrainingArguments)}
     shared = {name: getattr(args, name) for name in (*_SHARED, *sorted(own - {"resume"}))}
@@ -137,8 +162,12 @@ def adapter_study(args: StudyArguments) -> list[dict]:
             folder = output / f"{run['name']}-seed{seed}"
             print(f"\n== {run['name']}, seed {seed} ==")
             settings = {**shared, **run["settings"], "output_dir": str(folder), "seed": seed, "resume": True}
+            if settings.get("form") == "next_token":
+                settings = {name: value for name, value in settings.items() if name not in NOT_FOR_LETTERS}
             recipe, cls = (soft_prompt, SoftPromptArguments) if "form" in settings else (finetune, FinetuneArguments)
             done.append(recipe(cls(**settings), data).results)
+        if not is_main:
+            continue
         accuracy = [results["metrics"][part]["accuracy"] for results in done]
         rows.append(
             {
@@ -152,13 +181,15 @@ def adapter_study(args: StudyArguments) -> list[dict]:
                 "validation_accuracy": float(np.mean([r["metrics"]["validation"]["accuracy"] for r in done])),
                 "mcc": float(np.mean([results["metrics"][part]["mcc"] for results in done])),
                 "train_seconds": float(np.mean([results["train_seconds"] for results in done])),
+                "resumed": any(results["resumed_from"] for results in done),
             }
         )
         write_json(output / METRICS_FILE, {"rows": rows, "evaluated_on": part, "majority_accuracy": majority})
         table = study_table(rows, majority)
         write_whole(output / "adapter_study.md", lambda path, table=table: path.write_text(table + "\n"))
         draw_study(rows, majority, part, output / "adapter_study.png")
-    print(f"\n{table}\n\nadapter_study.md and adapter_study.png are in {output}")
+    if is_main:
+        print(f"\n{table}\n\nadapter_study.md and adapter_study.png are in {output}")
     return rows
 
 
@@ -170,9 +201,10 @@ def study_table(rows: list[dict], majority: float) -> str:
         lines.append(
             f"| {row['method']} | {size} | {row['trained_parameters']:,} "
             f"({row['trained_parameters'] / row['parameters']:.2%}) | {row['accuracy']:.3f} ± {row['accuracy_sd']:.3f} "
-            f"| {row['mcc']:.3f} | {row['train_seconds']:.0f} |"
+            f"| {row['mcc']:.3f} | {row['train_seconds']:.0f}{'*' if row['resumed'] else ''} |"
         )
-    return "\n".join([*lines, "", f"Always the most frequent class: {majority:.3f}"])
+    notes = ["", "\\* without the time before an interruption"] if any(row["resumed"] for row in rows) else []
+    return "\n".join([*lines, "", f"Always the most frequent class: {majority:.3f}", *notes])
 
 
 def draw_study(rows: list[dict], majority: float, part: str, path: Path) -> None:

@@ -32,9 +32,12 @@ from .errors import InputError
 from .finetune import FinetuneArguments, read_data, settings_of
 from .labelled_data import SINGLE_LABEL, LabelledData, count_table
 from .results import versions, write_json, write_whole
-from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
-from .soft_prompt import NextTokenCollator, letters_of_labels, load_language_model
+from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, refuse_unused, setting
+from .soft_prompt import NOT_FOR_LETTERS, NextTokenCollator, letters_of_labels, load_language_model
 from .trainer import HyenaDNATrainer
+
+_NOT_USED = (*NOT_FOR_LETTERS, "lora_rank", "freeze_backbone", "truncation", "reverse_complement", "patience")
+_NOT_USED += ("test_time_averaging", "num_train_epochs", "max_steps")
 
 
 @dataclass
@@ -78,6 +81,7 @@ class FewShotArguments(FinetuneArguments):
             raise InputError(f"repeats is {self.repeats}; it must be at least 1")
         if self.tuning_steps < 0:
             raise InputError(f"tuning_steps is {self.tuning_steps}; it must be at least 0")
+        refuse_unused(self, _NOT_USED, "few-shot")
 
 
 def draw_samples(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -199,7 +203,9 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
         raise InputError(f"few-shot is for single labels, but the problem is {labelled.problem_type}")
     letters = letters_of_labels(labelled.label_names, args.label_letters)
     output, settings = Path(args.output_dir), settings_of(args, labelled)
-    check_output_folder(output, settings, args.resume, ("data", "validation_data", "test_data"))
+    is_main = args.process_index == 0
+    if is_main:
+        check_output_folder(output, settings, args.resume, ("data", "validation_data", "test_data"))
     model, tokenizer = load_language_model(args)
     tasks = [
         {"samples": n, "shots": k, "repeat": repeat}
@@ -212,9 +218,6 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
     for n in args.samples:
         draw_samples(np.array(labelled.parts["train"]["label"][:]), n, np.random.default_rng(0))
 
-    print(count_table(labelled))
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / SETTINGS_FILE, settings)
     done = json.loads((output / METRICS_FILE).read_text())["results"] if (output / METRICS_FILE).exists() else []
     part = "test" if "test" in labelled.parts else "validation"
     counts = np.bincount(np.array(labelled.parts[part]["label"][:]))
@@ -226,13 +229,21 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
         "settings": settings,
         "versions": versions(),
     }
+    if is_main:
+        print(count_table(labelled))
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / SETTINGS_FILE, settings)
     for task in tasks:
         if any(task.items() <= result.items() for result in done):
             continue
         done.append(_one_result(args, copy.deepcopy(model), tokenizer, letters, labelled, task))
+        if not is_main:
+            continue
         last = "  ".join(f"{name} {value:.4g}" for name, value in done[-1].items())
         print(f"{len(done)} of {len(tasks)}: {last}")
         write_json(output / METRICS_FILE, results)  # after each: an interrupted run goes on from here
+    if not is_main:
+        return results
     table = few_shot_table(results)
     write_whole(output / "few_shot.md", lambda path: path.write_text(table + "\n"))
     _draw(results, output / "few_shot.png")

@@ -8,10 +8,10 @@
     accelerate launch -m hyenadna.training.finetune --data promoters.csv                 # on several devices
 
 `--data` takes what `labelled_data.read_labelled_data` takes. The folder then holds the model and its tokenizer (ready
-for `pipeline("text-classification", "promoters")`), `metrics.json`, `predictions.csv` (of the test part, or of the
-validation part if there is none; `.npz` for more than 50 labels), `confusion_matrix.png` and the last and best
-checkpoints. The settings follow the paper's fine-tuning (arXiv 2306.15794): no special tokens, mean pooling, and the
-optimisation in `trainer.py`.
+for `pipeline("text-classification", "promoters")`; with `--lora_rank` the adapter, for `adapters.load_adapted`),
+`metrics.json`, `predictions.csv` (of the test part, or of the validation part if there is none; `.npz` for more than 50
+labels), `confusion_matrix.png` and the last and best checkpoints. The settings follow the paper's fine-tuning (arXiv
+2306.15794): no special tokens, mean pooling, and the optimisation in `trainer.py`.
 """
 
 import hashlib

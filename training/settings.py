@@ -48,6 +48,14 @@ def result_settings(args: RecipeArguments) -> dict:
     return {**settings, "lr_scheduler_type": str(args.lr_scheduler_type)}
 
 
+def refuse_unused(args: RecipeArguments, names: tuple[str, ...], recipe: str) -> None:
+    """Raise `InputError` if a setting that `recipe` inherits but does not use is not left at its default."""
+    default = {f.name: f.default for f in fields(args)}
+    given = [name for name in names if getattr(args, name) != default[name]]
+    if given:
+        raise InputError(f"{recipe} does not use {', '.join(given)}: leave it out")
+
+
 def check_output_folder(output: Path, settings: dict, resume: bool, not_compared: tuple[str, ...]) -> None:
     """Raise `InputError` if the run would overwrite what it did not write.
 

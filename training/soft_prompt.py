@@ -30,11 +30,14 @@ from .errors import InputError
 from .finetune import FinetuneArguments, FinetuneResult, SequenceCollator, check_lengths, load_model, train_and_test
 from .labelled_data import SINGLE_LABEL, LabelledData
 from .metrics import make_compute_metrics
-from .settings import parse_settings, setting
+from .settings import parse_settings, refuse_unused, setting
 from .trainer import load_checkpoint
 
 FORMS = ("classifier", "next_token")
 _LETTERS = {2: "AN", 3: "AGN", 4: "ACGN", 5: "ACGTN"}
+# Settings of a classifier that mean nothing where the label is the next token.
+NOT_FOR_LETTERS = ("pooling", "add_special_tokens", "class_weights", "label_smoothing_factor")
+NOT_FOR_LETTERS += ("d_model", "n_layer", "max_seq_len", "initializer_range")
 
 
 @dataclass
@@ -66,8 +69,12 @@ class SoftPromptArguments(FinetuneArguments):
             raise InputError(f"prompt_dropout is {self.prompt_dropout}; it is a probability, 0 to below 1")
         if self.lora_rank is not None or self.freeze_backbone:
             raise InputError("a soft prompt freezes the backbone by itself: leave lora_rank and freeze_backbone out")
-        if self.form == "next_token" and (self.class_weights or self.label_smoothing_factor):
-            raise InputError("class_weights and label_smoothing_factor are for the form classifier")
+        if self.form == "next_token":
+            refuse_unused(self, NOT_FOR_LETTERS, "the form next_token")
+        else:
+            refuse_unused(self, ("label_letters",), "the form classifier")
+        # Trainer looks for the name of the model in a place that only peft's other methods have.
+        refuse_unused(self, ("label_smoothing_factor",), "soft-prompt")
 
 
 def letters_of_labels(label_names: list[str], letters: str | None = None) -> str:
@@ -134,6 +141,19 @@ def load_language_model(args: FinetuneArguments) -> tuple[HyenaDNAForCausalLM, H
     return model, HyenaDNATokenizer(add_eos_token=False, model_max_length=model.config.max_seq_len)
 
 
+def check_room(args: FinetuneArguments, data: LabelledData, max_seq_len: int, form: str, length: int) -> int:
+    """Return the number of tokens beside a sequence, or raise `InputError` if they and the sequences do not fit."""
+    special = length + (2 if form == "next_token" else int(args.add_special_tokens))
+    if special >= max_seq_len:
+        raise InputError(
+            f"num_virtual_tokens is {length}, which leaves no room for a sequence: max_seq_len of the model is "
+            f"{max_seq_len} tokens for both"
+        )
+    if not args.truncation:
+        check_lengths(data, max_seq_len, special, from_scratch=False)
+    return special
+
+
 def _prompted(args: SoftPromptArguments, labelled: LabelledData) -> dict:
     next_token, length = args.form == "next_token", args.num_virtual_tokens
     if next_token and labelled.problem_type != SINGLE_LABEL:
@@ -143,14 +163,7 @@ def _prompted(args: SoftPromptArguments, labelled: LabelledData) -> dict:
         model, tokenizer = load_language_model(args)
     else:
         model, tokenizer = load_model(args, labelled.problem_type, labelled.label_names)
-    special = length + (2 if next_token else int(args.add_special_tokens))
-    if special >= model.config.max_seq_len:
-        raise InputError(
-            f"num_virtual_tokens is {length}, which leaves no room for a sequence: max_seq_len of the model is "
-            f"{model.config.max_seq_len} tokens for both"
-        )
-    if not args.truncation:
-        check_lengths(labelled, model.config.max_seq_len, special, from_scratch=False)
+    special = check_room(args, labelled, model.config.max_seq_len, args.form, length)
     tokenizer.model_max_length = model.config.max_seq_len - length
     prepared = {
         "model": add_prompt(model, length, args.init_text, args.prompt_dropout),
