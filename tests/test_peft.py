@@ -112,6 +112,25 @@ def test_generate_with_a_prompt(config):
     assert len(set(out.flatten().tolist())) > 2  # or this test would say little
 
 
+@pytest.mark.parametrize(
+    "settings", [{"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}, {"num_beams": 3, "use_cache": False}]
+)
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_beam_search_with_a_prompt(side, settings):
+    model = adapted("CAUSAL_LM")
+    base, prompt, n = model.get_base_model(), model.get_prompt(1), settings.get("num_return_sequences", 1)
+    base.lm_head.weight[1] = 0
+    settings = {"max_new_tokens": 5, "do_sample": False, **settings}
+    rows, batch = padded_batch(side)
+    out = model.generate(**batch, **settings)[:, 20:].split(n)
+    for row, found in zip(rows, out, strict=True):
+        embeds = torch.cat([prompt, base.get_input_embeddings()(row[None])], dim=1)
+        expected = base.generate(inputs_embeds=embeds, **settings)  # no peft, no padding
+        for alone, new in zip(expected, found, strict=True):
+            assert alone.tolist() == new[: len(alone)].tolist()
+
+
 # ------------------------------------------------------------------------------------------- what is trained and saved
 
 
@@ -167,6 +186,23 @@ def test_the_frozen_base_stays_equal_to_the_bit(task, kind):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert (model(**batch).logits - logits).abs().max() > 1e-3  # and it did train
+
+
+@pytest.mark.parametrize("config", [PromptTuningConfig, LoraConfig])
+def test_gradient_checkpointing_with_a_frozen_base(config):
+    settings = {"num_virtual_tokens": T} if config is PromptTuningConfig else {"init_lora_weights": False}
+    _, batch = padded_batch("left")
+    gradients = []
+    for checkpointing in (False, True):
+        model = adapted("SEQ_CLS", config, settings).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(0)
+        model(**batch, labels=torch.tensor([0, 1, 2])).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 1
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_prompt_of_32_tokens_is_a_small_file(tmp_path):

@@ -1,5 +1,6 @@
 """The recipe for soft prompts, LoRA in the fine-tuning recipe, and what loads their folders."""
 
+import copy
 import json
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_files_and_metrics(run, data):
     assert predictions["label"].tolist() == data["test"]["label"][:]
     accuracy = accuracy_score(predictions["label"], predictions["predicted"])
     assert metrics["metrics"]["test"]["accuracy"] == pytest.approx(accuracy)
-    assert accuracy > 0.7  # it learns
+    assert form == "next_token" or accuracy > 0.7  # it learns; for the other form see the test of its loss
 
 
 def test_the_folder_loads_and_predicts_the_same(run, data):
@@ -132,10 +133,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(checkpoint, data, tmp_path
     resumed = soft_prompt(make_args(checkpoint, tmp_path / "broken", resume=True, **settings), data)
     assert resumed.results["resumed_from"] == "checkpoint-8"
     assert resumed.results["metrics"] == whole.results["metrics"]
-    one, other = (load_file(tmp_path / n / "adapter_model.safetensors") for n in ("whole", "broken"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    best = whole.results["best_checkpoint"]  # an earlier one than the last
+    names = ("whole", "broken", f"whole/{best}")
+    one, *others = (load_file(tmp_path / name / "adapter_model.safetensors") for name in names)
+    assert all(torch.equal(one[name], other[name]) for name in one for other in others)
     steps = [json.loads((tmp_path / n / "trainer_state.json").read_text())["global_step"] for n in ("whole", "broken")]
-    assert steps[0] == steps[1] < 32  # it stopped early, and the resumed run had not forgotten to count
+    assert (
+        int(best.removeprefix("checkpoint-")) < steps[0] == steps[1] < 32
+    )  # it stopped early, and the resumed run had not forgotten to count
 
 
 # ------------------------------------------------------------------------------------------------------ the pieces
@@ -162,6 +167,25 @@ def test_the_loss_is_that_of_the_letter_alone(checkpoint):
     assert metrics["accuracy"] == pytest.approx(2 / 3)
     cut = NextTokenCollator(HyenaDNATokenizer(), "AN", longest=2)(rows)
     assert cut["input_ids"].tolist() == [[7, 8, 1, 11], [9, 9, 1, 7]]
+
+
+def test_a_prompt_learns_which_letter_is_next(checkpoint):
+    """The same sequences and frozen model, with the one letter and then the other: only the prompt can say which."""
+    model = HyenaDNAForCausalLM.from_pretrained(checkpoint, embed_dropout=0.0)
+    model.get_input_embeddings().weight.data.mul_(4)  # so that it can be sure of a letter
+    collate = NextTokenCollator(HyenaDNATokenizer(add_eos_token=False), "AN")
+    for label in (0, 1):
+        batch = collate([{"sequence": sequence, "label": label} for sequence in ("ACGTT", "GGA", "TTTTCA")])
+        prompted = add_prompt(copy.deepcopy(model), 16)
+        optimizer = torch.optim.AdamW(prompted.prompt_encoder.parameters(), lr=0.05)
+        losses = []
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = prompted(**batch).loss
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0] - 0.2
 
 
 def test_start_and_dropout_of_a_prompt(checkpoint):
