@@ -32,7 +32,16 @@ from .configuration_hyenadna import HyenaDNAConfig
 from .feed_forward import compute_dtype, feed_forward
 from .implicit_filter import HyenaDNAFilter, HyenaDNAPositionalEmbedding, HyenaDNASin
 from .inference import norm_stream, run_block
-from .inputs_hyenadna import check_labels, check_range, check_shape, next_token_labels, pool, read_mask, sequence_labels
+from .inputs_hyenadna import (
+    check_labels,
+    check_range,
+    check_shape,
+    next_token_labels,
+    pads_first,
+    pool,
+    read_mask,
+    sequence_labels,
+)
 from .long_convolution import gated_long_convolution, long_convolution, project, project_back
 
 logger = logging.get_logger(__name__)
@@ -495,13 +504,22 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             generated = self.get_input_embeddings()(input_ids[:, self._prompt_ids :])
             inputs_embeds = torch.cat([inputs_embeds, generated.to(inputs_embeds.dtype)], dim=1)
             is_first_iteration = True
-        return super().prepare_inputs_for_generation(
+        inputs = super().prepare_inputs_for_generation(
             input_ids,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
             past_key_values=past_key_values,
             **kwargs,
         )
+        mask = inputs.get("attention_mask")
+        if mask is not None and mask.ndim == 2 and (mask[:, -1] == 0).any():
+            # `generate` reads the last column: pads behind a prompt have to stand in front of it.
+            order = pads_first(mask != 0)
+            for name in {"input_ids", "inputs_embeds", "attention_mask"} & set(inputs):
+                x = inputs[name]
+                if x is not None and x.shape[1] == order.shape[1]:
+                    inputs[name] = x.gather(1, order) if x.ndim == 2 else x[torch.arange(len(x))[:, None], order]
+        return inputs
 
 
 def _set_generation_defaults(generation_config) -> None:

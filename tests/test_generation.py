@@ -44,15 +44,27 @@ def test_greedy_equals_the_loop(model):
     assert len(generated) > 4  # or this test would say little
 
 
-def test_unequal_prompts_in_a_batch(model):
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("side", ["left", "right", "both"])
+def test_unequal_prompts_in_a_batch(model, side, use_cache):
     ids = random_ids(3, 15)
     mask = torch.ones_like(ids)
     mask[1, :6], mask[2, :14] = 0, 0
+    if side != "left":
+        mask = mask.flip(1)
+    if side == "both":
+        mask[1, :3] = 0
     ids = torch.where(mask.bool(), ids, 4)
-    out = model.generate(ids, attention_mask=mask, max_new_tokens=15, do_sample=False)
-    for row, keep, sequence in zip(ids, mask.bool(), out.tolist(), strict=True):
+    embeds = model.get_input_embeddings()(ids)
+    kwargs = {"attention_mask": mask, "max_new_tokens": 15, "do_sample": False, "use_cache": use_cache}
+    found = model.generate(ids, **kwargs)[:, 15:]
+    assert torch.equal(model.generate(inputs_embeds=embeds, **kwargs), found)
+    beams = model.generate(ids, num_beams=3, **kwargs)[:, 15:]
+    for row, keep, *new in zip(ids, mask.bool(), found.tolist(), beams.tolist(), strict=True):
         expected = greedy(model, row[keep][None], 15)[int(keep.sum()) :]
-        assert sequence[15 : 15 + len(expected)] == expected
+        assert new[0][: len(expected)] == expected
+        alone = model.generate(row[keep][None], num_beams=3, max_new_tokens=15, do_sample=False)[0, int(keep.sum()) :]
+        assert new[1][: len(alone)] == alone.tolist()
 
 
 def without_cache(model, *args, **kwargs):

@@ -92,12 +92,13 @@ def test_gradients_of_a_prompt_do_not_depend_on_padding(side):
     assert weight.grad.abs().min(dim=1).values.max() > 0
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("config", [PromptTuningConfig, PromptEncoderConfig])
 @torch.no_grad()
-def test_generate_with_a_prompt(config):
+def test_generate_with_a_prompt(config, side):
     model = adapted("CAUSAL_LM", config)
     model.get_base_model().lm_head.weight[1] = 0  # so that sequences do not end at once
-    rows, batch = padded_batch("left")
+    rows, batch = padded_batch(side)
     out = model.generate(**batch, max_new_tokens=4, do_sample=False)[:, 20:]
     base, prompt = model.get_base_model(), model.get_prompt(1)
     for row, new in zip(rows, out, strict=True):
@@ -115,13 +116,14 @@ def test_generate_with_a_prompt(config):
 @pytest.mark.parametrize(
     "settings", [{"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}, {"num_beams": 3, "use_cache": False}]
 )
+@pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
-def test_beam_search_with_a_prompt(settings):
+def test_beam_search_with_a_prompt(side, settings):
     model = adapted("CAUSAL_LM")
     base, prompt, n = model.get_base_model(), model.get_prompt(1), settings.get("num_return_sequences", 1)
     base.lm_head.weight[1] = 0
     settings = {"max_new_tokens": 5, "do_sample": False, **settings}
-    rows, batch = padded_batch("left")
+    rows, batch = padded_batch(side)
     out = model.generate(**batch, **settings)[:, 20:].split(n)
     for row, found in zip(rows, out, strict=True):
         embeds = torch.cat([prompt, base.get_input_embeddings()(row[None])], dim=1)
