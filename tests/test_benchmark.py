@@ -158,6 +158,43 @@ def test_todays_layouts_of_the_hub(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(
+    "suite, task", [("genomic-benchmarks", "human_nontata_promoters"), ("nucleotide-transformer", "H4")]
+)
+def test_a_clone_of_the_hub(tmp_path, suite, task):
+    """GenomicBenchmarks: `data/train-00000-of-00002-HASH.parquet`, column seq; NT: parquet beside FASTA."""
+    expected = {part: make_rows(n, seed=n) for part, n in (("train", 12), ("test", 6))}
+    for part, rows in expected.items():
+        table = pd.DataFrame({"label": [0, 1] * (len(rows) // 2)})
+        if suite == "genomic-benchmarks":
+            (tmp_path / task / "data").mkdir(parents=True, exist_ok=True)
+            table.insert(0, "seq", rows["sequence"][:])
+            for i, half in enumerate((table[:2], table[2:])):
+                half.to_parquet(tmp_path / task / "data" / f"{part}-0000{i}-of-00002-d7614d91.parquet")
+        else:
+            write_fasta(tmp_path / task / f"{part}.fna", rows)
+            table = table.assign(sequence=rows["sequence"][:], name="x", task=task)
+            other = pd.DataFrame({"sequence": ["A"], "label": [9], "name": ["x"], "task": ["H3"]})
+            pd.concat([table, other]).to_parquet(tmp_path / task / f"{part}.parquet")
+    args = make_args("x", suite=suite, tasks=[task], data_dir=str(tmp_path))
+    data = read_labelled_data(load_task(args, task), validation_fraction=0.2)
+    assert data.label_names == ["0", "1"] and data.parts["test"]["sequence"][:] == expected["test"]["sequence"][:]
+    assert (
+        data.parts["test"]["label"][:] == [0, 1] * 3 and len(data.parts["train"]) + len(data.parts["validation"]) == 12
+    )
+    for path in (tmp_path / task).rglob("train*.parquet"):
+        path.unlink()
+    with pytest.raises(InputError, match=f"{task} has no table of train; it has"):
+        load_task(args, task)
+
+
+def test_a_table_of_other_tasks_is_refused(tmp_path):
+    (tmp_path / "H4").mkdir()
+    make_rows(6).to_pandas().assign(task="H3").to_parquet(tmp_path / "H4" / "train.parquet")
+    with pytest.raises(InputError, match="H4: no row of its table has this name"):
+        load_task(make_args("x", suite="nucleotide-transformer", data_dir=str(tmp_path)), "H4")
+
+
 def test_without_a_network_the_local_copy_is_named():
     with pytest.raises(InputError, match=r"cannot be loaded from the Hub.*--data_dir"):
         load_task(make_args("x", suite="genomic-benchmarks"), "human_nontata_promoters")
