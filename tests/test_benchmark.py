@@ -62,10 +62,10 @@ def test_the_table_of_sets():
     assert SETS[SETS["suite"] != "chromatin-profile"]["task"].is_unique
     # figures of the paper, here once more by hand
     row = SETS.set_index("task").loc["human_ensembl_regulatory"]
-    assert (row["classes"], row["paper"], row["paper_scratch"], row["longest"]) == ("3", 93.8, "90.4", "802")
+    assert (row["classes"], row["paper"], row["paper_scratch"], row["longest"]) == (3, 93.8, "90.4", "802")
     nt = SETS[SETS["suite"] == "nucleotide-transformer"].set_index("task")
     assert nt.loc["H3", "metric"] == "mcc" and nt.loc["H3", "paper"] == 81.7
-    assert nt.loc["splice_sites_all", "metric"] == "f1_macro" and nt.loc["splice_sites_all", "classes"] == "3"
+    assert nt.loc["splice_sites_all", "metric"] == "f1_macro" and nt.loc["splice_sites_all", "classes"] == 3
     totals = SETS.set_index("task")[["train_rows", "test_rows"]].replace("", "0").astype(int).sum(axis=1)
     # sizes as published, before they were split
     assert totals["human_enhancers_cohn"] == 27791 and totals["human_ocr_ensembl"] == 174756

@@ -431,6 +431,8 @@ def test_the_shipped_recipe_on_genes(annotation, checkpoint):
     assert vectors == pytest.approx(embed(model, [gene.sequence(file) for gene in genes]), abs=1e-6)
     metrics = json.loads((folder / "out" / "metrics.json").read_text())
     assert metrics["task"] == "biotypes" and "f1_weighted" in metrics["metrics"]["cross-validation"]
+    text = write_report([folder / "out"], folder / "report")
+    assert "2 classes, but 10 in the paper: another task." in text and "| paper, pretrained |" in text
 
 
 def test_bad_annotation(annotation, checkpoint):
