@@ -130,6 +130,23 @@ def test_coordinates_with_a_genome(tmp_path):
     (tmp_path / "other.fa").write_text(f">1\n{genome['chr1']}\n")
     with pytest.raises(InputError, match=r"negative\.csv\.gz: row 0: there is no sequence 'chr1'.*did you mean '1'"):
         load_task(args, "human_enhancers_cohn")
+    args.fasta = str(tmp_path / "genome.fa")
+    for column, value, message in (
+        ("start", np.nan, "row 1: start is nan, not a whole number"),
+        ("end", 7.5, "row 1: end is 7.5, not a whole number"),
+        ("region", None, "row 1: there is no sequence ''"),
+        ("strand", "x", r"row 1: the strand is 'x'; expected \+, - or \."),
+    ):
+        changed = table.astype({"start": float, "end": float})
+        changed.loc[1, column] = value
+        changed.to_csv(folder / "test" / "negative.csv.gz", index=False)
+        with pytest.raises(InputError, match=message):
+            load_task(args, "human_enhancers_cohn")
+    table.to_csv(folder / "test" / "negative.csv.gz", index=False)
+    table.to_csv(folder / "test" / "negative.csv", index=False)  # unpacked beside the packed one
+    with pytest.raises(InputError, match=r"test holds the class 'negative' twice; one of them is negative\.csv\.gz"):
+        load_task(args, "human_enhancers_cohn")
+    (folder / "test" / "negative.csv").unlink()
     table.drop(columns="strand").to_csv(folder / "test" / "negative.csv.gz", index=False)
     with pytest.raises(InputError, match=r"no column \['strand'\]"):
         load_task(args, "human_enhancers_cohn")
@@ -244,6 +261,16 @@ def test_seeds_folds_and_going_on(tmp_path, capsys):
     report = benchmark(make_args(tmp_path / "out", **settings, seeds=[0, 1], resume=True))
     assert capsys.readouterr().out.count("nothing to do") == 2
     assert "| 4 (0, 1) |" in report and (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_task_is_called_after_its_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"my.data.csv": "my", "folder/": "folder", ".": tmp_path.name, "owner/set": "set"}
+    for data, name in names.items():
+        assert planned_tasks(make_args("x", data=data)) == [name]
+    assert planned_tasks(make_args("x", data="a.csv", task="b")) == ["b"] and planned_tasks(make_args("x")) == [
+        module.SPLICE
+    ]
 
 
 def test_the_longest_set_gets_a_longer_model_from_scratch(tmp_path):

@@ -212,6 +212,16 @@ def test_bad_input(data, tmp_path, capsys):
     (tmp_path / "short.fa").write_text(f">chr1\n{genome['chr1'][:500]}\n>chr2\n{genome['chr2']}\n")
     refuse(r"csv: row \d+: chr1:\d+-\d+ ends outside of chr1, which has 500 bases", fasta=str(tmp_path / "short.fa"))
 
+    refuse(r"tracks names one of \['CTCF', 'CTCF'\] twice", tracks=["CTCF", "CTCF"])
+    for column, value, message in (
+        ("chromosome", None, "row 3: there is no sequence '"),
+        ("start", 0.5, "row 3: start is 0.5, not a whole number"),
+        ("end", "x", "row 3: end is 'x', not a whole number"),
+    ):
+        changed = tables["train"].astype({column: object})
+        changed.loc[3, column] = value
+        changed.to_csv(folder / "train.csv", index=False)
+        refuse(message)
     changed = tables["train"].copy()
     changed.loc[3, "DNase"] = 2
     changed.to_csv(folder / "train.csv", index=False)

@@ -29,7 +29,7 @@ from .baselines import fit_baselines
 from .dna import reverse_complement
 from .errors import InputError
 from .finetune import FinetuneArguments, classifier, finetune, read_data, settings_of
-from .genome import SequenceFile, check_interval
+from .genome import SequenceFile, check_interval, whole_numbers
 from .labelled_data import SINGLE_LABEL, LabelledData, load_splice_junctions, part_of_file, read_table
 from .report import SETS, write_report
 from .results import hardware, versions, write_json
@@ -77,7 +77,7 @@ class BenchmarkArguments(FinetuneArguments):
 def planned_tasks(args: BenchmarkArguments) -> list[str]:
     """Return the names of the sets, in the order of the suite."""
     if args.suite is None:
-        name = Path(args.data).name if args.data else SPLICE
+        name = Path(args.data).resolve().name if args.data else SPLICE
         return [args.task or name.partition(".")[0]]
     known = list(SETS["task"][SETS["suite"] == args.suite])
     return [task for task in known if task in args.tasks or not args.tasks]
@@ -151,14 +151,20 @@ def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> Da
         missing = {"region", "start", "end", "strand"} - set(table)
         if missing:
             raise InputError(f"{path} has no column {sorted(missing)}; it has {list(table)}")
-        rows = parts.setdefault(path.parent.name, {"sequence": [], "label": []})
-        for i, (region, start, end, strand) in enumerate(table[["region", "start", "end", "strand"]].itertuples(False)):
+        label, rows = path.name.partition(".")[0], parts.setdefault(path.parent.name, {"sequence": [], "label": []})
+        if label in rows["label"]:
+            raise InputError(f"{path.parent} holds the class {label!r} twice; one of them is {path.name}")
+        regions, strands = table["region"].fillna(""), table["strand"]
+        starts, ends = (whole_numbers(table, name, path) for name in ("start", "end"))
+        for i, (region, start, end, strand) in enumerate(zip(regions, starts, ends, strands, strict=True)):
             where = f"{path}: row {i}"
+            if strand not in ("+", "-", "."):
+                raise InputError(f"{where}: the strand is {strand!r}; expected +, - or .")
             number = genome.find(region, where)
             check_interval(genome, number, start, end, where)
             sequence = genome.letters(number, start, end)
             rows["sequence"].append(reverse_complement(sequence) if strand == "-" else sequence)
-        rows["label"] += [path.name.partition(".")[0]] * len(table)
+        rows["label"] += [label] * len(table)
     return DatasetDict({part: Dataset.from_dict(rows) for part, rows in parts.items()})
 
 

@@ -34,7 +34,7 @@ from transformers import EvalPrediction
 
 from .errors import InputError
 from .finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
-from .genome import SequenceFile, centre, check_interval, overlapping, read_bed
+from .genome import SequenceFile, centre, check_interval, overlapping, read_bed, whole_numbers
 from .labelled_data import MULTI_LABEL, LabelledData, check_sequences, dna_keys, part_of_file
 from .results import write_whole
 from .settings import parse_settings, setting
@@ -146,7 +146,7 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
         rows.attrs["name"] = str(path)
         check_sequences(rows)
         return _Rows(row=np.arange(len(table)), sequence=sequences.tolist(), label=labels), names
-    chromosomes = table[known[0]].astype(str)
+    chromosomes = table[known[0]].astype(str).fillna("")
     if known is _PUBLISHED:
         if not pd.api.types.is_integer_dtype(table[known[0]]):
             raise InputError(
@@ -154,7 +154,7 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
                 f"chr1. Names of chromosomes belong into the columns {', '.join(_COORDINATES)}"
             )
         chromosomes = "chr" + (table[known[0]] + 1).astype(str).replace({"23": "X", "24": "Y"})
-    starts, ends = (pd.to_numeric(table[name], errors="coerce").fillna(-1).astype(np.int64) for name in known[1:])
+    starts, ends = (whole_numbers(table, name, path) for name in known[1:])
     genome = _needed(genome, path)
     numbers = {name: genome.find(name, f"{path}: row {chromosomes.eq(name).argmax()}") for name in chromosomes.unique()}
     for row in np.flatnonzero((starts < 0) | (ends <= starts) | (ends > genome.lengths[chromosomes.map(numbers)])):
@@ -200,6 +200,8 @@ def _needed(genome: SequenceFile | None, path: Path) -> SequenceFile:
 def _tracks(table: pd.DataFrame, names: list[str], path: Path, args) -> tuple[list[str], np.ndarray]:
     """Return the names of the chosen tracks and their labels, uint8 `(rows, tracks)`."""
     names = [str(name) for name in names]
+    if len(set(args.tracks)) < len(args.tracks):
+        raise InputError(f"tracks names one of {args.tracks[:20]} twice")
     unknown = [track for track in args.tracks if track not in names]
     if unknown:
         raise InputError(f"tracks: {path} has no track {unknown}; it has {names[:20]}{' ...' * (len(names) > 20)}")

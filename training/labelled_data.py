@@ -463,7 +463,7 @@ def label_text(value, row: int, table: pd.DataFrame) -> str:
         raise InputError(
             f"{table.attrs['name']}: the label of row {row} is missing ({value!r}); remove or label the row"
         )
-    if isinstance(value, bool | np.bool_ | float | np.floating) and value == int(value):
+    if isinstance(value, bool | np.bool_ | float | np.floating) and float(value).is_integer():
         return str(int(value))  # a column of whole numbers with a hole arrives as floats
     return str(value).strip()
 
