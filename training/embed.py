@@ -247,7 +247,7 @@ def read_rows(args: EmbedArguments) -> tuple[list[str], Sequence[str], list[int]
         columns = (args.sequence_column, (args.label_column,), args.id_column)
         tables, labels = list(read_parts(args.data, columns).values()), []
         for table in tables:
-            check_sequences(table)
+            check_sequences(table.drop(columns="id", errors="ignore"))  # an id may come back
             labels += [label_text(value, row, table) for row, value in enumerate(table["label"])]
         table = pd.concat(tables, ignore_index=True)
         names = table["id"].tolist() if "id" in table else list(map(str, range(len(table))))
@@ -365,6 +365,7 @@ def run(args: EmbedArguments) -> np.ndarray:
         f.name: getattr(args, f.name) for f in fields(args) if f.name not in ("resume", "use_cpu", "output_dir")
     }
     settings["data_sha256"] = _digest(sequences)
+    settings["rows_sha256"] = _digest([f"{name}\t{label}" for name, label in zip(ids, labels or ids, strict=True)])
     if state.is_main_process:
         _check_folder(output, settings, args.resume)
     if args.resume and (output / METRICS_FILE).exists():

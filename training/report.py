@@ -24,7 +24,7 @@ from .settings import METRICS_FILE
 # The sets of the paper; of one without a figure the cell is empty.
 SETS = pd.read_csv(Path(__file__).with_name("benchmark_sets.csv"), keep_default_na=False)
 # What differs between runs of one line.
-_NOT_COMPARED = {"seed", "fold", "data", "validation_data", "test_data", "resume", "data_sha256", "task"}
+_NOT_COMPARED = {"seed", "fold", "data", "validation_data", "test_data", "resume", "data_sha256", "rows_sha256", "task"}
 _COLUMNS = ("accuracy", "f1_weighted", "f1_macro", "mcc", "auroc", "pearson", "spearman", "mse")
 _ERRORS = ("mse", "loss")  # no percentages
 
