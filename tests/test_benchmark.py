@@ -62,10 +62,10 @@ def test_the_table_of_sets():
     assert SETS[SETS["suite"] != "chromatin-profile"]["task"].is_unique
     # figures of the paper, here once more by hand
     row = SETS.set_index("task").loc["human_ensembl_regulatory"]
-    assert (row["classes"], row["paper"], row["paper_scratch"], row["longest"]) == ("3", 93.8, "90.4", "802")
+    assert (row["classes"], row["paper"], row["paper_scratch"], row["longest"]) == (3, 93.8, "90.4", "802")
     nt = SETS[SETS["suite"] == "nucleotide-transformer"].set_index("task")
     assert nt.loc["H3", "metric"] == "mcc" and nt.loc["H3", "paper"] == 81.7
-    assert nt.loc["splice_sites_all", "metric"] == "f1_macro" and nt.loc["splice_sites_all", "classes"] == "3"
+    assert nt.loc["splice_sites_all", "metric"] == "f1_macro" and nt.loc["splice_sites_all", "classes"] == 3
     totals = SETS.set_index("task")[["train_rows", "test_rows"]].replace("", "0").astype(int).sum(axis=1)
     # sizes as published, before they were split
     assert totals["human_enhancers_cohn"] == 27791 and totals["human_ocr_ensembl"] == 174756
@@ -130,6 +130,23 @@ def test_coordinates_with_a_genome(tmp_path):
     (tmp_path / "other.fa").write_text(f">1\n{genome['chr1']}\n")
     with pytest.raises(InputError, match=r"negative\.csv\.gz: row 0: there is no sequence 'chr1'.*did you mean '1'"):
         load_task(args, "human_enhancers_cohn")
+    args.fasta = str(tmp_path / "genome.fa")
+    for column, value, message in (
+        ("start", np.nan, "row 1: start is nan, not a whole number"),
+        ("end", 7.5, "row 1: end is 7.5, not a whole number"),
+        ("region", None, "row 1: there is no sequence ''"),
+        ("strand", "x", r"row 1: the strand is 'x'; expected \+, - or \."),
+    ):
+        changed = table.astype({"start": float, "end": float})
+        changed.loc[1, column] = value
+        changed.to_csv(folder / "test" / "negative.csv.gz", index=False)
+        with pytest.raises(InputError, match=message):
+            load_task(args, "human_enhancers_cohn")
+    table.to_csv(folder / "test" / "negative.csv.gz", index=False)
+    table.to_csv(folder / "test" / "negative.csv", index=False)  # unpacked beside the packed one
+    with pytest.raises(InputError, match=r"test holds the class 'negative' twice; one of them is negative\.csv\.gz"):
+        load_task(args, "human_enhancers_cohn")
+    (folder / "test" / "negative.csv").unlink()
     table.drop(columns="strand").to_csv(folder / "test" / "negative.csv.gz", index=False)
     with pytest.raises(InputError, match=r"no column \['strand'\]"):
         load_task(args, "human_enhancers_cohn")
@@ -156,6 +173,43 @@ def test_todays_layouts_of_the_hub(monkeypatch):
         "katarinagresova/Genomic_Benchmarks_human_nontata_promoters",
         "InstaDeepAI/nucleotide_transformer_downstream_tasks",
     ]
+
+
+@pytest.mark.parametrize(
+    "suite, task", [("genomic-benchmarks", "human_nontata_promoters"), ("nucleotide-transformer", "H4")]
+)
+def test_a_clone_of_the_hub(tmp_path, suite, task):
+    """GenomicBenchmarks: `data/train-00000-of-00002-HASH.parquet`, column seq; NT: parquet beside FASTA."""
+    expected = {part: make_rows(n, seed=n) for part, n in (("train", 12), ("test", 6))}
+    for part, rows in expected.items():
+        table = pd.DataFrame({"label": [0, 1] * (len(rows) // 2)})
+        if suite == "genomic-benchmarks":
+            (tmp_path / task / "data").mkdir(parents=True, exist_ok=True)
+            table.insert(0, "seq", rows["sequence"][:])
+            for i, half in enumerate((table[:2], table[2:])):
+                half.to_parquet(tmp_path / task / "data" / f"{part}-0000{i}-of-00002-d7614d91.parquet")
+        else:
+            write_fasta(tmp_path / task / f"{part}.fna", rows)
+            table = table.assign(sequence=rows["sequence"][:], name="x", task=task)
+            other = pd.DataFrame({"sequence": ["A"], "label": [9], "name": ["x"], "task": ["H3"]})
+            pd.concat([table, other]).to_parquet(tmp_path / task / f"{part}.parquet")
+    args = make_args("x", suite=suite, tasks=[task], data_dir=str(tmp_path))
+    data = read_labelled_data(load_task(args, task), validation_fraction=0.2)
+    assert data.label_names == ["0", "1"] and data.parts["test"]["sequence"][:] == expected["test"]["sequence"][:]
+    assert (
+        data.parts["test"]["label"][:] == [0, 1] * 3 and len(data.parts["train"]) + len(data.parts["validation"]) == 12
+    )
+    for path in (tmp_path / task).rglob("train*.parquet"):
+        path.unlink()
+    with pytest.raises(InputError, match=f"{task} has no table of train; it has"):
+        load_task(args, task)
+
+
+def test_a_table_of_other_tasks_is_refused(tmp_path):
+    (tmp_path / "H4").mkdir()
+    make_rows(6).to_pandas().assign(task="H3").to_parquet(tmp_path / "H4" / "train.parquet")
+    with pytest.raises(InputError, match="H4: no row of its table has this name"):
+        load_task(make_args("x", suite="nucleotide-transformer", data_dir=str(tmp_path)), "H4")
 
 
 def test_without_a_network_the_local_copy_is_named():
@@ -207,6 +261,16 @@ def test_seeds_folds_and_going_on(tmp_path, capsys):
     report = benchmark(make_args(tmp_path / "out", **settings, seeds=[0, 1], resume=True))
     assert capsys.readouterr().out.count("nothing to do") == 2
     assert "| 4 (0, 1) |" in report and (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_task_is_called_after_its_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"my.data.csv": "my", "folder/": "folder", ".": tmp_path.name, "owner/set": "set"}
+    for data, name in names.items():
+        assert planned_tasks(make_args("x", data=data)) == [name]
+    assert planned_tasks(make_args("x", data="a.csv", task="b")) == ["b"] and planned_tasks(make_args("x")) == [
+        module.SPLICE
+    ]
 
 
 def test_the_longest_set_gets_a_longer_model_from_scratch(tmp_path):

@@ -1,6 +1,7 @@
 """Chromatin tracks: windows and labels in every layout, AUROC by kind, and what is refused."""
 
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -98,6 +99,33 @@ def test_every_layout_gives_the_same_rows(data, tmp_path):
     assert digest == read_chromatin(make_args(folders["sequences"])).digest != expected.digest
 
 
+def test_windows_that_two_parts_share_are_told(data, tmp_path):
+    folder, genome, tables = data
+    counts = {}
+    for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
+        places = [
+            [(c, max(0, s - 20), s + 40) for c, s in tables[p][["chromosome", "start"]].values] for p in (one, other)
+        ]
+        counts[one, other] = sum(any(c == k and s < b and a < e for k, a, b in places[0]) for c, s, e in places[1])
+    with pytest.warns(UserWarning, match="windows share DNA with the") as found:
+        read_chromatin(make_args(folder))
+    texts = [str(warning.message) for warning in found]
+    assert texts[1].startswith(f"{counts['train', 'test']} of the 16 test windows share DNA with the train part")
+    assert len(texts) == sum(count > 0 for count in counts.values())
+    for chromosome, parts in (("chr1", ("train",)), ("chr2", ("valid", "test"))):
+        for part in parts:
+            tables[part].assign(chromosome=chromosome).to_csv(folder / f"{part}.csv", index=False)
+    (folder / "test.csv").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_chromatin(make_args(folder))
+    sequences = pd.DataFrame({"sequence": [genome["chr1"][i : i + 50] for i in range(5)], "CTCF": [0, 1, 0, 1, 1]})
+    for part, first in (("train", 0), ("valid", 4)):
+        sequences[first:].to_csv(folder / f"{part}.csv", index=False)
+    with pytest.warns(UserWarning, match="1 of the 1 validation windows share DNA with the train part"):
+        read_chromatin(make_args(folder))
+
+
 def test_auroc_and_medians_by_hand():
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 2, (50, 6))
@@ -118,6 +146,11 @@ def test_auroc_and_medians_by_hand():
 def test_kinds(data, tmp_path):
     args = make_args(data[0])
     assert kinds_of(TRACKS, args) == ["all"] * 3
+    names = [f"c{i}|DNase|None" for i in range(125)] + [f"c{i}|CTCF|None" for i in range(125, 919)]
+    assert kinds_of(names, args) == kinds_of([str(i) for i in range(919)], args)
+    with pytest.raises(InputError, match="named DNase are not the first 125: give track_kinds"):
+        kinds_of(names[::-1], args)
+    assert kinds_of(names[::-1], make_args(data[0], tracks=names[::-1])) == ["all"] * 919  # in an order of one's own
     deepsea = kinds_of([str(i) for i in range(919)], args)
     assert [deepsea.count(kind) for kind in ("DHS", "TF", "HM")] == [125, 690, 104]
     assert deepsea[124:126] == ["DHS", "TF"] and deepsea[814:816] == ["TF", "HM"]
@@ -179,6 +212,16 @@ def test_bad_input(data, tmp_path, capsys):
     (tmp_path / "short.fa").write_text(f">chr1\n{genome['chr1'][:500]}\n>chr2\n{genome['chr2']}\n")
     refuse(r"csv: row \d+: chr1:\d+-\d+ ends outside of chr1, which has 500 bases", fasta=str(tmp_path / "short.fa"))
 
+    refuse(r"tracks names one of \['CTCF', 'CTCF'\] twice", tracks=["CTCF", "CTCF"])
+    for column, value, message in (
+        ("chromosome", None, "row 3: there is no sequence '"),
+        ("start", 0.5, "row 3: start is 0.5, not a whole number"),
+        ("end", "x", "row 3: end is 'x', not a whole number"),
+    ):
+        changed = tables["train"].astype({column: object})
+        changed.loc[3, column] = value
+        changed.to_csv(folder / "train.csv", index=False)
+        refuse(message)
     changed = tables["train"].copy()
     changed.loc[3, "DNase"] = 2
     changed.to_csv(folder / "train.csv", index=False)
@@ -187,6 +230,9 @@ def test_bad_input(data, tmp_path, capsys):
     refuse(r"are not those of train: \['DNase'\] differ")
     tables["train"].drop(columns="start").to_csv(folder / "train.csv", index=False)
     refuse(r"train\.csv has neither a column 'sequence' nor")
+    published = tables["train"].rename(columns={"chromosome": "Chr_No", "start": "Start", "end": "End"})
+    published.to_csv(folder / "train.csv", index=False)
+    refuse(r"train\.csv: Chr_No holds 'chr\d' and others; as published it is a number, 0 for chr1")
     (folder / "train.csv").unlink()
     bed = tables["train"][["chromosome", "start", "end"]]
     bed.to_csv(folder / "train.bed", sep="\t", header=False, index=False)

@@ -20,9 +20,20 @@ import hyenadna
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
 from hyenadna.training import embed as module
-from hyenadna.training.annotation import read_genes
+from hyenadna.training.annotation import GeneSequences, read_genes
 from hyenadna.training.dna import reverse_complement
-from hyenadna.training.embed import EmbedArguments, average, batches_of, chunks_of, classify, embed, read_rows, run
+from hyenadna.training.embed import (
+    EmbedArguments,
+    average,
+    batches_of,
+    check_classes,
+    chunks_of,
+    classify,
+    embed,
+    groups_of,
+    read_rows,
+    run,
+)
 from hyenadna.training.embedding_map import colours_of, map_to_plane, write_html
 from hyenadna.training.errors import InputError
 from hyenadna.training.genome import SequenceFile
@@ -102,6 +113,19 @@ def test_the_model_is_left_as_it_was(cls, sequences):
     with pytest.raises(InputError):
         embed(model, ["ACGT", "AC-T"])
     assert model.training  # also after an error
+    next(module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)).eval()  # a part kept frozen
+    modes = [module.training for module in model.modules()]
+    embed(model, sequences)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_a_column_of_a_table_counts_by_its_order(sequences):
+    model = random_model(d_model=8, max_seq_len=34)
+    column = pd.Series(sequences, index=[3, 0, 5, 1, 2, 4])  # as after `table.sort_values(...)`
+    assert np.array_equal(embed(model, column), embed(model, sequences))
+    assert np.array_equal(embed(model, iter(sequences)), embed(model, sequences))
+    with pytest.raises(InputError, match=r"takes a list of them: \[text\]"):
+        embed(model, "ACGT")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +178,13 @@ def test_a_run_with_labels(checkpoint, tmp_path, capsys):
     assert page.count("<script") == 1 and "http" not in page and "AT rich" in page
     assert not (tmp_path / "out" / ".unfinished").exists()
     with pytest.raises(InputError, match="holds a finished run"):
+        run(args)
+    before = (tmp_path / "out" / "embeddings.parquet").stat().st_mtime_ns
+    args.resume = True
+    assert np.array_equal(run(args), vectors) and "nothing to do" in capsys.readouterr().out
+    assert (tmp_path / "out" / "embeddings.parquet").stat().st_mtime_ns == before
+    rows.to_pandas().assign(label=rows["label"][::-1]).to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(InputError, match="holds another run: its rows_sha256"):
         run(args)
 
 
@@ -223,18 +254,53 @@ def test_two_processes_share_the_work(checkpoint, tmp_path):
     assert np.stack(table["embedding"]) == pytest.approx(expected, abs=1e-6)
 
 
+def test_what_cannot_be_done_is_said_before_the_work(checkpoint, tmp_path):
+    table = make_rows(12).to_pandas()
+    (tmp_path / "packed.fa.gz").write_bytes(b"no gzip")
+    (tmp_path / "empty.csv").write_text("")
+    table.assign(label=[None] * 3 + [1.0] * 9).to_parquet(tmp_path / "holes.parquet")
+    table.assign(label="one").to_csv(tmp_path / "one.csv", index=False)
+    pd.concat([table[:2]] * 6).drop(columns="id").to_csv(tmp_path / "copies.csv", index=False)
+    table[:4].to_csv(tmp_path / "few.csv", index=False)
+
+    def refuse(name: str, match: str, **changes) -> None:
+        with pytest.raises(InputError, match=match):
+            run(make_args(checkpoint, tmp_path / name, tmp_path / "out", **changes))
+        assert not (tmp_path / "out").exists()
+
+    refuse("packed.fa.gz", "packed.fa.gz cannot be read")
+    refuse("empty.csv", "empty.csv cannot be read")
+    refuse("holes.parquet", "holes.parquet: the label of row 0 is missing")
+    refuse("one.csv", "two classes and 5 rows of each", classifier="logistic")
+    refuse(
+        "copies.csv", r"counted once, but there are \{'AT rich': 1, 'GC rich': 1\}", classifier="logistic", min_rows=1
+    )
+    refuse("few.csv", "2 rows are too few for a map", picture="pca", min_rows=1, max_rows=1)
+
+
+def test_names_of_rows_of_parquet(checkpoint, tmp_path):
+    make_rows(3).to_pandas().drop(columns="label").to_parquet(tmp_path / "x.parquet")
+    ids, sequences, _, labels = read_rows(make_args(checkpoint, tmp_path / "x.parquet", "out"))
+    assert ids == ["r0", "r1", "r2"] and sequences == make_rows(3)["sequence"][:] and labels is None
+
+
 def test_classes_that_are_rare_or_many(checkpoint, tmp_path, capsys):
     table = make_rows(50).to_pandas()
     table.loc[:2, "label"] = "rare"
     table.to_csv(tmp_path / "rows.csv", index=False)
-    ids, sequences, lengths, labels = read_rows(make_args(checkpoint, tmp_path / "rows.csv", "x", max_rows=15))
+    whole = read_rows(make_args(checkpoint, tmp_path / "rows.csv", "x"))  # nothing needs classes
+    assert whole[0] == table["id"].tolist() and whole[3] == table["label"].tolist()
+    settings = {"classifier": "logistic"}
+    ids, sequences, lengths, labels = read_rows(
+        make_args(checkpoint, tmp_path / "rows.csv", "x", max_rows=15, **settings)
+    )
     assert sorted(set(labels)) == ["AT rich", "GC rich"] and labels.count("AT rich") == labels.count("GC rich") == 15
-    assert "rare: 3 rows, fewer than min_rows=10: left out" in capsys.readouterr().out
+    assert "fewer than min_rows=10 rows, and left out: rare (3)" in capsys.readouterr().out
     expected = table.set_index("id").loc[ids]
     assert sequences == expected["sequence"].tolist() and labels == expected["label"].tolist()
     assert lengths == [len(s) for s in sequences]
     with pytest.raises(InputError, match="no class has min_rows=60"):
-        read_rows(make_args(checkpoint, tmp_path / "rows.csv", "x", min_rows=60))
+        read_rows(make_args(checkpoint, tmp_path / "rows.csv", "x", min_rows=60, **settings))
 
 
 @pytest.mark.parametrize("kind", ["logistic", "boosted_trees"])
@@ -252,6 +318,22 @@ def test_classifiers_are_cross_validated(kind):
         classify(vectors[:5], labels[:5], args)
 
 
+def test_the_same_dna_or_gene_is_in_one_fold():
+    """Noise, each row twice: who was fitted on the twin of a row would know its class."""
+    rng = np.random.default_rng(0)
+    vectors, labels = np.repeat(rng.normal(size=(40, 80)), 2, axis=0), np.repeat(rng.permutation(["a", "b"] * 20), 2)
+    args = EmbedArguments(model="m", data="d", classifier="logistic", folds=4)
+    groups = np.repeat(np.arange(40), 2)
+    assert classify(vectors, labels, args)[0]["accuracy"] > 0.85
+    assert classify(vectors, labels, args, groups)[0]["accuracy"] < 0.75
+    alone = np.arange(80)  # without twins the folds are those of always
+    assert classify(vectors, labels, args, alone)[0] == classify(vectors, labels, args)[0]
+    found = groups_of(["AAC", "GGG", "gtt", "CCCT", "AAC"])
+    assert found[0] == found[2] == found[4] and len(set(found.tolist())) == 3
+    with pytest.raises(InputError, match=r"\{'a': 20, 'b': 20\}"):
+        check_classes(labels, groups, 21)
+
+
 def test_maps_are_reproducible_and_separate(tmp_path):
     rng = np.random.default_rng(0)
     vectors = np.concatenate([rng.normal(size=(15, 12)), rng.normal(size=(15, 12)) + 6])
@@ -260,11 +342,12 @@ def test_maps_are_reproducible_and_separate(tmp_path):
         assert plane.shape == (30, 2) and np.array_equal(plane, map_to_plane(vectors, method, seed=1))
         centres = plane[:15].mean(0), plane[15:].mean(0)
         assert np.linalg.norm(centres[0] - centres[1]) > 2 * plane[:15].std(0).max()
-    assert len(set(colours_of([str(i) for i in range(20)]).values())) == 20
+    for n in (3, 20, 45):
+        assert len(set(colours_of([str(i) for i in range(n)]).values())) == n
     with pytest.raises(InputError, match="at least 4"):
         map_to_plane(vectors[:3], "tsne")
     ids = ["</script><b>", "two", "three", "four"]
-    write_html(tmp_path / "map.html", plane[:4], ["a<b", "c", "c", "c"], ids, [1, 2, 3, 4], "A & <B>")
+    write_html(tmp_path / "map.html", plane[:4], ["a<b", "c", "c", "c"], ids, [1, 2, 3, 4], "DATA & <B>")
     page = (tmp_path / "map.html").read_text()
     content = json.loads(re.search(r"const data = (.*);\n", page)[1].replace("<\\/", "</"))
     assert [point[2:] for point in content["points"]] == [
@@ -273,7 +356,7 @@ def test_maps_are_reproducible_and_separate(tmp_path):
         [1, "three", 3],
         [1, "four", 4],
     ]
-    assert page.count("</script>") == 1 and "<title>A &amp; &lt;B></title>" in page
+    assert page.count("</script>") == 1 and "<title>DATA &amp; &lt;B></title>" in page
 
 
 # ---------------------------------------------------------------------------------------------- genes
@@ -315,6 +398,29 @@ def test_genes_of_gtf_and_gff(annotation):
     ]
 
 
+def test_transcripts_have_their_own_names_and_biotypes(annotation):
+    """GENCODE and Ensembl name the gene in each of its transcripts, too."""
+    folder, lines = annotation[0], []
+    for i, (gene, own) in enumerate((("g0", "retained_intron"), ("g0", "protein_coding"), ("g1", "lncRNA"))):
+        where = f"chr1\tX\ttranscript\t{i * 50 + 1}\t{i * 50 + 40}\t.\t+\t."
+        lines.append(f'{where}\tgene_id "{gene}"; transcript_id "t{i}"; gene_type "coding"; transcript_type "{own}";')
+    (folder / "gencode.gtf").write_text("\n".join(lines))
+    ensembl = "\n".join(lines).replace("_type", "_biotype")
+    (folder / "ensembl.gtf").write_text(ensembl)
+    gff = re.sub(r'gene_id "(\w+)"; transcript_id "(\w+)"; .*"(\w+)";', r"ID=\2;Parent=gene:\1;biotype=\3", ensembl)
+    (folder / "ensembl.gff3").write_text(gff)
+    file = SequenceFile(folder / "genome.fa")
+    for name in ("gencode.gtf", "ensembl.gtf", "ensembl.gff3"):
+        found = read_genes(folder / name, file, "transcript")
+        assert [(t.name, t.biotype, t.gene.removeprefix("gene:")) for t in found] == [
+            ("t0", "retained_intron", "g0"),
+            ("t1", "protein_coding", "g0"),
+            ("t2", "lncRNA", "g1"),
+        ]
+        groups = groups_of(GeneSequences(found, file))
+        assert groups[0] == groups[1] != groups[2]
+
+
 def test_the_shipped_recipe_on_genes(annotation, checkpoint):
     folder, _ = annotation
     argv = ["biotypes.yaml", "--model", str(checkpoint), "--gtf", str(folder / "genes.gtf"), "--use_cpu"]
@@ -328,6 +434,8 @@ def test_the_shipped_recipe_on_genes(annotation, checkpoint):
     assert vectors == pytest.approx(embed(model, [gene.sequence(file) for gene in genes]), abs=1e-6)
     metrics = json.loads((folder / "out" / "metrics.json").read_text())
     assert metrics["task"] == "biotypes" and "f1_weighted" in metrics["metrics"]["cross-validation"]
+    text = write_report([folder / "out"], folder / "report")
+    assert "2 classes, but 10 in the paper: another task." in text and "| paper, pretrained |" in text
 
 
 def test_bad_annotation(annotation, checkpoint):

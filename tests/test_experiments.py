@@ -55,6 +55,17 @@ def test_recipes_name_known_settings_and_the_docs_name_the_recipes(path):
         assert getattr(args, key) == expected
 
 
+def test_a_checkpoint_named_by_a_flag_brings_its_own_shape(tmp_path):
+    for model in (["--model", "m"], ["--model=m"]):
+        args = parse_settings(ChromatinArguments, "chromatin", "", ["chromatin_profile.yaml", *model, "--use_cpu"])
+        assert args.model == "m" and (args.d_model, args.n_layer, args.max_seq_len) == (None, None, None)
+        assert args.num_train_epochs == 50
+    args = parse_settings(
+        ChromatinArguments, "", "", ["chromatin_profile.yaml", "--model", "m", "--d_model", "8", "--use_cpu"]
+    )
+    assert args.d_model == 8  # a flag is meant, and refused where the checkpoint is loaded
+
+
 def test_a_file_of_the_user_comes_before_a_shipped_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("species.yaml").write_text("window: 77\n")

@@ -394,6 +394,11 @@ def test_hidden_labels_of_the_hub():
         read_labelled_data(source, validation_data=hidden)
 
 
+def test_an_infinite_label_is_a_class_of_its_own():
+    data = Dataset.from_dict({"sequence": SEQUENCES[:6], "label": [0.0, 1.0, float("inf")] * 2})
+    assert read_labelled_data(data, validation_data=data.select([2])).label_names == ["0", "1", "inf"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -90,6 +90,45 @@ def test_warnings(tmp_path):
     assert any("different numbers of rows (20, 40)" in note for note in warnings_of(task, rows))
 
 
+def test_every_line_is_compared_with_the_paper(tmp_path):
+    write_run(tmp_path / "whole")
+    rows = {"train": 200, "validation": 20, "test": 9034}
+    write_run(tmp_path / "part", model="m", rows=rows)  # the second line, and only its training rows are fewer
+    notes = warnings_of(*next(iter(summarize(collect([tmp_path])).items())))
+    assert "220 train rows, but 27,097 in the paper: the split differs." in notes
+
+
+def test_runs_that_are_no_runs_of_one_experiment(tmp_path):
+    def notes(*folders: str) -> list[str]:
+        ((task, rows),) = summarize(collect([tmp_path / folder for folder in folders])).items()
+        assert len(rows) == 1 and rows[0]["runs"] == len(folders)
+        return warnings_of(task, rows)
+
+    for folder, seed, digest in (("a", 0, "x"), ("b", 0, "y"), ("c", 0, "x"), ("d", 1, "z")):
+        write_run(tmp_path / folder, task="rows", seed=seed, data_sha256=digest)
+    assert notes("a", "d") == []  # a validation part of its own is split off for each seed
+    assert ["runs on different data are averaged" in note for note in notes("a", "b")] == [True]
+    assert ["a seed was run more than once" in note for note in notes("a", "c")] == [True]
+
+
+def test_what_is_shown_of_other_problems(tmp_path):
+    def change(folder: str, **metrics) -> None:
+        write_run(tmp_path / folder, task=folder.partition("/")[0], seed=int(folder[-1]))
+        path = tmp_path / folder / "metrics.json"
+        content = json.loads(path.read_text()) | {"metrics": {"test": metrics}}
+        path.write_text(json.dumps(content))
+
+    change("expression/0", loss=0.5, mse=0.5, pearson=None, spearman=None)
+    change("expression/1", loss=0.7, mse=0.7, pearson=0.25, spearman=0.5)
+    change("chromatin_profile/0", auroc=0.8, auroc_median_tf=0.9, auroc_median_enhancer=0.7, tracks_without_auroc=3)
+    text = write_report([tmp_path], tmp_path)
+    assert "| | pearson | spearman | mse | runs" in text and "| 25.0 | 50.0 | 0.6000 ± 0.1414 | 2 (0, 1) |" in text
+    assert (
+        "| | auroc_median_tf | auroc | auroc_median_enhancer | runs" in text and "| 90.0 | 80.0 | 70.0 | 1 (0)" in text
+    )
+    assert "| paper, pretrained | 96.4 |" in text
+
+
 def test_files_and_command_line(tmp_path, capsys):
     write_run(tmp_path / "a" / "one", task="first")
     write_run(tmp_path / "a" / "two", task="second", accuracy=0.5)

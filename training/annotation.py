@@ -14,14 +14,14 @@ from .dna import reverse_complement
 from .errors import InputError
 from .genome import SequenceFile, check_interval
 
-# GENCODE, Ensembl (GTF and GFF3), RefSeq
-BIOTYPES = ("gene_type", "gene_biotype", "biotype", "transcript_biotype")
-_NAMES = ("gene_id", "ID", "Name", "gene_name", "locus_tag", "gene")
+# GENCODE, Ensembl (GTF and GFF3), RefSeq; a feature's own attribute comes before these
+BIOTYPES = ("biotype", "transcript_type", "transcript_biotype", "gene_type", "gene_biotype")
+_NAMES = ("ID", "gene_id", "Name", "gene_name", "locus_tag", "gene")
 
 
 @dataclass
 class Gene:
-    """A feature: its name, its biotype and where it is, 0-based and half-open."""
+    """A feature: its name, its biotype, where it is, 0-based and half-open, and of which gene (or parent) it is."""
 
     name: str
     biotype: str
@@ -29,6 +29,7 @@ class Gene:
     start: int
     end: int
     strand: str
+    gene: str
 
     def sequence(self, genome: SequenceFile) -> str:
         """Read it 5' to 3'."""
@@ -53,6 +54,8 @@ def read_genes(path: str | Path, genome: SequenceFile, feature: str = "gene") ->
             lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
+    # A transcript of a coding gene need not be a coding one itself.
+    biotypes, names = (f"{feature}_type", f"{feature}_biotype", *BIOTYPES), (f"{feature}_id", *_NAMES)
     genes, features = [], set()
     for number, line in enumerate(lines, 1):
         if line.startswith("##FASTA"):
@@ -66,7 +69,7 @@ def read_genes(path: str | Path, genome: SequenceFile, feature: str = "gene") ->
         if fields[2] != feature:
             continue
         attributes = _attributes(fields[8])
-        biotype = next((attributes[key] for key in BIOTYPES if key in attributes), None)
+        biotype = next((attributes[key] for key in biotypes if attributes.get(key)), None)
         if biotype is None:
             raise InputError(
                 f"{where}: the {feature} has no biotype, only {sorted(attributes)}; expected one of {list(BIOTYPES)}. "
@@ -74,8 +77,9 @@ def read_genes(path: str | Path, genome: SequenceFile, feature: str = "gene") ->
             )
         start, end = int(fields[3]) - 1, int(fields[4])
         check_interval(genome, genome.find(fields[0], where), start, end, where)
-        name = next((attributes[key] for key in _NAMES if key in attributes), f"{fields[0]}:{start}-{end}")
-        genes.append(Gene(name, biotype, fields[0], start, end, fields[6]))
+        name = next((attributes[key] for key in names if attributes.get(key)), f"{fields[0]}:{start}-{end}")
+        gene = attributes.get("gene_id") or attributes.get("Parent") or name
+        genes.append(Gene(name, biotype, fields[0], start, end, fields[6], gene))
     if not genes:
         raise InputError(f"{path} has no feature {feature!r}; it has {sorted(features)[:20]}")
     return genes

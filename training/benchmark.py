@@ -14,7 +14,8 @@ rows, and the test rows are read once, at the end (the published code validated 
 
 A local copy of a suite has a folder for each set: `train` and `test` with a folder of text files for each class (as the
 package genomic_benchmarks writes them), or with a table of coordinates for each class (`positive.csv.gz` with columns
-region, start, end, strand, 0-based, half-open; needs `--fasta`), or FASTA, csv or parquet files.
+region, start, end, strand, 0-based, half-open; needs `--fasta`); or FASTA, csv or parquet files, also as they lie in a
+clone of the Hub's repository (`train.parquet` beside `train.fna`, `data/train-00000-of-00001.parquet`).
 """
 
 import sys
@@ -28,8 +29,8 @@ from .baselines import fit_baselines
 from .dna import reverse_complement
 from .errors import InputError
 from .finetune import FinetuneArguments, classifier, finetune, read_data, settings_of
-from .genome import SequenceFile, check_interval
-from .labelled_data import SINGLE_LABEL, LabelledData, load_splice_junctions
+from .genome import SequenceFile, check_interval, whole_numbers
+from .labelled_data import SINGLE_LABEL, LabelledData, load_splice_junctions, part_of_file, read_table
 from .report import SETS, write_report
 from .results import hardware, versions, write_json
 from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
@@ -76,7 +77,7 @@ class BenchmarkArguments(FinetuneArguments):
 def planned_tasks(args: BenchmarkArguments) -> list[str]:
     """Return the names of the sets, in the order of the suite."""
     if args.suite is None:
-        name = Path(args.data).name if args.data else SPLICE
+        name = Path(args.data).resolve().name if args.data else SPLICE
         return [args.task or name.partition(".")[0]]
     known = list(SETS["task"][SETS["suite"] == args.suite])
     return [task for task in known if task in args.tasks or not args.tasks]
@@ -90,11 +91,15 @@ def load_task(args: BenchmarkArguments, task: str) -> str | DatasetDict:
     """
     if args.suite is None:
         return args.data or load_splice_junctions()
+    row = SETS[SETS["task"] == task].iloc[0]
     if args.data_dir is None:
-        return _from_hub(SETS[SETS["task"] == task].iloc[0])
+        return _from_hub(row)
     folder = Path(args.data_dir) / task
     if not folder.is_dir():
         raise InputError(f"data_dir: there is no folder {folder}; a local copy has one for each set of {args.suite}")
+    for pattern in ("*.parquet", "data/*.parquet", "*.csv", "*.csv.gz"):  # a clone may hold the same rows as FASTA too
+        if tables := sorted(folder.glob(pattern)):
+            return _from_tables(folder, tables, row)
     tables = sorted(folder.glob("*/*.csv")) + sorted(folder.glob("*/*.csv.gz"))
     return _from_coordinates(folder, tables, args.fasta) if tables else str(folder)
 
@@ -102,16 +107,38 @@ def load_task(args: BenchmarkArguments, task: str) -> str | DatasetDict:
 def _from_hub(row: pd.Series) -> DatasetDict:
     try:
         data = load_dataset(row["hub"])
-        if "task" in data["train"].column_names:  # one table for all sets
-            data = data.filter(
-                lambda tasks: [task == row["task"] for task in tasks], batched=True, input_columns="task"
-            )
     except Exception as error:  # the Hub client raises a dozen different types
         raise InputError(
             f"{row['hub']} cannot be loaded from the Hub: {type(error).__name__}: {error}. Of a local copy give the "
             "folder: --data_dir"
         ) from error
-    return data.rename_columns({row[name]: name.partition("_")[0] for name in ("sequence_column", "label_column")})
+    return _of_one_task(data, row)
+
+
+def _from_tables(folder: Path, tables: list[Path], row: pd.Series) -> DatasetDict:
+    parts = {}
+    for path in tables:
+        if part := part_of_file(path):
+            parts.setdefault(part, []).append(read_table(path))
+    if "train" not in parts:
+        raise InputError(f"{folder} has no table of train; it has {[path.name for path in tables]}")
+    joined = {part: pd.concat(of, ignore_index=True) for part, of in parts.items()}
+    return _of_one_task(DatasetDict({part: Dataset.from_pandas(of) for part, of in joined.items()}), row)
+
+
+def _of_one_task(data: DatasetDict, row: pd.Series) -> DatasetDict:
+    """Leave the rows of one set, in the columns `sequence` and `label`."""
+    if "task" in data["train"].column_names:  # one table for all sets
+        data = data.filter(lambda tasks: [task == row["task"] for task in tasks], batched=True, input_columns="task")
+        if not len(data["train"]):
+            raise InputError(f"{row['task']}: no row of its table has this name in the column `task`")
+    names = {row[f"{name}_column"]: name for name in ("sequence", "label")}
+    return DatasetDict(
+        {
+            part: rows.rename_columns({k: v for k, v in names.items() if k in rows.column_names})
+            for part, rows in data.items()
+        }
+    )
 
 
 def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> DatasetDict:
@@ -124,14 +151,20 @@ def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> Da
         missing = {"region", "start", "end", "strand"} - set(table)
         if missing:
             raise InputError(f"{path} has no column {sorted(missing)}; it has {list(table)}")
-        rows = parts.setdefault(path.parent.name, {"sequence": [], "label": []})
-        for i, (region, start, end, strand) in enumerate(table[["region", "start", "end", "strand"]].itertuples(False)):
+        label, rows = path.name.partition(".")[0], parts.setdefault(path.parent.name, {"sequence": [], "label": []})
+        if label in rows["label"]:
+            raise InputError(f"{path.parent} holds the class {label!r} twice; one of them is {path.name}")
+        regions, strands = table["region"].fillna(""), table["strand"]
+        starts, ends = (whole_numbers(table, name, path) for name in ("start", "end"))
+        for i, (region, start, end, strand) in enumerate(zip(regions, starts, ends, strands, strict=True)):
             where = f"{path}: row {i}"
+            if strand not in ("+", "-", "."):
+                raise InputError(f"{where}: the strand is {strand!r}; expected +, - or .")
             number = genome.find(region, where)
             check_interval(genome, number, start, end, where)
             sequence = genome.letters(number, start, end)
             rows["sequence"].append(reverse_complement(sequence) if strand == "-" else sequence)
-        rows["label"] += [path.name.partition(".")[0]] * len(table)
+        rows["label"] += [label] * len(table)
     return DatasetDict({part: Dataset.from_dict(rows) for part, rows in parts.items()})
 
 

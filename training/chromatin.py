@@ -21,7 +21,9 @@ chromatin profile); `tracks.csv` that of every track, and `predictions.npz` the 
 """
 
 import hashlib
+import itertools
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,11 +34,11 @@ from transformers import EvalPrediction
 
 from .errors import InputError
 from .finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
-from .genome import SequenceFile, centre, check_interval, read_bed
-from .labelled_data import MULTI_LABEL, LabelledData, check_sequences, part_of_file
+from .genome import SequenceFile, centre, check_interval, overlapping, read_bed, whole_numbers
+from .labelled_data import MULTI_LABEL, LabelledData, check_sequences, dna_keys, part_of_file
 from .results import write_whole
 from .settings import parse_settings, setting
-from .window_rows import WindowRows, digest_of
+from .window_rows import WindowRows, WindowSequences, digest_of
 
 _COORDINATES, _PUBLISHED = ("chromosome", "start", "end"), ("Chr_No", "Start", "End")
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
@@ -90,6 +92,7 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
             differing = sorted(set(other) ^ set(names["train"]))[:5] or "their order"
             raise InputError(f"the tracks of {part} are not those of train: {differing} differ")
     parts = {part: parts[part] for part in ("train", "validation", "test") if part in parts}
+    _warn_about_shared_dna(parts)
     if isinstance(parts["train"], WindowRows):
         return LabelledData(parts, MULTI_LABEL, names["train"], digest_of(parts))
     content = hashlib.sha256()
@@ -97,6 +100,23 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
         content.update(f"{part}{rows['sequence']}".encode())
         content.update(np.ascontiguousarray(rows["label"]).tobytes())
     return LabelledData(parts, MULTI_LABEL, names["train"], content.hexdigest())
+
+
+def _warn_about_shared_dna(parts: dict) -> None:
+    """Warn if windows of two parts overlap; where there are only sequences, if they are the same DNA."""
+    for one, other in itertools.combinations(parts, 2):
+        known, asked = parts[one]["sequence"], parts[other]["sequence"]
+        if isinstance(known, WindowSequences):
+            shared = int(overlapping(asked.windows, known.windows).sum())
+        else:
+            keys = set(dna_keys(known))
+            shared = sum(key in keys for key in dna_keys(asked))
+        if shared:
+            warnings.warn(
+                f"{shared:,} of the {len(asked):,} {other} windows share DNA with the {one} part: the {other} metrics "
+                "look too good. Split by chromosome, or use a shorter window.",
+                stacklevel=3,
+            )
 
 
 class _Rows(dict):
@@ -126,10 +146,15 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
         rows.attrs["name"] = str(path)
         check_sequences(rows)
         return _Rows(row=np.arange(len(table)), sequence=sequences.tolist(), label=labels), names
-    chromosomes = table[known[0]].astype(str)
+    chromosomes = table[known[0]].astype(str).fillna("")
     if known is _PUBLISHED:
+        if not pd.api.types.is_integer_dtype(table[known[0]]):
+            raise InputError(
+                f"{path}: {known[0]} holds {chromosomes.iloc[0]!r} and others; as published it is a number, 0 for "
+                f"chr1. Names of chromosomes belong into the columns {', '.join(_COORDINATES)}"
+            )
         chromosomes = "chr" + (table[known[0]] + 1).astype(str).replace({"23": "X", "24": "Y"})
-    starts, ends = (pd.to_numeric(table[name], errors="coerce").fillna(-1).astype(np.int64) for name in known[1:])
+    starts, ends = (whole_numbers(table, name, path) for name in known[1:])
     genome = _needed(genome, path)
     numbers = {name: genome.find(name, f"{path}: row {chromosomes.eq(name).argmax()}") for name in chromosomes.unique()}
     for row in np.flatnonzero((starts < 0) | (ends <= starts) | (ends > genome.lengths[chromosomes.map(numbers)])):
@@ -160,7 +185,7 @@ def _read_bed(path: Path, genome: SequenceFile | None, args: ChromatinArguments)
 def _table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
+            return pd.read_parquet(path).reset_index(drop=True)
         return pd.read_csv(path, sep="\t" if ".tsv" in path.name else ",")
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
@@ -175,6 +200,8 @@ def _needed(genome: SequenceFile | None, path: Path) -> SequenceFile:
 def _tracks(table: pd.DataFrame, names: list[str], path: Path, args) -> tuple[list[str], np.ndarray]:
     """Return the names of the chosen tracks and their labels, uint8 `(rows, tracks)`."""
     names = [str(name) for name in names]
+    if len(set(args.tracks)) < len(args.tracks):
+        raise InputError(f"tracks names one of {args.tracks[:20]} twice")
     unknown = [track for track in args.tracks if track not in names]
     if unknown:
         raise InputError(f"tracks: {path} has no track {unknown}; it has {names[:20]}{' ...' * (len(names) > 20)}")
@@ -194,10 +221,15 @@ def kinds_of(tracks: list[str], args: ChromatinArguments) -> list[str]:
     """Return the kind of each track, from the table of kinds or the order of DeepSEA; without them all are `all`.
 
     Raises:
-        InputError: The table lacks a column or a track.
+        InputError: The table lacks a column or a track, or 919 tracks have names that are not in DeepSEA's order.
     """
     if args.track_kinds is None:
-        return list(_DEEPSEA) if len(tracks) == len(_DEEPSEA) else ["all"] * len(tracks)
+        if len(tracks) != len(_DEEPSEA) or args.tracks:
+            return ["all"] * len(tracks)
+        dnase = ["DNase" in track for track in tracks]  # DeepSEA calls them 8988T|DNase|None
+        if any(dnase) and dnase != [kind == "DHS" for kind in _DEEPSEA]:
+            raise InputError("919 tracks, but those named DNase are not the first 125: give track_kinds FILE")
+        return list(_DEEPSEA)
     table = _table(Path(args.track_kinds))
     if not {"track", "kind"} <= set(table):
         raise InputError(f"{args.track_kinds} has the columns {list(table)}; expected track and kind")

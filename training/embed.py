@@ -8,8 +8,9 @@
 An embedding is the mean, the last or the maximum of a layer's output over the positions of a sequence. What is longer
 than `--chunk` (by default what the model reads) is cut into chunks of that length, whose embeddings are averaged, each
 by its length, as for the paper's biotypes (arXiv 2306.15794). The output folder gets `embeddings.parquet` (or `.npz`);
-with labels also the cross-validated F1 of a classifier in `metrics.json`, and with `--picture` a map of two dimensions
-in `embeddings.png` and `embeddings.html`, one file that needs no network.
+with `--classifier` also its cross-validated F1 in `metrics.json` (rows of the same gene, or of the same DNA on either
+strand, are in one fold), and with `--picture` a map of two dimensions in `embeddings.png` and `embeddings.html`, one
+file that needs no network.
 
     from hyenadna.training.embed import embed
     embed(model, ["ACGTTG", "GGCA"], pooling="mean")          # (2, d_model), float32; the model stays as it was
@@ -28,10 +29,12 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
@@ -41,10 +44,10 @@ from hyenadna import HyenaDNAModel
 from hyenadna.inputs_hyenadna import pool
 
 from .annotation import GeneSequences, read_genes
-from .embedding_map import METHODS, draw_map, map_to_plane, write_html
+from .embedding_map import METHODS, check_map, draw_map, map_to_plane, write_html
 from .errors import InputError
 from .genome import SOFT_MASKED, VOCABULARY, SequenceFile
-from .labelled_data import check_sequences, has_labels, read_parts
+from .labelled_data import check_sequences, dna_keys, has_labels, label_text, read_parts
 from .results import hardware, versions, write_confusion_matrix, write_json, write_whole
 from .score import encode, read_sequences
 from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
@@ -66,7 +69,7 @@ class EmbedArguments:
     fasta: str | None = setting(None, "Genome of the genes.")
     feature: str = setting("gene", "Feature of the GTF or GFF file.")
     biotypes: list[str] = field(default_factory=list, metadata={"help": "Biotypes to use; by default all."})
-    min_rows: int = setting(10, "Leave out classes with fewer rows.")
+    min_rows: int = setting(10, "For classifier and picture: leave out classes with fewer rows.")
     max_rows: int | None = setting(None, "Draw so many rows of each class at most.")
     sequence_column: str = setting("sequence", "Column with the sequences.")
     label_column: str = setting("label", "Column with the labels, if it is there.")
@@ -172,11 +175,14 @@ def embed(
     Raises:
         InputError: A sequence is empty or has other letters, or a setting does not fit the model.
     """
+    if isinstance(sequences, str):
+        raise InputError("sequences is one text; embed takes a list of them: [text]")
+    sequences = list(sequences)  # a column of a table counts by its index, which may have another order
     lengths = [len(sequence) for sequence in sequences]
     _check(model.config, lengths, pooling, layer, chunk)
     pieces = chunks_of(lengths, chunk or model.config.max_seq_len)
     vectors = np.zeros((len(pieces), model.config.d_model), dtype=np.float32)
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]  # parts may be frozen in another mode
     model.eval()
     try:
         with tqdm(total=sum(lengths), unit="base", unit_scale=True, disable=not progress) as bar:
@@ -185,7 +191,8 @@ def embed(
                 vectors[numbers] = found
                 bar.update(int((pieces[numbers, 2] - pieces[numbers, 1]).sum()))
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
     return average(vectors, pieces, len(lengths))
 
 
@@ -238,11 +245,13 @@ def read_rows(args: EmbedArguments) -> tuple[list[str], Sequence[str], list[int]
         labels = None
     else:
         columns = (args.sequence_column, (args.label_column,), args.id_column)
-        table = pd.concat(read_parts(args.data, columns).values(), ignore_index=True)
-        table.attrs["name"] = args.data
-        check_sequences(table.drop(columns="id", errors="ignore"))  # ids may come back in another part
+        tables, labels = list(read_parts(args.data, columns).values()), []
+        for table in tables:
+            check_sequences(table.drop(columns="id", errors="ignore"))  # an id may come back
+            labels += [label_text(value, row, table) for row, value in enumerate(table["label"])]
+        table = pd.concat(tables, ignore_index=True)
         names = table["id"].tolist() if "id" in table else list(map(str, range(len(table))))
-        sequences, labels = table["sequence"].tolist(), table["label"].astype(str).tolist()
+        sequences = table["sequence"].tolist()
         kept = _kept(labels, args)
         names, sequences, labels = ([column[i] for i in kept] for column in (names, sequences, labels))
     for i, sequence in enumerate(sequences):
@@ -255,36 +264,76 @@ def read_rows(args: EmbedArguments) -> tuple[list[str], Sequence[str], list[int]
 
 def _kept(labels: list[str], args: EmbedArguments) -> list[int]:
     """Return the rows of the frequent classes, at most `max_rows` of each, in order."""
-    labels, rng, kept = np.array(labels), np.random.default_rng(args.seed), []
+    labels, rng, kept, rare = np.array(labels), np.random.default_rng(args.seed), [], []
+    min_rows = args.min_rows if args.classifier or args.picture else 1
     for name in np.unique(labels):
         rows = np.flatnonzero(labels == name)
-        if len(rows) < args.min_rows:
-            print(f"{name}: {len(rows)} rows, fewer than min_rows={args.min_rows}: left out")
+        if len(rows) < min_rows:
+            rare.append(f"{name} ({len(rows)})")
         elif args.max_rows is not None and len(rows) > args.max_rows:
             kept.extend(rng.choice(rows, args.max_rows, replace=False).tolist())
         else:
             kept.extend(rows.tolist())
+    if rare:
+        more = f" and {len(rare) - 20} more" * (len(rare) > 20)
+        print(f"fewer than min_rows={min_rows} rows, and left out: {', '.join(rare[:20])}{more}")
     if not kept:
         raise InputError(f"no class has min_rows={args.min_rows} rows or more")
     return sorted(kept)
 
 
-def classify(vectors: np.ndarray, labels: Sequence[str], args: EmbedArguments) -> tuple[dict, np.ndarray]:
+def groups_of(sequences: Sequence[str]) -> np.ndarray:
+    """Number the rows so that those of the same double-stranded DNA, or of the same gene, have the same number."""
+    n, keys = len(sequences), [dna_keys(sequences[i] for i in range(len(sequences)))]
+    if isinstance(sequences, GeneSequences):
+        keys.append([gene.gene for gene in sequences.genes])
+    rows, nodes, size = [], [], n  # a graph: each row and what it shares with others
+    for of in keys:
+        codes = pd.factorize(np.array(of, dtype=object))[0]
+        rows.append(np.arange(n))
+        nodes.append(size + codes)
+        size += codes.max() + 1
+    rows, nodes = np.concatenate(rows), np.concatenate(nodes)
+    graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, nodes)), shape=(size, size))
+    return connected_components(graph, directed=False)[1][:n]
+
+
+def check_classes(labels: Sequence[str], groups: np.ndarray, folds: int) -> None:
+    """Raise `InputError` if there is one class, or one has fewer rows (of a group, one counts) than there are folds."""
+    names, counts = np.unique(np.unique(np.column_stack([labels, groups]), axis=0)[:, 0], return_counts=True)
+    if len(names) < 2 or counts.min() < folds:
+        found = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        raise InputError(
+            f"a classifier needs two classes and {folds} rows of each (folds), those of the same gene or DNA counted "
+            f"once, but there are {found}"
+        )
+
+
+def classify(
+    vectors: np.ndarray, labels: Sequence[str], args: EmbedArguments, groups: np.ndarray | None = None
+) -> tuple[dict, np.ndarray]:
     """Cross-validate a classifier; return `accuracy`, `f1_weighted`, `f1_macro`, and the predicted labels.
 
+    Args:
+        vectors: Embeddings `(rows, d)`.
+        labels: Of the rows.
+        args: All settings.
+        groups: Numbers of the rows; those with the same number are in one fold. See `groups_of`.
+
     Raises:
-        InputError: There is one class, or one has fewer rows than there are folds.
+        InputError: See `check_classes`.
     """
-    names, counts = np.unique(labels, return_counts=True)
-    if len(names) < 2 or counts.min() < args.folds:
-        found = dict(zip(names.tolist(), counts.tolist(), strict=True))
-        raise InputError(f"a classifier needs two classes and {args.folds} rows of each (folds), but there are {found}")
+    groups = np.arange(len(labels)) if groups is None else groups
+    check_classes(labels, groups, args.folds)
     if args.classifier == "logistic":
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
     else:
         model = HistGradientBoostingClassifier(random_state=args.seed)
-    folds = StratifiedKFold(args.folds, shuffle=True, random_state=args.seed)
-    predicted = cross_val_predict(model, vectors, labels, cv=folds)
+    shared = len(np.unique(groups)) < len(groups)
+    kind = StratifiedGroupKFold if shared else StratifiedKFold
+    folds = kind(args.folds, shuffle=True, random_state=args.seed)
+    folds = folds.split(vectors, labels, groups if shared else None)
+    predicted = cross_val_predict(model, vectors, labels, cv=list(folds))
     metrics = {"accuracy": float(accuracy_score(labels, predicted))}
     for average_ in ("weighted", "macro"):
         metrics[f"f1_{average_}"] = float(f1_score(labels, predicted, average=average_, zero_division=0))
@@ -304,6 +353,11 @@ def run(args: EmbedArguments) -> np.ndarray:
     ids, sequences, lengths, labels = read_rows(args)
     if (args.classifier or args.picture) and labels is None:
         raise InputError(f"{args.data} has no labels ({args.label_column}), which classifier and picture need")
+    if args.classifier:  # before the work, not behind it
+        groups = groups_of(sequences)
+        check_classes(labels, groups, args.folds)
+    if args.picture:
+        check_map(args.picture, len(ids))
     model, config = load_checkpoint(HyenaDNAModel, args.model, {})
     _check(config, lengths, args.pooling, args.layer, args.chunk)
     pieces = chunks_of(lengths, args.chunk or config.max_seq_len)
@@ -311,8 +365,13 @@ def run(args: EmbedArguments) -> np.ndarray:
         f.name: getattr(args, f.name) for f in fields(args) if f.name not in ("resume", "use_cpu", "output_dir")
     }
     settings["data_sha256"] = _digest(sequences)
+    settings["rows_sha256"] = _digest([f"{name}\t{label}" for name, label in zip(ids, labels or ids, strict=True)])
     if state.is_main_process:
         _check_folder(output, settings, args.resume)
+    if args.resume and (output / METRICS_FILE).exists():
+        print(f"{output} holds this run, and it is finished: nothing to do")
+        return _read(output, args.output_format)
+    if state.is_main_process:
         unfinished.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS_FILE, settings)
     state.wait_for_everyone()
@@ -361,12 +420,12 @@ def run(args: EmbedArguments) -> np.ndarray:
         draw_map(output / "embeddings.png", plane, labels, title)
         write_html(output / "embeddings.html", plane, labels, ids, lengths, title)
     if args.classifier:
-        metrics, predicted = classify(embeddings, labels, args)
+        metrics, predicted = classify(embeddings, labels, args, groups)
         names = sorted(set(labels))
         index = {name: i for i, name in enumerate(names)}
         both = [np.array([index[name] for name in of]) for of in (labels, predicted)]
         write_confusion_matrix(output / "confusion_matrix.png", *both, names)
-        result["metrics"] = {"cross-validation": metrics}
+        result |= {"metrics": {"cross-validation": metrics}, "label_names": names}
         majority = {"metrics": {"cross-validation": _majority(labels)}, "seconds": 0.0}
         result["baselines"] = {"most frequent class": majority}
         print("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
@@ -412,6 +471,13 @@ def _write(output: Path, ids, lengths, labels, embeddings: np.ndarray, kind: str
         return
     table = pd.DataFrame({**columns, "embedding": list(embeddings)})
     write_whole(output / "embeddings.parquet", lambda path: table.to_parquet(path, index=False))
+
+
+def _read(output: Path, kind: str) -> np.ndarray:
+    if kind == "npz":
+        with np.load(output / "embeddings.npz") as content:
+            return content["embedding"]
+    return np.stack(pd.read_parquet(output / "embeddings.parquet")["embedding"])
 
 
 def main(argv: list[str] | None = None) -> None:

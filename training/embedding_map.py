@@ -1,5 +1,6 @@
 """Vectors as a picture: two dimensions by t-SNE, UMAP or PCA, drawn as PNG and as a page to hover over."""
 
+import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,33 +19,40 @@ from .results import write_whole
 METHODS = ("tsne", "pca", "umap")
 
 
+def check_map(method: str, rows: int) -> None:
+    """Raise `InputError` if there are too few rows for a map, or UMAP is not installed."""
+    if rows < 4:
+        raise InputError(f"{rows} rows are too few for a map; at least 4 are needed")
+    if method == "umap" and importlib.util.find_spec("umap") is None:
+        raise InputError("picture umap needs umap-learn (pip install umap-learn); tsne and pca need nothing")
+
+
 def map_to_plane(vectors: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
     """Map vectors `(rows, d)` to `(rows, 2)`, after each dimension was scaled to mean 0 and deviation 1.
 
     t-SNE and UMAP start from at most 50 principal components; a seed gives the same map again.
 
     Raises:
-        InputError: Too few rows, or UMAP is not installed.
+        InputError: See `check_map`.
     """
-    if len(vectors) < 4:
-        raise InputError(f"{len(vectors)} rows are too few for a map; at least 4 are needed")
+    check_map(method, len(vectors))
     scaled = StandardScaler().fit_transform(vectors)
     if method == "pca":
         return PCA(2, random_state=seed).fit_transform(scaled)
     reduced = PCA(min(50, *scaled.shape), random_state=seed).fit_transform(scaled)
     if method == "tsne":
         return TSNE(perplexity=min(30, (len(vectors) - 1) / 3), init="pca", random_state=seed).fit_transform(reduced)
-    try:
-        from umap import UMAP
-    except ImportError as error:
-        raise InputError("picture umap needs umap-learn (pip install umap-learn); tsne and pca need nothing") from error
+    from umap import UMAP  # slow to import
+
     return UMAP(random_state=seed).fit_transform(reduced)
 
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
     """Return a colour (#rrggbb) for each class."""
+    if len(names) > 20:  # no table holds so many
+        return {name: to_hex(colormaps["turbo"](i / (len(names) - 1))) for i, name in enumerate(names)}
     table = colormaps["tab10" if len(names) <= 10 else "tab20"]
-    return {name: to_hex(table(i % table.N)) for i, name in enumerate(names)}
+    return {name: to_hex(table(i)) for i, name in enumerate(names)}
 
 
 def draw_map(path: Path, plane: np.ndarray, labels: Sequence[str], title: str) -> None:
@@ -75,7 +83,7 @@ canvas {border: 1px solid #ccc}
 const data = DATA;
 const canvas = document.getElementById("map"), pen = canvas.getContext("2d"), tip = document.getElementById("tip");
 const off = new Set();
-const range = k => [Math.min(...data.points.map(p => p[k])), Math.max(...data.points.map(p => p[k]))];
+const range = k => data.points.reduce(([a, b], p) => [Math.min(a, p[k]), Math.max(b, p[k])], [Infinity, -Infinity]);
 const [x0, x1] = range(0), [y0, y1] = range(1);
 const place = p => [20 + 960 * (p[0] - x0) / (x1 - x0 || 1), 680 - 660 * (p[1] - y0) / (y1 - y0 || 1)];
 function draw() {
@@ -123,5 +131,6 @@ def write_html(
     # "</" would end the script, whatever a class or an id is called
     content = json.dumps({"classes": [[n, colours[n]] for n in names], "points": points}).replace("</", "<\\/")
     heading = title.replace("&", "&amp;").replace("<", "&lt;")
-    page = _PAGE.replace("TITLE", heading).replace("DATA", content, 1)
+    head, tail = _PAGE.replace("TITLE", heading).rsplit("DATA", 1)  # a title may hold that word
+    page = head + content + tail
     write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))

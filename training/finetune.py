@@ -37,7 +37,7 @@ from .errors import InputError
 from .labelled_data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, LabelledData, count_table, read_labelled_data
 from .metrics import make_compute_metrics, predicted_labels, probabilities
 from .results import hardware, predictions_table, versions, write_confusion_matrix, write_json, write_whole
-from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, result_settings, setting
+from .settings import METRICS_FILE, SETTINGS_FILE, SHAPE, check_output_folder, parse_settings, result_settings, setting
 from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
 
 _LABEL_DTYPE = {SINGLE_LABEL: torch.int64, MULTI_LABEL: torch.float32, REGRESSION: torch.float32}
@@ -177,8 +177,7 @@ def load_model(
     }
     names = ("pooling", "embed_dropout", "resid_dropout")
     chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    names = ("d_model", "n_layer", "max_seq_len", "initializer_range")
-    shape = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    shape = {name: getattr(args, name) for name in SHAPE if getattr(args, name) is not None}
     if args.model is None:
         if args.freeze_backbone:
             raise InputError("freeze_backbone needs a checkpoint (model): a random backbone would stay random")

@@ -283,6 +283,16 @@ def check_interval(genome: SequenceFile, sequence: int, start: int, end: int, wh
         raise InputError(f"{where}: {name}:{start}-{end} ends outside of {name}, which has {length} bases")
 
 
+def whole_numbers(table: pd.DataFrame, column: str, path: str | Path) -> np.ndarray:
+    """Return a column of coordinates as int64 `(rows,)`; raise `InputError` if one is missing or no whole number."""
+    numbers = pd.to_numeric(table[column], errors="coerce")
+    wrong = np.flatnonzero(~(numbers % 1 == 0))
+    if len(wrong):
+        value = table[column].tolist()[wrong[0]]
+        raise InputError(f"{path}: row {wrong[0]}: {column} is {value!r}, not a whole number")
+    return numbers.to_numpy(np.int64)
+
+
 def read_regions(specs: Sequence[str], genomes: list[SequenceFile], setting: str) -> np.ndarray:
     """Turn `chr8`, `chr20:0-5,000,000` (0-based, half-open) or `regions.bed` into windows `(regions, 4)`.
 

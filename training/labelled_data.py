@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,17 +214,17 @@ def read_parts(source, columns) -> dict[str, pd.DataFrame]:
 def has_labels(source: str | Path, label_column: str) -> bool:
     """Return whether a file or folder holds labels, by its first header or its columns."""
     path, name = Path(source), Path(source).name.lower()
-    if path.is_file() and name.endswith(_FASTA):
-        with (gzip.open if name.endswith(".gz") else open)(path, "rt") as file:
-            header = file.readline().removeprefix(">").strip()
-        try:
-            return bool(_id_and_label(header, path)[1])
-        except InputError:
-            return False
-    if path.is_file() and name.endswith(".parquet"):
-        return label_column in pd.read_parquet(path).columns
-    if path.is_file() and name.endswith(_TABLES):
-        return label_column in pd.read_csv(path, sep="\t" if ".tsv" in name else ",", nrows=0).columns
+    try:
+        if path.is_file() and name.endswith(_FASTA):
+            with (gzip.open if name.endswith(".gz") else open)(path, "rt") as file:
+                header = file.readline().removeprefix(">").strip()
+            return _has_label(header, path)
+        if path.is_file() and name.endswith(".parquet"):
+            return label_column in pd.read_parquet(path).columns
+        if path.is_file() and name.endswith(_TABLES):
+            return label_column in pd.read_csv(path, sep="\t" if ".tsv" in name else ",", nrows=0).columns
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
     return not name.endswith((".txt", ".txt.gz"))
 
 
@@ -262,11 +262,12 @@ def _from_folder(folder: Path, columns) -> dict[str, pd.DataFrame]:
 def part_of_file(path: Path) -> str | None:
     """Return the part that a file or folder is by its name, which begins or ends with it, or None.
 
-    `train`, `valid.csv`, `promoter_all_train.fna` and `train_hg19_coords_targets.csv` are of a part.
+    `train`, `valid.csv`, `promoter_all_train.fna`, `train_hg19_coords_targets.csv` and `train-00000-of-00001.parquet`
+    are of a part.
     """
     if path.is_dir():
         return _PART_NAMES.get(path.name)
-    words = path.name.partition(".")[0].split("_")
+    words = re.split("[_-]", path.name.partition(".")[0])
     return _PART_NAMES.get(words[-1]) or _PART_NAMES.get(words[0])
 
 
@@ -297,28 +298,33 @@ def _from_file(path: Path, columns) -> pd.DataFrame:
     if name.endswith(_FASTA):
         records = [(*_id_and_label(header, path), sequence) for header, sequence in read_fasta(path)]
         return _finish(pd.DataFrame(records, columns=["id", "label", "sequence"]), str(path))
+    table = read_table(path)
+    return _select(table, str(path), columns, list(table.columns))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a csv, tsv or parquet file; what is text in it stays text, and all of csv and tsv is."""
+    name = path.name.lower()
     if not name.endswith(_TABLES):
         raise InputError(f"{path}: unknown kind of file; known are {', '.join(_TABLES + _FASTA)}")
     try:
         if name.endswith(".parquet"):
-            table = pd.read_parquet(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
-                # A sequence may read "NAN" and a class "NA": text stays text, and only an empty cell is missing.
-                table = pd.read_csv(
-                    path,
-                    sep="\t" if ".tsv" in name else ",",
-                    dtype=str,
-                    keep_default_na=False,
-                    index_col=False,
-                    skipinitialspace=True,
-                )
+            return pd.read_parquet(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
+            # A sequence may read "NAN" and a class "NA": text stays text, and only an empty cell is missing.
+            return pd.read_csv(
+                path,
+                sep="\t" if ".tsv" in name else ",",
+                dtype=str,
+                keep_default_na=False,
+                index_col=False,
+                skipinitialspace=True,
+            )
     except pd.errors.EmptyDataError:
         raise InputError(f"{path} is empty: there are no rows") from None
     except (OSError, EOFError, ValueError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
         raise InputError(f"{path} cannot be read as {name.split('.', 1)[1]}: {error}") from error
-    return _select(table, str(path), columns, list(table.columns))
 
 
 def _select(table: pd.DataFrame, name: str, columns, column_names: list[str]) -> pd.DataFrame:
@@ -364,6 +370,13 @@ def _read_text(path: Path) -> str:
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     except (OSError, EOFError, UnicodeDecodeError, gzip.zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _has_label(header: str, path: Path) -> bool:
+    try:
+        return bool(_id_and_label(header, path)[1])
+    except InputError:
+        return False
 
 
 def _id_and_label(header: str, path: Path) -> tuple[str, str]:
@@ -419,7 +432,7 @@ def _encode_labels(tables, problem_type, label_columns) -> tuple[list[str], dict
         names = list(label_columns) if len(label_columns) > 1 else [str(i) for i in range(widths["train"])]
         return names, labels
     texts = {
-        part: [_label_text(v, row, table) for row, v in enumerate(table["label"])] for part, table in tables.items()
+        part: [label_text(v, row, table) for row, v in enumerate(table["label"])] for part, table in tables.items()
     }
     names = sorted(set(texts["train"]))
     if all(name.isdecimal() for name in names):
@@ -444,12 +457,13 @@ def _encode_labels(tables, problem_type, label_columns) -> tuple[list[str], dict
     return names, {part: np.array([index[value] for value in values]) for part, values in texts.items()}
 
 
-def _label_text(value, row: int, table: pd.DataFrame) -> str:
+def label_text(value, row: int, table: pd.DataFrame) -> str:
+    """Return a class as text, `1` also of 1.0 and True; raise `InputError` if it is missing."""
     if value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan")):
         raise InputError(
             f"{table.attrs['name']}: the label of row {row} is missing ({value!r}); remove or label the row"
         )
-    if isinstance(value, bool | np.bool_ | float | np.floating) and value == int(value):
+    if isinstance(value, bool | np.bool_ | float | np.floating) and float(value).is_integer():
         return str(int(value))  # a column of whole numbers with a hole arrives as floats
     return str(value).strip()
 
@@ -491,7 +505,7 @@ def _split_rows(table, labels, problem_type, fraction, seed) -> tuple[np.ndarray
     The same double-stranded DNA never stands on both sides. Single labels keep their proportions; the only sequence
     of a class stays in the training part.
     """
-    group_of_row, groups = pd.factorize(np.array(_dna_keys(table), dtype=object))
+    group_of_row, groups = pd.factorize(np.array(dna_keys(table["sequence"]), dtype=object))
     candidates, stratify = np.arange(len(groups)), None
     n_validation = max(1, round(fraction * len(groups)))
     if problem_type == SINGLE_LABEL:
@@ -514,7 +528,7 @@ def _split_rows(table, labels, problem_type, fraction, seed) -> tuple[np.ndarray
 
 def _fold_rows(table, labels, problem_type, fold, seed) -> tuple[np.ndarray, np.ndarray]:
     """Return the row numbers outside and inside of one fold; the same DNA never stands in two folds."""
-    groups, (number, folds) = pd.factorize(np.array(_dna_keys(table), dtype=object))[0], fold
+    groups, (number, folds) = pd.factorize(np.array(dna_keys(table["sequence"]), dtype=object))[0], fold
     smallest = np.bincount(labels).min() if problem_type == SINGLE_LABEL else groups.max() + 1
     if smallest < folds:
         raise InputError(f"{table.attrs['name']}: {folds} folds, but only {smallest} rows of a class; take fewer folds")
@@ -524,7 +538,7 @@ def _fold_rows(table, labels, problem_type, fold, seed) -> tuple[np.ndarray, np.
 
 
 def _warn_about_twins(tables: dict[str, pd.DataFrame], labels: dict[str, np.ndarray]) -> None:
-    keys = {part: _dna_keys(table) for part, table in tables.items()}
+    keys = {part: dna_keys(table["sequence"]) for part, table in tables.items()}
     names = list(tables)
     for i, one in enumerate(names):
         known = set(keys[one])
@@ -550,6 +564,6 @@ def _warn_about_twins(tables: dict[str, pd.DataFrame], labels: dict[str, np.ndar
         )
 
 
-def _dna_keys(table: pd.DataFrame) -> list[bytes]:
+def dna_keys(sequences: Iterable[str]) -> list[bytes]:
     """Return a digest of each double-stranded sequence: equal for twins, and small however long the sequence is."""
-    return [hashlib.blake2b(strand_free(s).encode(), digest_size=16).digest() for s in table["sequence"]]
+    return [hashlib.blake2b(strand_free(s).encode(), digest_size=16).digest() for s in sequences]

@@ -41,7 +41,7 @@ from .errors import InputError
 from .genome import FIRST_BASE, SOFT_MASKED, SequenceFile, open_genomes, split_windows
 from .markov import ContextCounts, MarkovModels, count_contexts
 from .results import versions, write_json
-from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, result_settings, setting
+from .settings import METRICS_FILE, SETTINGS_FILE, SHAPE, check_output_folder, parse_settings, result_settings, setting
 from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
 from .windows import SEP, WindowCollator, WindowDataset, WindowSampler
 
@@ -147,7 +147,7 @@ def load_model(args: PretrainArguments) -> tuple[HyenaDNAForCausalLM, HyenaDNATo
 
     dropout, shape = (
         given("embed_dropout", "resid_dropout"),
-        given("d_model", "n_layer", "max_seq_len", "initializer_range"),
+        given(*SHAPE),
     )
     if args.model is None:
         try:

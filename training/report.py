@@ -5,7 +5,7 @@
 Every `metrics.json` below the given folders is read. Runs of one task with the same settings, but for seed and fold,
 are one line: mean, standard deviation and number of runs; each run is a point in the picture. Beside them stand simple
 baselines on the same rows and the paper's figures (arXiv 2306.15794, `benchmark_sets.csv`), with a note where the rows
-are not those of the paper. All figures are percentages.
+are not those of the paper. All figures but errors (mse, loss) are percentages.
 """
 
 import argparse
@@ -24,8 +24,9 @@ from .settings import METRICS_FILE
 # The sets of the paper; of one without a figure the cell is empty.
 SETS = pd.read_csv(Path(__file__).with_name("benchmark_sets.csv"), keep_default_na=False)
 # What differs between runs of one line.
-_NOT_COMPARED = {"seed", "fold", "data", "validation_data", "test_data", "resume", "data_sha256", "task"}
-_COLUMNS = ("accuracy", "f1_weighted", "f1_macro", "mcc", "auroc")
+_NOT_COMPARED = {"seed", "fold", "data", "validation_data", "test_data", "resume", "data_sha256", "rows_sha256", "task"}
+_COLUMNS = ("accuracy", "f1_weighted", "f1_macro", "mcc", "auroc", "pearson", "spearman", "mse")
+_ERRORS = ("mse", "loss")  # no percentages
 
 
 def collect(paths: Sequence[str | Path]) -> list[dict]:
@@ -67,6 +68,8 @@ def _lines(content: dict, file: Path) -> list[dict]:
         "rows": content.get("rows") or {},
         "hardware": content.get("hardware") or {},
         "seed": settings.get("seed"),
+        "fold": settings.get("fold"),
+        "data": settings.get("data_sha256"),
         "folds": settings.get("folds") if settings.get("fold") is not None else None,  # embeddings mean others
         "classes": len(content["label_names"]) if "label_names" in content else None,
         "task": content.get("task") or settings.get("task") or Path(settings.get("data") or file.parent).stem,
@@ -115,10 +118,9 @@ def summarize(lines: list[dict]) -> dict[str, list[dict]]:
             groups.setdefault((line["group"], line["part"]), []).append(line)
         rows = []
         for same in groups.values():
-            names = [name for name, value in same[0]["metrics"].items() if isinstance(value, int | float)]
-            values = {
-                name: [run["metrics"][name] for run in same if run["metrics"].get(name) is not None] for name in names
-            }
+            names = dict.fromkeys(name for run in same for name in run["metrics"])
+            values = {name: [run["metrics"].get(name) for run in same] for name in names}
+            values = {name: [value for value in of if isinstance(value, int | float)] for name, of in values.items()}
             seconds, cpu = ([run[k] for run in same if run.get(k) is not None] for k in ("seconds", "cpu_seconds"))
             rows.append(
                 {
@@ -127,6 +129,7 @@ def summarize(lines: list[dict]) -> dict[str, list[dict]]:
                     "hardware": [run["hardware"] for run in same if run["hardware"]],
                     "seeds": sorted({run["seed"] for run in same if run["seed"] is not None}),
                     "folds": same[0]["folds"],
+                    "draws": [(run["seed"], run["fold"], run["data"]) for run in same],
                     "runs": len(same),
                     "values": values,
                     "metrics": {name: float(np.mean(of)) for name, of in values.items() if of},
@@ -161,18 +164,25 @@ def warnings_of(task: str, rows: list[dict]) -> list[str]:
             notes.append(f"{row['method']}: measured on the validation part, by which its checkpoint was chosen.")
         if row["folds"] and row["runs"] % row["folds"]:
             notes.append(f"{row['method']}: {row['runs']} runs of {row['folds']} folds: not every fold is finished.")
+        data: dict[tuple, set] = {}
+        for seed, fold, digest in row["draws"] if not row["is_baseline"] else ():
+            data.setdefault((seed, fold), set()).add(digest)
+        if any(len(digests) > 1 for digests in data.values()):
+            notes.append(f"{row['method']}: runs on different data are averaged; give each data set its own --task.")
+        elif len(data) < row["runs"] and not row["is_baseline"]:
+            notes.append(f"{row['method']}: a seed was run more than once, and its runs say nothing about the spread.")
     sizes = {json.dumps(row["rows"].get(row["part"])) for row in rows}
     if len(sizes) > 1:
         notes.append(f"The lines were measured on different numbers of rows ({', '.join(sorted(sizes))}).")
-    for row in runs[:1] if len(published) else []:
+    for row in runs if len(published) else []:
         expected = {part: published.iloc[0][f"{part}_rows"] for part in ("train", "test")}
         found = {
             "train": row["rows"].get("train", 0) + row["rows"].get("validation", 0),
             "test": row["rows"].get("test", 0),
         }
         classes = published.iloc[0]["classes"]
-        if classes != "" and row["classes"] is not None and int(classes) != row["classes"]:
-            notes.append(f"{row['classes']} classes, but {int(classes)} in the paper: another task.")
+        if row["classes"] is not None and classes != row["classes"]:
+            notes.append(f"{row['classes']} classes, but {classes} in the paper: another task.")
         for part, count in expected.items():
             if count != "" and int(count) != found[part] and not row["folds"]:
                 notes.append(f"{found[part]:,} {part} rows, but {int(count):,} in the paper: the split differs.")
@@ -181,19 +191,25 @@ def warnings_of(task: str, rows: list[dict]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
+def columns_of(task: str, rows: list[dict]) -> list[str]:
+    """Return the metrics of a task that are shown: the paper's first, then those that are known, and medians."""
+    found = dict.fromkeys(name for row in rows for name in row["metrics"])
+    medians = [name for name in found if name.startswith("auroc_median_")]
+    names = dict.fromkeys([*SETS[SETS["task"] == task]["metric"], *_COLUMNS, *medians])
+    return [name for name in names if name in found] or sorted(found)
+
+
 def report_text(tasks: dict[str, list[dict]]) -> str:
     """Return the report as Markdown."""
-    text = ["# Report", "", "Figures are percentages: mean ± standard deviation over runs.", ""]
+    text = ["# Report", "", "Figures are percentages (but for mse and loss): mean ± standard deviation over runs.", ""]
     for task, rows in tasks.items():
         published = SETS[SETS["task"] == task]
-        names = list(dict.fromkeys([*published["metric"], *_COLUMNS]))
-        names = [name for name in names if any(name in row["metrics"] for row in rows)]
-        names = names or sorted({name for row in rows for name in row["metrics"]})
+        names = columns_of(task, rows)
         tested = next((row["rows"].get(row["part"]) for row in rows if row["rows"]), None)
         text += [f"## {task}", "", f"| | {' | '.join(names)} | runs (seeds) | parameters | seconds |"]
         text.append("|---" * (len(names) + 4) + "|")
         for row in rows:
-            cells = [_cell(row["metrics"].get(name), row["sd"].get(name)) for name in names]
+            cells = [_cell(name, row["metrics"].get(name), row["sd"].get(name)) for name in names]
             seeds = f"{row['runs']} ({', '.join(map(str, row['seeds']))})" if not row["is_baseline"] else ""
             size = f"{row['parameters']:,}" if row["parameters"] else ""
             seconds = f"{row['seconds']:,.0f}" if row["seconds"] is not None else ""
@@ -224,10 +240,11 @@ def report_text(tasks: dict[str, list[dict]]) -> str:
     return "\n".join(text)
 
 
-def _cell(mean: float | None, sd: float | None) -> str:
+def _cell(name: str, mean: float | None, sd: float | None) -> str:
     if mean is None:
         return ""
-    return f"{100 * mean:.1f}" + (f" ± {100 * sd:.1f}" if sd is not None else "")
+    scale, digits = (1, 4) if name in _ERRORS else (100, 1)
+    return f"{scale * mean:.{digits}f}" + (f" ± {scale * sd:.{digits}f}" if sd is not None else "")
 
 
 def draw_report(tasks: dict[str, list[dict]], path: Path) -> None:
@@ -237,11 +254,11 @@ def draw_report(tasks: dict[str, list[dict]], path: Path) -> None:
     axes = figure.subplots(len(tasks), squeeze=False, height_ratios=heights)[:, 0]
     for ax, (task, rows) in zip(axes, tasks.items(), strict=True):
         published = SETS[SETS["task"] == task]
-        names = [name for name in [*published["metric"], *_COLUMNS] if any(name in row["metrics"] for row in rows)]
-        name = names[0] if names else next(iter(rows[0]["metrics"]))
+        name = columns_of(task, rows)[0]
+        scale = 1 if name in _ERRORS else 100
         for y, row in enumerate(reversed(rows)):
             colour = "grey" if row["is_baseline"] else "C0"
-            values = 100 * np.array(row["values"].get(name, []))
+            values = scale * np.array(row["values"].get(name, []))
             ax.scatter(values, np.full(len(values), y), s=14, color=colour, alpha=0.6)
             if len(values):
                 ax.plot(values.mean(), y, marker="|", markersize=14, color=colour)
@@ -255,7 +272,7 @@ def draw_report(tasks: dict[str, list[dict]], path: Path) -> None:
             ax.legend(fontsize=7, loc="lower left")
         ax.set_yticks(range(len(rows)), [row["method"] for row in reversed(rows)], fontsize=8)
         ax.set_ylim(-0.6, len(rows) - 0.4)
-        ax.set_title(f"{task}: {name} (%)", fontsize=9, loc="left")
+        ax.set_title(f"{task}: {name}" + " (%)" * (scale == 100), fontsize=9, loc="left")
         ax.grid(axis="x", alpha=0.3)
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=150))
 

@@ -24,7 +24,8 @@ from hyenadna import HyenaDNAForCausalLM
 
 from .dna import reverse_complement
 from .errors import InputError
-from .genome import FASTA, FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, VOCABULARY, open_genomes
+from .genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, TABLES, VOCABULARY, open_genomes
+from .labelled_data import read_table
 from .results import write_whole
 from .trainer import load_checkpoint
 
@@ -153,17 +154,18 @@ def summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
 
 def read_sequences(path: str, sequence_column: str, id_column: str) -> tuple[list[str], list[str]]:
     """Return ids and sequences of a FASTA file (plain or bgzip), a table or a text file."""
-    if path.lower().endswith(FASTA) or not path.lower().endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz")):
+    if not path.lower().endswith(TABLES):
         (file,) = open_genomes([path], sequence_column)
-        letters = []
-        for i, length in enumerate(file.lengths.tolist()):
-            letters.append(file.letters(i, 0, length))
-        return list(file.names), letters
-    table = pd.read_csv(path, sep="\t" if ".tsv" in path.lower() else ",", keep_default_na=False, dtype=str)
+        return list(file.names), [file.letters(i, 0, length) for i, length in enumerate(file.lengths.tolist())]
+    table = read_table(Path(path))
     if sequence_column not in table:
         raise InputError(f"{path} has no column {sequence_column!r}; it has {list(table)}. Choose with sequence_column")
-    ids = table[id_column] if id_column in table else map(str, range(len(table)))
-    return list(ids), table[sequence_column].tolist()
+    ids = table[id_column] if id_column in table else range(len(table))
+    sequences = table[sequence_column].tolist()
+    for row, sequence in enumerate(sequences):
+        if not isinstance(sequence, str):
+            raise InputError(f"{path}: the sequence of row {row} is {sequence!r}, not text")
+    return [str(name) for name in ids], sequences
 
 
 def load_language_model(name: str, device: str | None) -> HyenaDNAForCausalLM:

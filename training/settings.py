@@ -15,6 +15,8 @@ from transformers import HfArgumentParser
 from .errors import InputError
 from .trainer import RecipeArguments, last_complete_checkpoint
 
+# Of a model from scratch; a checkpoint has its own.
+SHAPE = ("d_model", "n_layer", "max_seq_len", "initializer_range")
 SETTINGS_FILE, METRICS_FILE = "run_settings.json", "metrics.json"
 # Of the settings that Trainer defines, those that change the result.
 _RESULT_SETTINGS = (
@@ -96,7 +98,8 @@ def parse_settings(
 ) -> RecipeArguments:
     """Read the settings from flags, or from one YAML file with flags after it, which override it.
 
-    A file that is not there, but in the folder `recipes` of the package, is taken from there.
+    A file that is not there, but in the folder `recipes` of the package, is taken from there. If a checkpoint is named
+    by a flag, the shape in the file, which is that of a model from scratch, does not count.
 
     Args:
         cls: Their class.
@@ -115,6 +118,8 @@ def parse_settings(
             raise InputError(f"{argv[0]} cannot be read: {error}") from error
         if not isinstance(content, dict):
             raise InputError(f"{argv[0]}: expected lines such as `learning_rate: 6e-4`")
+        if any(flag.partition("=")[0] == "--model" for flag in argv):
+            content = {name: value for name, value in content.items() if name not in SHAPE}
         # Through the flags' parser: it converts (YAML reads 6e-4 as text) and knows every name.
         given = []
         for name, value in content.items():

@@ -24,7 +24,7 @@ import torch
 from .dna import reverse_complement
 from .errors import InputError
 from .finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
-from .genome import FASTA, PARTS, SequenceFile, last_bases, open_genomes, subtract
+from .genome import FASTA, PARTS, SequenceFile, last_bases, open_genomes, overlapping, subtract
 from .labelled_data import SINGLE_LABEL, LabelledData
 from .settings import parse_settings, setting
 from .window_rows import WindowRows, WindowSequences, digest_of
@@ -59,9 +59,6 @@ class SpeciesArguments(FinetuneArguments):
             raise InputError("window, windows_per_epoch and test_windows must be at least 1")
         if bool(self.validation_chromosomes) != bool(self.test_chromosomes):
             raise InputError("validation_chromosomes and test_chromosomes go together: name both or none")
-        both = sorted(set(self.validation_chromosomes) & set(self.test_chromosomes))
-        if both:
-            raise InputError(f"the chromosomes {both} are in validation_chromosomes and in test_chromosomes")
         if not 0 < self.held_out_fraction < 0.5:
             raise InputError(f"held_out_fraction is {self.held_out_fraction}; it must lie between 0 and 0.5")
         if self.folds is not None or self.validation_data or self.test_data:
@@ -92,10 +89,24 @@ def open_species(args: SpeciesArguments) -> dict[str, list[SequenceFile]]:
     genomes = {}
     for name in names:
         files = [path for path in sorted((folder / name).iterdir()) if path.name.lower().endswith(FASTA)]
+        files = [path for path in files if path.suffix != ".gz" or path.with_suffix("") not in files]  # was unpacked
         if not files:
             raise InputError(f"{folder / name}: the folder of this species holds no FASTA file ({', '.join(FASTA)})")
         genomes[name] = open_genomes(files)
+        _check_copies(name, genomes[name])
     return genomes
+
+
+def _check_copies(species: str, genomes: list[SequenceFile]) -> None:
+    """Raise `InputError` if a sequence stands in two files: one could be trained on and the other tested."""
+    seen: dict[tuple, SequenceFile] = {}
+    for genome in genomes:
+        for i, (name, length) in enumerate(zip(genome.names, genome.lengths.tolist(), strict=True)):
+            other = seen.setdefault((name, length), genome)
+            if other is genome:
+                continue
+            if other.letters(other.number[name], 0, length).upper() == genome.letters(i, 0, length).upper():
+                raise InputError(f"{species}: {name!r} stands in {other.path} and again in {genome.path}; remove one")
 
 
 def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArguments) -> dict[str, np.ndarray]:
@@ -112,6 +123,10 @@ def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArg
         for part in ("validation", "test"):
             rows = [_find(name, species, genomes, whole) for name in getattr(args, f"{part}_chromosomes")]
             parts[part] = np.concatenate(rows)
+        both = parts["test"][overlapping(parts["test"], parts["validation"])]
+        if len(both):
+            names = [genomes[file].names[i] for file, i in both[:, :2]]
+            raise InputError(f"{species}: {names} are named in validation_chromosomes and in test_chromosomes")
     else:
         longest = int((whole[:, 3] - whole[:, 2]).max())
         usable = whole[whole[:, 3] >= args.window]
