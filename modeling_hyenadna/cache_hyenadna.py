@@ -196,7 +196,8 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         if (held, *self.keys.shape[1:3]) != (batch, convolutions, width):
             raise ValueError(
                 f"The cache holds {held} sequences of {self.keys.shape[1]} convolutions and d_model="
-                f"{self.keys.shape[2]}, but the input has {batch}, {convolutions} and {width}. Start with a new cache."
+                f"{self.keys.shape[2]}, but the input has {batch}, {convolutions} and {width}. Start with a new "
+                "cache, or repeat its rows by `batch_repeat_interleave`."
             )
         self.max_length = config.max_seq_len
         if self.rows is None:
