@@ -129,6 +129,8 @@ class HyenaDNACacheLayer(CacheLayerMixin):
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last `-tokens_to_remove` positions (0 or a negative number, as for the library's layers).
 
+        As there, what was recorded of the positions that stay is dropped: a second call reaches back to the first.
+
         Raises:
             ValueError: The number is positive, or there are not so many positions.
             RuntimeError: The inputs of the short convolution before them are no longer kept.
@@ -145,7 +147,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         if columns < self.taps - 1:
             raise RuntimeError(
                 f"{count} positions were to be removed from the cache, but what the short convolution saw before them "
-                "is not kept. Call `activate_past_recording()` before the positions are added."
+                "is not kept. Call `activate_past_recording()` before the positions are added, and crop them at once."
             )
         self.values = self.values[:, max(0, columns - self.taps + 1) : columns]
         self.length -= count
@@ -194,7 +196,8 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         if (held, *self.keys.shape[1:3]) != (batch, convolutions, width):
             raise ValueError(
                 f"The cache holds {held} sequences of {self.keys.shape[1]} convolutions and d_model="
-                f"{self.keys.shape[2]}, but the input has {batch}, {convolutions} and {width}. Start with a new cache."
+                f"{self.keys.shape[2]}, but the input has {batch}, {convolutions} and {width}. Start with a new "
+                "cache, or repeat its rows by `batch_repeat_interleave`."
             )
         self.max_length = config.max_seq_len
         if self.rows is None:

@@ -301,6 +301,13 @@ def test_what_cannot_be_cropped(model):
             cache.crop(count)
     cache.crop(0)
     assert cache.get_seq_length() == 40 and cache.is_croppable
+    cache = filled(model, random_ids(1, 40), record=True)
+    cache.crop(-3)
+    with pytest.raises(RuntimeError, match="crop them at once"):
+        cache.crop(-3)
+    chunked_after(model, cache, random_ids(1, 5))
+    cache.crop(-5)
+    assert cache.get_seq_length() == 37
     DynamicCache(config=model.config).crop(0)
 
 

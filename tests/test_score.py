@@ -60,6 +60,8 @@ def test_summary():
     assert row["scored_bases"] == 2 and row["perplexity"] == pytest.approx(math.exp(5 / 4))
     nothing = summary({"forward": np.full(3, math.nan)})
     assert math.isnan(nothing["perplexity"]) and math.isnan(nothing["log_likelihood"])
+    one_strand = summary({"forward": np.full(2, math.nan), "reverse": np.array([-2, math.nan])})  # "AN"
+    assert one_strand["perplexity"] == pytest.approx(math.exp(2)) and one_strand["scored_bases"] == 1
 
 
 @pytest.fixture
@@ -108,7 +110,52 @@ def test_bad_sequences_are_named_before_any_work(folder, content, message, capsy
     assert not (folder / "out.tsv").exists()
 
 
+def test_tables_of_every_kind_keep_their_ids(folder):
+    table = pd.read_csv(folder / "x.csv").assign(split=["a", "b"])
+    table.to_parquet(folder / "x.parquet")
+    table.to_csv(folder / "x.tsv.gz", sep="\t", index=False)
+    for name in ("x.csv", "x.tsv.gz", "x.parquet"):
+        assert read_sequences(str(folder / name), "sequence", "id") == (["one", "two"], ["ACGTTGCA", "GGNCA"])
+    assert read_sequences(str(folder / "x.parquet"), "sequence", "none")[0] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.csv", None, "no such file"),
+        ("empty.csv", "", "empty.csv is empty"),
+        ("header.tsv", "id\tsequence\n", "header.tsv has no rows"),
+        ("long.csv", "id,sequence\na,ACGT,TT\n", "cannot be read as csv"),
+    ],
+)
+def test_tables_that_cannot_be_read(folder, name, content, message, capsys):
+    if content is not None:
+        (folder / name).write_text(content)
+    assert run(folder, name) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_sequences_that_are_not_text(folder, capsys):
+    pd.DataFrame({"sequence": ["ACGT", None]}).to_parquet(folder / "x.parquet")
+    assert run(folder, "x.parquet") == 1
+    assert "the sequence of row 1 is nan, not text" in capsys.readouterr().err
+
+
+def test_no_score_is_no_perplexity(folder, capsys):
+    (folder / "x.fa").write_text(">a\nNNNN\n")
+    assert run(folder, "x.fa") == 0
+    assert "0 scores: perplexity nan" in capsys.readouterr().out
+
+
 def test_bad_arguments(folder, model, capsys):
+    for flags in (("--output", folder / "x.csv"), ("--per_position", folder / "out.tsv")):
+        assert run(folder, "x.csv", *flags) == 1
+        assert "must be different files" in capsys.readouterr().err
+    assert run(folder, "x.csv", "--device", "foo") == 1
+    assert "device 'foo' cannot be used" in capsys.readouterr().err
+    for strand in ("both", "+"):
+        with pytest.raises(InputError, match="'forward' or 'reverse'"):
+            log_likelihoods(model, ["ACGT"], strand=strand)
     assert run(folder, "x.csv", "--sequence_column", "dna") == 1
     assert "no column 'dna'" in capsys.readouterr().err
     assert run(folder, "x.fa", "--output", folder / "nowhere/out.tsv") == 1

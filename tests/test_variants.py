@@ -16,6 +16,7 @@ from Bio.bgzf import BgzfWriter
 from hyenadna import HyenaDNATokenizer
 from hyenadna.training import cli, variants
 from hyenadna.training.dna import reverse_complement
+from hyenadna.training.errors import InputError
 from hyenadna.training.genome import open_genomes
 
 from .conftest import random_model
@@ -53,7 +54,7 @@ def folder(model, tmp_path):
 
 def run(folder, content=None, *flags, name="v.vcf"):
     if content is not None:
-        data = content.encode()
+        data = content.encode("latin-1")
         (folder / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
         flags = ("--vcf", folder / name, *flags)
     flags = ["--model", folder / "model", "--fasta", folder / "g.fa", "--output_dir", folder / "out", *flags]
@@ -149,6 +150,7 @@ def test_what_cannot_be_scored_says_why(folder, capsys):
         (HEADER + record(50, "A", "C")[:-1], "truncated: its last line"),
         (HEADER + "20\t50\t.\tA\n", "at least 8 fields"),
         (HEADER + record("x", "A", "C"), "line 3 .*a position"),
+        (gzip.compress(b"BCF\2\2\xff\xfe", mtime=0).decode("latin-1"), "is no text.*BCF"),
     ],
 )
 def test_bad_files_are_named_before_any_work(folder, content, message, capsys, monkeypatch):
@@ -170,7 +172,7 @@ def test_a_cut_archive_and_missing_files(folder, capsys):
         (folder / "cut.vcf.gz").write_bytes((folder / "blocks.vcf.gz").read_bytes()[:-cut])
         assert run(folder, None, "--vcf", folder / "cut.vcf.gz") == 1
         assert "truncated: the block that ends" in capsys.readouterr().err
-    assert variants.check_vcf(str(folder / "blocks.vcf.gz")) == 5000
+    assert variants.check_vcf(str(folder / "blocks.vcf.gz"))[0] == 5000
     for flags, message in (
         (("--vcf", folder / "none.vcf"), "no such file"),
         ((), "one of them"),
@@ -205,6 +207,61 @@ def test_a_killed_run_goes_on(folder, monkeypatch, capsys):
     (folder / "other.fa").write_text((folder / "g.fa").read_text())
     assert run(folder, content, "--fasta", folder / "other.fa") == 1
     assert "other settings" in capsys.readouterr().err
+
+
+def test_parts_of_other_files_are_not_mixed(folder, model, monkeypatch, capsys):
+    """Files that changed under their names while a run lay there unfinished."""
+    monkeypatch.setattr(variants, "_PART", 2)
+    content = HEADER + "".join(record(i, at(i), other(at(i))) for i in range(20, 29))
+    finish = variants.finish
+    monkeypatch.setattr(variants, "finish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run(folder, content) == 130
+    monkeypatch.setattr(variants, "finish", finish)
+    parts = len(list((folder / "out/parts").iterdir()))
+    assert parts == 5
+    assert run(folder, content.replace("20\t20\t.", "20\t20\tid")) == 1
+    assert "other settings (vcf_checksum" in capsys.readouterr().err
+    random_model(seed=6).save_pretrained(folder / "model")
+    assert run(folder, content) == 1
+    assert "other settings (weights" in capsys.readouterr().err
+    model.save_pretrained(folder / "model")
+    (folder / "g.fa").write_text(f">chr20\n{GENOME}A\n")
+    assert run(folder, content) == 1
+    assert "other settings (fasta_bases 200)" in capsys.readouterr().err
+    (folder / "g.fa").write_text(f">chr20\n{GENOME}\n")
+    assert len(list((folder / "out/parts").iterdir())) == parts
+    assert run(folder, content) == 0 and len(table(folder)) == 9
+
+
+def test_scores_of_an_earlier_run_are_replaced(folder):
+    header = HEADER.replace("#CHROM", '##INFO=<ID=HYENA_LLR,Number=A,Type=Float,Description="old">\n#CHROM')
+    lines = [
+        record(50, at(50), other(at(50)), info="HYENA_LLR=7"),
+        record(51, at(51), other(at(51)), info="AF=0.5;HYENA_LLR=7;HYENA_SKIP=x;DB;"),
+    ]
+    assert run(folder, header + "".join(lines)) == 0
+    written, scores = (folder / "out/variants.vcf").read_text().splitlines(), table(folder)["llr"]
+    assert [line.count("ID=HYENA_LLR") for line in written[:-2]] == [0, 1, 0, 0]
+    infos = [line.split("\t")[7] for line in written[-2:]]
+    assert infos == [f"HYENA_LLR={scores[0]:.6g}", f"AF=0.5;DB;HYENA_LLR={scores[1]:.6g}"]
+
+
+def test_compression_is_told_by_the_content(folder):
+    content = HEADER + record(50, at(50), other(at(50)))
+    (folder / "v.vcf").write_bytes(gzip.compress(content.encode()))
+    assert run(folder, None, "--vcf", folder / "v.vcf") == 0
+    assert (folder / "out/variants.vcf.gz.tbi").exists() and len(table(folder)) == 1
+
+
+def test_a_window_with_other_letters_is_skipped(folder, capsys):
+    (folder / "g.fa").write_text(f">chr20\n{GENOME[:150]}X{GENOME[151:]}\n")
+    near, far = (record(p, at(p), other(at(p))) for p in (140, 60))
+    assert run(folder, HEADER + near + far) == 0
+    assert table(folder)["skip"].tolist() == ["no_nucleotide_in_window", ""]
+    capsys.readouterr()
+    (folder / "out").rename(folder / "first")
+    assert run(folder, None, "--mutagenesis", "chr20:140-144") == 1
+    assert "'X' in line 2 (position 150 of 'chr20')" in capsys.readouterr().err
 
 
 LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
@@ -267,6 +324,15 @@ def test_mutagenesis_equals_full_passes(model):
             assert scores[i - first, j] == pytest.approx(sum(pair) / 2, abs=1e-4)
     ends = variants.mutagenesis(model, sequence, 0, len(sequence))
     np.testing.assert_allclose(ends[first:last], scores, atol=1e-4)
+
+
+def test_mutagenesis_checks_its_positions_and_drops_nothing_out():
+    model = random_model(seed=5, embed_dropout=0.5)
+    expected = variants.mutagenesis(model, GENOME[:40], 5, 9)
+    np.testing.assert_array_equal(variants.mutagenesis(model.train(), GENOME[:40], 5, 9), expected)
+    for first, last in ((-1, 3), (5, 5), (30, 41)):
+        with pytest.raises(InputError, match=f"positions {first} to {last}.*40 bases"):
+            variants.mutagenesis(model, GENOME[:40], first, last)
 
 
 def test_the_mutagenesis_command(folder, model, capsys):

@@ -25,7 +25,7 @@ from hyenadna import HyenaDNAForCausalLM
 from .dna import reverse_complement
 from .errors import InputError
 from .genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, TABLES, VOCABULARY, open_genomes
-from .labelled_data import read_table
+from .labelled_data import read_parts
 from .results import write_whole
 from .trainer import load_checkpoint
 
@@ -101,8 +101,10 @@ def log_likelihoods(
         bases in it, whatever the strand; NaN where there is no score.
 
     Raises:
-        InputError: A sequence is empty, too long, or has other characters.
+        InputError: A sequence is empty, too long, or has other characters; there is no such strand.
     """
+    if strand not in STRANDS[1:]:
+        raise InputError(f"strand is {strand!r}; it must be 'forward' or 'reverse', one at a time")
     if batch_bases < 1 or chunk < 1:
         raise InputError(f"batch_bases is {batch_bases} and chunk is {chunk}; both must be at least 1")
     names = [f"sequence {i}" for i in range(len(sequences))]
@@ -148,30 +150,35 @@ def summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
         sums.append(float(np.nansum(values, dtype=np.float64)) if counts[-1] else math.nan)
         row[f"log_likelihood_{strand}"] = sums[-1]
     row["log_likelihood"], row["scored_bases"] = float(np.mean(sums)), max(counts)
-    row["perplexity"] = math.exp(-sum(sums) / sum(counts)) if sum(counts) else math.nan
+    row["perplexity"] = math.exp(-np.nansum(sums) / sum(counts)) if sum(counts) else math.nan
     return row
 
 
 def read_sequences(path: str, sequence_column: str, id_column: str) -> tuple[list[str], list[str]]:
-    """Return ids and sequences of a FASTA file (plain or bgzip), a table or a text file."""
+    """Return ids and sequences of a FASTA file (plain or bgzip), a table or a text file.
+
+    Raises:
+        InputError: It cannot be read, or holds no sequences.
+    """
     if not path.lower().endswith(TABLES):
-        (file,) = open_genomes([path], sequence_column)
+        (file,) = open_genomes([path])
         return list(file.names), [file.letters(i, 0, length) for i, length in enumerate(file.lengths.tolist())]
-    table = read_table(Path(path))
-    if sequence_column not in table:
-        raise InputError(f"{path} has no column {sequence_column!r}; it has {list(table)}. Choose with sequence_column")
-    ids = table[id_column] if id_column in table else range(len(table))
-    sequences = table[sequence_column].tolist()
-    for row, sequence in enumerate(sequences):
+    table = read_parts(path, (sequence_column, (), id_column))["train"]
+    if not len(table):
+        raise InputError(f"{path} has no rows")
+    for row, sequence in enumerate(table["sequence"]):
         if not isinstance(sequence, str):
             raise InputError(f"{path}: the sequence of row {row} is {sequence!r}, not text")
-    return [str(name) for name in ids], sequences
+    return list(table["id"] if "id" in table else map(str, table["row"])), table["sequence"].tolist()
 
 
 def load_language_model(name: str, device: str | None) -> HyenaDNAForCausalLM:
     """Load a checkpoint in float32 for evaluation, on a GPU if there is one and no other device is asked for."""
     model, _ = load_checkpoint(HyenaDNAForCausalLM, name, {})
-    return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, AssertionError) as error:  # no such device, or PyTorch is built without it
+        raise InputError(f"device {device!r} cannot be used: {error}") from error
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -188,6 +195,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--chunk", type=int, default=2**16, help="bases of a long sequence to read at a time")
     parser.add_argument("--device", help="such as cpu or cuda:1")
     args = parser.parse_args(argv)
+    files = [path for path in (args.data, args.output, args.per_position) if path is not None]
+    if len({Path(path).resolve() for path in files}) < len(files):
+        raise InputError(f"data, output and per_position must be different files: {files}")
     names, sequences = read_sequences(args.data, args.sequence_column, args.id_column)
     for name, sequence in zip(names, sequences, strict=True):
         if not sequence:
@@ -196,7 +206,7 @@ def main(argv: list[str] | None = None) -> None:
             encode(sequence)
         except InputError as error:
             raise InputError(f"{args.data}: {name}: {error}") from error
-    for path in filter(None, (args.output, args.per_position)):
+    for path in files[1:]:
         if not Path(path).resolve().parent.is_dir():
             raise InputError(f"the folder of {path} does not exist")
     model = load_language_model(args.model, args.device)
@@ -221,4 +231,5 @@ def main(argv: list[str] | None = None) -> None:
         write_whole(Path(args.per_position), write)
     total = sum(int(np.isfinite(v).sum()) for s in strands for v in scores[s])
     loss = -sum(float(np.nansum(v, dtype=np.float64)) for s in strands for v in scores[s]) / max(total, 1)
-    print(f"{len(rows):,} sequences, {total:,} scores: perplexity {math.exp(loss):.4f}; {args.output}")
+    perplexity = math.exp(loss) if total else math.nan
+    print(f"{len(rows):,} sequences, {total:,} scores: perplexity {perplexity:.4f}; {args.output}")

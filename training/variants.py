@@ -42,17 +42,23 @@ from hyenadna.cache_hyenadna import branches
 
 from .dna import reverse_complement
 from .errors import InputError
-from .genome import FIRST_BASE, LAST_BASE, SOFT_MASKED, VOCABULARY, SequenceFile, open_genomes, read_regions
+from .genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, VOCABULARY, SequenceFile, open_genomes, read_regions
 from .results import write_json, write_whole
 from .score import encode, load_language_model
 from .tabix import check_end, write_indexed
 
 _PART = 256  # lines of a VCF that are scored and written at a time
-COMPRESSED = (".gz", ".bgz")
+ADDED = ("HYENA_LLR", "HYENA_SKIP")  # keys of INFO
 COLUMNS = ["line", "chrom", "pos", "id", "ref", "alt", "llr", "llr_forward", "llr_reverse", "distance", "skip"]
 
 
 # ------------------------------------------------------------------------------------------------ files
+
+
+def is_compressed(path: str) -> bool:
+    """Whether a file is gzip or bgzip, whatever its name."""
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def read_lines(path: str) -> Iterator[str]:
@@ -62,25 +68,29 @@ def read_lines(path: str) -> Iterator[str]:
         InputError: It cannot be read to its end.
     """
     try:
-        if path.endswith(COMPRESSED):
+        packed = is_compressed(path)
+        if packed:
             check_end(path)
-        with (gzip.open if path.endswith(COMPRESSED) else open)(path, "rt") as file:
+        with (gzip.open if packed else open)(path, "rt") as file:
             for line in file:
                 if not line.endswith("\n"):
                     raise InputError(f"{path} is truncated: its last line has no end: {line[:60]!r}")
                 yield line[:-1]
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text: {error}. Is it a BCF? `bcftools view` makes a VCF of it") from error
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read to its end: {error}") from error
 
 
-def check_vcf(path: str) -> int:
-    """Read a VCF once, and return the number of its records.
+def check_vcf(path: str) -> tuple[int, int]:
+    """Read a VCF once, and return the number of its records and a checksum of its lines.
 
     Raises:
         InputError: There is no header, or a line has too few fields or no position.
     """
-    header, records = False, 0
+    header, records, checksum = False, 0, 0
     for number, line in enumerate(read_lines(path), 1):
+        checksum = zlib.crc32(line.encode() + b"\n", checksum)
         if line.startswith("#"):
             header |= line.startswith("#CHROM\tPOS\tID\tREF\tALT")
             continue
@@ -95,7 +105,7 @@ def check_vcf(path: str) -> int:
         records += 1
     if not header:
         raise InputError(f"{path} has no header line (#CHROM, POS, ID, REF, ALT ...)")
-    return records
+    return records, checksum
 
 
 def records_of(path: str) -> Iterator[list[str]]:
@@ -248,8 +258,11 @@ def score_part(
             row["skip"] = skip_reason(genome, sequence, int(pos) - 1, ref.upper(), alt.upper(), window)
             rows.append(row)
             if not row["skip"]:
-                scored.append(row)
                 before, after = surroundings(genome, sequence, int(pos) - 1, ref, alt, window)
+                if VOCABULARY["[UNK]"] in (before + after).encode().translate(ID_OF_BYTE):
+                    row["skip"] = "no_nucleotide_in_window"
+                    continue
+                scored.append(row)
                 pair = (ref.upper() + after, alt.upper() + after)
                 prefixes += [before, reverse_complement(after)]
                 pairs += [pair, tuple(reverse_complement(before + allele.upper()) for allele in (ref, alt))]
@@ -272,7 +285,9 @@ def score_part(
 
 
 @torch.no_grad()
-def _mutate(model: HyenaDNAForCausalLM, ids: np.ndarray, first: int, last: int, batch_size: int) -> np.ndarray:
+def _mutate(
+    model: HyenaDNAForCausalLM, ids: np.ndarray, first: int, last: int, batch_size: int, progress: bool
+) -> np.ndarray:
     """Log-likelihood of the sequence with each of A, C, G, T at the positions [first, last), float64 (n, 4).
 
     What stands before a few neighbouring positions is read once, and what follows it once for each substitution.
@@ -285,7 +300,7 @@ def _mutate(model: HyenaDNAForCausalLM, ids: np.ndarray, first: int, last: int, 
     result = torch.full((last - first, 4), float(p.sum()), dtype=torch.float64, device=x.device)
     every, cache, read = torch.arange(FIRST_BASE, LAST_BASE + 1, device=x.device), DynamicCache(config=model.config), 0
     some = max(1, batch_size // 3)
-    for start in range(first, last, some):
+    for start in tqdm(range(first, last, some), unit="batch", disable=not progress):
         positions = torch.arange(start, min(start + some, last), device=x.device)
         where, base = torch.nonzero(x[positions, None] != every, as_tuple=True)
         rows = x[start:].repeat(len(where), 1)
@@ -305,24 +320,34 @@ def _mutate(model: HyenaDNAForCausalLM, ids: np.ndarray, first: int, last: int, 
     return result.cpu().numpy()
 
 
-def mutagenesis(model: HyenaDNAForCausalLM, sequence: str, first: int, last: int, batch_size: int = 32) -> np.ndarray:
+def mutagenesis(
+    model: HyenaDNAForCausalLM, sequence: str, first: int, last: int, batch_size: int = 32, progress: bool = False
+) -> np.ndarray:
     """Score all substitutions of a window: log-likelihood with each base minus that of the window as it is.
 
     Args:
-        model: In evaluation mode.
+        model: A language model; it is put into evaluation mode.
         sequence: The window.
         first: Positions [first, last) of it are mutated, counted from 0.
         last: See `first`.
         batch_size: Substitutions to read at a time.
+        progress: Show a progress bar for each strand.
 
     Returns:
         float64 (last - first, 4), for A, C, G, T, averaged over both strands; 0 for the base that is there, and NaN
         where the window has none of the four.
+
+    Raises:
+        InputError: The positions are not in the sequence, or it has other characters.
     """
+    if not 0 <= first < last <= len(sequence):
+        raise InputError(f"positions {first} to {last} are to be mutated, but the sequence has {len(sequence)} bases")
+    model.eval()
     ids, other = encode(sequence) % SOFT_MASKED, encode(reverse_complement(sequence)) % SOFT_MASKED
     length = len(ids)
-    forward = _mutate(model, ids, first, last, batch_size)
-    reverse = _mutate(model, other, length - last, length - first, batch_size)[::-1, ::-1]  # T, G, C, A are complements
+    forward = _mutate(model, ids, first, last, batch_size, progress)
+    reverse = _mutate(model, other, length - last, length - first, batch_size, progress)
+    reverse = reverse[::-1, ::-1]  # T, G, C, A are complements
     letters = ids[first:last].astype(int) - FIRST_BASE
     known = (letters >= 0) & (letters < 4)
     reference = np.where(known, letters, 0)[:, None]
@@ -354,7 +379,8 @@ def run_mutagenesis(args: argparse.Namespace, model: HyenaDNAForCausalLM, genome
         raise InputError(f"the region of mutagenesis has {end - start:,} bases, but the window has {args.window:,}")
     left = max(0, start - (args.window - (end - start)) // 2)
     right = min(left + args.window, int(genome.lengths[sequence]))
-    scores = mutagenesis(model, genome.letters(sequence, left, right), start - left, end - left, args.batch_size)
+    genome.check_letters(sequence, left, genome.read(sequence, left, right))
+    scores = mutagenesis(model, genome.letters(sequence, left, right), start - left, end - left, args.batch_size, True)
     letters = genome.letters(sequence, start, end).upper()
     name = genome.names[sequence]
     table = pd.DataFrame(
@@ -369,6 +395,14 @@ def run_mutagenesis(args: argparse.Namespace, model: HyenaDNAForCausalLM, genome
     write_whole(path, lambda temporary: table.to_csv(temporary, sep="\t", index=False, na_rep="nan"))
     heat_map(output / "mutagenesis.png", scores, start, f"{name}:{start:,}-{end:,}")
     print(f"{len(table):,} substitutions of {name}:{start:,}-{end:,}: {path} and .png")
+
+
+def checksum_of(model: HyenaDNAForCausalLM) -> int:
+    """Of its weights."""
+    checksum = 0
+    for weight in model.state_dict().values():
+        checksum = zlib.crc32(weight.cpu().numpy().tobytes(), checksum)
+    return checksum
 
 
 def part_path(output: Path, part: int) -> Path:
@@ -387,6 +421,8 @@ def annotated(vcf: str, table: pd.DataFrame) -> Iterator[str]:
     skip = by_line["skip"].agg(lambda v: ",".join(x or "." for x in v)).to_dict()
     number = 0
     for line in read_lines(vcf):
+        if line.startswith(tuple(f"##INFO=<ID={key}," for key in ADDED)):
+            continue  # of an earlier run, as are the values below
         if line.startswith("#CHROM"):
             yield (
                 '##INFO=<ID=HYENA_LLR,Number=A,Type=Float,Description="Log-likelihood ratio of ALT against REF, '
@@ -398,7 +434,8 @@ def annotated(vcf: str, table: pd.DataFrame) -> Iterator[str]:
             added = f"HYENA_LLR={llr[number]}"
             if set(skip[number]) - set(".,"):
                 added += f";HYENA_SKIP={skip[number]}"
-            fields[7] = added if fields[7] in (".", "") else f"{fields[7]};{added}"
+            kept = [item for item in fields[7].split(";") if item.partition("=")[0] not in (*ADDED, ".", "")]
+            fields[7] = ";".join([*kept, added])
             line, number = "\t".join(fields), number + 1
         yield line
 
@@ -406,7 +443,7 @@ def annotated(vcf: str, table: pd.DataFrame) -> Iterator[str]:
 def write_vcf(args: argparse.Namespace, output: Path, table: pd.DataFrame) -> str:
     """Write the annotated VCF, compressed and indexed if the input is compressed; return what was written."""
     lines = annotated(args.vcf, table)
-    if not args.vcf.endswith(COMPRESSED):
+    if not is_compressed(args.vcf):
 
         def write(temporary: Path) -> None:
             with open(temporary, "w") as file:
@@ -437,17 +474,19 @@ def finish(args: argparse.Namespace, output: Path, parts: int) -> None:
     print(f"{len(table) - len(skipped):,} of {len(table):,} alleles scored: {path}; {written}{told}")
 
 
-def run_vcf(args: argparse.Namespace, model: HyenaDNAForCausalLM, genome: SequenceFile, output: Path) -> None:
+def run_vcf(
+    args: argparse.Namespace, model: HyenaDNAForCausalLM, genome: SequenceFile, output: Path, records: int
+) -> None:
     state = PartialState()
-    parts = -(-check_vcf(args.vcf) // _PART)
+    parts = -(-records // _PART)
     (output / "parts").mkdir(exist_ok=True)
     missing = [part for part in range(parts) if not part_path(output, part).exists()]
     state.wait_for_everyone()  # before one of them writes what another has not looked for yet
     mine, alleles, start = set(missing[state.process_index :: state.num_processes]), 0, time.perf_counter()
-    records = records_of(args.vcf)
+    lines = records_of(args.vcf)
     with tqdm(total=len(mine), unit="part", disable=not state.is_local_main_process) as bar:
         for part in range(parts):
-            here, path = list(islice(records, _PART)), part_path(output, part)
+            here, path = list(islice(lines, _PART)), part_path(output, part)
             if part in mine:
                 table = score_part(model, genome, here, part * _PART, args.window, args.batch_size, args.share_prefix)
                 write = table.to_csv
@@ -467,7 +506,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hyenadna variants", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--model", required=True, help="folder or Hub id of a language model")
     parser.add_argument("--fasta", required=True, help="the genome, plain or bgzip")
-    parser.add_argument("--vcf", help="variants, plain or bgzip")
+    parser.add_argument("--vcf", help="variants, plain, gzip or bgzip")
     parser.add_argument("--mutagenesis", help="instead of a VCF: a region (from 0, half-open), such as chr20:1000-1200")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--window", type=int, default=1024, help="bases around a variant that are read")
@@ -489,19 +528,21 @@ def main(argv: list[str] | None = None) -> None:
     # Accelerate takes several processes for one each if it is not told that there is no GPU; one may wait for the last.
     cpu = args.device == "cpu" or not torch.accelerator.is_available()
     output, state = Path(args.output_dir), PartialState(cpu=cpu, timeout=timedelta(days=7))
-    settings = {
-        name: getattr(args, name) for name in ("model", "fasta", "vcf", "mutagenesis", "window", "share_prefix")
-    }
     written = output / "run_settings.json"
-    if written.is_file() and json.loads(written.read_text()) != settings:
-        raise InputError(f"{output} holds results of other settings ({written.name}): choose another folder")
     if not written.is_file() and output.is_dir() and any(output.iterdir()):
         raise InputError(f"{output} holds something else: choose another folder")
-    if args.vcf is not None:
-        check_vcf(args.vcf)
+    records, checksum = (0, 0) if args.vcf is None else check_vcf(args.vcf)
     model = load_language_model(args.model, args.device or (str(state.device) if state.device.type == "cuda" else None))
     if args.window > model.config.max_seq_len:
         raise InputError(f"window is {args.window}, but the model reads at most max_seq_len={model.config.max_seq_len}")
+    names = ("model", "fasta", "vcf", "mutagenesis", "window", "share_prefix")
+    settings = {name: getattr(args, name) for name in names}
+    # Files may change under the same name, and the parts of two runs must not be mixed.
+    settings |= {"vcf_checksum": checksum, "fasta_bases": int(genome.lengths.sum()), "weights": checksum_of(model)}
+    earlier = json.loads(written.read_text()) if written.is_file() else {}
+    changed = [f"{name} {earlier[name]!r}" for name in settings if earlier.get(name, settings[name]) != settings[name]]
+    if changed:
+        raise InputError(f"{output} holds results of other settings ({', '.join(changed)}): choose another folder")
     state.wait_for_everyone()
     if state.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
@@ -511,7 +552,7 @@ def main(argv: list[str] | None = None) -> None:
         if state.is_main_process:
             run_mutagenesis(args, model, genome, output)
     else:
-        run_vcf(args, model, genome, output)
+        run_vcf(args, model, genome, output, records)
 
 
 if __name__ == "__main__":
