@@ -100,9 +100,10 @@ class MarkovModels:
 
     def perplexity(self, counts: ContextCounts) -> dict[int, float]:
         """Return the perplexity per base of each order from 0 on these targets."""
+        nats = {k: self.nats(counts, k) for k in range(self.order + 1)}
         if not counts.targets:
             raise InputError("there is no target to measure the Markov models on: all letters are N or soft-masked")
-        return {k: float(np.exp(self.nats(counts, k) / counts.targets)) for k in range(self.order + 1)}
+        return {k: float(np.exp(value / counts.targets)) for k, value in nats.items()}
 
 
 def _back_off(counts: np.ndarray, strength: float, shorter: np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@
 
 Every position predicts the next base: cross-entropy over all rows of the vocabulary, on windows that end in `[SEP]`,
 with the optimisation in `trainer.py` (arXiv 2306.15794). N and pads are no targets. The perplexity that is reported is
-per base: exp of the mean loss of A, C, G and T, `[SEP]` left out (in the training log alone it is that of the training
-loss, with `[SEP]`). Beside it stand Markov models of order 1 up to 8,
-fitted on the same training bases and measured on the same targets (`markov.py`): is it more than k-mers?
+per base: exp of the mean loss of A, C, G and T, `[SEP]` left out; in the training log alone it is exp of the training
+loss, `[SEP]` included. Beside it stand Markov models of order 1 up to 8, fitted on the same training bases and measured
+on the same targets (`markov.py`): is it more than k-mers?
 
 The folder then holds the model and its tokenizer, `metrics.json`, `markov.json`, `trainer_state.json` with the whole
 curve, and the last checkpoints.
