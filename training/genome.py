@@ -98,7 +98,7 @@ class SequenceFile:
                         temporary.unlink(missing_ok=True)
                 faidx = Faidx(self.path, rebuild=False)
         except FastaIndexingError as error:
-            raise InputError(f"{self.path}: {error}{self._line_hint()}") from error
+            raise InputError(f"{self.path}: {str(error).rstrip('.')}{self._line_hint()}") from error
         except PermissionError as error:
             raise InputError(
                 f"{self.path} has no index, and {index.parent} cannot be written to: put {index.name} there, made by "
