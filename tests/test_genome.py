@@ -19,6 +19,7 @@ from hyenadna.training.genome import (
     SOFT_MASKED,
     centre,
     count_bases,
+    merge,
     open_genomes,
     overlapping,
     read_bed,
@@ -87,7 +88,10 @@ def test_bgzip_table_and_text_give_the_same_ids(genome, tmp_path):
     pd.DataFrame({"dna": list(GENOME.values())}).to_csv(tmp_path / "t.tsv.gz", index=False, sep="\t")
     pd.DataFrame({"dna": list(GENOME.values())}).to_parquet(tmp_path / "t.parquet")
     (tmp_path / "t.txt").write_text("\n".join(GENOME.values()))
-    others = open_genomes([tmp_path / f for f in ("z.fa.gz", "t.csv", "t.tsv.gz", "t.parquet", "t.txt")], "dna")
+    for name in ("t.csv", "t.txt"):
+        (tmp_path / f"bom.{name}").write_text((tmp_path / name).read_text(), encoding="utf-8-sig")
+    files = ("z.fa.gz", "t.csv", "t.tsv.gz", "t.parquet", "t.txt", "bom.t.csv", "bom.t.txt")
+    others = open_genomes([tmp_path / f for f in files], "dna")
     for other in others:
         assert other.lengths.tolist() == plain.lengths.tolist()
         for sequence, start, stop in ((0, 5, 100), (1, 0, 100), (2, 19, 20)):
@@ -142,6 +146,14 @@ def test_interval_arithmetic_against_sets_of_bases():
         expected = [not taken.isdisjoint(covered(row[None])) for row in one]
         assert overlapping(one, other).tolist() == expected
         assert sorted(covered(subtract(one, other))) == sorted(base for base in covered(one) if base not in taken)
+        assert covered(merge(one)) == sorted(set(covered(one)))
+    assert merge(windows((0, 0, 5, 9), (0, 0, 0, 5), (0, 1, 0, 9))).tolist() == [
+        [0, 0, 0, 5],
+        [0, 0, 5, 9],
+        [0, 1, 0, 9],
+    ]
+    many, other = windows((0, 2**24 + 1, 0, 9)), windows((1, 1, 0, 9))  # a text of as many lines, and another file
+    assert not overlapping(many, other).any() and subtract(many, other).tolist() == many.tolist()
 
 
 def test_counts_of_bases(genome, monkeypatch):
@@ -152,6 +164,8 @@ def test_counts_of_bases(genome, monkeypatch):
         text = list(GENOME.values())[sequence][start:end].upper()
         expected.append(sum(letter in "ACGT" for letter in text))
     assert count_bases(genomes, cut).tolist() == expected
+    upper = [sum(map(list(GENOME.values())[s][start:end].count, "ACGT")) for _, s, start, end in cut.tolist()]
+    assert count_bases(genomes, cut, upper_case=True).tolist() == upper != expected
     monkeypatch.setattr("hyenadna.training.genome._ONCE", 10)  # in pieces shorter than a window
     assert count_bases(genomes, cut).tolist() == expected
 
@@ -168,6 +182,9 @@ def test_bed_with_and_without_splits(genome, tmp_path):
     assert read_bed(bed, tracks, 0)[0].tolist() == [[0, 0, 0, 2], [0, 1, 1, 4]]
     bed.write_text("1 0 10 gene1 0 +\nX 0 20 gene2 0 -\n")  # a name is no split
     assert read_bed(bed, genomes, 0)[1] is None
+    bed.write_text("\ufeff1 \t0 \t10\t val\n", encoding="utf-8")  # as editors and spreadsheets leave it
+    rows, parts = read_bed(bed, genomes, 0)
+    assert rows.tolist() == [[0, 0, 0, 10]] and parts == ["validation"]
 
 
 def test_regions(genome, tmp_path):
@@ -177,6 +194,35 @@ def test_regions(genome, tmp_path):
     found = read_regions(["X", "1:10-1,03", "HLA:01-02", "HLA:01-02:2-4"], genomes, "test")
     assert found.tolist() == [[0, 2, 0, 20], [1, 0, 0, 4], [0, 0, 10, 103], [1, 1, 0, 8], [1, 1, 2, 4]]
     assert read_regions([str(tmp_path / "r.bed")], genomes[:1], "test").tolist() == [[0, 1, 0, 50]]
+
+
+def test_held_out_regions_of_several_species(genome, tmp_path):
+    """A name is meant in each file that has it, also in BED, or in one alone where that file stands in front."""
+    other = write_fasta(tmp_path / "h.fa", {"X": "ACGT", "Y:1-2": "ACGTACGT"})
+    genomes, bed = open_genomes([genome, other]), tmp_path / "r.bed"
+    bed.write_text("2\t0\t50\nX\t1\t3\nY:1-2\t0\t8\n")
+    lines = [[0, 1, 0, 50], [0, 2, 1, 3], [1, 0, 1, 3], [1, 1, 0, 8]]
+    assert read_regions([str(bed)], genomes, "test").tolist() == lines
+    only = [f"{genome}:X", f"{genome}:X:5-20", f"{other}:Y:1-2:3-4"]
+    assert read_regions(only, genomes, "test").tolist() == [[0, 2, 0, 20], [0, 2, 5, 20], [1, 1, 3, 4]]
+    for spec, message in (
+        ("Z", r"test 'Z': none of the 2 files has it: there is no sequence 'Z' in .*g.fa"),
+        (f"{other}:2", r"h.fa:2': there is no sequence '2' in .*h.fa, which has \['X', 'Y:1-2'\]"),
+        (f"{other}:{bed}", r"r.bed: line 1: there is no sequence '2' in .*h.fa"),
+        ("X:0-20", r"X:0-20 ends outside of X, which has 4 bases"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_regions([spec], genomes, "test")
+
+
+def test_of_a_held_out_bed_with_splits_the_lines_of_the_part_are_taken(genome, tmp_path):
+    genomes, bed = open_genomes([genome]), str(tmp_path / "r.bed")
+    Path(bed).write_text("1\t0\t10\ttrain\n1\t20\t30\ttest\n1\t40\t50\tval\n")
+    parts = split_windows(genomes, 10, validation=[bed], test=[bed])
+    assert parts["validation"].tolist() == [[0, 0, 40, 50]] and parts["test"].tolist() == [[0, 0, 20, 30]]
+    Path(bed).write_text("1\t0\t10\ttrain\n")
+    with pytest.raises(InputError, match=r"test '.*r.bed': the fourth column names parts, but none is test"):
+        split_windows(genomes, 10, test=[bed])
 
 
 # ---------------------------------------------------------------------------------------------- parts
@@ -227,6 +273,54 @@ def test_bed_parts_are_centred_or_tiled(genome, tmp_path):
         split_windows(genomes, 42, bed=[bed])
 
 
+def test_bases_that_are_named_twice_come_once(genome, tmp_path):
+    genomes, bed = open_genomes([genome]), tmp_path / "b.bed"
+    bed.write_text("1\t0\t20\n1\t0\t20\n1\t15\t30\n")
+    held_out = {"validation": ["2:40-70", "2:60-80", "2:60-80"], "test": ["X"]}
+    parts = split_windows(genomes, 10, bed=[bed], bed_windows="tile", **held_out)
+    assert parts["train"][:, 2].tolist() == [0, 10, 20] and parts["validation"][:, 2].tolist() == [40, 50, 60, 70]
+
+
+def test_splits_may_leave_validation_to_the_settings(genome, tmp_path):
+    """Without a validation part it is the end of the training part, or what is named; a part is not named twice."""
+    genomes, bed = open_genomes([genome]), tmp_path / "b.bed"
+    bed.write_text("1\t0\t80\ttrain\nX\t0\t20\ttest\n")
+    how = {"bed": [bed], "bed_windows": "tile"}
+    parts = split_windows(genomes, 8, **how, validation_fraction=0.2)
+    assert covered(parts["validation"]) == covered(windows((0, 0, 64, 80)))
+    assert covered(parts["train"]) == covered(windows((0, 0, 0, 64)))
+    assert covered(parts["test"]) == covered(windows((0, 2, 0, 20)))
+    named = split_windows(genomes, 8, **how, validation=["1:20-30"])
+    assert covered(named["validation"]) == covered(windows((0, 0, 20, 30)))
+    check_parts(genomes, named)
+    with pytest.raises(InputError, match=r"b.bed has splits that name test; leave out test"):
+        split_windows(genomes, 8, **how, test=["2"])
+    with pytest.raises(InputError, match=r"1 validation windows share bases with test windows.*X:15-20"):
+        split_windows(genomes, 8, **how, validation=["X:15-20"])
+    rows = {"sequence": ["ACGT" * 10, "GGCC" * 5, "TTAA"], "split": ["train", "train", "test"]}
+    pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
+    parts = split_windows(open_genomes([tmp_path / "t.csv"]), 50, validation_fraction=0.5)
+    assert {part: cut[:, 1:].tolist() for part, cut in parts.items()} == {
+        "train": [[0, 0, 30]],
+        "validation": [[0, 30, 40], [1, 0, 20]],
+        "test": [[2, 0, 4]],
+    }
+
+
+def test_bases_that_are_no_targets_make_no_part(tmp_path):
+    """Lower case that the loss passes over is as N: windows of it are left out, and a part of it is refused."""
+    path = write_fasta(tmp_path / "g.fa", {"1": "ACGTACGT" + "acgtacgt" * 2, "2": "acgtAcgt", "3": "N" * 30})
+    genomes = open_genomes([path])
+    parts = split_windows(genomes, 8, validation=["2"], ignore_soft_masked=True)
+    assert parts["train"].tolist() == [[0, 0, 0, 8]] and parts["validation"].tolist() == [[0, 1, 0, 8]]
+    assert split_windows(genomes, 8, validation=["1:8-24"])["validation"][:, 2].tolist() == [8, 16]
+    for region in ("1:8-24", "2:4-8"):  # of the second, A is the first base: nothing predicts it
+        with pytest.raises(InputError, match=r"validation part is empty: .* upper-case .*'ignore'.* behind its first"):
+            split_windows(genomes, 8, validation=[region], ignore_soft_masked=True)
+    with pytest.raises(InputError, match=r"validation part is empty.*the last 0.05 of the training .*name regions"):
+        split_windows(genomes, 8)
+
+
 def test_bed_windows_that_touch_held_out_regions_are_left_out(genome, tmp_path, capsys):
     bed = tmp_path / "b.bed"
     bed.write_text("1\t0\t20\n1\t30\t50\n1\t60\t80\n2\t60\t80\n")
@@ -245,7 +339,7 @@ def test_splits_of_a_table(tmp_path):
         "validation": [[1, 0, 4]],
         "test": [[2, 0, 4]],
     }
-    with pytest.raises(InputError, match=r"t.csv has splits; leave out test"):
+    with pytest.raises(InputError, match=r"t.csv has splits that name test; leave out test"):
         split_windows(genomes, 8, test=["2"])
 
 
@@ -272,6 +366,8 @@ def test_no_test_base_of_chromosome_20_is_trained_on():
         (">a\nACGT\nAQGT\n", r"bad.fa: 'Q' in line 3 \(position 5 of 'a'\) is no IUPAC letter"),
         (">a\nACGT\n>a\nACGT\n", r"bad.fa cannot be read as FASTA: Duplicate key"),
         (">a\n>b\n", r"bad.fa: the file holds no sequence"),
+        (">a\nACGT\n\nACGT\n", r"bad.fa: .*Line 3 is blank, .* remove such lines"),
+        (">a\r\nACGT\r\nAC\r\n\r\n\r\n>b\r\nACGT\r\n", r"bad.fa: .*Line 5 is blank, .* remove such lines"),
     ],
 )
 def test_files_that_are_no_fasta(content, message, tmp_path):
@@ -304,6 +400,11 @@ def test_files_that_cannot_be_opened(genome, tmp_path, monkeypatch):
     os.utime(genome.with_name("g.fa.fai"))
     with pytest.raises(InputError, match=r"does not end where its index g.fa.fai says.*was cut"):
         open_genomes([genome])
+    write_fasta(genome, {**GENOME, "Y": "ACGT"})
+    os.utime(genome, (1, 1))  # as after `cp -p`: the index is newer than the file that it does not know
+    genome.with_name("g.fa.fai").write_text("1\t103\t17\t7\t8\n")
+    with pytest.raises(InputError, match=r"g.fa goes on behind '1', the last sequence that its index g.fa.fai knows"):
+        open_genomes([genome])
     genome.with_name("g.fa.fai").write_text("nonsense\n")
     with pytest.raises(InputError, match=r"g.fa.fai came from elsewhere, remove it"):
         open_genomes([genome])
@@ -326,6 +427,12 @@ def test_tables_that_cannot_be_used(tmp_path):
     pd.DataFrame({"sequence": ["ACGT"], "split": ["trian"]}).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(InputError, match=r"row 0 has the split 'trian'; expected one of"):
         open_genomes([tmp_path / "t.csv"])
+    for empty in (None, ""):
+        pd.DataFrame({"sequence": ["ACGT", empty]}).to_parquet(tmp_path / "t.parquet")
+        pd.DataFrame({"sequence": ["ACGT", empty], "x": 1}).to_csv(tmp_path / "t.csv", index=False)
+        for name in ("t.parquet", "t.csv"):
+            with pytest.raises(InputError, match=rf"{name}: row 1 has no sequence; remove such rows"):
+                open_genomes([tmp_path / name])
     pd.DataFrame({"sequence": [1, 2]}).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(InputError, match="the sequence of row 0 is 1, not text"):
         open_genomes([tmp_path / "t.parquet"])
@@ -366,7 +473,8 @@ def test_parts_that_cannot_be_made(genome, tmp_path):
     (tmp_path / "b.bed").write_text("1\t0\t10\ttrain\n")
     with pytest.raises(InputError, match=r"the validation part is empty"):
         split_windows(genomes, 8, bed=[tmp_path / "b.bed"])
-    with pytest.raises(InputError, match=r"b.bed has splits; leave out validation"):
+    (tmp_path / "b.bed").write_text("1\t0\t10\ttrain\n1\t20\t30\tvalid\n")
+    with pytest.raises(InputError, match=r"b.bed has splits that name validation; leave out validation"):
         split_windows(genomes, 8, bed=[tmp_path / "b.bed"], validation=["X"])
     with pytest.raises(InputError, match="2 BED files for 1 data files"):
         split_windows(genomes, 8, bed=["a.bed", "b.bed"])

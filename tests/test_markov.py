@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from hyenadna.training.errors import InputError
 from hyenadna.training.markov import STRENGTHS, ContextCounts, MarkovModels, count_contexts
 
 
@@ -50,6 +51,13 @@ def test_counts(order):
             if len(context) >= k:
                 expected[int("".join(map(str, context[len(context) - k :])) or "0", 4), base] += 1
         np.testing.assert_array_equal(table, expected)
+
+
+def test_no_target_is_no_perplexity():
+    bases, marks = example(4)
+    halves = [count_contexts([(bases, marks)], 1) for _ in range(2)]
+    with pytest.raises(InputError, match="there is no target"):
+        MarkovModels(*halves).perplexity(count_contexts([(bases, np.zeros_like(marks))], 1))
 
 
 def test_perplexity_by_hand():

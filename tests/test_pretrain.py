@@ -1,11 +1,15 @@
 """The pretraining recipe: what it measures, what it leaves, and that an interrupted run ends as a whole one does."""
 
+import errno
 import json
 import math
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
 from hyenadna.training import cli
 from hyenadna.training.errors import InputError
+from hyenadna.training.genome import split_windows
 from hyenadna.training.markov import MarkovModels, count_contexts
 from hyenadna.training.pretrain import PretrainArguments, PretrainTrainer, length_stages, pretrain
 from hyenadna.training.settings import parse_settings
@@ -168,6 +173,51 @@ def test_the_folder(run):
 # ---------------------------------------------------------------------------------------------- interrupted
 
 
+@pytest.fixture
+def another_writer():
+    """A function that lets another process lock a file, and returns that process, or None where it is locked."""
+    code = "from fcntl import *; import sys; f = open(sys.argv[1], 'a'); lockf(f, LOCK_EX | LOCK_NB); print(flush=True)"
+    started = []
+
+    def start(lock: Path) -> subprocess.Popen | None:
+        command = [sys.executable, "-S", "-c", f"{code}; sys.stdin.read()", str(lock)]
+        started.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        )
+        return started[-1] if started[-1].stdout.readline() else None
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_one_process_at_a_time_writes_into_a_folder(run, another_writer, monkeypatch, tmp_path):
+    folder, result = run
+    other = another_writer(folder / "whole" / ".lock")
+    with pytest.raises(InputError, match=r"another process is writing into output_dir .*whole"):
+        pretrain(make_args(folder, "whole", resume=True))
+    other.kill()
+    other.wait()
+    assert pretrain(make_args(folder, "whole", resume=True)).results == json.loads(json.dumps(result.results))
+    assert not (folder / "whole" / ".lock").exists()
+    seen = []
+
+    def look(*args):
+        (lock,) = (tmp_path / "a" / "b").iterdir()
+        seen.append(another_writer(lock))
+        raise InputError("seen")
+
+    monkeypatch.setattr("hyenadna.training.pretrain.load_model", look)
+    for failure in (None, OSError(errno.ENOLCK, "no locks")):
+        with monkeypatch.context() as patch, pytest.raises(InputError, match="seen"):
+            if failure:
+                patch.setattr("hyenadna.training.settings.fcntl.lockf", Mock(side_effect=failure))
+            pretrain(make_args(folder, tmp_path / "a" / "b"))
+    assert seen[0] is None and seen[1] is not None  # locked; without locks it goes on
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b", ".lock"]
+
+
 def test_sigterm_saves_and_leaves_and_the_rest_is_the_same(run, monkeypatch):
     folder, result = run
     step = PretrainTrainer.training_step
@@ -185,11 +235,30 @@ def test_sigterm_saves_and_leaves_and_the_rest_is_the_same(run, monkeypatch):
     assert (folder / "terminated" / "checkpoint-17").is_dir() and not (folder / "terminated" / "metrics.json").exists()
     with pytest.raises(InputError, match=r"holds another run: its seed is 7, now it is 8"):
         pretrain(make_args(folder, "terminated", resume=True, seed=8))
+    for change in ({"optim": "adafactor"}, {"adam_beta1": 0.5}):
+        with pytest.raises(InputError, match=f"holds another run: its {next(iter(change))} is "):
+            pretrain(make_args(folder, "terminated", resume=True, **change))
+    changed = write_fasta(folder / "changed.fa", {"1": "ACGT" * 250, "2": "ACGT" * 125})
+    with pytest.raises(InputError, match="holds another run: its data file 0 had other content than now"):
+        pretrain(make_args(folder, "terminated", resume=True, data=[str(changed)]))
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="its validation windows had other content"):
+        patch.setattr("hyenadna.training.pretrain.split_windows", lambda *a, **b: drop_one(split_windows(*a, **b)))
+        pretrain(make_args(folder, "terminated", resume=True))
+    settings = json.loads((folder / "terminated" / "run_settings.json").read_text())
+    later = ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "data_file_0_blake2b")
+    later += tuple(f"{part}_windows_blake2b" for part in ("train", "validation", "test"))  # since the first version
+    earlier = {name: value for name, value in settings.items() if name not in later}
+    assert len(earlier) == len(settings) - 9
+    (folder / "terminated" / "run_settings.json").write_text(json.dumps(earlier))
     again = pretrain(make_args(folder, "terminated", resume=True))
     assert again.results["resumed_from"] == "checkpoint-17"
     assert again.results["metrics"] == result.results["metrics"] and again.results["markov"] == result.results["markov"]
     assert again.results["tokens_seen"] == result.results["tokens_seen"]
     check_equal_weights(folder / "whole", folder / "terminated")
+
+
+def drop_one(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {**parts, "validation": parts["validation"][1:]}
 
 
 PLACES = ("training_step", "log", "_save_checkpoint", "_save_rng_state", "_load_rng_state")
@@ -362,7 +431,8 @@ def test_stages_of_the_length():
         ({"weights": [0.001]}, "training windows and weight 0.001: none of them"),
         ({"load_best_model_at_end": True}, "load_best_model_at_end .* no place here"),
         ({"save_strategy": "best", "eval_strategy": "steps"}, "save_strategy 'best' .* no place here"),
-        ({"markov_order": 20}, "markov_order is 20"),
+        ({"markov_order": 11}, "markov_order is 11; it must lie between 0 and 10"),
+        ({"soft_masked": "ignore", "validation": ["1:600-640"]}, "the validation part is empty: .*upper-case"),
         ({"eval_windows": 0}, "eval_windows is 0"),
         ({"length_warmup_steps": -1}, "length_warmup_steps is -1"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no place"),

@@ -32,7 +32,15 @@ from .errors import InputError
 from .finetune import FinetuneArguments, read_data, settings_of
 from .labelled_data import SINGLE_LABEL, LabelledData, count_table
 from .results import versions, write_json, write_whole
-from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, refuse_unused, setting
+from .settings import (
+    METRICS_FILE,
+    SETTINGS_FILE,
+    check_output_folder,
+    one_writer,
+    parse_settings,
+    refuse_unused,
+    setting,
+)
 from .soft_prompt import NOT_FOR_LETTERS, NextTokenCollator, letters_of_labels, load_language_model
 from .trainer import HyenaDNATrainer
 
@@ -188,6 +196,7 @@ def _one_result(
     }
 
 
+@one_writer
 def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) -> dict:
     """Tune and evaluate for every number of samples and shots; return the content of `metrics.json`.
 

@@ -37,7 +37,16 @@ from .errors import InputError
 from .labelled_data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, LabelledData, count_table, read_labelled_data
 from .metrics import make_compute_metrics, predicted_labels, probabilities
 from .results import hardware, predictions_table, versions, write_confusion_matrix, write_json, write_whole
-from .settings import METRICS_FILE, SETTINGS_FILE, SHAPE, check_output_folder, parse_settings, result_settings, setting
+from .settings import (
+    METRICS_FILE,
+    SETTINGS_FILE,
+    SHAPE,
+    check_output_folder,
+    one_writer,
+    parse_settings,
+    result_settings,
+    setting,
+)
 from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
 
 _LABEL_DTYPE = {SINGLE_LABEL: torch.int64, MULTI_LABEL: torch.float32, REGRESSION: torch.float32}
@@ -303,6 +312,7 @@ def read_data(args: FinetuneArguments, data: Dataset | DatasetDict | LabelledDat
     )
 
 
+@one_writer
 def train_and_test(
     args: FinetuneArguments,
     data: Dataset | DatasetDict | LabelledData | None,

@@ -31,8 +31,8 @@ FASTA = (".fa", ".fasta", ".fna", ".fa.gz", ".fasta.gz", ".fna.gz", ".fa.bgz", "
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 TEXT = (".txt", ".txt.gz")
 PARTS = ("train", "validation", "test")
-_PART_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
-_ONCE = 2**24  # bases read at a time while scanning
+_PART_NAMES = {"train": "train", "test": "test", **dict.fromkeys(("validation", "valid", "val", "dev"), "validation")}
+_ONCE = 2**23  # bases read at a time while scanning
 
 VOCABULARY = HyenaDNATokenizer().get_vocab()
 _UNK, N = VOCABULARY["[UNK]"], VOCABULARY["N"]
@@ -98,7 +98,7 @@ class SequenceFile:
                         temporary.unlink(missing_ok=True)
                 faidx = Faidx(self.path, rebuild=False)
         except FastaIndexingError as error:
-            raise InputError(f"{self.path}: {error}{self._comment_hint()}") from error
+            raise InputError(f"{self.path}: {str(error).rstrip('.')}{self._line_hint()}") from error
         except PermissionError as error:
             raise InputError(
                 f"{self.path} has no index, and {index.parent} cannot be written to: put {index.name} there, made by "
@@ -118,6 +118,7 @@ class SequenceFile:
         self._offset = [r.offset for r in records.values()]
         self._line = [max(r.lenc, 1) for r in records.values()]  # bases in a line; 0 if there is no line
         self._break = [r.lenb - r.lenc for r in records.values()]  # bytes that end it
+        behind = (0, "the header")
         for i, (name, length) in enumerate(zip(self.names, self.lengths.tolist(), strict=True)):
             # pyfaidx lets pass a last line that is longer than the others, and whatever an index says.
             last = self._place(i, length - 1) if length else 0
@@ -127,18 +128,26 @@ class SequenceFile:
                     f"{self.path}: {name!r} does not end where its index {index.name} says. Either the file was cut or "
                     f"changed (remove the index), or its lines differ in length, which they must not but for the last"
                 )
+            behind = max(behind, (last + 1, name)) if length else behind
+        rest = self.content[behind[0] : behind[0] + 2**16].splitlines()
+        if any(line.strip() and not line.startswith(b">") for line in rest):  # headers of empty sequences may follow
+            raise InputError(
+                f"{self.path} goes on behind {behind[1]!r}, the last sequence that its index {index.name} knows: "
+                f"remove the index, then it is made again"
+            )
 
     def _read_table(self, column: str) -> None:
         lower = self.path.lower()
         try:
             if lower.endswith(TEXT):
-                with (gzip.open if lower.endswith(".gz") else open)(self.path, "rt") as file:
+                with (gzip.open if lower.endswith(".gz") else open)(self.path, "rt", encoding="utf-8-sig") as file:
                     sequences = [line.strip() for line in file]
             else:
                 if lower.endswith(".parquet"):
                     table = pd.read_parquet(self.path)
                 else:
-                    table = pd.read_csv(self.path, sep="\t" if ".tsv" in lower else ",", keep_default_na=False)
+                    separator = "\t" if ".tsv" in lower else ","
+                    table = pd.read_csv(self.path, sep=separator, keep_default_na=False, encoding="utf-8-sig")
                 if column not in table:
                     raise InputError(f"{self.path}: there is no column {column!r}, only {list(table)}; sequence_column")
                 sequences = table[column].tolist()
@@ -149,6 +158,12 @@ class SequenceFile:
                 raise
             raise InputError(f"{self.path} cannot be read: {error}") from error
         for i, sequence in enumerate(sequences):
+            if isinstance(sequence, str):
+                missing = not sequence and not lower.endswith(TEXT)
+            else:
+                missing = pd.api.types.is_scalar(sequence) and pd.isna(sequence)
+            if missing:
+                raise InputError(f"{self.path}: row {i} has no sequence; remove such rows")
             if not isinstance(sequence, str):
                 raise InputError(f"{self.path}: the sequence of row {i} is {sequence!r}, not text")
         self._content = "".join(sequences).encode(errors="replace")
@@ -200,10 +215,12 @@ class SequenceFile:
         else:
             line = self.content[:byte].count(b"\n") + 1
             place = f"line {line} (position {position} of {self.names[sequence]!r})"
-            hint = self._comment_hint() if letter == ";" else ""
+            hint = self._line_hint() if letter == ";" else ""
         raise InputError(f"{self.path}: {letter!r} in {place} is no IUPAC letter for a nucleotide{hint}")
 
-    def _comment_hint(self) -> str:
+    def _line_hint(self) -> str:
+        """Say where the first line is that an index cannot pass over: a comment or, with more behind it, a blank."""
+        blank = 0
         with (gzip.open if self.path.lower().endswith("gz") else open)(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.startswith(b";") and number > 1:
@@ -211,6 +228,9 @@ class SequenceFile:
                         f". Line {number} is a comment (;), which is no sequence and which an index cannot pass over: "
                         f"remove such lines (grep -v '^;')"
                     )
+                if blank and line.strip():
+                    return f". Line {blank} is blank, which an index cannot pass over: remove such lines (grep '[^ ]')"
+                blank = number if number > 1 and not line.strip() else 0
         return ""
 
     def find(self, name: str, where: str) -> int:
@@ -243,35 +263,42 @@ def _part_name(value, where: str) -> str:
     return _PART_NAMES[str(value).lower()]
 
 
+def _bed_lines(path: str | Path, genomes: list[SequenceFile]) -> tuple[list[tuple], list[str] | None]:
+    """Return where each line of a BED file stands, its chromosome, start and end; and their parts, if it names them."""
+    found, fourth = [], []
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        word = next(iter(line.split()), "#")
+        if word.startswith("#") or (word in ("track", "browser") and not any(word in g.number for g in genomes)):
+            continue
+        where, fields = f"{path}: line {number}", line.split("\t") if "\t" in line else line.split()
+        fields = [value.strip() for value in fields]
+        if len(fields) < 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
+            raise InputError(f"{where} is {line[:60]!r}; expected chromosome, start and end, separated by tabs")
+        found.append((where, fields[0], int(fields[1]), int(fields[2])))
+        fourth.append(fields[3].lower() if len(fields) > 3 else "")
+    if not found:
+        raise InputError(f"{path}: there is no interval")
+    if not any(name in _PART_NAMES for name in fourth):
+        return found, None
+    return found, [_part_name(name, line[0]) for name, line in zip(fourth, found, strict=True)]
+
+
 def read_bed(path: str | Path, genomes: list[SequenceFile], file: int) -> tuple[np.ndarray, list[str] | None]:
     """Read intervals of one file from BED: chromosome, start, end, and as the fourth column maybe a split.
 
     Returns:
         Windows `(intervals, 4)`, and the part of each if the fourth column of every line names one (`train`, `valid`,
-        `validation`, `dev`, `test`: the layout of Basenji and Enformer), else None.
+        `val`, `validation`, `dev`, `test`: the layout of Basenji and Enformer), else None.
     """
-    rows, fourth, genome = [], [], genomes[file]
-    try:
-        lines = Path(path).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        word = next(iter(line.split()), "#")
-        if word.startswith("#") or (word in ("track", "browser") and word not in genome.number):
-            continue
-        where, fields = f"{path}: line {number}", line.split("\t") if "\t" in line else line.split()
-        if len(fields) < 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
-            raise InputError(f"{where} is {line[:60]!r}; expected chromosome, start and end, separated by tabs")
-        sequence, start, end = genome.find(fields[0], where), int(fields[1]), int(fields[2])
-        check_interval(genome, sequence, start, end, where)
-        rows.append((file, sequence, start, end))
-        fourth.append((fields[3].strip().lower() if len(fields) > 3 else "", where))
-    if not rows:
-        raise InputError(f"{path}: there is no interval")
-    named = [name in _PART_NAMES for name, _ in fourth]
-    if not any(named):
-        return np.array(rows, dtype=np.int64), None
-    return np.array(rows, dtype=np.int64), [_part_name(name, where) for name, where in fourth]
+    lines, parts = _bed_lines(path, [genomes[file]])
+    rows = [(file, genomes[file].find(name, where), start, end) for where, name, start, end in lines]
+    for (_, sequence, start, end), (where, *_) in zip(rows, lines, strict=True):
+        check_interval(genomes[file], sequence, start, end, where)
+    return np.array(rows, dtype=np.int64), parts
 
 
 def check_interval(genome: SequenceFile, sequence: int, start: int, end: int, where: str) -> None:
@@ -296,26 +323,41 @@ def whole_numbers(table: pd.DataFrame, column: str, path: str | Path) -> np.ndar
 def read_regions(specs: Sequence[str], genomes: list[SequenceFile], setting: str) -> np.ndarray:
     """Turn `chr8`, `chr20:0-5,000,000` (0-based, half-open) or `regions.bed` into windows `(regions, 4)`.
 
-    A chromosome that several files have is meant in each of them.
+    A chromosome that several files have is meant in each of them; `mouse.fa:chr8`, with the file as it was given, in
+    this one alone. Of a BED file whose fourth column names parts, the lines of the part called `setting` are taken.
     """
     rows = []
-    for spec in specs:
-        where = f"{setting} {spec!r}"
-        if spec.endswith(".bed"):
-            for file in range(len(genomes)):
-                rows.extend(read_bed(spec, genomes, file)[0].tolist())
-            continue
-        files = [i for i, genome in enumerate(genomes) if spec in genome.number]
-        name, start, end = spec, 0, None
-        match = re.fullmatch(r"(.+):([\d,]+)-([\d,]+)", spec)
-        if not files and match:  # a name may hold a colon itself
-            name, start, end = match[1], *(int(match[i].replace(",", "")) for i in (2, 3))
-            files = [i for i, genome in enumerate(genomes) if name in genome.number]
-        for file in files or [0]:
+
+    def limited(spec: str) -> tuple[list[int], str]:
+        own = [i for i, genome in enumerate(genomes) if spec.startswith(f"{genome.path}:")]
+        return own or list(range(len(genomes))), spec[len(genomes[own[0]].path) + 1 :] if own else spec
+
+    def add(files: list[int], name: str, start: int, end: int | None, where: str) -> None:
+        known = [i for i in files if name in genomes[i].number]
+        if not known and len(files) > 1:
+            where += f": none of the {len(files)} files has it"
+        for file in known or files:
             sequence = genomes[file].find(name, where)
             stop = int(genomes[file].lengths[sequence]) if end is None else end
             check_interval(genomes[file], sequence, start, stop, where)
             rows.append((file, sequence, start, stop))
+
+    for spec in specs:
+        files, name = limited(spec)
+        match = re.fullmatch(r"(.+):([\d,]+)-([\d,]+)", name)
+        if name.endswith(".bed"):
+            lines, parts = _bed_lines(name, [genomes[i] for i in files])
+            if parts and setting in PARTS:
+                lines = [line for line, part in zip(lines, parts, strict=True) if part == setting]
+                if not lines:
+                    raise InputError(f"{setting} {spec!r}: the fourth column names parts, but none is {setting}")
+            for where, name, start, end in lines:
+                add(files, name, start, end, where)
+        elif match and not any(name in genomes[i].number for i in files):  # a name may hold a colon itself
+            start, end = (int(match[i].replace(",", "")) for i in (2, 3))
+            add(files, match[1], start, end, f"{setting} {spec!r}")
+        else:
+            add(files, name, 0, None, f"{setting} {spec!r}")
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
 
@@ -347,45 +389,46 @@ def _sorted(windows: np.ndarray) -> np.ndarray:
     return windows[np.lexsort(windows.T[::-1])]
 
 
+def _on_one_axis(*groups: np.ndarray) -> list[np.ndarray]:
+    """Return starts and ends `(n, 2)` of windows as if all sequences stood one behind the other."""
+    keys = [(group[:, 0] << 32) + group[:, 1] for group in groups]
+    known = np.unique(np.concatenate(keys))
+    place = 2**36  # longer than any chromosome
+    return [g[:, 2:] + place * np.searchsorted(known, k)[:, None] for g, k in zip(groups, keys, strict=True)]
+
+
+def merge(windows: np.ndarray) -> np.ndarray:
+    """Return windows `(n, 4)` in order, those that overlap as one; those that only touch stay apart."""
+    windows = _sorted(windows)
+    (axis,) = _on_one_axis(windows)
+    new = axis[1:, 0] >= np.maximum.accumulate(axis[:, 1])[:-1]
+    first = np.concatenate([[0], np.flatnonzero(new) + 1])[: len(windows)]
+    merged = windows[first]
+    if len(first):
+        merged[:, 3] = np.maximum.reduceat(windows[:, 3], first)
+    return merged
+
+
 def subtract(regions: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return what of `regions` no window of `others` covers. Both `(n, 4)`; they may overlap among themselves."""
-    left = []
-    others = _sorted(others)
-    for file, sequence, start, end in regions.tolist():
-        same = others[(others[:, 0] == file) & (others[:, 1] == sequence)]
-        for _, _, first, last in same.tolist():
-            if first >= end:
-                break
-            if last > start:
-                if first > start:
-                    left.append((file, sequence, start, first))
-                start = last
-        if start < end:
-            left.append((file, sequence, start, end))
-    return np.array(left, dtype=np.int64).reshape(-1, 4)
+    others = merge(others)
+    own, taken = _on_one_axis(regions, others)
+    first = np.searchsorted(taken[:, 1], own[:, 0], side="right")  # of those that a region overlaps
+    pieces = np.searchsorted(taken[:, 0], own[:, 1]) - first + 1  # what lies between them, and at both ends
+    which = np.repeat(np.arange(len(regions)), pieces)
+    number = np.arange(len(which)) - np.repeat(pieces.cumsum() - pieces, pieces)
+    left, right = number > 0, number < pieces[which] - 1  # whether one of `others` stands there
+    other, result = first[which] + number, regions[which]
+    result[left, 2] = others[other[left] - 1, 3]
+    result[right, 3] = others[other[right], 2]
+    return result[result[:, 2] < result[:, 3]]
 
 
 def overlapping(windows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return for each of `windows` whether it shares a base with one of `others`: bool `(windows,)`."""
-    if not len(others):
-        return np.zeros(len(windows), dtype=bool)
-    others = _sorted(others)
-    # Merge what overlaps, so that at most one merged interval holds a position.
-    key = others[:, 0] * (2**24) + others[:, 1]
-    merged = []
-    for k, (start, end) in zip(key.tolist(), others[:, 2:].tolist(), strict=True):
-        if merged and merged[-1][0] == k and start <= merged[-1][2]:
-            merged[-1][2] = max(merged[-1][2], end)
-        else:
-            merged.append([k, start, end])
-    key, start, end = np.array(merged, dtype=np.int64).T
-    place = 2**36  # longer than any chromosome: one axis for all of them
-    own = windows[:, 0] * (2**24) + windows[:, 1]
-    known = np.unique(key)
-    starts = np.searchsorted(known, key) * place + start
-    after = np.searchsorted(starts, np.searchsorted(known, own) * place + windows[:, 3])  # the first one behind the end
-    before = np.maximum(after - 1, 0)
-    return (after > 0) & (key[before] == own) & (end[before] > windows[:, 2])
+    own, other = _on_one_axis(windows, merge(others))
+    before = np.searchsorted(other[:, 0], own[:, 1]) - 1  # the last one that begins in front of the end
+    return (before >= 0) & (np.append(other[:, 1], 0)[before] > own[:, 0])
 
 
 # ------------------------------------------------------------------------------------------------ parts
@@ -400,6 +443,7 @@ def split_windows(
     validation: Sequence[str] = (),
     test: Sequence[str] = (),
     validation_fraction: float = 0.05,
+    ignore_soft_masked: bool = False,
 ) -> dict[str, np.ndarray]:
     """Cut genomes into windows of at most `window` bases, in parts that share no base.
 
@@ -408,14 +452,15 @@ def split_windows(
         window: Longest window in bases, `[SEP]` not counted.
         bed: No file: every chromosome whole. Else one BED file for each genome.
         bed_windows: `"centre"`: a window around the centre of each interval, as published; `"tile"`: each interval cut
-            into windows.
+            into windows, of overlapping ones each base once.
         validation: Chromosomes, regions or BED files that are held out; see `read_regions`.
-        test: Likewise.
-        validation_fraction: Where nothing is held out for validation, the last bases of each file, so many of them.
+        test: Likewise. Splits of the data that do not name the part may stand beside it.
+        validation_fraction: Where nothing is held out for validation, the last training bases of each file, so many.
+        ignore_soft_masked: Whether lower-case letters are no targets.
 
     Returns:
         Windows `(n, 4)` of `train`, `validation` and, if there is one, `test`, in the order of the files. Windows
-        without any A, C, G or T are left out. Held-out regions are always tiled.
+        without any A, C, G or T that may be a target are left out. Held-out regions are always tiled.
 
     Raises:
         InputError: Intervals that do not fit the genomes, an empty part, parts that overlap.
@@ -430,26 +475,27 @@ def split_windows(
     whole = np.array(whole, dtype=np.int64)
     held_out = {"validation": validation, "test": test}
     held_out = {part: read_regions(specs, genomes, part) for part, specs in held_out.items()}
-    parts, given = {part: [] for part in PARTS}, False  # given: the data say themselves what is validation
-
-    listed = np.concatenate(list(held_out.values()))
+    parts = {part: [] for part in PARTS}
     for file, genome in enumerate(genomes):
         own = whole[whole[:, 0] == file]
         names = genome.parts and [genome.parts[i] for i in own[:, 1]]
         if bed:
             own, names = read_bed(bed[file], genomes, file)
-        if names and len(listed):
-            source = bed[file] if bed else genome.path
-            raise InputError(f"{source} has splits; leave out {' and '.join(p for p in held_out if len(held_out[p]))}")
-        given |= bool(names)
         for part in PARTS if names else ("train",):
             chosen = own[[name == part for name in names]] if names else own
-            parts[part].append((chosen, bool(bed)))
+            if len(chosen) and len(held_out.get(part, ())):
+                raise InputError(f"{bed[file] if bed else genome.path} has splits that name {part}; leave out {part}")
+            if bed:
+                chosen = centre(chosen, window, genomes) if bed_windows == "centre" else tile(merge(chosen), window)
+            parts[part].append(chosen)
+    parts = {part: np.concatenate([np.zeros((0, 4), dtype=np.int64), *chosen]) for part, chosen in parts.items()}
 
-    if not given and not len(held_out["validation"]):
+    by_fraction = not len(parts["validation"]) and not len(held_out["validation"])
+    if by_fraction:
         if not 0 < validation_fraction < 1:
             raise InputError(f"validation_fraction is {validation_fraction}; it must lie between 0 and 1")
-        held_out["validation"] = last_bases(subtract(whole, held_out["test"]), validation_fraction)
+        rest = subtract(merge(parts["train"]), np.concatenate([held_out["test"], parts["test"]]))
+        held_out["validation"] = last_bases(rest, validation_fraction)
     clash = overlapping(held_out["validation"], held_out["test"])
     if clash.any():
         file, sequence, start, end = held_out["validation"][clash][0]
@@ -457,27 +503,33 @@ def split_windows(
         raise InputError(f"validation and test overlap: {name}:{start}-{end} of validation shares bases with test")
     listed = np.concatenate(list(held_out.values()))
 
-    result = {}
+    if bed:
+        leaked = overlapping(parts["train"], listed)
+        train = parts["train"][~leaked]
+        if leaked.any():
+            print(f"{leaked.sum():,} of {len(leaked):,} BED windows overlap held-out regions and are left out")
+    else:
+        train = subtract(parts["train"], listed)
+    result = {"train": tile(train, window)}
+    result |= {p: tile(np.concatenate([parts[p], merge(regions)]), window) for p, regions in held_out.items()}
+    wanted = {"train", "validation", "test"} if len(test) or len(parts["test"]) else {"train", "validation"}
     for part in PARTS:
-        windows = []
-        for chosen, from_bed in parts[part]:
-            if from_bed:
-                cut = centre(chosen, window, genomes) if bed_windows == "centre" else tile(chosen, window)
-                leaked = overlapping(cut, listed)
-                if leaked.any():
-                    print(f"{leaked.sum():,} of {len(cut):,} BED windows overlap held-out regions and are left out")
-                windows.append(cut[~leaked])
-            else:
-                windows.append(tile(subtract(chosen, listed), window))
-        if part != "train" and len(held_out[part]):
-            windows.append(tile(np.unique(held_out[part], axis=0), window))
-        result[part] = _sorted(np.concatenate(windows)) if windows else np.zeros((0, 4), dtype=np.int64)
-    bases = {part: count_bases(genomes, windows) for part, windows in result.items()}
-    result = {part: windows[bases[part] > 0] for part, windows in result.items()}
-    for part in PARTS:
-        wanted = part != "test" or test or any(len(chosen) for chosen, _ in parts["test"])
-        if not len(result[part]) and wanted:
-            raise InputError(f"the {part} part is empty: no window of it has an A, C, G or T")
+        windows = _sorted(result[part])
+        targets = count_bases(genomes, windows, ignore_soft_masked)
+        result[part] = windows[targets > 0]
+        if targets.max(initial=0) < 2:  # perhaps only first bases, which nothing predicts
+            targets = count_bases(genomes, windows + np.array([0, 0, 1, 0]), ignore_soft_masked)
+        if part in wanted and not targets.any():
+            letters = "upper-case A, C, G or T (soft_masked is 'ignore')" if ignore_soft_masked else "A, C, G or T"
+            raise InputError(
+                f"the {part} part is empty: no window of it has an {letters} behind its first base"
+                + (
+                    f". It is the last {validation_fraction:.3g} of the training bases of each file: name regions by "
+                    f"validation, or take a larger validation_fraction"
+                    if by_fraction and part == "validation"
+                    else ""
+                )
+            )
     for i, part in enumerate(PARTS):
         for other in PARTS[i + 1 :]:
             leaked = overlapping(result[part], result[other])
@@ -485,8 +537,8 @@ def split_windows(
                 file, sequence, start, end = result[part][leaked][0]
                 raise InputError(
                     f"{leaked.sum():,} {part} windows share bases with {other} windows, the first is "
-                    f"{genomes[file].names[sequence]}:{start}-{end} of {genomes[file].path}. Intervals are widened to "
-                    f"{window} bases: use a shorter window, or intervals further apart"
+                    f"{genomes[file].names[sequence]}:{start}-{end} of {genomes[file].path}. Intervals of BED "
+                    f"files are widened to {window} bases: use a shorter window, or intervals further apart"
                 )
     if not len(result["test"]):
         del result["test"]
@@ -507,24 +559,35 @@ def last_bases(regions: np.ndarray, fraction: float) -> np.ndarray:
     return np.array(chosen, dtype=np.int64).reshape(-1, 4)
 
 
-def count_bases(genomes: list[SequenceFile], windows: np.ndarray) -> np.ndarray:
-    """Return how many A, C, G and T each window has, int64 `(windows,)`, and check the letters of all of them."""
-    counts = np.zeros(len(windows), dtype=np.int64)
-    key = windows[:, 0] * (2**24) + windows[:, 1]
-    for k in np.unique(key):
-        rows = np.flatnonzero(key == k)
-        file, sequence = int(k >> 24), int(k & (2**24 - 1))
-        places, inverse = np.unique(windows[rows, 2:], return_inverse=True)
-        before, total = np.zeros(len(places), dtype=np.int64), 0  # bases in front of each start and end
-        for first in range(int(places[0]), int(places[-1]) + 1, _ONCE):
-            last = min(first + _ONCE, int(places[-1]))
-            here = slice(*np.searchsorted(places, [first, first + _ONCE]))
-            ids = genomes[file].read(sequence, first, last) if last > first else b""
-            genomes[file].check_letters(sequence, first, ids)
-            letters = np.frombuffer(ids, np.uint8) % SOFT_MASKED
-            sums = np.concatenate([[0], np.cumsum((letters >= FIRST_BASE) & (letters <= LAST_BASE))])
-            before[here] = total + sums[places[here] - first]
-            total += int(sums[-1])
-        inverse = inverse.reshape(-1, 2)
-        counts[rows] = before[inverse[:, 1]] - before[inverse[:, 0]]
-    return counts
+def count_bases(genomes: list[SequenceFile], windows: np.ndarray, upper_case: bool = False) -> np.ndarray:
+    """Return how many A, C, G and T each window has, int64 `(windows,)`, and check the letters of all of them.
+
+    Args:
+        genomes: From `open_genomes`.
+        windows: `(n, 4)`.
+        upper_case: Count upper-case letters only.
+    """
+    known, number = np.unique((windows[:, 0] << 32) + windows[:, 1], return_inverse=True)
+    first, last = np.full(len(known), np.iinfo(np.int64).max), np.zeros(len(known), dtype=np.int64)
+    np.minimum.at(first, number, windows[:, 2])
+    np.maximum.at(last, number, windows[:, 3])
+    # The spans that hold windows, one behind the other, are read once, in groups of about `_ONCE` bases.
+    shift = (last - first).cumsum() - last
+    places, inverse = np.unique(windows[:, 2:] + shift[number, None], return_inverse=True)
+    before, total, begin = np.zeros(len(places), dtype=np.int64), 0, 0  # bases in front of each start and end
+    pieces = tile(np.stack([known >> 32, known & (2**32 - 1), first, last], axis=1), _ONCE)
+    sizes = pieces[:, 3] - pieces[:, 2]
+    group = (sizes.cumsum() - sizes) // _ONCE
+    for rows in np.split(pieces, np.flatnonzero(np.diff(group)) + 1):
+        read = []
+        for file, sequence, start, end in rows.tolist():
+            read.append(genomes[file].read(sequence, start, end))
+            genomes[file].check_letters(sequence, start, read[-1])
+        letters = np.frombuffer(b"".join(read), np.uint8)
+        letters = letters if upper_case else letters % SOFT_MASKED
+        sums = np.concatenate([[0], np.cumsum((letters >= FIRST_BASE) & (letters <= LAST_BASE))])
+        here = slice(*np.searchsorted(places, [begin, begin + len(letters) + 1]))
+        before[here] = total + sums[places[here] - begin]
+        begin, total = begin + len(letters), total + int(sums[-1])
+    inverse = inverse.reshape(-1, 2)
+    return before[inverse[:, 1]] - before[inverse[:, 0]]

@@ -17,6 +17,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from .errors import InputError
+
 STRENGTHS = (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)  # what a_k is chosen from
 
 
@@ -98,7 +100,10 @@ class MarkovModels:
 
     def perplexity(self, counts: ContextCounts) -> dict[int, float]:
         """Return the perplexity per base of each order from 0 on these targets."""
-        return {k: float(np.exp(self.nats(counts, k) / counts.targets)) for k in range(self.order + 1)}
+        nats = {k: self.nats(counts, k) for k in range(self.order + 1)}
+        if not counts.targets:
+            raise InputError("there is no target to measure the Markov models on: all letters are N or soft-masked")
+        return {k: float(np.exp(value / counts.targets)) for k, value in nats.items()}
 
 
 def _back_off(counts: np.ndarray, strength: float, shorter: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@
 
 Every position predicts the next base: cross-entropy over all rows of the vocabulary, on windows that end in `[SEP]`,
 with the optimisation in `trainer.py` (arXiv 2306.15794). N and pads are no targets. The perplexity that is reported is
-per base: exp of the mean loss of A, C, G and T, `[SEP]` left out. Beside it stand Markov models of order 1 up to 8,
-fitted on the same training bases and measured on the same targets (`markov.py`): is it more than k-mers?
+per base: exp of the mean loss of A, C, G and T, `[SEP]` left out; in the training log alone it is exp of the training
+loss, `[SEP]` included. Beside it stand Markov models of order 1 up to 8, fitted on the same training bases and measured
+on the same targets (`markov.py`): is it more than k-mers?
 
 The folder then holds the model and its tokenizer, `metrics.json`, `markov.json`, `trainer_state.json` with the whole
 curve, and the last checkpoints.
@@ -41,7 +42,16 @@ from .errors import InputError
 from .genome import FIRST_BASE, SOFT_MASKED, SequenceFile, open_genomes, split_windows
 from .markov import ContextCounts, MarkovModels, count_contexts
 from .results import versions, write_json
-from .settings import METRICS_FILE, SETTINGS_FILE, SHAPE, check_output_folder, parse_settings, result_settings, setting
+from .settings import (
+    METRICS_FILE,
+    SETTINGS_FILE,
+    SHAPE,
+    check_output_folder,
+    one_writer,
+    parse_settings,
+    result_settings,
+    setting,
+)
 from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
 from .windows import SEP, WindowCollator, WindowDataset, WindowSampler
 
@@ -58,7 +68,8 @@ class PretrainArguments(RecipeArguments):
         default_factory=list, metadata={"help": "FASTA files (plain or bgzip), .txt (a sequence a line), csv, parquet."}
     )
     weights: list[float] = field(
-        default_factory=list, metadata={"help": "How often each file's windows come in an epoch (1); .5: every second."}
+        default_factory=list,
+        metadata={"help": "How often each file's windows come in an epoch (1); .5: about every 2nd."},
     )
     bed: list[str] = field(
         default_factory=list,
@@ -117,8 +128,10 @@ class PretrainArguments(RecipeArguments):
             raise InputError(f"soft_masked is {self.soft_masked!r}; use 'keep' or 'ignore'")
         if self.weights and (len(self.weights) != len(self.data) or not all(weight > 0 for weight in self.weights)):
             raise InputError(f"weights are {self.weights} for {len(self.data)} files; give a positive one for each")
-        if not 0 <= self.markov_order <= 12:
-            raise InputError(f"markov_order is {self.markov_order}; it must lie between 0 and 12")
+        if not 0 <= self.markov_order <= 10:
+            raise InputError(
+                f"markov_order is {self.markov_order}; it must lie between 0 and 10 (one more: four times the memory)"
+            )
         if self.eval_windows < 1:
             raise InputError(f"eval_windows is {self.eval_windows}; it must be at least 1")
         if self.length_warmup_steps < 0:
@@ -352,6 +365,7 @@ class PretrainResult:
     tokenizer: HyenaDNATokenizer
 
 
+@one_writer
 def pretrain(args: PretrainArguments) -> PretrainResult:
     """Pretrain, evaluate and save.
 
@@ -381,6 +395,7 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
         validation=args.validation,
         test=args.test,
         validation_fraction=args.validation_fraction,
+        ignore_soft_masked=args.soft_masked == "ignore",
     )
     datasets = {part: WindowDataset(genomes, windows, window) for part, windows in parts.items()}
     some = np.unique(np.linspace(0, len(parts["validation"]) - 1, args.eval_windows).round().astype(int))
@@ -398,7 +413,7 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
     warmup = args.length_warmup_steps
     sampler.stages += length_stages(window, round(warmup * steps if warmup < 1 else warmup), args.length_warmup_stages)
 
-    settings = {**result_settings(args), "data_blake2b": _fingerprint(genomes, parts), "rows_per_step": rows_per_step}
+    settings = {**result_settings(args), **_fingerprints(genomes, parts), "rows_per_step": rows_per_step}
     if is_main:
         check_output_folder(
             output,
@@ -476,14 +491,16 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
     return result
 
 
-def _fingerprint(genomes: list[SequenceFile], parts: dict[str, np.ndarray]) -> str:
-    """Return a digest of the files and of the windows in their parts."""
-    digest = hashlib.blake2b(digest_size=16)
-    for genome in genomes:
+def _fingerprints(genomes: list[SequenceFile], parts: dict[str, np.ndarray]) -> dict[str, str]:
+    """Return the digest of all data up to each file, then up to the windows of each part; the first to differ tells."""
+    digest, found = hashlib.blake2b(digest_size=16), {}
+    for i, genome in enumerate(genomes):
         digest.update(genome.content)
+        found[f"data_file_{i}_blake2b"] = digest.hexdigest()
     for part, windows in parts.items():
         digest.update(part.encode() + np.ascontiguousarray(windows).tobytes())
-    return digest.hexdigest()
+        found[f"{part}_windows_blake2b"] = digest.hexdigest()
+    return {**found, "data_blake2b": digest.hexdigest()}
 
 
 def _print_plan(genomes: list[SequenceFile], parts: dict[str, np.ndarray], sampler: WindowSampler, steps: int) -> None:

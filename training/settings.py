@@ -4,13 +4,19 @@ Settings come from flags or from one YAML file. A run writes those that decide i
 resumed run must not change them.
 """
 
+import fcntl  # POSIX: Linux and macOS
 import json
+import os
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import field, fields
+from functools import wraps
 from pathlib import Path
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.training_args import OptimizerNames
 
 from .errors import InputError
 from .trainer import RecipeArguments, last_complete_checkpoint
@@ -26,6 +32,11 @@ _RESULT_SETTINGS = (
     "lr_scheduler_type",
     "lr_scheduler_kwargs",
     "max_grad_norm",
+    "optim",
+    "optim_args",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
     "num_train_epochs",
     "max_steps",
     "per_device_train_batch_size",
@@ -47,7 +58,50 @@ def result_settings(args: RecipeArguments) -> dict:
     """Return the settings that decide the result: the recipe's own, and those of Trainer's that do."""
     own = {f.name for f in fields(args)} - {f.name for f in fields(RecipeArguments)}
     settings = {name: getattr(args, name) for name in (*sorted(own), *_RESULT_SETTINGS)}
-    return {**settings, "lr_scheduler_type": str(args.lr_scheduler_type)}
+    return {**settings, "lr_scheduler_type": str(args.lr_scheduler_type), "optim": OptimizerNames(args.optim).value}
+
+
+def one_writer(recipe: Callable) -> Callable:
+    """Decorate `recipe(args, ...)`: while it runs, no other process runs one in the same `args.output_dir`.
+
+    The main process locks a hidden file there. The lock ends with the process, however that ends, and is of a kind that
+    its workers do not inherit, which may outlive it for a moment. Where a folder can only be read, or its file system
+    has no locks, nothing is locked.
+
+    Raises:
+        InputError: Another process is writing into the folder.
+    """
+
+    @wraps(recipe)
+    def alone(args: RecipeArguments, *rest, **named):
+        output = Path(args.output_dir)
+        lock, made = output / ".lock", [path for path in (output, *output.parents) if not path.exists()]
+        with ExitStack() as at_end:
+            if args.process_index == 0:
+                for path in reversed(made):  # a recipe that was refused leaves nothing
+                    at_end.callback(_remove_if_empty, path)
+                try:
+                    output.mkdir(parents=True, exist_ok=True)
+                    file = at_end.enter_context(open(lock, "a"))
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if not (lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
+                        raise BlockingIOError  # another one ended just now, and removed the file
+                    at_end.callback(lock.unlink, missing_ok=True)
+                except BlockingIOError:
+                    raise InputError(
+                        f"another process is writing into output_dir {str(output)!r}; wait for it, end it, or choose "
+                        "another folder"
+                    ) from None
+                except OSError:
+                    pass
+            return recipe(args, *rest, **named)
+
+    return alone
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def refuse_unused(args: RecipeArguments, names: tuple[str, ...], recipe: str) -> None:
@@ -86,7 +140,16 @@ def check_output_folder(output: Path, settings: dict, resume: bool, not_compared
             f"output_dir {str(output)!r} holds {state} run; choose another folder, or continue that run with --resume"
         )
     for name, value in json.loads(json.dumps(settings)).items():
-        if name not in not_compared and earlier.get(name) != value:
+        digest = name.endswith(("_blake2b", "_sha256"))
+        if name in not_compared or (name not in earlier and (digest or name in _RESULT_SETTINGS)):
+            continue  # an earlier version did not write it
+        if digest and earlier[name] != value:
+            what = name.rpartition("_")[0].replace("_", " ")
+            raise InputError(
+                f"output_dir {str(output)!r} holds another run: its {what} had other content than now; choose another "
+                f"folder, or resume with the same data"
+            )
+        if earlier.get(name) != value:
             raise InputError(
                 f"output_dir {str(output)!r} holds another run: its {name} is {earlier.get(name)!r}, now it is "
                 f"{value!r}; choose another folder, or resume with the same setting"

@@ -90,8 +90,8 @@ class WindowCollator:
 class WindowSampler(torch.utils.data.Sampler):
     """Yield (row, length, other strand) of an epoch: all of it a function of the seed, the epoch and the position.
 
-    Every window comes once an epoch; of a file with a weight of 2 twice, of one with a weight of 0.5 in every second
-    epoch. The epoch is filled with row -1 up to a whole number of optimizer steps: with rows that came again, as
+    Every window comes once an epoch; of a file with a weight of 2 twice, of one with a weight of 0.5 in about every
+    second epoch. The epoch is filled with row -1 up to a whole number of optimizer steps: with rows that came again, as
     `accelerate` would fill it, or with rows left out, not every base would be seen once.
 
     Args:
