@@ -109,10 +109,11 @@ def test_every_kind_of_allele_is_scored_as_by_hand(folder, model):
     assert (scores["distance"].astype(float) > 0).all()
 
     lines = gzip.decompress((folder / "out/variants.vcf.gz").read_bytes()).decode().splitlines()
-    assert sum(line.startswith("##INFO=<ID=HYENA_") for line in lines) == 2
+    assert sum(line.startswith("##INFO=<ID=HYENA_") for line in lines) == 3
     records = [line.split("\t") for line in lines if line[0] != "#"]
-    assert records[-2][7] == f"HYENA_LLR={scores['llr'][7]:.6g},{scores['llr'][8]:.6g}"
-    assert records[-1][7] == f"AF=0.5;HYENA_LLR={scores['llr'][9]:.6g}"
+    llr, distance = ([f"{value:.6g}" for value in scores[name].astype(float)] for name in ("llr", "distance"))
+    assert records[-2][7] == f"HYENA_LLR={llr[7]},{llr[8]};HYENA_DISTANCE={distance[7]},{distance[8]}"
+    assert records[-1][7] == f"AF=0.5;HYENA_LLR={llr[9]};HYENA_DISTANCE={distance[9]}"
     assert not (folder / "out/parts").exists()
 
 
@@ -137,8 +138,10 @@ def test_what_cannot_be_scored_says_why(folder, capsys):
     assert scores["llr"].notna().tolist() == [False] * len(cases) + [True, False]
     out = capsys.readouterr().out
     assert "1 of 13 alleles scored" in out and "skipped 2: symbolic_allele" in out and "REF_mismatch" in out
-    last = (folder / "out/variants.vcf").read_text().splitlines()[-1]
-    assert f"HYENA_LLR={scores['llr'][11]:.6g},.;HYENA_SKIP=.,symbolic_allele" in last
+    first, *_, last = [line for line in (folder / "out/variants.vcf").read_text().splitlines() if line[0] != "#"]
+    assert first.split("\t")[7] == f"HYENA_SKIP=REF_mismatch_fasta_has_{at(50)}"
+    llr, distance = (f"{float(scores[name][11]):.6g}" for name in ("llr", "distance"))
+    assert f"HYENA_LLR={llr},.;HYENA_DISTANCE={distance},.;HYENA_SKIP=.,symbolic_allele" in last
 
 
 @pytest.mark.parametrize(
@@ -203,7 +206,8 @@ def test_a_killed_run_goes_on(folder, monkeypatch, capsys):
     assert run(folder, content) == 0
     assert calls == [0, 2, 4, 4, 6, 8]  # only what was missing
     assert (folder / "out/variants.tsv").read_text() == expected
-    assert run(folder, content, "--batch_size", "4") == 0
+    assert run(folder, content, "--batch_size", "4") == 0 and len(calls) == 6
+    assert "nothing to do" in capsys.readouterr().out
     (folder / "other.fa").write_text((folder / "g.fa").read_text())
     assert run(folder, content, "--fasta", folder / "other.fa") == 1
     assert "other settings" in capsys.readouterr().err
@@ -241,8 +245,8 @@ def test_scores_of_an_earlier_run_are_replaced(folder):
     ]
     assert run(folder, header + "".join(lines)) == 0
     written, scores = (folder / "out/variants.vcf").read_text().splitlines(), table(folder)["llr"]
-    assert [line.count("ID=HYENA_LLR") for line in written[:-2]] == [0, 1, 0, 0]
-    infos = [line.split("\t")[7] for line in written[-2:]]
+    assert [line.count("ID=HYENA_LLR") for line in written[:-2]] == [0, 1, 0, 0, 0]
+    infos = [line.split("\t")[7].partition(";HYENA_DISTANCE=")[0] for line in written[-2:]]
     assert infos == [f"HYENA_LLR={scores[0]:.6g}", f"AF=0.5;DB;HYENA_LLR={scores[1]:.6g}"]
 
 

@@ -48,7 +48,11 @@ from .score import encode, load_language_model
 from .tabix import check_end, write_indexed
 
 _PART = 256  # lines of a VCF that are scored and written at a time
-ADDED = ("HYENA_LLR", "HYENA_SKIP")  # keys of INFO
+ADDED = {  # keys of INFO: column, type, description
+    "HYENA_LLR": ("llr", "Float", "Log-likelihood ratio of ALT against REF, HyenaDNA, mean of both strands"),
+    "HYENA_DISTANCE": ("distance", "Float", "1 - cosine of the mean embeddings with REF and with ALT, both strands"),
+    "HYENA_SKIP": ("skip", "String", "Why there is no HYENA_LLR"),
+}
 COLUMNS = ["line", "chrom", "pos", "id", "ref", "alt", "llr", "llr_forward", "llr_reverse", "distance", "skip"]
 
 
@@ -416,26 +420,25 @@ def read_part(path: Path) -> pd.DataFrame:
 
 def annotated(vcf: str, table: pd.DataFrame) -> Iterator[str]:
     """Yield the lines of a VCF with the scores in INFO."""
-    by_line = table.groupby("line")
-    llr = by_line["llr"].agg(lambda v: ",".join("." if math.isnan(x) else f"{x:.6g}" for x in v)).to_dict()
-    skip = by_line["skip"].agg(lambda v: ",".join(x or "." for x in v)).to_dict()
+
+    def text(x: str | float) -> str:
+        return (x or ".") if isinstance(x, str) else "." if math.isnan(x) else f"{x:.6g}"
+
+    values = {
+        key: table[of].map(text).groupby(table["line"]).agg(",".join).to_dict() for key, (of, *_) in ADDED.items()
+    }
     number = 0
     for line in read_lines(vcf):
         if line.startswith(tuple(f"##INFO=<ID={key}," for key in ADDED)):
             continue  # of an earlier run, as are the values below
         if line.startswith("#CHROM"):
-            yield (
-                '##INFO=<ID=HYENA_LLR,Number=A,Type=Float,Description="Log-likelihood ratio of ALT against REF, '
-                'HyenaDNA, mean of both strands">'
-            )
-            yield '##INFO=<ID=HYENA_SKIP,Number=A,Type=String,Description="Why there is no HYENA_LLR">'
+            for key, (_, kind, description) in ADDED.items():
+                yield f'##INFO=<ID={key},Number=A,Type={kind},Description="{description}">'
         elif not line.startswith("#"):
             fields = line.split("\t", 8)
-            added = f"HYENA_LLR={llr[number]}"
-            if set(skip[number]) - set(".,"):
-                added += f";HYENA_SKIP={skip[number]}"
-            kept = [item for item in fields[7].split(";") if item.partition("=")[0] not in (*ADDED, ".", "")]
-            fields[7] = ";".join([*kept, added])
+            items = [item for item in fields[7].split(";") if item.partition("=")[0] not in (*ADDED, ".", "")]
+            items += [f"{key}={of[number]}" for key, of in values.items() if set(of[number]) - set(".,")]
+            fields[7] = ";".join(items)
             line, number = "\t".join(fields), number + 1
         yield line
 
@@ -477,8 +480,13 @@ def finish(args: argparse.Namespace, output: Path, parts: int) -> None:
 def run_vcf(
     args: argparse.Namespace, model: HyenaDNAForCausalLM, genome: SequenceFile, output: Path, records: int
 ) -> None:
-    state = PartialState()
-    parts = -(-records // _PART)
+    state, parts = PartialState(), -(-records // _PART)
+    finished = (output / "variants.tsv").exists() and not (output / "parts").exists()
+    state.wait_for_everyone()
+    if finished:
+        if state.is_main_process:
+            print(f"{output} holds this run, and it is finished: nothing to do")
+        return
     (output / "parts").mkdir(exist_ok=True)
     missing = [part for part in range(parts) if not part_path(output, part).exists()]
     state.wait_for_everyone()  # before one of them writes what another has not looked for yet
