@@ -35,6 +35,7 @@ def data(tmp_path_factory):
 
 def make_args(checkpoint, data, output_dir, **changes) -> StudyArguments:
     settings = {**QUICK, "pooling": "last", "prompt_lengths": [2, 5], "lora_ranks": [2], "seeds": [0], **changes}
+    settings = {"label_letters": "CG", **settings}
     return StudyArguments(model=str(checkpoint), data=str(data), output_dir=str(output_dir), **settings)
 
 
@@ -57,6 +58,7 @@ def test_a_study_and_going_on_with_it(checkpoint, data, tmp_path, capsys):
         assert row["accuracy"] == metrics["metrics"]["test"]["accuracy"] and row["accuracy_sd"] == 0
         assert row["train_seconds"] == metrics["train_seconds"] and row["resumed"] is False
         assert metrics["settings"]["pooling"] == (None if "next" in folder else "last")
+        assert metrics["settings"].get("label_letters") == ("CG" if "next" in folder else None)
     table = (tmp_path / "study" / "adapter_study.md").read_text().strip()
     assert table == study_table(rows, 0.5) and f"| prompt + head | 5 | {5 * D + head:,} (" in table
     assert (tmp_path / "study" / "adapter_study.png").read_bytes().startswith(b"\x89PNG")
@@ -94,6 +96,7 @@ def test_seeds_are_averaged_and_the_built_in_data_is_the_default(checkpoint, tmp
     "changes, message",
     [
         ({"prompt_lengths": [0]}, r"prompt_lengths is \[0\]"),
+        ({"label_letters": "ACG"}, "'ACG' do not fit the 2 classes"),
         ({"lora_ranks": [4, -1]}, r"lora_ranks is \[4, -1\]"),
         ({"forms": ["prefix"]}, "forms is"),
         ({"seeds": []}, "seeds at least one"),
@@ -120,7 +123,7 @@ def test_what_would_stop_a_run_in_the_middle_is_said_before_the_first(checkpoint
     six = make_rows(36).remove_columns("label").add_column("label", [f"class {i % 6}" for i in range(36)])
     six.to_csv(tmp_path / "six.csv", index=False)
     with pytest.raises(InputError, match="6 classes"):
-        adapter_study(make_args(checkpoint, tmp_path / "six.csv", tmp_path / "study"))
+        adapter_study(make_args(checkpoint, tmp_path / "six.csv", tmp_path / "study", label_letters=None))
     assert not (tmp_path / "study").exists()
 
 

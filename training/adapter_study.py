@@ -52,6 +52,7 @@ class StudyArguments(FinetuneArguments):
     )
     lora_ranks: list[int] = field(default_factory=lambda: [1, 4, 16], metadata={"help": "Ranks of LoRA."})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; the table has their mean."})
+    label_letters: str | None = setting(None, "For next_token: a letter of ACGTN for each class, in sorted order.")
     prompt_learning_rate: float = setting(1e-2, "Highest learning rate of the prompts.")
     probe_learning_rate: float = setting(1e-2, "Highest learning rate of the linear probe.")
     lora_learning_rate: float = setting(2e-3, "Highest learning rate of LoRA.")
@@ -95,6 +96,7 @@ def planned_runs(args: StudyArguments) -> list[dict]:
                         "form": form,
                         "num_virtual_tokens": length,
                         "learning_rate": args.prompt_learning_rate,
+                        **({"label_letters": args.label_letters} if form == "next_token" else {}),
                     },
                 }
             )
@@ -138,7 +140,7 @@ def adapter_study(args: StudyArguments) -> list[dict]:
         raise InputError(f"the study compares accuracies of single labels, but the problem is {labelled.problem_type}")
     # what would stop a run only after others took their hours
     if "next_token" in args.forms and args.prompt_lengths:
-        letters_of_labels(labelled.label_names)
+        letters_of_labels(labelled.label_names, args.label_letters)
     model, _ = load_language_model(args)
     for run in planned_runs(args):
         if "tokens" in run:
