@@ -437,9 +437,11 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
 
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with monkeypatch.context() as patch:
         patch.setattr(HyenaDNATrainer, "training_step", press_ctrl_c)
         assert cli.main(["finetune", *flags]) == 130
+    signal.signal(signal.SIGINT, earlier)
     assert "--resume" in capsys.readouterr().out
     assert cli.main(["finetune", *flags, "--resume"]) == 0  # there was no checkpoint yet: it starts again
     assert (tmp_path / "run" / "metrics.json").exists()
