@@ -170,7 +170,8 @@ def main() -> None:
         lines += [*part(), ""]
     print("\n".join(lines))
     if args.out:
-        Path(args.out).with_suffix(".md").write_text("\n".join(lines))
+        title = "# A run of `hyenadna variants`, checked by `benchmarks/variants.py`"
+        Path(args.out).with_suffix(".md").write_text("\n".join([title, "", *lines]))
 
 
 if __name__ == "__main__":
