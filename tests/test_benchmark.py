@@ -11,12 +11,12 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import accuracy_score
 from sklearn.naive_bayes import MultinomialNB
 
+from hyenadna.errors import InputError
 from hyenadna.training import benchmark as module
 from hyenadna.training import cli
 from hyenadna.training.baselines import LOGISTIC, MAJORITY, NAIVE_BAYES, count_kmers, fit_baselines
 from hyenadna.training.benchmark import SETS, BenchmarkArguments, benchmark, load_task, planned_tasks
 from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
 from hyenadna.training.labelled_data import read_labelled_data
 from hyenadna.training.settings import parse_settings
 

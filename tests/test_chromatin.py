@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from transformers import EvalPrediction
 
+from hyenadna.errors import InputError
 from hyenadna.training import cli
 from hyenadna.training.chromatin import (
     ChromatinArguments,
@@ -18,7 +19,6 @@ from hyenadna.training.chromatin import (
     make_compute_metrics,
     read_chromatin,
 )
-from hyenadna.training.errors import InputError
 from hyenadna.training.settings import parse_settings
 
 from .test_benchmark import flags

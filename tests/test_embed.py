@@ -17,6 +17,7 @@ import torch
 from sklearn.metrics import f1_score
 
 import hyenadna
+from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
 from hyenadna.training import embed as module
@@ -35,7 +36,6 @@ from hyenadna.training.embed import (
     run,
 )
 from hyenadna.training.embedding_map import colours_of, map_to_plane, write_html
-from hyenadna.training.errors import InputError
 from hyenadna.training.genome import SequenceFile
 from hyenadna.training.report import write_report
 from hyenadna.training.settings import parse_settings

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hyenadna.errors import InputError
 from hyenadna.training.benchmark import BenchmarkArguments
 from hyenadna.training.chromatin import ChromatinArguments
 from hyenadna.training.embed import EmbedArguments
-from hyenadna.training.errors import InputError
 from hyenadna.training.settings import parse_settings
 from hyenadna.training.species import SpeciesArguments
 

@@ -18,10 +18,10 @@ from sklearn.metrics import accuracy_score, log_loss, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, pipeline
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
+from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
 from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
 from hyenadna.training.finetune import (
     FinetuneArguments,
     SequenceCollator,

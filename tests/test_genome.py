@@ -12,9 +12,9 @@ import pytest
 from Bio import bgzf
 from pyfaidx import Fasta
 
+from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
 from hyenadna.training.genome import (
     SOFT_MASKED,
     centre,

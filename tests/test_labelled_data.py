@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from hyenadna.errors import InputError
 from hyenadna.training import labelled_data
 from hyenadna.training.dna import reverse_complement, strand_free
-from hyenadna.training.errors import InputError
 from hyenadna.training.labelled_data import count_table, load_splice_junctions, read_fasta, read_labelled_data
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hyenadna.training.errors import InputError
+from hyenadna.errors import InputError
 from hyenadna.training.markov import STRENGTHS, ContextCounts, MarkovModels, count_contexts
 
 

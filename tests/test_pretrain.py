@@ -20,8 +20,8 @@ from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
+from hyenadna.errors import InputError
 from hyenadna.training import cli
-from hyenadna.training.errors import InputError
 from hyenadna.training.genome import split_windows
 from hyenadna.training.markov import MarkovModels, count_contexts
 from hyenadna.training.pretrain import PretrainArguments, PretrainTrainer, length_stages, pretrain

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hyenadna.errors import InputError
 from hyenadna.training import cli
 from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
 from hyenadna.training.genome import overlapping
 from hyenadna.training.settings import parse_settings
 from hyenadna.training.species import (

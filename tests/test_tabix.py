@@ -7,7 +7,7 @@ import struct
 import pytest
 from Bio.bgzf import BgzfReader
 
-from hyenadna.training.errors import InputError
+from hyenadna.errors import InputError
 from hyenadna.training.tabix import bin_of, check_end, write_indexed
 
 HEADER = ["##fileformat=VCFv4.2", "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"]

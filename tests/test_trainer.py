@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import DataCollatorForLanguageModeling, DataCollatorWithPadding, Trainer, TrainingArguments
 
 from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNATokenizer
-from hyenadna.training.errors import InputError
+from hyenadna.errors import InputError
 from hyenadna.training.finetune import FinetuneArguments
 from hyenadna.training.settings import SETTINGS_FILE, check_output_folder
 from hyenadna.training.trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint

@@ -14,9 +14,9 @@ import torch
 from Bio.bgzf import BgzfWriter
 
 from hyenadna import HyenaDNATokenizer
+from hyenadna.errors import InputError
 from hyenadna.training import cli, variants
 from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
 from hyenadna.training.genome import open_genomes
 
 from .conftest import random_model

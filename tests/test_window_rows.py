@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
 from hyenadna.training.finetune import SequenceCollator, StrandedRows, _TellEpoch
 from hyenadna.training.genome import PARTS, check_interval, last_bases, open_genomes, overlapping, read_bed
 from hyenadna.training.species import DrawnWindows, EpochRows, held_out_regions, open_species

@@ -19,7 +19,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from transformers import TrainingArguments
 
-from .errors import InputError
+from hyenadna.errors import InputError
+
 from .finetune import FinetuneArguments, finetune, read_data, settings_of
 from .labelled_data import SINGLE_LABEL, load_splice_junctions
 from .results import write_json, write_whole

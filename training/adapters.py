@@ -13,9 +13,9 @@ from peft import LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, TaskType
 from torch import nn
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNAPreTrainedModel
+from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 
-from .errors import InputError
 from .trainer import load_checkpoint
 
 _TASKS = {

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hyenadna.errors import InputError
+
 from .dna import reverse_complement
-from .errors import InputError
 from .genome import SequenceFile, check_interval
 
 # GENCODE, Ensembl (GTF and GFF3), RefSeq; a feature's own attribute comes before these

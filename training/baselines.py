@@ -16,7 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 from transformers import EvalPrediction
 
-from .errors import InputError
+from hyenadna.errors import InputError
+
 from .labelled_data import SINGLE_LABEL, LabelledData
 from .metrics import make_compute_metrics
 

@@ -25,9 +25,10 @@ from pathlib import Path
 import pandas as pd
 from datasets import Dataset, DatasetDict, load_dataset
 
+from hyenadna.errors import InputError
+
 from .baselines import fit_baselines
 from .dna import reverse_complement
-from .errors import InputError
 from .finetune import FinetuneArguments, classifier, finetune, read_data, settings_of
 from .genome import SequenceFile, check_interval, whole_numbers
 from .labelled_data import SINGLE_LABEL, LabelledData, load_splice_junctions, part_of_file, read_table

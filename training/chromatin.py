@@ -32,7 +32,8 @@ import pandas as pd
 from scipy.stats import rankdata
 from transformers import EvalPrediction
 
-from .errors import InputError
+from hyenadna.errors import InputError
+
 from .finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
 from .genome import SequenceFile, centre, check_interval, overlapping, read_bed, whole_numbers
 from .labelled_data import MULTI_LABEL, LabelledData, check_sequences, dna_keys, part_of_file

@@ -4,9 +4,7 @@ import importlib
 import sys
 from importlib.metadata import version
 
-from hyenadna.safe_pickle import CheckpointError
-
-from .errors import InputError
+from hyenadna.errors import HyenaDNAError
 
 COMMANDS = {
     "demo": "train on built-in splice junctions, test, save, reload: five minutes on two cores",
@@ -27,7 +25,7 @@ COMMANDS = {
     "push": "publish an exported folder on the Hub, in one commit",
 }
 _ELSEWHERE = {  # imported on demand: nothing in training needs them
-    "convert": "hyenadna.convert_hyenadna",
+    "convert": "hyenadna.hub_upload.convert",
     "export": "hyenadna.hub_upload.export",
     "push": "hyenadna.hub_upload.push",
 }
@@ -65,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         module.main(rest)
         leave_together()
-    except (InputError, CheckpointError) as error:
+    except HyenaDNAError as error:
         print(f"hyenadna {name}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

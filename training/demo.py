@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from hyenadna import example_checkpoint
+from hyenadna.errors import InputError
 
-from .errors import InputError
 from .finetune import FinetuneArguments, finetune
 from .labelled_data import load_splice_junctions
 

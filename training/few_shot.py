@@ -27,8 +27,8 @@ from matplotlib.figure import Figure
 from transformers import set_seed
 
 from hyenadna import HyenaDNAForCausalLM
+from hyenadna.errors import InputError
 
-from .errors import InputError
 from .finetune import FinetuneArguments, read_data, settings_of
 from .labelled_data import SINGLE_LABEL, LabelledData, count_table
 from .results import versions, write_json, write_whole

@@ -30,10 +30,10 @@ from torch import nn
 from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
+from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .dna import reverse_complement
-from .errors import InputError
 from .labelled_data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, LabelledData, count_table, read_labelled_data
 from .metrics import make_compute_metrics, predicted_labels, probabilities
 from .results import hardware, predictions_table, versions, write_confusion_matrix, write_json, write_whole

@@ -23,9 +23,8 @@ import numpy as np
 import pandas as pd
 from pyfaidx import Faidx, FastaIndexingError
 
+from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
-
-from .errors import InputError
 
 FASTA = (".fa", ".fasta", ".fna", ".fa.gz", ".fasta.gz", ".fna.gz", ".fa.bgz", ".fasta.bgz", ".fna.bgz")
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")

@@ -21,8 +21,9 @@ import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, train_test_split
 
+from hyenadna.errors import InputError
+
 from .dna import strand_free
-from .errors import InputError
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 

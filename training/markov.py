@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .errors import InputError
+from hyenadna.errors import InputError
 
 STRENGTHS = (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)  # what a_k is chosen from
 

@@ -36,9 +36,9 @@ from transformers import EvalPrediction, TrainerCallback, set_seed
 from transformers.trainer_utils import rotate_checkpoints
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 
-from .errors import InputError
 from .genome import FIRST_BASE, SOFT_MASKED, SequenceFile, open_genomes, split_windows
 from .markov import ContextCounts, MarkovModels, count_contexts
 from .results import versions, write_json

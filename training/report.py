@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .errors import InputError
+from hyenadna.errors import InputError
+
 from .results import write_whole
 from .settings import METRICS_FILE
 

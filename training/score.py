@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
+from hyenadna.errors import InputError
 
 from .dna import reverse_complement
-from .errors import InputError
 from .genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, TABLES, VOCABULARY, open_genomes
 from .labelled_data import read_parts
 from .results import write_whole

@@ -18,7 +18,8 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.training_args import OptimizerNames
 
-from .errors import InputError
+from hyenadna.errors import InputError
+
 from .trainer import RecipeArguments, last_complete_checkpoint
 
 # Of a model from scratch; a checkpoint has its own.

@@ -23,10 +23,10 @@ from datasets import Dataset, DatasetDict
 from transformers import EvalPrediction, set_seed
 
 from hyenadna import HyenaDNAForCausalLM
+from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .adapters import add_prompt
-from .errors import InputError
 from .finetune import FinetuneArguments, FinetuneResult, SequenceCollator, check_lengths, load_model, train_and_test
 from .labelled_data import SINGLE_LABEL, LabelledData
 from .metrics import make_compute_metrics

@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hyenadna.errors import InputError
+
 from .dna import reverse_complement
-from .errors import InputError
 from .finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
 from .genome import FASTA, PARTS, SequenceFile, last_bases, open_genomes, overlapping, subtract
 from .labelled_data import SINGLE_LABEL, LabelledData

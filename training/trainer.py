@@ -17,8 +17,7 @@ from transformers import AutoConfig, PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import logging
 
 from hyenadna import HyenaDNAConfig
-
-from .errors import InputError
+from hyenadna.errors import InputError
 
 logger = logging.get_logger(__name__)
 

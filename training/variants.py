@@ -39,9 +39,9 @@ from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.cache_hyenadna import branches
+from hyenadna.errors import InputError
 
 from .dna import reverse_complement
-from .errors import InputError
 from .genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, VOCABULARY, SequenceFile, open_genomes, read_regions
 from .results import write_json, write_whole
 from .score import encode, load_language_model
