@@ -18,11 +18,12 @@ from sklearn.metrics import f1_score
 
 import hyenadna
 from hyenadna.errors import InputError
+from hyenadna.genomics.genes import GeneSequences, read_genes
+from hyenadna.genomics.genome import SequenceFile
+from hyenadna.genomics.letters import reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
 from hyenadna.training import embed as module
-from hyenadna.training.annotation import GeneSequences, read_genes
-from hyenadna.training.dna import reverse_complement
 from hyenadna.training.embed import (
     EmbedArguments,
     average,
@@ -36,7 +37,6 @@ from hyenadna.training.embed import (
     run,
 )
 from hyenadna.training.embedding_map import colours_of, map_to_plane, write_html
-from hyenadna.training.genome import SequenceFile
 from hyenadna.training.report import write_report
 from hyenadna.training.settings import parse_settings
 

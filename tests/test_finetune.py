@@ -19,9 +19,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
 from hyenadna.errors import InputError
+from hyenadna.genomics.letters import reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
-from hyenadna.training.dna import reverse_complement
 from hyenadna.training.finetune import (
     FinetuneArguments,
     SequenceCollator,

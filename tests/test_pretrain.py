@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
 from hyenadna.errors import InputError
+from hyenadna.genomics.genome import split_windows
 from hyenadna.training import cli
-from hyenadna.training.genome import split_windows
 from hyenadna.training.markov import MarkovModels, count_contexts
 from hyenadna.training.pretrain import PretrainArguments, PretrainTrainer, length_stages, pretrain
 from hyenadna.training.settings import parse_settings

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from hyenadna.errors import InputError
+from hyenadna.genomics.genome import overlapping
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.window_rows import WindowRows, digest_of
 from hyenadna.training import cli
-from hyenadna.training.dna import reverse_complement
-from hyenadna.training.genome import overlapping
 from hyenadna.training.settings import parse_settings
 from hyenadna.training.species import (
     DrawnWindows,
@@ -23,7 +24,6 @@ from hyenadna.training.species import (
     open_species,
     species,
 )
-from hyenadna.training.window_rows import WindowRows, digest_of
 
 from .test_benchmark import flags
 from .test_finetune import QUICK
@@ -133,7 +133,7 @@ def test_windows_are_a_function_of_seed_epoch_and_number(genomes):
 
 def test_gaps_are_drawn_again(tmp_path):
     (tmp_path / "a.fa").write_text(f">a\n{'N' * 900}{'ACGT' * 25}\n")
-    from hyenadna.training.genome import open_genomes
+    from hyenadna.genomics.genome import open_genomes
 
     windows = DrawnWindows(open_genomes([tmp_path / "a.fa"]), [np.array([[0, 0, 0, 1000]])], 20, 0)
     gaps = sum(windows.draw(i, 0)[1].count("N") > 10 for i in range(100))

@@ -15,9 +15,9 @@ from Bio.bgzf import BgzfWriter
 
 from hyenadna import HyenaDNATokenizer
 from hyenadna.errors import InputError
+from hyenadna.genomics.genome import open_genomes
+from hyenadna.genomics.letters import reverse_complement
 from hyenadna.training import cli, variants
-from hyenadna.training.dna import reverse_complement
-from hyenadna.training.genome import open_genomes
 
 from .conftest import random_model
 

@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from transformers import TrainingArguments
 
 from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import SINGLE_LABEL, load_splice_junctions
 
 from .finetune import FinetuneArguments, finetune, read_data, settings_of
-from .labelled_data import SINGLE_LABEL, load_splice_junctions
 from .results import write_json, write_whole
 from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
 from .soft_prompt import (

@@ -17,8 +17,8 @@ from sklearn.preprocessing import MaxAbsScaler
 from transformers import EvalPrediction
 
 from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
 
-from .labelled_data import SINGLE_LABEL, LabelledData
 from .metrics import make_compute_metrics
 
 MAJORITY, NAIVE_BAYES, LOGISTIC = "most frequent class", "5-mer naive Bayes", "1..6-mer logistic regression"

@@ -26,12 +26,12 @@ import pandas as pd
 from datasets import Dataset, DatasetDict, load_dataset
 
 from hyenadna.errors import InputError
+from hyenadna.genomics.genome import SequenceFile, check_interval, whole_numbers
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions, part_of_file, read_table
+from hyenadna.genomics.letters import reverse_complement
 
 from .baselines import fit_baselines
-from .dna import reverse_complement
 from .finetune import FinetuneArguments, classifier, finetune, read_data, settings_of
-from .genome import SequenceFile, check_interval, whole_numbers
-from .labelled_data import SINGLE_LABEL, LabelledData, load_splice_junctions, part_of_file, read_table
 from .report import SETS, write_report
 from .results import hardware, versions, write_json
 from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting

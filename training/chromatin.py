@@ -33,13 +33,13 @@ from scipy.stats import rankdata
 from transformers import EvalPrediction
 
 from hyenadna.errors import InputError
+from hyenadna.genomics.genome import SequenceFile, centre, check_interval, overlapping, read_bed, whole_numbers
+from hyenadna.genomics.labelled import MULTI_LABEL, LabelledData, check_sequences, dna_keys, part_of_file
+from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
 
 from .finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
-from .genome import SequenceFile, centre, check_interval, overlapping, read_bed, whole_numbers
-from .labelled_data import MULTI_LABEL, LabelledData, check_sequences, dna_keys, part_of_file
 from .results import write_whole
 from .settings import parse_settings, setting
-from .window_rows import WindowRows, WindowSequences, digest_of
 
 _COORDINATES, _PUBLISHED = ("chromosome", "start", "end"), ("Chr_No", "Start", "End")
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")

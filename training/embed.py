@@ -42,12 +42,12 @@ from transformers import PreTrainedModel
 
 from hyenadna import HyenaDNAModel
 from hyenadna.errors import InputError
+from hyenadna.genomics.genes import GeneSequences, read_genes
+from hyenadna.genomics.genome import SOFT_MASKED, VOCABULARY, SequenceFile
+from hyenadna.genomics.labelled import check_sequences, dna_keys, has_labels, label_text, read_parts
 from hyenadna.inputs_hyenadna import pool
 
-from .annotation import GeneSequences, read_genes
 from .embedding_map import METHODS, check_map, draw_map, map_to_plane, write_html
-from .genome import SOFT_MASKED, VOCABULARY, SequenceFile
-from .labelled_data import check_sequences, dna_keys, has_labels, label_text, read_parts
 from .results import hardware, versions, write_confusion_matrix, write_json, write_whole
 from .score import encode, read_sequences
 from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting

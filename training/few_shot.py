@@ -28,9 +28,9 @@ from transformers import set_seed
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, count_table
 
 from .finetune import FinetuneArguments, read_data, settings_of
-from .labelled_data import SINGLE_LABEL, LabelledData, count_table
 from .results import versions, write_json, write_whole
 from .settings import (
     METRICS_FILE,

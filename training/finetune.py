@@ -31,10 +31,17 @@ from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel,
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
 from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    LabelledData,
+    count_table,
+    read_labelled_data,
+)
+from hyenadna.genomics.letters import reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
 
-from .dna import reverse_complement
-from .labelled_data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, LabelledData, count_table, read_labelled_data
 from .metrics import make_compute_metrics, predicted_labels, probabilities
 from .results import hardware, predictions_table, versions, write_confusion_matrix, write_json, write_whole
 from .settings import (

@@ -37,9 +37,10 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.errors import InputError
+from hyenadna.genomics.genome import FIRST_BASE, SOFT_MASKED, SequenceFile, open_genomes, split_windows
+from hyenadna.genomics.windows import SEP, WindowCollator, WindowDataset, WindowSampler
 from hyenadna.tokenization import HyenaDNATokenizer
 
-from .genome import FIRST_BASE, SOFT_MASKED, SequenceFile, open_genomes, split_windows
 from .markov import ContextCounts, MarkovModels, count_contexts
 from .results import versions, write_json
 from .settings import (
@@ -53,7 +54,6 @@ from .settings import (
     setting,
 )
 from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
-from .windows import SEP, WindowCollator, WindowDataset, WindowSampler
 
 MARKOV_FILE = "markov.json"
 _SHORTEST_STAGE = 64  # of the warm-up of the sequence length

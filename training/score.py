@@ -22,10 +22,10 @@ from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
+from hyenadna.genomics.genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, TABLES, VOCABULARY, open_genomes
+from hyenadna.genomics.labelled import read_parts
+from hyenadna.genomics.letters import reverse_complement
 
-from .dna import reverse_complement
-from .genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, TABLES, VOCABULARY, open_genomes
-from .labelled_data import read_parts
 from .results import write_whole
 from .trainer import load_checkpoint
 

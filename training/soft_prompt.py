@@ -24,11 +24,11 @@ from transformers import EvalPrediction, set_seed
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .adapters import add_prompt
 from .finetune import FinetuneArguments, FinetuneResult, SequenceCollator, check_lengths, load_model, train_and_test
-from .labelled_data import SINGLE_LABEL, LabelledData
 from .metrics import make_compute_metrics
 from .settings import parse_settings, refuse_unused, setting
 from .trainer import load_checkpoint

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 
 from hyenadna.errors import InputError
+from hyenadna.genomics.genome import FASTA, PARTS, SequenceFile, last_bases, open_genomes, overlapping, subtract
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
 
-from .dna import reverse_complement
 from .finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
-from .genome import FASTA, PARTS, SequenceFile, last_bases, open_genomes, overlapping, subtract
-from .labelled_data import SINGLE_LABEL, LabelledData
 from .settings import parse_settings, setting
-from .window_rows import WindowRows, WindowSequences, digest_of
 
 _MEAN_UP_TO = 32_768  # bases; the paper pools longer windows by their last position
 _TRIES = 20  # to find a window that is no gap

@@ -40,12 +40,21 @@ from transformers import DynamicCache
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.cache_hyenadna import branches
 from hyenadna.errors import InputError
+from hyenadna.genomics.genome import (
+    FIRST_BASE,
+    ID_OF_BYTE,
+    LAST_BASE,
+    SOFT_MASKED,
+    VOCABULARY,
+    SequenceFile,
+    open_genomes,
+    read_regions,
+)
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.tabix import check_end, write_indexed
 
-from .dna import reverse_complement
-from .genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, VOCABULARY, SequenceFile, open_genomes, read_regions
 from .results import write_json, write_whole
 from .score import encode, load_language_model
-from .tabix import check_end, write_indexed
 
 _PART = 256  # lines of a VCF that are scored and written at a time
 ADDED = {  # keys of INFO: column, type, description

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from hyenadna.errors import InputError
 
-from .dna import reverse_complement
 from .genome import SequenceFile, check_interval
+from .letters import reverse_complement
 
 # GENCODE, Ensembl (GTF and GFF3), RefSeq; a feature's own attribute comes before these
 BIOTYPES = ("biotype", "transcript_type", "transcript_biotype", "gene_type", "gene_biotype")

@@ -1,6 +1,6 @@
 """Genomes as training data: FASTA, text and tables -> windows, checked, in parts that share no base.
 
-    from hyenadna.training.genome import open_genomes, split_windows
+    from hyenadna.genomics.genome import open_genomes, split_windows
     genomes = open_genomes(["hg38.fa"])
     parts = split_windows(genomes, window=1024, validation=["chr20"], test=["chr21:0-20,000,000", "chr22"])
     parts["train"]                                               # (windows, 4): file, sequence, start, end
