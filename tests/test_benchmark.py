@@ -18,7 +18,7 @@ from hyenadna.training import benchmark as module
 from hyenadna.training import cli
 from hyenadna.training.baselines import LOGISTIC, MAJORITY, NAIVE_BAYES, count_kmers, fit_baselines
 from hyenadna.training.benchmark import SETS, BenchmarkArguments, benchmark, load_task, planned_tasks
-from hyenadna.training.settings import parse_settings
+from hyenadna.training.runs.settings import parse_settings
 
 from .test_finetune import QUICK, TINY, make_rows
 

@@ -19,7 +19,7 @@ from hyenadna.training.chromatin import (
     make_compute_metrics,
     read_chromatin,
 )
-from hyenadna.training.settings import parse_settings
+from hyenadna.training.runs.settings import parse_settings
 
 from .test_benchmark import flags
 from .test_finetune import QUICK

@@ -38,7 +38,7 @@ from hyenadna.training.embed import (
 )
 from hyenadna.training.embedding_map import colours_of, map_to_plane, write_html
 from hyenadna.training.report import write_report
-from hyenadna.training.settings import parse_settings
+from hyenadna.training.runs.settings import parse_settings
 
 from .conftest import random_model
 from .test_finetune import make_rows

@@ -14,7 +14,7 @@ from hyenadna.errors import InputError
 from hyenadna.training.benchmark import BenchmarkArguments
 from hyenadna.training.chromatin import ChromatinArguments
 from hyenadna.training.embed import EmbedArguments
-from hyenadna.training.settings import parse_settings
+from hyenadna.training.runs.settings import parse_settings
 from hyenadna.training.species import SpeciesArguments
 
 ROOT = Path(__file__).parent.parent

@@ -17,8 +17,8 @@ from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
 from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
-from hyenadna.training.adapters import add_lora, add_prompt, load_adapted
 from hyenadna.training.finetune import FinetuneArguments, StrandedRows, finetune
+from hyenadna.training.runs.adapters import add_lora, add_prompt, load_adapted
 from hyenadna.training.soft_prompt import (
     NextTokenCollator,
     SoftPromptArguments,

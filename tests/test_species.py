@@ -15,7 +15,7 @@ from hyenadna.genomics.genome import overlapping
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.window_rows import WindowRows, digest_of
 from hyenadna.training import cli
-from hyenadna.training.settings import parse_settings
+from hyenadna.training.runs.settings import parse_settings
 from hyenadna.training.species import (
     DrawnWindows,
     EpochRows,

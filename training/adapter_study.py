@@ -21,10 +21,10 @@ from transformers import TrainingArguments
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, load_splice_junctions
+from hyenadna.training.runs.results import write_json, write_whole
+from hyenadna.training.runs.settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
 
 from .finetune import FinetuneArguments, finetune, read_data, settings_of
-from .results import write_json, write_whole
-from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
 from .soft_prompt import (
     FORMS,
     NOT_FOR_LETTERS,

@@ -29,12 +29,12 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.genome import SequenceFile, check_interval, whole_numbers
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions, part_of_file, read_table
 from hyenadna.genomics.letters import reverse_complement
+from hyenadna.training.runs.results import hardware, versions, write_json
+from hyenadna.training.runs.settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
 
 from .baselines import fit_baselines
 from .finetune import FinetuneArguments, classifier, finetune, read_data, settings_of
 from .report import SETS, write_report
-from .results import hardware, versions, write_json
-from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
 
 SUITES = ("genomic-benchmarks", "nucleotide-transformer")
 SPLICE = "splice_junctions"

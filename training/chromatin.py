@@ -36,10 +36,10 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.genome import SequenceFile, centre, check_interval, overlapping, read_bed, whole_numbers
 from hyenadna.genomics.labelled import MULTI_LABEL, LabelledData, check_sequences, dna_keys, part_of_file
 from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
+from hyenadna.training.runs.results import write_whole
+from hyenadna.training.runs.settings import parse_settings, setting
 
 from .finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
-from .results import write_whole
-from .settings import parse_settings, setting
 
 _COORDINATES, _PUBLISHED = ("chromosome", "start", "end"), ("Chr_No", "Start", "End")
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")

@@ -29,10 +29,8 @@ from transformers import set_seed
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, count_table
-
-from .finetune import FinetuneArguments, read_data, settings_of
-from .results import versions, write_json, write_whole
-from .settings import (
+from hyenadna.training.runs.results import versions, write_json, write_whole
+from hyenadna.training.runs.settings import (
     METRICS_FILE,
     SETTINGS_FILE,
     check_output_folder,
@@ -41,8 +39,10 @@ from .settings import (
     refuse_unused,
     setting,
 )
+from hyenadna.training.runs.trainer import HyenaDNATrainer
+
+from .finetune import FinetuneArguments, read_data, settings_of
 from .soft_prompt import NOT_FOR_LETTERS, NextTokenCollator, letters_of_labels, load_language_model
-from .trainer import HyenaDNATrainer
 
 _NOT_USED = (*NOT_FOR_LETTERS, "lora_rank", "freeze_backbone", "truncation", "reverse_complement", "patience")
 _NOT_USED += ("test_time_averaging", "num_train_epochs", "max_steps")

@@ -40,10 +40,9 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.genome import FIRST_BASE, SOFT_MASKED, SequenceFile, open_genomes, split_windows
 from hyenadna.genomics.windows import SEP, WindowCollator, WindowDataset, WindowSampler
 from hyenadna.tokenization import HyenaDNATokenizer
-
-from .markov import ContextCounts, MarkovModels, count_contexts
-from .results import versions, write_json
-from .settings import (
+from hyenadna.training.runs.markov import ContextCounts, MarkovModels, count_contexts
+from hyenadna.training.runs.results import versions, write_json
+from hyenadna.training.runs.settings import (
     METRICS_FILE,
     SETTINGS_FILE,
     SHAPE,
@@ -53,7 +52,7 @@ from .settings import (
     result_settings,
     setting,
 )
-from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
+from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
 
 MARKOV_FILE = "markov.json"
 _SHORTEST_STAGE = 64  # of the warm-up of the sequence length

@@ -25,9 +25,8 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, TABLES, VOCABULARY, open_genomes
 from hyenadna.genomics.labelled import read_parts
 from hyenadna.genomics.letters import reverse_complement
-
-from .results import write_whole
-from .trainer import load_checkpoint
+from hyenadna.training.runs.results import write_whole
+from hyenadna.training.runs.trainer import load_checkpoint
 
 STRANDS = ("both", "forward", "reverse")
 

@@ -26,9 +26,9 @@ from hyenadna.genomics.genome import FASTA, PARTS, SequenceFile, last_bases, ope
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
+from hyenadna.training.runs.settings import parse_settings, setting
 
 from .finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
-from .settings import parse_settings, setting
 
 _MEAN_UP_TO = 32_768  # bases; the paper pools longer windows by their last position
 _TRIES = 20  # to find a window that is no gap

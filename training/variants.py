@@ -52,8 +52,8 @@ from hyenadna.genomics.genome import (
 )
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.tabix import check_end, write_indexed
+from hyenadna.training.runs.results import write_json, write_whole
 
-from .results import write_json, write_whole
 from .score import encode, load_language_model
 
 _PART = 256  # lines of a VCF that are scored and written at a time

@@ -1,6 +1,6 @@
 """Markov models of DNA, to see whether a network learned more than the frequencies of k-mers.
 
-    from hyenadna.training.markov import MarkovModels, count_contexts
+    from hyenadna.training.runs.markov import MarkovModels, count_contexts
     models = MarkovModels(count_contexts(windows_of_training, order=8))
     models.perplexity(count_contexts(windows_of_test, order=8))          # {1: 3.95, 2: 3.93, ...}
 
