@@ -14,10 +14,10 @@ from sklearn.naive_bayes import MultinomialNB
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import read_labelled_data
 from hyenadna.genomics.letters import reverse_complement
-from hyenadna.training import benchmark as module
 from hyenadna.training import cli
-from hyenadna.training.baselines import LOGISTIC, MAJORITY, NAIVE_BAYES, count_kmers, fit_baselines
-from hyenadna.training.benchmark import SETS, BenchmarkArguments, benchmark, load_task, planned_tasks
+from hyenadna.training.experiments import benchmark as module
+from hyenadna.training.experiments.baselines import LOGISTIC, MAJORITY, NAIVE_BAYES, count_kmers, fit_baselines
+from hyenadna.training.experiments.benchmark import SETS, BenchmarkArguments, benchmark, load_task, planned_tasks
 from hyenadna.training.runs.settings import parse_settings
 
 from .test_finetune import QUICK, TINY, make_rows

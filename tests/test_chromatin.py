@@ -11,7 +11,7 @@ from transformers import EvalPrediction
 
 from hyenadna.errors import InputError
 from hyenadna.training import cli
-from hyenadna.training.chromatin import (
+from hyenadna.training.experiments.chromatin import (
     ChromatinArguments,
     auroc_of_tracks,
     chromatin,

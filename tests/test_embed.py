@@ -37,7 +37,7 @@ from hyenadna.training.embed import (
     run,
 )
 from hyenadna.training.embedding_map import colours_of, map_to_plane, write_html
-from hyenadna.training.report import write_report
+from hyenadna.training.experiments.report import write_report
 from hyenadna.training.runs.settings import parse_settings
 
 from .conftest import random_model

@@ -13,7 +13,7 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import read_labelled_data
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
-from hyenadna.training.few_shot import ContextRows, FewShotArguments, draw_samples, few_shot, few_shot_table
+from hyenadna.training.experiments.few_shot import ContextRows, FewShotArguments, draw_samples, few_shot, few_shot_table
 from hyenadna.training.soft_prompt import NextTokenCollator
 
 from .conftest import random_model

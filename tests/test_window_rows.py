@@ -12,8 +12,8 @@ from hyenadna.genomics.genome import PARTS, check_interval, last_bases, open_gen
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
 from hyenadna.tokenization import HyenaDNATokenizer
+from hyenadna.training.experiments.species import DrawnWindows, EpochRows, held_out_regions, open_species
 from hyenadna.training.finetune import SequenceCollator, StrandedRows, _TellEpoch
-from hyenadna.training.species import DrawnWindows, EpochRows, held_out_regions, open_species
 
 from .test_species import make_args
 

@@ -24,7 +24,13 @@ COMMANDS = {
     "export": "make a folder that loads anywhere, with or without this package, and prove it",
     "push": "publish an exported folder on the Hub, in one commit",
 }
-_ELSEWHERE = {  # imported on demand: nothing in training needs them
+_ELSEWHERE = {  # the others are in `hyenadna.training`; all are imported on demand
+    "few-shot": "hyenadna.training.experiments.few_shot",
+    "adapter-study": "hyenadna.training.experiments.adapter_study",
+    "benchmark": "hyenadna.training.experiments.benchmark",
+    "chromatin": "hyenadna.training.experiments.chromatin",
+    "species": "hyenadna.training.experiments.species",
+    "report": "hyenadna.training.experiments.report",
     "convert": "hyenadna.hub_upload.convert",
     "export": "hyenadna.hub_upload.export",
     "push": "hyenadna.hub_upload.push",

@@ -173,7 +173,7 @@ def parse_settings(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0].endswith((".yaml", ".yml")):
-        shipped = Path(__file__).parents[1] / "recipes" / argv[0]  # the paper's settings, by their name
+        shipped = Path(__file__).parents[1] / "experiments" / "recipes" / argv[0]  # the paper's settings, by their name
         try:
             content = yaml.safe_load(
                 (shipped if not Path(argv[0]).exists() and shipped.exists() else Path(argv[0])).read_text()

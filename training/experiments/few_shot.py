@@ -29,6 +29,7 @@ from transformers import set_seed
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, count_table
+from hyenadna.training.finetune import FinetuneArguments, read_data, settings_of
 from hyenadna.training.runs.results import versions, write_json, write_whole
 from hyenadna.training.runs.settings import (
     METRICS_FILE,
@@ -40,9 +41,7 @@ from hyenadna.training.runs.settings import (
     setting,
 )
 from hyenadna.training.runs.trainer import HyenaDNATrainer
-
-from .finetune import FinetuneArguments, read_data, settings_of
-from .soft_prompt import NOT_FOR_LETTERS, NextTokenCollator, letters_of_labels, load_language_model
+from hyenadna.training.soft_prompt import NOT_FOR_LETTERS, NextTokenCollator, letters_of_labels, load_language_model
 
 _NOT_USED = (*NOT_FOR_LETTERS, "lora_rank", "freeze_backbone", "truncation", "reverse_complement", "patience")
 _NOT_USED += ("test_time_averaging", "num_train_epochs", "max_steps")
@@ -299,6 +298,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from .cli import main as command_line
+    from hyenadna.training.cli import main as command_line
 
     sys.exit(command_line(["few-shot", *sys.argv[1:]]))

@@ -21,11 +21,10 @@ from transformers import TrainingArguments
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, load_splice_junctions
+from hyenadna.training.finetune import FinetuneArguments, finetune, read_data, settings_of
 from hyenadna.training.runs.results import write_json, write_whole
 from hyenadna.training.runs.settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
-
-from .finetune import FinetuneArguments, finetune, read_data, settings_of
-from .soft_prompt import (
+from hyenadna.training.soft_prompt import (
     FORMS,
     NOT_FOR_LETTERS,
     SoftPromptArguments,
@@ -231,6 +230,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from .cli import main as command_line
+    from hyenadna.training.cli import main as command_line
 
     sys.exit(command_line(["adapter-study", *sys.argv[1:]]))
