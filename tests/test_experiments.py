@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hyenadna.analysis.embed import EmbedArguments
 from hyenadna.errors import InputError
-from hyenadna.training.embed import EmbedArguments
 from hyenadna.training.experiments.benchmark import BenchmarkArguments
 from hyenadna.training.experiments.chromatin import ChromatinArguments
 from hyenadna.training.experiments.species import SpeciesArguments

@@ -31,11 +31,19 @@ _ELSEWHERE = {  # the others are in `hyenadna.training`; all are imported on dem
     "chromatin": "hyenadna.training.experiments.chromatin",
     "species": "hyenadna.training.experiments.species",
     "report": "hyenadna.training.experiments.report",
+    "embed": "hyenadna.analysis.embed",
+    "score": "hyenadna.analysis.score",
+    "variants": "hyenadna.analysis.variants",
     "convert": "hyenadna.hub_upload.convert",
     "export": "hyenadna.hub_upload.export",
     "push": "hyenadna.hub_upload.push",
 }
 _OPTIONAL = {"accelerate", "datasets", "evaluate", "matplotlib", "pandas", "peft", "pyfaidx", "scipy", "sklearn"}
+
+
+def module_of(name: str) -> str:
+    """Return the module of a command."""
+    return _ELSEWHERE.get(name, f"hyenadna.training.{name.replace('-', '_')}")
 
 
 def usage() -> str:
@@ -60,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"hyenadna: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        module = importlib.import_module(_ELSEWHERE.get(name, f"hyenadna.training.{name.replace('-', '_')}"))
+        module = importlib.import_module(module_of(name))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _OPTIONAL:
             raise

@@ -3,7 +3,7 @@
     hyenadna embed --model pretrained --data promoters.csv --output_dir embeddings
     hyenadna embed --model pretrained --gtf genes.gtf.gz --fasta hg38.fa --classifier boosted_trees   # genes by biotype
     hyenadna embed biotypes.yaml --model pretrained --data transcripts.fa --picture tsne              # the paper's
-    accelerate launch -m hyenadna.training.embed --model pretrained --data promoters.csv              # several devices
+    accelerate launch -m hyenadna embed --model pretrained --data promoters.csv              # several devices
 
 An embedding is the mean, the last or the maximum of a layer's output over the positions of a sequence. What is longer
 than `--chunk` (by default what the model reads) is cut into chunks of that length, whose embeddings are averaged, each
@@ -12,7 +12,7 @@ with `--classifier` also its cross-validated F1 in `metrics.json` (rows of the s
 strand, are in one fold), and with `--picture` a map of two dimensions in `embeddings.png` and `embeddings.html`, one
 file that needs no network.
 
-    from hyenadna.training.embed import embed
+    from hyenadna.analysis.embed import embed
     embed(model, ["ACGTTG", "GGCA"], pooling="mean")          # (2, d_model), float32; the model stays as it was
 """
 
@@ -486,6 +486,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from .cli import main as command_line
+    from hyenadna.training.cli import main as command_line
 
     sys.exit(command_line(["embed", *sys.argv[1:]]))

@@ -1,6 +1,6 @@
 """Log-likelihoods of sequences: `hyenadna score --model FOLDER --data sequences.fa --output scores.tsv`.
 
-    from hyenadna.training.score import log_likelihoods
+    from hyenadna.analysis.score import log_likelihoods
     log_likelihoods(model, ["ACGTTG", "GGCA"])               # for each sequence the log-probability of each base
 
 A base's log-probability (natural logarithm) is that of the language model's softmax over its whole vocabulary, given

@@ -1,7 +1,7 @@
 """Variant effects: `hyenadna variants --model FOLDER --vcf v.vcf.gz --fasta genome.fa --output_dir out`.
 
     hyenadna variants --model FOLDER --fasta genome.fa --mutagenesis chr20:1,000,000-1,000,200 --output_dir out
-    accelerate launch --multi_gpu --num_processes 4 -m hyenadna.training.variants --model ...   # CPUs, too
+    accelerate launch --multi_gpu --num_processes 4 -m hyenadna variants --model ...   # CPUs, too
 
 The score of an alternative allele is the log-likelihood (natural logarithm) of a window of the genome with it minus
 that with the reference allele, averaged over both strands: below 0, the model finds it less likely. Only A, C, G and T
@@ -573,6 +573,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from .cli import main as command_line
+    from hyenadna.training.cli import main as command_line
 
     sys.exit(command_line(["variants", *sys.argv[1:]]))
