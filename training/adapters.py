@@ -1,0 +1,5 @@
+"""The documented import path of soft prompts and LoRA, which lie in `runs/adapters.py`."""
+
+from hyenadna.training.runs.adapters import add_lora, add_prompt, load_adapted
+
+__all__ = ["add_lora", "add_prompt", "load_adapted"]
