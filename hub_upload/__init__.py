@@ -1,1 +1,26 @@
-"""From a trained model to a repository that anyone can load: export, model card, push, verify."""
+"""Checkpoints in and out: convert what others published, export what was trained, write its card, push it."""
+
+import importlib
+
+# The modules `convert`, `export`, `model_card` and `push` each hold a function of the same name. Only functions whose
+# name no module has can be offered here as well.
+_HOME = {
+    "adapter_card": "model_card",
+    "files_to_push": "contents",
+    "load_checkpoint": "convert",
+    "verify": "export",
+}
+__all__ = ["adapter_card", "convert", "export", "files_to_push", "load_checkpoint", "model_card", "push", "verify"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a function or module when it is first asked for: to convert takes nothing that only a push needs."""
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

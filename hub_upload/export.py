@@ -15,22 +15,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from huggingface_hub import get_token
 from safetensors.torch import load_file
-from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
 import hyenadna
-from hyenadna import HyenaDNAConfig, modeling_hyenadna
+from hyenadna import HyenaDNAConfig, HyenaDNAPreTrainedModel
 from hyenadna.errors import CheckpointError
 from hyenadna.tokenization import HyenaDNATokenizer
 
-from .convert import new_folder, unusable
-from .model_card import adapter_card, adapter_usage, is_hub_id, model_card, usage
+from .access_tokens import hide_secrets
+from .contents import CODE, own_code
+from .folders import check_counts, leads_out, new_folder, read_json, readable, unusable, write_json
+from .layouts import own_fields
+from .model_card import adapter_card, is_hub_id, model_card
+from .usage import adapter_usage, usage
 
 HEADS = {
     "AutoModel": hyenadna.HyenaDNAModel,
@@ -39,7 +42,7 @@ HEADS = {
     "AutoModelForTokenClassification": hyenadna.HyenaDNAForTokenClassification,
 }
 _SHARD = "5GB"
-_UNUSABLE = (OSError, ValueError, TypeError, RuntimeError, StrictDataclassError, SafetensorError)
+_PNG = b"\x89PNG\r\n"
 
 # A user without this package: run by a new Python, with an empty module cache and no network.
 _ALONE = """
@@ -91,12 +94,14 @@ def _probe_texts(max_length: int) -> list[str]:
 
 
 @torch.inference_mode()
-def _outputs(model, batch) -> torch.Tensor:
+def _outputs(model: HyenaDNAPreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return model.eval()(**{name: tensor.to(model.device) for name, tensor in batch.items()})[0].float().cpu()
 
 
-def verify(folder: str | Path, model=None) -> str:
+def verify(folder: str | Path, model: HyenaDNAPreTrainedModel | None = None) -> str:
     """Prove that a folder loads without this package, and computes what this package computes.
+
+    This runs the Python of the folder, in a process that knows no access token.
 
     Args:
         folder: An exported folder.
@@ -108,74 +113,113 @@ def verify(folder: str | Path, model=None) -> str:
     Raises:
         CheckpointError: A head or the tokenizer does not load, or its outputs differ.
     """
-    folder = Path(folder)
-    expected, texts, verbosity = {}, [], logging.get_verbosity()
+    folder = Path(folder).absolute()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # that a head has no weights is no news
     try:
-        config = HyenaDNAConfig.from_pretrained(folder)
-        texts = _probe_texts(config.max_seq_len)
-        batch = HyenaDNATokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
-        for head, cls in HEADS.items():
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                expected[head] = _outputs(cls.from_pretrained(folder), batch)
-    except _UNUSABLE as error:
-        raise CheckpointError(f"{folder} does not load here: {error}") from error
+        with readable(f"{folder} does not load here"):
+            config = _load_config(folder)
+            texts = _probe_texts(config.max_seq_len)
+            batch = HyenaDNATokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+            expected = _outputs_of_heads(folder, batch)
     finally:
         logging.set_verbosity(verbosity)
-    own = next((head for head, cls in HEADS.items() if cls.__name__ == (config.architectures or [""])[0]), "AutoModel")
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "outputs.safetensors"
-        environment = {k: v for k, v in os.environ.items() if "TOKEN" not in k or k == "TOKENIZERS_PARALLELISM"}
-        environment |= {"HF_HOME": scratch, "HF_MODULES_CACHE": f"{scratch}/modules", "HF_HUB_OFFLINE": "1"}
-        snippet = usage(config, str(folder.absolute()))
-        message = json.dumps([str(folder.absolute()), texts, snippet, str(out), list(HEADS)])
-        child = subprocess.run(
-            [sys.executable, "-c", _ALONE], input=message, env=environment, cwd=scratch, capture_output=True, text=True
-        )
-        if child.returncode:
-            reason = child.stderr.strip()[-2000:]
-            raise CheckpointError(f"{folder} does not load where hyenadna is not installed:\n{reason}")
-        alone = load_file(out)
+    alone, printed = _run_alone(folder, config, texts)
+
     for name, tensor in batch.items():
         for trust in (False, True):
             if not torch.equal(alone[f"{name}.{trust}"], tensor):
                 raise CheckpointError(f"the tokenizer of {folder} gives other {name} where hyenadna is not installed")
-    pairs = [(head, expected[head], alone[head]) for head in HEADS]
+    for head in HEADS:
+        _check_close(folder, head, expected[head], alone[head])
     if model is not None:
-        pairs.append((own, _outputs(model, batch), alone[own]))
-    for head, ours, theirs in pairs:
-        close = ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5 * ours.abs().max())
-        if not close:
-            raise CheckpointError(
-                f"{head} of {folder} computes other outputs where hyenadna is not installed: shape "
-                f"{tuple(theirs.shape)} for {tuple(ours.shape)}"
-                + (f", difference {(ours - theirs).abs().max():g}" if ours.shape == theirs.shape else "")
-            )
-    return json.loads(child.stdout.splitlines()[-1])
+        architecture = (config.architectures or [""])[0]
+        head = next((head for head, cls in HEADS.items() if cls.__name__ == architecture), "AutoModel")
+        _check_close(folder, head, _outputs(model, batch), alone[head])
+    return printed
 
 
-def _load(source: str):
+def _load_config(source: str | Path) -> HyenaDNAConfig:
+    stored, _ = HyenaDNAConfig.get_config_dict(source)
+    check_counts(stored)
+    return HyenaDNAConfig.from_pretrained(source)
+
+
+def _outputs_of_heads(folder: Path, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What each head of a folder computes here."""
+    outputs = {}
+    for head, cls in HEADS.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # of a head that the folder has no weights for
+            outputs[head] = _outputs(cls.from_pretrained(folder), batch)
+    return outputs
+
+
+def _run_alone(folder: Path, config: HyenaDNAConfig, texts: list[str]) -> tuple[dict[str, torch.Tensor], str]:
+    """What the folder computes in a process that cannot import this package, and what the snippet prints there."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "outputs.safetensors"
+        message = json.dumps([str(folder), texts, usage(config, str(folder)), str(out), list(HEADS)])
+        child = subprocess.run(
+            [sys.executable, "-c", _ALONE],
+            input=message,
+            env=_environment_without_secrets(scratch),
+            cwd=scratch,
+            capture_output=True,
+            text=True,
+        )
+        if child.returncode:
+            reason = hide_secrets(child.stderr.strip()[-2000:])
+            raise CheckpointError(f"{folder} does not load where hyenadna is not installed:\n{reason}")
+        with readable(f"{folder} loads where hyenadna is not installed, but its outputs cannot be read"):
+            return load_file(out), json.loads(child.stdout.splitlines()[-1])
+
+
+def _environment_without_secrets(home: str) -> dict[str, str]:
+    """The environment of a process with no access token, no network, and nothing in its caches."""
+    token = get_token()
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "TOKENIZERS_PARALLELISM" or ("TOKEN" not in name and value != token)
+    }
+    environment["HF_HOME"] = home
+    environment["HF_MODULES_CACHE"] = f"{home}/modules"
+    environment["HF_HUB_OFFLINE"] = "1"
+    return environment
+
+
+def _check_close(folder: Path, head: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    if ours.shape != theirs.shape:
+        difference = f"shape {tuple(theirs.shape)} for {tuple(ours.shape)}"
+    elif torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5 * ours.abs().max()):
+        return
+    else:
+        difference = f"difference {(ours - theirs).abs().max():g}"
+    raise CheckpointError(f"{head} of {folder} computes other outputs where hyenadna is not installed: {difference}")
+
+
+# -------------------------------------------------------------------------------------------------- what is exported
+
+
+def _load(source: str) -> HyenaDNAPreTrainedModel:
     """The model of a folder or repository, of the class that its configuration names."""
-    try:
-        config = HyenaDNAConfig.from_pretrained(source)
+    with readable(
+        f"{source!r} is neither a folder with a model nor loads from the Hub (Lightning checkpoints and other "
+        "layouts: `hyenadna convert` first)"
+    ):
+        config = _load_config(source)
         names = {cls.__name__: cls for cls in HEADS.values()}
         cls = names.get((config.architectures or ["HyenaDNAModel"])[0])
         if config.model_type != "hyenadna" or cls is None:
             raise CheckpointError(f"{source} is a {config.model_type!r} model of class {config.architectures}")
         model, report = cls.from_pretrained(source, output_loading_info=True)
-    except CheckpointError:
-        raise
-    except _UNUSABLE as error:
-        raise CheckpointError(
-            f"{source!r} is neither a folder with a model nor loads from the Hub: {error}\n(Lightning checkpoints and "
-            "other layouts: `hyenadna convert` first)"
-        ) from error
-    if wrong := unusable(model.state_dict()):
-        raise CheckpointError(f"{source} holds what no model computes with: {'; '.join(wrong[:5])}")
-    wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
+    wrong = unusable(model.state_dict())
     if wrong:
-        raise CheckpointError(f"{source} has no weights, or of another shape, for {wrong[:5]}")
+        raise CheckpointError(f"{source} holds what no model computes with: {'; '.join(wrong[:5])}")
+    missing = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
+    if missing:
+        raise CheckpointError(f"{source} has no weights, or of another shape, for {missing[:5]}")
     return model.eval()
 
 
@@ -184,12 +228,13 @@ def _metrics(source: Path) -> dict:
     path = source / "metrics.json"
     if not path.is_file():
         return {}
-    try:
-        metrics = json.loads(path.read_text())
-        settings = metrics.get("settings") or {}
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    metrics["settings"] = {k: _without_folders(v, source, k == "model") for k, v in settings.items()}
+    metrics = read_json(path)
+    settings = metrics.get("settings") or {}
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path} cannot be read: `settings` is a {type(settings).__name__}, not an object")
+    metrics["settings"] = {
+        name: _without_folders(value, source, is_model=name == "model") for name, value in settings.items()
+    }
     return metrics
 
 
@@ -198,7 +243,7 @@ def _is_here(name: str, source: Path) -> bool:
     return any((folder / name).exists() for folder in (Path(), *source.absolute().parents))
 
 
-def _without_folders(value, source: Path, is_model: bool):
+def _without_folders(value: object, source: Path, is_model: bool) -> object:
     """A setting with file names in the place of paths. Names on the Hub, `me/promoters`, stay."""
     if isinstance(value, list):
         return [_without_folders(item, source, is_model) for item in value]
@@ -210,26 +255,97 @@ def _without_folders(value, source: Path, is_model: bool):
     return value
 
 
-def _write_model(model, source: str, folder: Path) -> None:
+def _write_model(model: HyenaDNAPreTrainedModel, source: str, folder: Path) -> None:
+    """Weights, configuration, code and tokenizer, for those who have this package and for those who do not."""
     model.save_pretrained(folder, max_shard_size=_SHARD)
-    code = Path(modeling_hyenadna.__file__)
-    for file in {str(code), *get_relative_import_files(code)}:  # what the Hub's own copier would take
-        shutil.copyfile(file, folder / Path(file).name)
+    for name, file in own_code().items():
+        shutil.copyfile(file, folder / name)
+
+    # What the source's configuration holds beside our fields may name code that is not in the folder.
+    config = read_json(folder / "config.json")
+    config = {name: value for name, value in config.items() if name in own_fields()}
     # Not by `register_for_auto_class`: it would list this one head, and change what later `save_pretrained` calls do.
-    auto_map = {"AutoConfig": f"configuration_hyenadna.{HyenaDNAConfig.__name__}"}
-    auto_map |= {head: f"{code.stem}.{cls.__name__}" for head, cls in HEADS.items()}
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"auto_map": auto_map}, indent=2, sort_keys=True) + "\n")
-    try:
-        tokenizer = HyenaDNATokenizer.from_pretrained(source)
-    except OSError:  # a checkpoint without tokenizer files; the vocabulary is always the published one
-        tokenizer = HyenaDNATokenizer()
+    config["auto_map"] = {"AutoConfig": f"configuration_hyenadna.{HyenaDNAConfig.__name__}"}
+    config["auto_map"] |= {head: f"{CODE.stem}.{cls.__name__}" for head, cls in HEADS.items()}
+    write_json(folder / "config.json", config, sort_keys=True)
+
+    tokenizer = _load_tokenizer(source)
     tokenizer.model_max_length = model.config.max_seq_len
     tokenizer.save_pretrained(folder)
-    stored = json.loads((folder / "tokenizer_config.json").read_text())
-    for name in ("is_local", "local_files_only"):  # how it was loaded here, which Transformers stores
-        stored.pop(name, None)
-    (folder / "tokenizer_config.json").write_text(json.dumps(stored, indent=2) + "\n")
+    # Likewise, and without `is_local` and `local_files_only`: Transformers stores how a tokenizer was loaded.
+    ours = own_tokenizer_fields()
+    stored = read_json(folder / "tokenizer_config.json")
+    stored = {name: value for name, value in stored.items() if name in ours}
+    write_json(folder / "tokenizer_config.json", stored)
+
+
+def _load_tokenizer(source: str) -> HyenaDNATokenizer:
+    try:
+        with readable(f"the tokenizer of {source!r} cannot be read"):
+            return HyenaDNATokenizer.from_pretrained(source)
+    except CheckpointError as error:
+        # A checkpoint without tokenizer files; the vocabulary is always the published one.
+        if isinstance(error.__cause__, OSError):
+            return HyenaDNATokenizer()
+        raise
+
+
+def own_tokenizer_fields() -> set[str]:
+    """The fields of a tokenizer_config.json that are taken over: those that we write, and some that a user may set."""
+    others = {"added_tokens_decoder", "model_input_names", "split_special_tokens", "truncation_side"}
+    with tempfile.TemporaryDirectory() as scratch:
+        HyenaDNATokenizer(model_max_length=1).save_pretrained(scratch)
+        return others | set(read_json(Path(scratch) / "tokenizer_config.json"))
+
+
+def _copy_pictures(source: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """Copy the pictures of a training run; return their names, and those of files that only look like pictures."""
+    if not source.is_dir():
+        return [], []
+    copied = []
+    left_out = []
+    for picture in sorted(source.glob("*.png")):
+        is_own_file = picture.is_file() and not leads_out(picture, source)
+        if is_own_file and picture.read_bytes().startswith(_PNG):
+            shutil.copyfile(picture, folder / picture.name)
+            copied.append(picture.name)
+        else:
+            left_out.append(picture.name)
+    return copied, left_out
+
+
+def _read_adapter(source: Path) -> tuple[dict, dict[str, torch.Tensor], HyenaDNAConfig | None]:
+    """The settings of a peft adapter, its tensors, and the configuration of the adapted model if it is there."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        path = source / name
+        if not path.is_file():
+            raise CheckpointError(f"{source} holds no {name}; save the adapter again with a newer peft")
+        if leads_out(path, source):
+            raise CheckpointError(f"{path} is a link to something outside of {source}; put a copy in its place")
+    with readable(f"the adapter in {source} cannot be read"):
+        config = read_json(source / "adapter_config.json")
+        tensors = load_file(source / "adapter_model.safetensors")
+        adapted = None
+        if (source / "config.json").is_file():
+            adapted = _load_config(source)
+    wrong = unusable(tensors)
+    if wrong:
+        raise CheckpointError(f"{source} holds what no model computes with: {'; '.join(wrong[:5])}")
+    return config, tensors, adapted
+
+
+def _head_of_adapter(tensors: dict[str, torch.Tensor], adapted: HyenaDNAConfig | None) -> dict:
+    """What the snippet of an adapter's card has to say of the head that comes with it."""
+    score = next((tensor for name, tensor in tensors.items() if name.endswith("score.weight")), None)
+    if score is None:
+        return {}
+    if adapted is None:
+        return {"num_labels": len(score)}
+    # As `hyenadna finetune --lora_rank` and `hyenadna soft-prompt` save it.
+    head = {"id2label": adapted.id2label, "label2id": adapted.label2id, "pooling": adapted.pooling}
+    if adapted.problem_type:
+        head["problem_type"] = adapted.problem_type
+    return head
 
 
 def _write_adapter(source: Path, folder: Path, base_model: str | None) -> tuple[dict, dict]:
@@ -238,43 +354,37 @@ def _write_adapter(source: Path, folder: Path, base_model: str | None) -> tuple[
     Returns:
         Its configuration, and what the snippet has to say of its head.
     """
-    try:
-        config = json.loads((source / "adapter_config.json").read_text())
-        tensors = load_file(source / "adapter_model.safetensors")
-        adapted = HyenaDNAConfig.from_pretrained(source) if (source / "config.json").is_file() else None
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{source} holds no adapter_model.safetensors; save the adapter again with a newer peft"
-        ) from error
-    except _UNUSABLE as error:
-        raise CheckpointError(f"the adapter in {source} cannot be read: {error}") from error
-    if wrong := unusable(tensors):
-        raise CheckpointError(f"{source} holds what no model computes with: {'; '.join(wrong[:5])}")
-    base = config.get("base_model_name_or_path") or ""
-    public = base_model or base
+    config, tensors, adapted = _read_adapter(source)
+    public = base_model or config.get("base_model_name_or_path") or ""
     if not is_hub_id(public) or _is_here(public, source):
         raise CheckpointError(
             f"the adapter names the base model {public!r}, which is on this machine only. Publish that first "
             "(`hyenadna export`, `hyenadna push`), and name it here: --base_model USER/NAME"
         )
-    score = next((tensor for name, tensor in tensors.items() if name.endswith("score.weight")), None)
-    head = {} if score is None else {"num_labels": len(score)}
-    if head and adapted is not None:  # as `hyenadna finetune --lora_rank` and `hyenadna soft-prompt` save it
-        head = {"id2label": adapted.id2label, "label2id": adapted.label2id, "pooling": adapted.pooling}
-        head |= {"problem_type": adapted.problem_type} if adapted.problem_type else {}
-    for path in (source / "adapter_config.json", source / "adapter_model.safetensors", *source.glob("tokenizer*.json")):
-        shutil.copyfile(path, folder / path.name)
-    # With the base model as it is called here; only then its public name is written.
+    head = _head_of_adapter(tensors, adapted)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(source / name, folder / name)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        path = source / name
+        if path.is_file() and not leads_out(path, source):
+            read_json(path)
+            shutil.copyfile(path, folder / name)
+    _prove_adapter(config, source, folder, head)
+    # It was proved with the base model as it is called here; now its public name is written.
+    config["base_model_name_or_path"] = public
+    write_json(folder / "adapter_config.json", config, sort_keys=True)
+    return config, head
+
+
+def _prove_adapter(config: dict, source: Path, folder: Path, head: dict) -> None:
     snippets = [adapter_usage(config, str(place.absolute()), head) for place in (source, folder)]
     child = subprocess.run([sys.executable, "-c", _ADAPTER, *snippets], capture_output=True, text=True, check=False)
     if child.returncode:
-        raise CheckpointError(f"the adapter does not load in a new process:\n{child.stderr.strip()[-2000:]}")
+        reason = hide_secrets(child.stderr.strip()[-2000:])
+        raise CheckpointError(f"the adapter does not load in a new process:\n{reason}")
     there, here = (line.split()[1] for line in child.stdout.splitlines() if line.startswith("output "))
     if there != here:
         raise CheckpointError(f"the adapter computes something else in the new folder: {here}, not {there}")
-    config["base_model_name_or_path"] = public
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return config, head
 
 
 def export(
@@ -308,24 +418,22 @@ def export(
     about = {"license": license, "data_name": data_name, "description": description}
     with new_folder(dest) as (folder, unfinished):
         metrics = _metrics(run)
-        pictures = sorted(run.glob("*.png")) if run.is_dir() else []
-        for picture in pictures:
-            shutil.copyfile(picture, unfinished / picture.name)
+        pictures, left_out = _copy_pictures(run, unfinished)
         if metrics:
-            (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        names = [picture.name for picture in pictures]
+            write_json(unfinished / "metrics.json", metrics)
         if (run / "adapter_config.json").is_file():
             config, head = _write_adapter(run, unfinished, base_model)
-            card = adapter_card(config, head, folder.name, metrics, names, **about)
+            card = adapter_card(config, head, folder.name, metrics, pictures, **about)
             proved = "an adapter: loads in a new process with the same outputs"
         else:
             model = _load(str(source))
             _write_model(model, str(source), unfinished)
             printed = verify(unfinished, model)
-            card = model_card(model, folder.name, metrics, names, printed, **about, base_model=base_model)
+            card = model_card(model, folder.name, metrics, pictures, printed, **about, base_model=base_model)
             proved = f"{len(HEADS)} heads and the tokenizer load without hyenadna, with the same outputs"
         card.save(unfinished / "README.md")
     lines = [f"  {path.stat().st_size / 1e6:10.3f} MB  {path.name}" for path in sorted(folder.iterdir())]
+    lines += [f"  left out       {name}: a link out of {source}, or no PNG picture" for name in left_out]
     return "\n".join([f"exported {folder}", *lines, f"proved: {proved}", f"next: hyenadna push {folder} USER/NAME"])
 
 

@@ -1,35 +1,45 @@
 """The model card of an exported folder: what the model is, what it learned from and how well, and how to use it."""
 
-import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hyenadna import HyenaDNAConfig, HyenaDNAPreTrainedModel
+from hyenadna import HyenaDNAPreTrainedModel
 from hyenadna.errors import CheckpointError
 
+from .usage import ADAPTED, adapter_usage, usage
+
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
+ADAPTER_TEMPLATE = Path(__file__).with_name("adapter_card_template.md")
 _TASKS = {
     "HyenaDNAModel": "feature-extraction",
     "HyenaDNAForCausalLM": "text-generation",
     "HyenaDNAForSequenceClassification": "text-classification",
     "HyenaDNAForTokenClassification": "token-classification",
 }
-# Head of an adapter, by its `task_type`: of a class of ours and of peft.
-_ADAPTED = {"CAUSAL_LM": "ForCausalLM", "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
 # Our name of a metric -> the Hub's, where they differ.
-_HUB_METRICS = {"mcc": "matthews_correlation", "auroc": "roc_auc", "f1_macro": "f1", "pearson": "pearsonr"}
-_HUB_METRICS |= {"spearman": "spearmanr", "auprc": "pr_auc"}
-_EXAMPLE = "ACGTTGCATTCAGGTAAGTACCTG"
-# Settings that say where and not how.
+_HUB_METRICS = {
+    "auprc": "pr_auc",
+    "auroc": "roc_auc",
+    "f1_macro": "f1",
+    "mcc": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}
+# Settings that say where, and not how.
 _NOT_SHOWN = {"data", "validation_data", "test_data", "output_dir", "data_sha256", "id_column"}
+_NOT_SHOWN_OF_ADAPTERS = {"auto_mapping", "base_model_name_or_path", "peft_version", "revision"}
 
 
-def is_hub_id(name: str) -> bool:
+def is_hub_id(name: object) -> bool:
     """Whether a name has the form `USER/NAME` of a repository on the Hub."""
+    if not isinstance(name, str):
+        return False
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -37,72 +47,60 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1
 
 
-def usage(config: HyenaDNAConfig, name: str) -> str:
-    """Python that loads the model called `name` without this package, and prints what it says about a sequence."""
-    architecture = (config.architectures or ["HyenaDNAModel"])[0]
-    auto = architecture.replace("HyenaDNAModel", "HyenaDNA").replace("HyenaDNA", "AutoModel", 1)
-    lines = [
-        "import torch",
-        f"from transformers import {auto}, AutoTokenizer",
-        "",
-        f"name = {json.dumps(name)}",
-        "tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)",
-        f"model = {auto}.from_pretrained(name, trust_remote_code=True).eval()",
-        f'batch = tokenizer("{_EXAMPLE[: config.max_seq_len - 1] or "A"}", return_tensors="pt")',
-        "with torch.inference_mode():",
-    ]
-    if architecture == "HyenaDNAForCausalLM":
-        lines += [
-            '    loss = model(**batch, labels=batch["input_ids"]).loss',
-            'print(f"{loss:.4f} nats per base")',
-        ]
-    elif architecture == "HyenaDNAForSequenceClassification":
-        function = {"regression": "", "multi_label_classification": ".sigmoid()"}.get(
-            config.problem_type, ".softmax(-1)"
-        )
-        lines += [
-            f"    scores = model(**batch).logits[0]{function}",
-            "print({model.config.id2label[i]: round(score, 4) for i, score in enumerate(scores.tolist())})",
-        ]
-    elif architecture == "HyenaDNAForTokenClassification":
-        lines += [
-            "    labels = model(**batch).logits[0].argmax(-1)",
-            "print([model.config.id2label[i] for i in labels.tolist()])",
-        ]
-    else:
-        lines += ["    per_base = model(**batch).last_hidden_state", "print(tuple(per_base.shape))"]
-    return "\n".join(lines) + "\n"
+# ---------------------------------------------------------------------------------------------------- text in Markdown
 
 
-def adapter_usage(config: dict, name: str, head: dict) -> str:
-    """Python that loads the adapter called `name`; `head` holds what its base model does not know of the head."""
-    task = config.get("task_type")
-    auto = f"AutoPeftModel{_ADAPTED.get(task, 'ForFeatureExtraction' if task else '')}"
-    if not task:  # peft imports the class that the adapter names, of libraries that it was told of
-        head = {"import_allowlist": ["hyenadna"], **head}
-    options = "".join(f", {key}={value!r}" for key, value in head.items())
-    lines = ["import hyenadna", f"from peft import {auto}", "", f"name = {json.dumps(name)}"]
-    return "\n".join([*lines, f"model = {auto}.from_pretrained(name{options}).eval()"]) + "\n"
+def plain(text: object) -> str:
+    """Text from elsewhere, one line long, as Markdown that shows it and does nothing else.
+
+    Example:
+        >>> plain("# <b>a|b</b>")
+        '\\\\# \\\\<b>a\\\\|b\\\\</b>'
+    """
+    line = " ".join(str(text).split())
+    line = re.sub(r"[\\`<|]", r"\\\g<0>", line)  # code, HTML, the next cell of a table
+    line = line.replace("](", "]\\(").replace("]:", "]\\:")  # links
+    line = re.sub(r"^[#>+*=~-]", r"\\\g<0>", line)  # a heading, a quotation, a list, a rule
+    return re.sub(r"^(\d+)([.)])", r"\1\\\2", line)  # a numbered list
+
+
+def _code(text: object) -> str:
+    """Text from elsewhere that is put between backticks."""
+    return " ".join(str(text).replace("`", "'").replace("|", "/").split())
+
+
+def _pictures(names: Iterable[str]) -> list[tuple[str, str]]:
+    """What is shown in the place of each picture, and its address."""
+    return [(plain(name), quote(name)) for name in names]
+
+
+# --------------------------------------------------------------------------------------------- what metrics.json says
+
+
+def _section(metrics: dict, name: str) -> dict:
+    """A part of metrics.json; empty if it is missing, or is something else."""
+    section = metrics.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _parts(metrics: dict) -> dict[str, dict[str, float]]:
     """The numbers of metrics.json: part of the data -> metric -> value."""
-    found = metrics.get("metrics") or {}
-    if any(isinstance(value, int | float) for value in found.values()):
-        found = {"evaluation": found}
+    parts = _section(metrics, "metrics")
+    if any(isinstance(value, int | float) for value in parts.values()):
+        parts = {"evaluation": parts}
     return {
         part: {name: value for name, value in values.items() if isinstance(value, int | float)}
-        for part, values in found.items()
+        for part, values in parts.items()
         if isinstance(values, dict)
     }
 
 
 def _eval_results(metrics: dict, task: str, data_name: str) -> list[EvalResult]:
-    slug = "-".join("".join(c if c.isalnum() else " " for c in data_name.lower()).split()) or "data"
+    words = "".join(c if c.isalnum() else " " for c in data_name.lower()).split()
     return [
         EvalResult(
             task_type=task,
-            dataset_type=slug,
+            dataset_type="-".join(words) or "data",
             dataset_name=data_name,
             dataset_split=part,
             metric_type=_HUB_METRICS.get(name, name),
@@ -115,47 +113,79 @@ def _eval_results(metrics: dict, task: str, data_name: str) -> list[EvalResult]:
 
 
 def _table(metrics: dict) -> str:
+    """The metrics as a table: a row for each, a column for each part of the data."""
     parts = _parts(metrics)
     names = list(dict.fromkeys(name for values in parts.values() for name in values))
     if not names:
         return ""
-    rows = [[name, *(f"{values[name]:.4f}" if name in values else "-" for values in parts.values())] for name in names]
-    head = ["metric", *parts]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+    rows = [["metric", *map(plain, parts)], ["---"] * (1 + len(parts))]
+    for name in names:
+        cells = [f"{values[name]:.4f}" if name in values else "-" for values in parts.values()]
+        rows.append([plain(name), *cells])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _settings(metrics: dict) -> dict:
     """The settings that say how a model was trained, without those that are off."""
-    settings = metrics.get("settings") or {}
-    off = (None, [], {}, "", -1)
-    return {name: v for name, v in settings.items() if name not in _NOT_SHOWN and v is not False and v not in off}
+    return {
+        name: value
+        for name, value in _section(metrics, "settings").items()
+        if name not in _NOT_SHOWN and value is not False and value not in (None, [], {}, "", -1)
+    }
 
 
-def _shown(value) -> str:
-    value = re.sub(r"^SchedulerType\.(\w+)$", lambda match: match[1].lower(), str(value))  # as Python prints an enum
-    return value.replace("|", "\\|").replace("\n", " ")
+def _rows_of_settings(settings: dict) -> list[tuple[str, str]]:
+    rows = []
+    for name, value in settings.items():
+        # As Python prints an enumeration.
+        text = re.sub(r"^SchedulerType\.(\w+)$", lambda match: match[1].lower(), str(value))
+        rows.append((_code(name), plain(text)))
+    return rows
 
 
 def _data(metrics: dict, data_name: str | None) -> tuple[str, str]:
     """The name of the data, and what the card says about it."""
-    settings = metrics.get("settings") or {}
+    settings = _section(metrics, "settings")
     data = settings.get("data") or "unnamed data"
-    name = data_name or (", ".join(map(str, data)) if isinstance(data, list) else data)
-    rows = metrics.get("rows") or {}
-    counts = ", ".join(f"{count:,} {part}" for part, count in rows.items() if isinstance(count, int))
-    text = (
-        "Not stated."
-        if name == "unnamed data" and not counts
-        else f"{name}{f': {counts} sequences' if counts else ''}."
-    )
+    name = data_name or (", ".join(map(str, data)) if isinstance(data, list) else str(data))
+    rows = _section(metrics, "rows")
+    counts = ", ".join(f"{count:,} {plain(part)}" for part, count in rows.items() if isinstance(count, int))
+    if name == "unnamed data" and not counts:
+        text = "Not stated."
+    elif counts:
+        text = f"{plain(name)}: {counts} sequences."
+    else:
+        text = f"{plain(name)}."
     if settings.get("data_sha256"):
-        text += f" SHA-256 of the sequences and labels: `{settings['data_sha256']}`."
+        text += f" SHA-256 of the sequences and labels: `{_code(settings['data_sha256'])}`."
     return name, text
 
 
-def _validated(card: ModelCard, results: list[EvalResult]) -> ModelCard:
-    """The card, after `huggingface_hub` has read back what it says."""
+def _procedure(metrics: dict, origin: object) -> str:
+    """How the training started, and how long it took."""
+    if origin:
+        start = f"Trained from `{_code(origin)}`"
+    elif _section(metrics, "settings"):
+        start = "Trained from random weights"
+    else:
+        start = "Not stated"
+    seconds = metrics.get("train_seconds")
+    if isinstance(seconds, int | float):
+        start += f", in {seconds:,.0f} s"
+    return f"{start}."
+
+
+# ------------------------------------------------------------------------------------------------------------ the cards
+
+
+def _from_template(card_data: ModelCardData, template: Path, results: list[EvalResult], **values) -> ModelCard:
+    """The card, after `huggingface_hub` has read back what it says.
+
+    Raises:
+        CheckpointError: It is not valid.
+    """
     try:
+        card = ModelCard.from_template(card_data, template_path=str(template), **values)
         read = ModelCard(str(card)).data.eval_results or []
     except ValueError as error:
         raise CheckpointError(f"the model card is not valid: {error}") from error
@@ -189,52 +219,53 @@ def model_card(
     Raises:
         CheckpointError: The card is not valid.
     """
-    config, architecture = model.config, type(model).__name__
-    settings, task = metrics.get("settings") or {}, _TASKS[architecture]
-    origin = base_model or settings.get("model")
+    config = model.config
+    architecture = type(model).__name__
+    task = _TASKS[architecture]
+    origin = base_model or _section(metrics, "settings").get("model")
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)
-    classifier = architecture.endswith("Classification")
-    labels = ", ".join(str(label) for label in config.id2label.values()) if classifier else ""
+
+    labels = ""
+    if architecture.endswith("Classification"):
+        labels = ", ".join(str(label) for label in config.id2label.values())
     what = {
         "feature-extraction": "one vector per base",
         "text-generation": "a language model of DNA, base by base",
         "text-classification": f"a classifier of DNA sequences ({labels})",
         "token-classification": f"a classifier of the bases of DNA sequences ({labels})",
     }[task]
-    start = f"Trained from `{origin}`" if origin else "Trained from random weights" if settings else "Not stated"
-    seconds = metrics.get("train_seconds")
-    start += f", in {seconds:,.0f} s." if isinstance(seconds, int | float) else "."
     card_data = ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag=task,
         tags=["hyenadna", "genomics", "dna", "biology", "custom_code"],
-        base_model=origin if origin and is_hub_id(origin) else None,
+        base_model=origin if is_hub_id(origin) else None,
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=model_id if results else None,
         eval_results=results or None,
     )
-    card = ModelCard.from_template(
+    versions = _section(metrics, "versions")
+    return _from_template(
         card_data,
-        template_path=str(TEMPLATE),
-        model_id=model_id,
-        description=description or f"HyenaDNA, {what}.",
+        TEMPLATE,
+        results,
+        title=plain(model_id),
+        description=plain(description or f"HyenaDNA, {what}."),
         architecture=architecture,
         config=config,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        labels=_shown(labels),
+        labels=plain(labels),
         snippet=usage(config, model_id),
         printed=printed.rstrip("\n"),
         data=data,
-        procedure=start,
-        settings=[(name, _shown(value)) for name, value in _settings(metrics).items()],
-        versions=", ".join(f"{k} {v}" for k, v in (metrics.get("versions") or {}).items()),
+        procedure=_procedure(metrics, origin),
+        settings=_rows_of_settings(_settings(metrics)),
+        versions=", ".join(f"{plain(package)} {plain(version)}" for package, version in versions.items()),
         table=_table(metrics),
-        pictures=pictures,
-        license=license,
+        pictures=_pictures(pictures),
+        license=plain(license),
     )
-    return _validated(card, results)
 
 
 def adapter_card(
@@ -258,13 +289,15 @@ def adapter_card(
     Raises:
         CheckpointError: The card is not valid.
     """
-    kind, base = config.get("peft_type", "adapter"), config["base_model_name_or_path"]
-    task = _TASKS[f"HyenaDNA{_ADAPTED.get(config.get('task_type'), 'Model')}"]
+    kind = config.get("peft_type", "adapter")
+    base = config["base_model_name_or_path"]
+    task = _TASKS[f"HyenaDNA{ADAPTED.get(config.get('task_type'), 'Model')}"]
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)
-    hidden = {"auto_mapping", "base_model_name_or_path", "peft_version", "revision"}
     settings = _settings(metrics) | {
-        k: v for k, v in config.items() if v not in (None, False, [], {}) and k not in hidden
+        key: value
+        for key, value in config.items()
+        if value not in (None, False, [], {}) and key not in _NOT_SHOWN_OF_ADAPTERS
     }
     card_data = ModelCardData(
         license=license,
@@ -275,20 +308,18 @@ def adapter_card(
         model_name=model_id if results else None,
         eval_results=results or None,
     )
-    sections = [
-        f"# {model_id}",
-        description or f"A {kind} adapter for the DNA language model `{base}` (HyenaDNA).",
-        "## Use",
-        f"```python\n{adapter_usage(config, model_id, head)}```",
-        "## Training data\n\n" + data,
-        "## Settings\n\n| Setting | Value |\n|---|---|\n"
-        + "\n".join(f"| `{key}` | {_shown(value)} |" for key, value in settings.items()),
-        "## Evaluation\n\n" + (_table(metrics) or "No evaluation came with this adapter."),
-        *(f"![{picture}]({picture})" for picture in pictures),
-        "## Intended use and limits\n\nAs those of its base model; for research, and not for diagnosis or treatment.",
-        f"## Licence\n\n{license} (the adapter). The base model has its own.",
-        "## Citation\n\nNguyen et al., HyenaDNA: Long-Range Genomic Sequence Modeling at Single Nucleotide Resolution, "
-        "NeurIPS 2023, https://arxiv.org/abs/2306.15794",
-    ]
-    card = ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
-    return _validated(card, results)
+    return _from_template(
+        card_data,
+        ADAPTER_TEMPLATE,
+        results,
+        title=plain(model_id),
+        description=plain(description)
+        if description
+        else f"A {plain(kind)} adapter for the DNA language model `{_code(base)}` (HyenaDNA).",
+        snippet=adapter_usage(config, model_id, head),
+        data=data,
+        settings=_rows_of_settings(settings),
+        table=_table(metrics),
+        pictures=_pictures(pictures),
+        license=plain(license),
+    )

@@ -2,6 +2,13 @@
 
 This reader rebuilds tensors and plain containers with code of its own. Every other class in the file becomes an inert
 placeholder: nothing is imported and nothing is called, so a Lightning checkpoint opens without its training package.
+
+Why not `torch.load(weights_only=True)` with placeholders as safe globals? Its reader fills plain `dict`, `OrderedDict`
+and `Counter` objects only, and knows protocol 2 only. It refuses each published Lightning checkpoint, whose
+hyperparameters are a dict of another class, every non-empty `defaultdict`, and every file of protocol 4 or 5.
+
+The reader is Python's slow one, `pickle._Unpickler`, because each of its steps can be checked before it is taken. No
+file may cost more work or memory than in proportion to its size; one that would is refused.
 """
 
 import builtins
@@ -9,16 +16,19 @@ import io
 import math
 import pickle
 import pickletools
-import reprlib
 import sys
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hyenadna.errors import CheckpointError
+
+from .folders import SHORT
 
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -36,14 +46,12 @@ _STORAGES = {
     "UntypedStorage": torch.uint8,  # of types without a class of their own; the tensor says which
 }
 _PATHS = {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"}
-# Of the standard library a training run stores these. Any other name of it in a pickle is there to be called.
+# What training runs store of the standard library. Any other name of it in a pickle is there to be called.
 _HARMLESS = {
     "_codecs": {"encode"},
     "argparse": {"Namespace"},
-    "builtins": {
-        "Ellipsis",
-        *(name for name, value in vars(builtins).items() if isinstance(value, type)),
-    },  # no function
+    # All classes of `builtins`, and no function.
+    "builtins": {"Ellipsis", *(name for name, value in vars(builtins).items() if isinstance(value, type))},
     "collections": {"Counter", "OrderedDict", "defaultdict", "deque"},
     "copyreg": {"_reconstructor"},
     "datetime": {"date", "datetime", "timedelta", "timezone"},
@@ -57,6 +65,11 @@ _HARMLESS = {
     "typing": {"Any", "Dict", "List", "Optional", "Tuple", "Union"},
     "uuid": {"UUID"},
 }
+_MOST_CLASSES = 10_000  # a class takes 1,000 times the memory of its name
+_LARGEST_NUMBER = 4096  # bits
+_LARGEST_KEY = 100  # items of a tuple, with those of the tuples in it: hashing it visits each
+_MOST_TUPLE_KEYS = 10_000  # tuples can be made to collide, and are then compared with each other
+_DEEPEST_TUPLE = 100  # hashing recurses in C, without Python's limit
 
 
 class Placeholder:
@@ -83,10 +96,11 @@ class Placeholder:
 
 
 class _Stored:
-    """A storage or a tensor while the pickle is read: it can call nothing of this, where a real tensor has methods."""
+    """A storage or a tensor while the pickle is read. A real tensor has methods, and the pickle could call them."""
 
     def __init__(self, tensor: torch.Tensor, *where):
-        self.tensor, self.where = tensor, where
+        self.tensor = tensor
+        self.where = where  # offset, size and stride of a tensor; nothing for a storage
 
     def __setstate__(self, state):
         pass
@@ -95,20 +109,21 @@ class _Stored:
         offset, size, stride = self.where
         if math.prod(size) > self.tensor.numel():
             raise CheckpointError(f"a tensor of shape {tuple(size)} in a storage of {self.tensor.numel()} numbers")
-        return self.tensor.as_strided(tuple(size), tuple(stride), offset)  # raises where it leaves the storage
+        return self.tensor.as_strided(size, stride, offset)  # raises where it leaves the storage
 
 
-def _with_tensors(x, seen: dict):
+def _with_tensors(x: Any, seen: dict[int, tuple]) -> Any:
     """The plain containers in `x` with real tensors in the place of `_Stored`; `seen` holds what is done, by id."""
     if id(x) in seen:
         return seen[id(x)][1]
+    result = x
     if isinstance(x, _Stored):
         result = x.made()
     elif isinstance(x, tuple):
         result = tuple(_with_tensors(item, seen) for item in x)
-    else:
-        result = x
-    seen[id(x)] = x, result  # with `x`, whose id could be given to another object if it went
+    seen[id(x)] = x, result  # with `x`: if it were freed, another object could get its id
+
+    # Marked as seen before its items are visited, because a list may contain itself.
     if isinstance(x, dict):
         for key, value in list(x.items()):
             new = _with_tensors(value, seen)
@@ -119,25 +134,52 @@ def _with_tensors(x, seen: dict):
     return result
 
 
-class _Reader(pickle.Unpickler):
+def _whole_numbers(what: str, values: Any) -> tuple[int, ...]:
+    """The offset, the size or the stride of a tensor, which a hostile file may give as anything."""
+    if type(values) is not tuple or len(values) > 64:
+        raise CheckpointError(f"{what} of a tensor is {SHORT.repr(values)}, but a few numbers are expected")
+    for value in values:
+        if type(value) is not int or not 0 <= value < 2**63:
+            raise CheckpointError(f"{what} of a tensor holds {SHORT.repr(value)}, which is no count")
+    return values
+
+
+class _Reader(pickle._Unpickler):
+    dispatch = dict(pickle._Unpickler.dispatch)  # opcode -> the method that carries it out
+
     def __init__(self, archive: zipfile.ZipFile, root: str):
         program = archive.read(f"{root}data.pkl")
-        for opcode, argument, _ in pickletools.genops(program):  # which reads and runs nothing
-            if opcode.name.endswith("PUT") and argument > len(program):
-                raise CheckpointError(
-                    f"it would reserve memory for {argument} objects, and is {len(program)} bytes long"
-                )
+        _check_program(program)
         super().__init__(io.BytesIO(program))
-        self.archive, self.root, self.storages = archive, root, {}
+        self.archive = archive
+        self.root = root
+        self.storages: dict[str, _Stored] = {}
+        self.classes: dict[tuple[str, str], type] = {}
+        self.tuples: dict[int, tuple[tuple, int, int]] = {}  # id -> the tuple, its items in all, its depth
+        self.tuple_keys = 0
+        self.left = 1000 + 2 * len(program)  # items that may still be copied
+        self.known = self._functions()
 
-        # Made anew for each file: a pickle can set attributes of what it finds, and must not reach what others use.
+    def _functions(self) -> dict[tuple[str, str], Callable]:
+        """The functions that a pickle may call. Made anew for each file: it can set their attributes."""
+
+        def make_ordered_dict(items=()):  # with items only in pickles of Python 2
+            pairs = [(key, value) for key, value in self._copied(items)]
+            self._check_keys(key for key, _ in pairs)
+            return OrderedDict(pairs)
+
         def rebuild_tensor(storage, offset, size, stride, *others):
             if not isinstance(storage, _Stored) or storage.where:
                 raise CheckpointError(f"a tensor without a storage ({type(storage).__name__})")
+            (offset,) = _whole_numbers("the offset", (offset,))
+            size = _whole_numbers("the size", size)
+            stride = _whole_numbers("the stride", stride)
             return _Stored(storage.tensor, offset, size, stride)
 
         def rebuild_tensor_of_type(storage, offset, size, stride, requires_grad, hooks, dtype, *others):
             stored = rebuild_tensor(storage, offset, size, stride)
+            if not isinstance(dtype, torch.dtype):
+                raise CheckpointError(f"a tensor of the type {SHORT.repr(dtype)}")
             stored.tensor = stored.tensor.view(dtype)
             return stored
 
@@ -145,13 +187,17 @@ class _Reader(pickle.Unpickler):
             return data
 
         def encode(text, encoding="latin1"):  # protocol 2 has no bytes, and writes them as this call
-            return str(text).encode("latin1")
+            if type(text) is not str:
+                raise CheckpointError(f"bytes made of {SHORT.repr(text)}, but text is expected")
+            return self._copied(text).encode("latin1")
 
         def make_set(items=()):
+            items = list(self._copied(items))
+            self._check_keys(items)
             return set(items)
 
-        self.known = {
-            ("collections", "OrderedDict"): type("OrderedDict", (OrderedDict,), {}),
+        return {
+            ("collections", "OrderedDict"): make_ordered_dict,
             ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
             ("torch._utils", "_rebuild_tensor_v3"): rebuild_tensor_of_type,
             ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
@@ -160,51 +206,148 @@ class _Reader(pickle.Unpickler):
             ("builtins", "set"): make_set,
         }
 
-    def find_class(self, module: str, name: str):
+    # ---- what the pickle asks for
+
+    def find_class(self, module: str, name: str) -> Any:
         # A pickle of protocol 2, which torch.save writes, calls things by the names that they had in Python 2.
-        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        if (module, name) in NAME_MAPPING:
+            module, name = NAME_MAPPING[module, name]
+        else:
+            module = IMPORT_MAPPING.get(module, module)
         if (module, name) in self.known:
             return self.known[module, name]
         if module in ("torch", "torch.storage") and name in _STORAGES:
             return _STORAGES[name]
         if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
             return vars(torch)[name]
+
         harmless = _HARMLESS.get(module) or _HARMLESS.get(module.lstrip("_"), ())  # `_operator`: the part in C
         if module.partition(".")[0] in sys.stdlib_module_names and name not in harmless:
             raise CheckpointError(
                 f"it asks for `{module}.{name}`, which no weights need: the file was built to run code when it is "
                 "loaded. Nothing was run. Do not load it with anything else, and tell whoever published it"
             )
-        return type("Placeholder", (Placeholder,), {"name": f"{module}.{name}"})
+        if (module, name) not in self.classes:
+            if len(self.classes) == _MOST_CLASSES:
+                raise CheckpointError(f"it names more than {_MOST_CLASSES} classes")
+            self.classes[module, name] = type("Placeholder", (Placeholder,), {"name": f"{module}.{name}"})
+        return self.classes[module, name]
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> _Stored:
         kind, dtype, key, _, numel = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise CheckpointError(f"a storage of an unknown kind ({reprlib.repr(kind)}, {reprlib.repr(dtype)})")
+            raise CheckpointError(f"a storage of an unknown kind ({SHORT.repr(kind)}, {SHORT.repr(dtype)})")
+        if type(key) is not str or type(numel) is not int:
+            raise CheckpointError(f"a storage named {SHORT.repr(key)}, of {SHORT.repr(numel)} numbers")
         if key not in self.storages:
             data = bytearray(self.archive.read(f"{self.root}data/{key}"))
             if len(data) != numel * dtype.itemsize:
                 raise CheckpointError(f"storage {key} is {len(data)} bytes long, but {numel * dtype.itemsize} are due")
-            self.storages[key] = _Stored(torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype))
+            tensor = torch.empty(0, dtype=dtype)
+            if data:
+                tensor = torch.frombuffer(data, dtype=dtype)
+            self.storages[key] = _Stored(tensor)
         return self.storages[key]
 
+    # ---- the steps whose cost the length of the file does not bound
 
-def load(path: Path):
+    def _copied(self, items: Any) -> Any:
+        """`items`, which are about to be copied. A pickle can ask for copies of one object again and again."""
+        self.left -= len(items)
+        if self.left < 0:
+            raise CheckpointError("it makes more copies of its content than an honest file does")
+        return items
+
+    def _remember_tuple(self) -> None:
+        """Note how large the tuple on top of the stack is, counting what it holds as often as it holds it."""
+        made = self.stack[-1]
+        items = len(made)
+        depth = 1
+        for item in made:
+            if isinstance(item, tuple) and id(item) in self.tuples:
+                items += self.tuples[id(item)][1]
+                depth = max(depth, 1 + self.tuples[id(item)][2])
+        if depth > _DEEPEST_TUPLE:
+            raise CheckpointError(f"it holds tuples in tuples, more than {_DEEPEST_TUPLE} deep")
+        self.tuples[id(made)] = made, items, depth
+
+    def _check_keys(self, keys: Iterable) -> None:
+        """Refuse keys of dictionaries and items of sets that take long to hash or to compare."""
+        for key in keys:
+            if type(key) is int and key.bit_length() > 64:
+                raise CheckpointError("a number of more than 64 bits is a key")
+            if not isinstance(key, tuple) or not key:
+                continue
+            self.tuple_keys += 1
+            if self.tuples[id(key)][1] > _LARGEST_KEY or self.tuple_keys > _MOST_TUPLE_KEYS:
+                raise CheckpointError(f"a tuple of more than {_LARGEST_KEY} items is a key, or too many tuples are")
+
+    def _check_call(self) -> None:
+        """The two topmost objects are a function and its arguments, or an object and its state."""
+        for operand in self.stack[-2:]:
+            if isinstance(operand, tuple | list | dict):
+                self._copied(operand)
+
+
+def _watch(opcodes: Iterable[bytes], before: Callable | None = None, after: Callable | None = None) -> None:
+    """Have `_Reader` check its stack before or after it carries out these opcodes."""
+    for opcode in opcodes:
+        carry_out = pickle._Unpickler.dispatch[opcode[0]]
+
+        def step(reader, carry_out=carry_out):
+            if before is not None:
+                before(reader)
+            carry_out(reader)
+            if after is not None:
+                after(reader)
+
+        _Reader.dispatch[opcode[0]] = step
+
+
+# The items since the last mark are the reader's `stack`: keys and values by turns for a dictionary.
+_watch([pickle.SETITEM], before=lambda reader: reader._check_keys(reader.stack[-2:-1]))
+_watch([pickle.SETITEMS, pickle.DICT], before=lambda reader: reader._check_keys(reader.stack[::2]))
+_watch([pickle.ADDITEMS, pickle.FROZENSET], before=lambda reader: reader._check_keys(reader.stack))
+_watch([pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.BUILD], before=_Reader._check_call)
+_watch([pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3], after=_Reader._remember_tuple)
+
+
+def _check_program(program: bytes) -> None:
+    """Refuse a pickle whose single steps are out of proportion. `genops` reads it, and runs nothing."""
+    for opcode, argument, _ in pickletools.genops(program):
+        if opcode.name.endswith("PUT") and argument > len(program):
+            raise CheckpointError(f"it would reserve memory for {argument} objects, and is {len(program)} bytes long")
+        if isinstance(argument, int) and argument.bit_length() > _LARGEST_NUMBER:
+            raise CheckpointError(f"it holds a number of {argument.bit_length()} bits")
+
+
+def _root_of(archive: zipfile.ZipFile, size: int) -> str:
+    """The folder in a file of `torch.save`, of `size` bytes, in which everything lies."""
+    entries = archive.infolist()
+    programs = [entry.filename for entry in entries if entry.filename.endswith("data.pkl")]
+    if len(programs) != 1:
+        raise CheckpointError(f"a file of torch.save holds one data.pkl, this one {len(programs)}")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError("its content is compressed, which torch.save never does")
+    # Entries may be said to lie inside one another: a few megabytes would then be read as gigabytes.
+    if sum(max(entry.file_size, entry.compress_size) for entry in entries) > size:
+        raise CheckpointError("its entries are larger in all than the file")
+    root = programs[0].removesuffix("data.pkl")
+    if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+        raise CheckpointError("it was written on a big-endian machine; save it again on another")
+    return root
+
+
+def load(path: Path) -> Any:
     """Return what `torch.save` wrote to `path`, with a `Placeholder` for each object of another package.
 
     Raises:
-        CheckpointError: It is no such file, is cut off or damaged, or was built to run code. Nothing is ever run.
+        CheckpointError: It is no such file, is cut off or damaged, or was built to run code, or to take more time or
+            memory than its size allows. Nothing is ever run.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
-            if len(entries) != 1:
-                raise CheckpointError(f"a file of torch.save holds one data.pkl, this one {len(entries)}")
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise CheckpointError("its content is compressed, which torch.save never does")
-            root = entries[0].filename.removesuffix("data.pkl")
-            if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
-                raise CheckpointError("it was written on a big-endian machine; save it again on another")
+            root = _root_of(archive, Path(path).stat().st_size)
             return _with_tensors(_Reader(archive, root).load(), {})
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
@@ -212,7 +355,7 @@ def load(path: Path):
         kind = kind_of(path) or "no file of torch.save"
         with open(path, "rb") as file:
             if file.read(4) == b"PK\x03\x04":
-                kind = f"damaged or cut off ({error!r})"
+                kind = f"damaged or cut off ({SHORT.repr(error)})"
         raise CheckpointError(f"{path} cannot be read: it is {kind}") from error
 
 

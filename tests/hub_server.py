@@ -10,6 +10,7 @@ import json
 import re
 import socket
 import threading
+from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -21,6 +22,8 @@ CUT, CUT_AFTER = "cut", "cut after"  # the connection, half-way through the requ
 
 class Hub:
     """The state of the server: repositories, LFS objects, the requests that came, and the faults that are due."""
+
+    refusal: str | None = None  # what is said with a status that was asked for
 
     def __init__(self):
         self.repos: dict[str, dict] = {}
@@ -38,8 +41,11 @@ class Hub:
         self.server.shutdown()
         self.server.server_close()
 
-    def fail(self, request: str, status: int | str, times: int = 1, **headers: str) -> None:
-        """Answer the next `times` requests that match the pattern with a status, or cut the connection."""
+    def fail(self, request: str, status: int | str | bytes, times: int = 1, **headers: str) -> None:
+        """Answer the next `times` requests that match the pattern with a status, or cut the connection.
+
+        Bytes are sent as they are, with status 200, as a proxy may do that never asks the Hub.
+        """
         self.faults.append({"request": re.compile(request), "status": status, "times": times, "headers": headers})
 
     def create(self, repo_id: str, private: bool = False, files: dict[str, bytes] | None = None) -> dict:
@@ -116,7 +122,11 @@ class Handler(BaseHTTPRequestHandler):
                     self.close_connection = True
                     return
                 self.rfile.read(length)
-                self.refuse(fault["status"], "Fault", f"fault {fault['status']}", **fault["headers"])
+                if isinstance(fault["status"], bytes):
+                    self.answer(fault["status"], **fault["headers"])
+                    return
+                message = self.hub.refusal or f"fault {fault['status']}"
+                self.refuse(fault["status"], "Fault", message, **fault["headers"])
                 return
         self.body = self.rfile.read(length)
         self.user = self.headers.get("Authorization") == f"Bearer {TOKEN}"
@@ -233,6 +243,7 @@ class Handler(BaseHTTPRequestHandler):
     def preupload(self, repo: str, revision: str) -> None:
         if found := self.find(repo, revision, write=True):
             answer = []
+            ignored = found[1]["files"].get(".gitignore", b"").decode().split()
             for file in json.loads(self.body)["files"]:
                 path = file["path"]
                 content = found[1]["files"].get(path)
@@ -240,7 +251,8 @@ class Handler(BaseHTTPRequestHandler):
                 if content is not None:
                     oid = hashlib.sha256(content).hexdigest() if is_lfs(path) else blob(content)
                 mode = "lfs" if is_lfs(path) else "regular"
-                answer.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+                ignore = any(fnmatchcase(path, pattern) for pattern in ignored)
+                answer.append({"path": path, "uploadMode": mode, "shouldIgnore": ignore, "oid": oid})
             self.answer({"files": answer})
 
     def lfs(self, repo: str) -> None:

@@ -1,91 +1,36 @@
 """Checkpoints of others in, and ours out: golden outputs, every layout, and broken files."""
 
+import copy
+import errno
 import json
 import math
+import os
 import pickle
 import shutil
-import sys
-import types
-from collections import OrderedDict
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import hyenadna
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.errors import CheckpointError
-from hyenadna.hub_upload import safe_pickle
+from hyenadna.hub_upload import convert as convert_module
+from hyenadna.hub_upload import folders, safe_pickle
 from hyenadna.hub_upload.convert import convert
+from hyenadna.hub_upload.folders import new_folder
+from hyenadna.hub_upload.layouts import configure, rename
 from hyenadna.training import cli
 
 from .conftest import random_ids, random_model
+from .helpers.checkpoints import EMBEDDING, lightning, nested, write
 
 HERE, SHARED = Path(__file__).parent / "golden", Path(__file__).parent.parent.parent / "shared/golden"
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
-EMBEDDING = "model.backbone.embeddings.word_embeddings.weight"
-
-
-def foreign(module: str, name: str):
-    """A class that can be pickled by this name and is importable nowhere else."""
-    cls = type(name, (dict,), {"__module__": module})
-    sys.modules[module] = types.ModuleType(module)
-    setattr(sys.modules[module], name, cls)
-    return cls
-
-
-def lightning(model, head: str | None = None, wrapped: bool = False) -> dict:
-    """The state dict that the training repository would have written for `model`."""
-    state = {}
-    for name, tensor in model.state_dict().items():
-        if name.startswith("score."):
-            name = f"{head}.output_transform.{name.removeprefix('score.')}"
-        else:
-            name = f"model.{name.removeprefix('hyena.')}"
-            if wrapped:
-                name = name.replace(".mixer.", ".mixer.layer.").replace(".mlp.", ".mlp.layer.")
-        state[name] = tensor.detach().clone()
-    config, filters = model.config, {n: t for n, t in state.items() if n.endswith("implicit_filter.1.freq")}
-    length, width = config.max_seq_len, config.d_model * (config.hyena_order - 1)
-    w = 2 * math.pi * torch.linspace(0, length - 1, length)[:, None] / length
-    z = torch.exp(-1j * torch.linspace(1e-4, 1, 2) * w)
-    t = torch.linspace(0, 1, length)[:, None]
-    for name, freq in filters.items():
-        prefix = name.removesuffix("implicit_filter.1.freq")
-        state |= {f"{prefix}implicit_filter.{i}.freq": freq.clone() for i in (3, 5)}
-        state[f"{prefix}pos_emb.z"], state[f"{prefix}pos_emb.t"] = torch.cat([t, z.real, z.imag], 1)[None], t[None]
-        deltas = torch.linspace(math.log(1e-2) / 1.5, math.log(1e-2) / 0.3, width)
-        state[f"{prefix}modulation.deltas"] = deltas[None, None]
-    state["val_torchmetrics.num_tokens.count"] = torch.tensor(3)
-    return state
-
-
-def nested(model) -> dict:
-    """The config.json of the training repository."""
-    c = model.config
-    layer = {
-        "_name_": "hyena",
-        "emb_dim": c.emb_dim,
-        "filter_order": c.filter_order,
-        "local_order": 3,
-        "modulate": True,
-    }
-    layer |= {"local_order": 3, "l_max": c.max_seq_len, "w": 10, "lr": 6e-4, "wd": 0.0, "order": c.hyena_order}
-    outer = {"d_model": c.d_model, "n_layer": c.n_layer, "d_inner": c.d_inner, "vocab_size": 12, "embed_dropout": 0.2}
-    return outer | {"resid_dropout": 0.0, "pad_vocab_size_multiple": 8, "fused_mlp": False, "layer": layer}
-
-
-def write(folder: Path, state: dict, config: dict | None = None, **others) -> Path:
-    folder.mkdir(exist_ok=True)
-    hyper = foreign("foreign_package", "DictConfig")({"d_model": 16})
-    content = {"epoch": 3, "state_dict": OrderedDict(state), "hyper_parameters": hyper, **others}
-    torch.save(content, folder / "weights.ckpt")
-    del sys.modules["foreign_package"]
-    if config is not None:
-        (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture
@@ -563,3 +508,192 @@ def test_from_pretrained_names_the_command(model, tmp_path):
     (source / "config.json").unlink()
     with pytest.raises(OSError, match=rf"hyenadna convert {source} DEST"):
         HyenaDNAForCausalLM.from_pretrained(source)
+
+
+# ------------------------------------------------------------------------------------ settings that come from anybody
+
+ODD = [None, 5, -1, 0, 1.5, math.nan, math.inf, 10**400, "x", "", [], [[]], {}, {"a": {}}, True, ["\ud800"], "\0" * 9]
+
+
+@pytest.mark.parametrize("layout", ["lightning", "hf", "multimolecule"])
+def test_odd_values_in_config_json_are_read_or_refused(model, layout, tmp_path):
+    """Each field with each odd value: a model, or one message; nothing else, and no folder after a message."""
+    config = nested(model)
+    if layout == "hf":
+        config = model.config.to_dict() | {"tokenizer_class": "HyenaDNATokenizer", "layer": None}
+    elif layout == "multimolecule":
+        config = model.config.to_dict() | {"filter_emb_dim": 5, "num_hidden_layers": 2, "hidden_size": 16}
+    source = write(tmp_path / "in", lightning(model))
+    stored, _, path = convert_module._read(str(source))
+    names = [*config, *(f"layer.{name}" for name in config.get("layer") or {})]
+    refused = 0
+    for name in names:
+        for odd in ODD:
+            changed = copy.deepcopy(config)
+            if name.startswith("layer."):
+                changed["layer"][name.removeprefix("layer.")] = odd
+            else:
+                changed[name] = odd
+            try:
+                _, configuration, _ = configure(rename(stored)[0], changed, path)
+            except CheckpointError as error:
+                assert len(str(error)) < 2000
+                refused += 1
+            else:
+                assert isinstance(configuration, HyenaDNAConfig) and configuration.d_model == 16
+    assert refused > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"[" * 100_000, "cannot be read"),
+        ("config.json", b"\xff\xfe", "cannot be read"),
+        ("config.json", b"5", "holds a int, but a JSON object is expected"),
+        ("config.json", b'{"architectures": 5}', "is impossible"),
+        ("model.safetensors.index.json", b"[" * 100_000, "cannot be read"),
+        ("model.safetensors.index.json", b"null", "holds a NoneType"),
+        ("model.safetensors.index.json", b'{"weight_map": ["a"]}', "has no `weight_map`"),
+    ],
+)
+def test_json_that_is_damaged(model, name, content, message, tmp_path, capsys):
+    source = write(tmp_path / "in", lightning(model))
+    (source / name).write_bytes(content)
+    assert cli.main(["convert", str(source), str(tmp_path / "ours")]) == 1
+    error = capsys.readouterr().err
+    assert message in error and str(source) in error and "Traceback" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("to", ["hyenadna", "hf"])
+def test_settings_that_name_code_are_not_taken_over(model, to, tmp_path):
+    model.save_pretrained(tmp_path / "in")
+    config = json.loads((tmp_path / "in/config.json").read_text())
+    foreign = {"tokenizer_class": "evil.T", "custom_pipelines": {"x": {"impl": "evil.P"}}, "quantization_config": {}}
+    foreign |= {"auto_map": {"AutoModel": "me/evil--evil.M"}, "_attn_implementation": "me/evil", "colour": "red"}
+    (tmp_path / "in/config.json").write_text(json.dumps(config | foreign))
+    convert(str(tmp_path / "in"), tmp_path / "out", to=to)
+    for path in (tmp_path / "out").glob("*.json"):
+        assert "evil" not in path.read_text() and "red" not in path.read_text(), path
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(ours(random_ids(1, 9)).logits, model(random_ids(1, 9)).logits)
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "{}/secret.safetensors", "a/../../secret.safetensors"])
+@pytest.mark.parametrize("where", ["folder", "hub"])
+def test_an_index_reads_its_own_folder_only(model, name, where, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path / "secret")
+    shutil.copy(tmp_path / "secret/model.safetensors", tmp_path / "secret.safetensors")
+    (source := tmp_path / "in").mkdir()
+    shutil.copy(tmp_path / "secret/config.json", source)
+    index = {"weight_map": {"a": name.format(tmp_path)}}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    if where == "hub":
+        source = as_on_the_hub(source, monkeypatch)
+    with pytest.raises(CheckpointError, match=r"secret.safetensors', but a file of weights .* Nothing was read"):
+        convert(str(source), tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    "index", [{"weight_map": {"a": 5}}, {"weight_map": {"a": ["x"]}}, {"weight_map": 5}, {}, [1], "x"]
+)
+@pytest.mark.parametrize("where", ["folder", "hub"])
+def test_an_index_that_is_none(index, where, tmp_path, monkeypatch):
+    (source := tmp_path / "in").mkdir()
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    if where == "hub":
+        source = as_on_the_hub(source, monkeypatch)
+    with pytest.raises(CheckpointError, match=r"model.safetensors.index.json (names|is no index|holds)"):
+        convert(str(source), tmp_path / "ours")
+
+
+def as_on_the_hub(folder: Path, monkeypatch) -> str:
+    """The name of a repository with the files of this folder."""
+    names = [path.name for path in folder.iterdir()]
+    monkeypatch.setattr(convert_module.HfApi, "list_repo_files", lambda api, repo_id: names)
+    monkeypatch.setattr(convert_module, "hf_hub_download", lambda repo_id, name: str(folder / name))
+    return "me/sharded"
+
+
+# ------------------------------------------------------------------------------------- whole or not at all
+
+
+def in_another_process(function) -> int:
+    """Run `function` in a fork of this process; return the signal that ended it, or 0."""
+    child = os.fork()
+    if child == 0:
+        try:
+            function()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1] & 127
+
+
+@pytest.mark.parametrize("name", ["out", "o*t", "[x]"])
+def test_a_killed_run_leaves_nothing_for_long(name, tmp_path):
+    def killed() -> None:
+        with new_folder(tmp_path / name) as (_, unfinished):
+            (unfinished / "half").write_text("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for _ in range(2):
+        assert in_another_process(killed) == signal.SIGKILL
+    (litter,) = tmp_path.glob(".*")  # the second run removed what the first one left
+    (tmp_path / f".{name}.mine").mkdir()
+    (tmp_path / "target").mkdir()
+    (tmp_path / f".{name}.hyenadna-link").symlink_to(tmp_path / "target")
+    with new_folder(tmp_path / name) as (_, unfinished):
+        (unfinished / "whole").write_text("x")
+        assert not litter.exists()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {name, f".{name}.mine", "target", f".{name}.hyenadna-link"}
+
+
+def test_two_runs_that_make_one_folder(tmp_path):
+    """The first to finish wins; the other neither takes it for litter nor writes into it, and gets a message."""
+    with (
+        pytest.raises(CheckpointError, match="something else appeared there while it was being made"),
+        new_folder(tmp_path / "out") as (_, slow),
+    ):
+        (slow / "slow").write_text("x")
+        with new_folder(tmp_path / "out") as (_, quick):
+            assert slow.exists() and quick != slow
+            (quick / "quick").write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["quick"]
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def no_locks(*arguments) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(folders.fcntl, "flock", no_locks)
+    (tmp_path / ".out.hyenadna-of-somebody").mkdir()  # alive or not: nobody can tell
+    with new_folder(tmp_path / "out"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.hyenadna-of-somebody"}
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")]
+)
+def test_a_full_disk(model, error, tmp_path, monkeypatch, capsys):
+    def full(*arguments, **options) -> None:
+        raise error
+
+    monkeypatch.setattr(HyenaDNAForCausalLM, "save_pretrained", full)
+    source = write(tmp_path / "in", lightning(model), nested(model))
+    assert cli.main(["convert", str(source), str(tmp_path / "ours")]) == 1
+    message = capsys.readouterr().err
+    assert "ours was not made: " in message and "No space left" in message and "Traceback" not in message
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_public_names():
+    import hyenadna.hub_upload as room
+
+    assert set(room.__all__) <= set(dir(room))
+    assert callable(room.load_checkpoint) and callable(room.verify) and callable(room.files_to_push)
+    assert room.convert.convert is convert
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = room.nothing

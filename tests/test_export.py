@@ -1,9 +1,11 @@
 """Exported folders: what is in them, the proof that they load without this package, their cards, what is refused."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
+import traceback
 
 import pytest
 import torch
@@ -17,11 +19,12 @@ from hyenadna import HyenaDNAConfig, HyenaDNATokenizer
 from hyenadna.errors import CheckpointError
 from hyenadna.hub_upload import export as export_module
 from hyenadna.hub_upload.export import HEADS, export, verify
-from hyenadna.hub_upload.model_card import model_card, usage
+from hyenadna.hub_upload.model_card import model_card, plain
+from hyenadna.hub_upload.usage import usage
 from hyenadna.training import cli
 
 from .conftest import random_ids, random_model
-from .test_push import METRICS
+from .helpers.checkpoints import METRICS
 
 
 @pytest.fixture(scope="module")
@@ -476,3 +479,153 @@ def test_help_and_unknown_commands(capsys):
             cli.main([name])
         assert stop.value.code == 2
         assert name in cli.usage()
+
+
+# --------------------------------------------------------------------------------------------- what comes from anybody
+
+NAMES = ["<!--<script>", "<img src=x onerror=alert(1)>", "a|b", "# big", "---", "```", "`code`", "[a](http://x)", "> q"]
+NAMES += [
+    "1. one",
+    "- item",
+    "line\n\n# break",
+    "===",
+    "| a |\n|---|",
+    "{{ 7*7 }}",
+    "{% raw %}",
+    "\\\\",
+    "&lt;",
+    "\u2028# x",
+]
+BLOCK = re.compile(r"^(#{1,6} |---|===|```|> |[-+*] |\d+[.)] |<)")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_descriptions_are_text_in_a_card(no_proof, name, tmp_path):
+    """Nothing that comes from a file or a flag makes a heading, a table, a link or HTML of the card."""
+    cards = []
+    for text in (name, "words"):
+        metrics = {"metrics": {text: {text: 0.5}}, "rows": {text: 3}, "versions": {text: text}}
+        metrics["settings"] = {"data": text, "model": text, text: text, "data_sha256": text}
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        run_folder(tmp_path, metrics=metrics, id2label={0: text, 1: "b"}, label2id={})
+        export(str(tmp_path / "run"), tmp_path / text[:1] / "out", data_name=text, description=text)
+        cards.append(ModelCard.load(tmp_path / text[:1] / "out/README.md"))
+        (result,) = cards[-1].data.eval_results
+        assert result.dataset_name == text  # the front matter is data, and keeps every letter
+    lines, expected = (card.text.splitlines() for card in cards)
+    assert len(lines) == len(expected)
+    for line, plain_line in zip(lines, expected, strict=True):
+        starts = [BLOCK.match(text) for text in (line, plain_line)]
+        assert (starts[0] and starts[0][0]) == (starts[1] and starts[1][0]), line
+        assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", plain_line)), line
+    body = "\n".join(lines)
+    code = re.sub(r"```.*?```|`[^`\n]*`", "", body, flags=re.DOTALL)
+    assert not re.search(r"(?<!\\)<[a-zA-Z!/]", code) and "](http" not in code and "49" not in code
+
+
+@pytest.mark.parametrize("name", ["a`b", "<b>", "# x", "[x](y)", "it's"])
+def test_the_title_of_a_card_is_text(no_proof, name, tmp_path):
+    random_model().save_pretrained(tmp_path / "model")
+    export(str(tmp_path / "model"), tmp_path / "made" / name)
+    text = (tmp_path / "made" / name / "README.md").read_text()
+    assert f"\n# {plain(name)}\n" in text and f"name = {json.dumps(name)}" in text
+
+
+def test_what_names_foreign_code_is_not_carried_over(no_proof, tmp_path):
+    model = random_model()
+    model.save_pretrained(tmp_path / "model")
+    HyenaDNATokenizer(add_eos_token=False).save_pretrained(tmp_path / "model")
+    foreign = {"tokenizer_class": "evil.Tokenizer", "custom_pipelines": {"evil": {"impl": "evil.Pipeline"}}}
+    foreign |= {"auto_map": {"AutoModel": "me/evil--evil.Model"}, "evil": 1, "processor_class": "evil"}
+    for name in ("config.json", "tokenizer_config.json"):
+        path = tmp_path / "model" / name
+        stored = json.loads(path.read_text())
+        path.write_text(json.dumps(stored | foreign | {k: stored[k] for k in ("tokenizer_class",) if k in stored}))
+    export(str(tmp_path / "model"), tmp_path / "out")
+    for path in (tmp_path / "out").glob("*.json"):
+        assert "evil" not in path.read_text(), path
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert set(config["auto_map"]) == {"AutoConfig", *HEADS} and "tokenizer_class" not in config
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("AC").input_ids == [7, 8]
+
+
+def test_only_pictures_of_the_run_are_copied(no_proof, tmp_path):
+    run_folder(tmp_path)
+    (tmp_path / "key").write_bytes(b"\x89PNG\r\n a private thing")
+    (tmp_path / "run/link.png").symlink_to(tmp_path / "key")
+    (tmp_path / "run/text.png").write_text("no picture")
+    (tmp_path / "run/inside.png").symlink_to("confusion_matrix.png")
+    (tmp_path / "run/folder.png").mkdir()
+    report = export(str(tmp_path / "run"), tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"confusion_matrix.png", "inside.png"}
+    for name in ("link.png", "text.png", "folder.png"):
+        assert f"left out       {name}: a link out of" in report
+
+
+def test_an_adapter_is_not_copied_through_a_link(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "key").write_text("a private thing")
+    (tmp_path / "adapter/adapter_config.json").write_text("{}")
+    (tmp_path / "adapter/adapter_model.safetensors").symlink_to(tmp_path / "key")
+    with pytest.raises(CheckpointError, match=r"adapter_model.safetensors is a link to something outside"):
+        export(str(tmp_path / "adapter"), tmp_path / "out")
+
+
+DAMAGE = [b"", b"{", b"null", b"5", b"[]", b'"x"', b"\xff\xfe\x00", b"[" * 100_000, b'{"a": {"b": [1, null]}}']
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json"])
+@pytest.mark.parametrize("content", DAMAGE)
+def test_damaged_json_is_one_message(no_proof, name, content, tmp_path, capsys):
+    random_model().save_pretrained(tmp_path / "model")
+    HyenaDNATokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(content)
+    code = cli.main(["export", str(tmp_path / "model"), str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    if content == DAMAGE[-1] and name != "tokenizer.json":  # an object without a field of ours: what it says is nothing
+        assert code in (0, 1)
+    else:
+        assert code == 1 or (name, content) in (("tokenizer_config.json", b"{}"),)
+        assert "hyenadna export: error: " in error and str(tmp_path / "model") in error
+    assert "Traceback" not in error and (tmp_path / "out").exists() == (code == 0)
+
+
+@pytest.mark.parametrize("key", ["metrics", "rows", "settings", "versions", "train_seconds"])
+@pytest.mark.parametrize("value", [None, 5, "x", [], [1], {"a": None}, {"a": [[1]]}, {"a": {"b": {"c": 1}}}, math.nan])
+def test_metrics_of_another_shape(no_proof, key, value, tmp_path):
+    """They are read as far as they mean something, or refused."""
+    run_folder(tmp_path, metrics=METRICS | {key: value})
+    try:
+        export(str(tmp_path / "run"), tmp_path / "out")
+    except CheckpointError as error:
+        assert "metrics" in str(error)
+    else:
+        assert "# out\n" in (tmp_path / "out/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "key", ["architectures", "problem_type", "id2label", "num_labels", "max_seq_len", "d_model", "dtype"]
+)
+@pytest.mark.parametrize("value", [5, -1, "x", [], [5], {}, {"a": 1}, "nn.Module\nevil()", 10**30])
+def test_odd_settings_of_a_model_are_one_message(no_proof, key, value, tmp_path):
+    run_folder(tmp_path)
+    path = tmp_path / "run/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    try:
+        export(str(tmp_path / "run"), tmp_path / "out")
+    except CheckpointError as error:
+        assert str(tmp_path / "run") in str(error)
+    else:
+        assert "evil" not in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_token_in_what_fails_is_not_shown(tmp_path, monkeypatch):
+    secret = "hf_" + "AbCdEfGh" * 5
+
+    def fails(*arguments, **options):
+        raise OSError(f"401 for {secret}")
+
+    monkeypatch.setattr(HyenaDNAConfig, "get_config_dict", fails)
+    with pytest.raises(CheckpointError, match=r"nor loads from the Hub .*: 401 for \.\.\.") as error:
+        export("me/a", tmp_path / "out")
+    assert secret not in "".join(traceback.format_exception(error.value))

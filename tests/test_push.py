@@ -1,39 +1,39 @@
 """Publish to a Hub of our own on 127.0.0.1, over HTTP; load from there in a new process with an empty cache."""
 
+import contextlib
+import io
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
 import sys
+import traceback
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, constants
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from transformers import AutoModelForSequenceClassification
 
 from hyenadna import HyenaDNAForSequenceClassification, HyenaDNATokenizer
 from hyenadna.errors import CheckpointError, PushError
+from hyenadna.hub_upload import contents
 from hyenadna.hub_upload import export as export_module
 from hyenadna.hub_upload import push as push_module
-from hyenadna.hub_upload.export import export
-from hyenadna.hub_upload.push import files_to_push, push
+from hyenadna.hub_upload.contents import files_to_push
+from hyenadna.hub_upload.export import export, verify
+from hyenadna.hub_upload.push import push
 from hyenadna.training import cli
 
 from .conftest import random_ids, random_model
+from .helpers.checkpoints import METRICS, lightning, nested, write
 from .hub_server import CUT, CUT_AFTER, TOKEN, Hub
-from .test_convert import lightning, nested, write
 
 UPLOAD, COMMIT, CREATE = "PUT /lfs/", "POST .*/commit/", "POST /api/repos/create"
-METRICS = {
-    "metrics": {"validation": {"accuracy": 0.75, "mcc": 0.5}, "test": {"accuracy": 0.8125, "mcc": 0.6, "auroc": 0.9}},
-    "rows": {"train": 100, "validation": 10, "test": 16},
-    "train_seconds": 12.5,
-    "settings": {"data": "promoters.csv", "learning_rate": 6e-4, "model": None, "data_sha256": "ab12"},
-    "versions": {"torch": "2.13.0"},
-}
 
 
 @pytest.fixture(scope="module")
@@ -585,3 +585,331 @@ def test_loading_needs_no_hub(exported, hub):
     again = AutoModelForSequenceClassification.from_pretrained(folder)
     assert torch.equal(again(random_ids(1, 20)).logits, model(random_ids(1, 20)).logits)
     assert not hub.requests
+
+
+# ------------------------------------------------------------------------------------------- links, code, other kinds
+
+
+@pytest.mark.parametrize("target", ["key", "keys", "../copy-of-key", "nothing-there", "link.txt", "copy/.env"])
+@pytest.mark.parametrize("name", ["link.txt", "figure.png", "assets/link.json"])
+def test_links_out_of_the_folder_are_not_followed(exported, hub, target, name, tmp_path):
+    folder = copied(exported[1], tmp_path)
+    (tmp_path / "keys").mkdir()
+    for path in (tmp_path / "key", tmp_path / "keys/key", tmp_path.parent / "copy-of-key", folder / ".env"):
+        path.write_text("a private thing")
+    (folder / "assets").mkdir()
+    (folder / name).symlink_to(folder / name if target == "link.txt" else tmp_path / target)
+    with pytest.raises(CheckpointError, match=rf"{name} is a link to something that does not belong to the folder"):
+        push(folder, "me/a")
+    assert not hub.requests
+
+
+def test_a_link_inside_the_folder_is_a_copy(exported, hub, tmp_path):
+    folder = copied(exported[1], tmp_path)
+    (folder / "README.txt").symlink_to("README.md")
+    (tmp_path / "linked").symlink_to(folder)  # the folder itself may be one
+    push(tmp_path / "linked", "me/a")
+    assert hub.files("me/a")["README.txt"] == (folder / "README.md").read_bytes()
+
+
+def test_a_link_that_takes_the_place_of_a_file(exported, hub, monkeypatch, tmp_path):
+    folder = copied(exported[1], tmp_path)
+    (tmp_path / "key").write_bytes((folder / "config.json").read_bytes())
+
+    def replaced(folder) -> None:
+        (folder / "config.json").unlink()
+        (folder / "config.json").symlink_to(tmp_path / "key")
+
+    monkeypatch.setattr(push_module, "verify", replaced)
+    with pytest.raises(PushError, match=r"config.json changed or vanished"):
+        push(folder, "me/a")
+
+
+@pytest.mark.parametrize(
+    "name", ["modeling_hyenadna.py", "implicit_filter.py", "evil.py", "EVIL.PY", "a/long_convolution.py"]
+)
+def test_foreign_python_is_run_only_if_it_is_trusted(exported, hub, monkeypatch, name, tmp_path):
+    folder = copied(exported[1], tmp_path)
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    before = path.read_text() if path.exists() else ""
+    path.write_text(f"open({str(tmp_path / 'it-ran')!r}, 'w')\n" + before)
+    monkeypatch.setattr(push_module, "verify", verify)  # the real one, which runs the folder
+    report = push(folder, "me/a", dry_run=True)
+    assert f"it would be refused without --trust_code: not this package's own are {name}" in report
+    hub.requests.clear()
+    with pytest.raises(CheckpointError, match=rf"not this package's own: {re.escape(name)}\. .*Nothing was run"):
+        push(folder, "me/a")
+    assert not (tmp_path / "it-ran").exists() and not hub.requests
+    if name == "modeling_hyenadna.py":  # the test can fail, and the answer is asked for once
+        push(folder, "me/a", trust_code=True)
+        assert (tmp_path / "it-ran").exists() and hub.files("me/a")[name] == path.read_bytes()
+
+
+def test_the_python_of_an_exported_folder_is_our_own(exported):
+    files = {path.name: path for path in exported[1].iterdir()}
+    assert contents.foreign_code(files) == []
+    assert {name for name in files if name.endswith(".py")} == set(contents.own_code())
+
+
+def test_no_setting_gets_into_the_python_that_is_run(exported, tmp_path, monkeypatch):
+    """`verify` runs the snippet of the card, which is made of the folder's configuration."""
+    folder = copied(exported[1], tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    mark = tmp_path / "it-ran"
+    for name, value in (
+        ("architectures", f"HyenaDNAModel\nopen({str(mark)!r}, 'w')\n#"),
+        ("problem_type", "x\nexit()"),
+    ):
+        changed = config | {name: [value] if name == "architectures" else value}
+        (folder / "config.json").write_text(json.dumps(changed))
+        with contextlib.suppress(CheckpointError):
+            verify(folder)
+        assert not mark.exists()
+
+
+def test_the_hub_ignores_files(exported, hub):
+    """What its .gitignore names is dropped by the client without a word; the push must not be called a success."""
+    _, folder = exported
+    hub.create("me/a", private=True, files={".gitignore": b"*.safetensors tokenizer.json"})
+    for _ in range(2):  # also if there is nothing left to commit
+        with pytest.raises(PushError, match=r"did not take model.safetensors, tokenizer.json, .* \.gitignore"):
+            push(folder, "me/a")
+    hub.commit(hub.repos["me/a"], "main", {".gitignore": None})
+    assert "pushed to me/a" in push(folder, "me/a") and "model.safetensors" in hub.files("me/a")
+    hub.commit(hub.repos["me/a"], "main", {".gitignore": b"*.png", "confusion_matrix.png": None})
+    with pytest.raises(PushError, match=r"did not take confusion_matrix.png, .*"):
+        push(folder, "me/a", pull_request=True)
+
+
+def test_a_commit_that_cannot_be_compared(exported, hub, monkeypatch):
+    commit = HfApi.create_commit
+
+    def and_then_silence(*args, **options):
+        made = commit(*args, **options)
+        hub.fail("GET /api/models/me/a/revision/", 503, 1000)
+        return made
+
+    monkeypatch.setattr(HfApi, "create_commit", and_then_silence)
+    with pytest.raises(PushError, match=rf"whether the commit holds every file is not known: look at {hub.url}/me/a"):
+        push(exported[1], "me/a")
+
+
+def pickled(protocol: int) -> bytes:
+    return pickle.dumps({"callback": os.system}, protocol)
+
+
+def saved(content, **options) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, **options)
+    return file.getvalue()
+
+
+def of_numpy(array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+PICKLES = {
+    "a.PKL": b"",
+    "model.joblib": b"",
+    "rows.npy": b"",
+    "training_args.bin": b"",
+    **{f"optimizer-{protocol}": pickled(protocol) for protocol in range(6)},
+    "weights.safetensors": pickled(4),
+    "notes.txt": pickled(0),
+    "notes.md": pickled(2),
+    "figure.png": pickled(5),
+    "archive": saved({"a": torch.zeros(2)}),
+    "config.yaml": saved({"a": torch.zeros(2)}),
+    "old": saved({"a": torch.zeros(2)}, _use_new_zipfile_serialization=False),
+    "objects": of_numpy(np.array([{}], dtype=object)),
+    "cut.zip": b"PK\x03\x04",
+}
+
+
+@pytest.mark.parametrize("name", PICKLES)
+@pytest.mark.parametrize("include", [(), ("*",)])
+def test_pickles_of_any_name(exported, hub, name, include, tmp_path):
+    folder = copied(exported[1], tmp_path)
+    (folder / name).write_bytes(PICKLES[name])
+    with pytest.raises(CheckpointError, match=rf"{re.escape(name)} may be a pickle"):
+        push(folder, "me/a", include=include)
+    assert not hub.requests
+
+
+SECRETS = {
+    "the Hub": TOKEN,
+    "an organisation": "api_org_" + "AbCdEfGh" * 5,
+    "OAuth": "hf_oauth_" + "AbCdEfGh" * 5,
+    "a web token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N",
+    "GitHub": "ghp_" + "AbCdEfGh" * 5,
+    "AWS": "AKIAIOSFODNN7EXAMPLE",
+    "a private key": "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "any form, in the environment": "correct horse battery staple",
+}
+PLACES = {
+    "notes.md": lambda secret: f"my token is {secret}.".encode(),
+    "model.py": lambda secret: f"TOKEN = '{secret}'".encode(),
+    "settings.json": lambda secret: json.dumps({"hub_token": secret}).encode(),
+    "escaped.json": lambda secret: b'{"a": "' + "".join(f"\\u{ord(c):04x}" for c in secret).encode() + b'"}',
+    "figure.png": lambda secret: b"\x89PNG\r\n\x1a\n" + secret.encode(),
+    "data.csv": lambda secret: secret.encode("utf-16"),
+    "other": lambda secret: secret.encode("utf-32-be"),
+    "metadata.safetensors": lambda secret: save({"a": torch.zeros(2)}, metadata={"note": secret}),
+    "names.safetensors": lambda secret: save({secret: torch.zeros(2)}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", SECRETS)
+def test_secrets_of_any_form_in_any_place(exported, hub, place, kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LAB_API_KEY", SECRETS["any form, in the environment"])
+    folder = copied(exported[1], tmp_path)
+    (folder / place).write_bytes(PLACES[place](SECRETS[kind]))
+    assert cli.main(["push", str(folder), "me/a", "--include", place]) == 1
+    error = capsys.readouterr().err
+    assert f"{place} holds what looks like a" in error and "take it out" in error
+    assert SECRETS[kind] not in error and not hub.requests
+
+
+def test_a_secret_as_the_name_of_a_file(exported, hub, tmp_path, capsys):
+    folder = copied(exported[1], tmp_path)
+    (folder / f"{TOKEN}.md").write_text("x")
+    assert cli.main(["push", str(folder), "me/a"]) == 1
+    error = capsys.readouterr().err
+    assert "holds what looks like an access token of the Hub; rename the file" in error and TOKEN not in error
+
+
+def test_a_secret_across_two_pieces_of_a_large_file(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(contents, "_PIECE", 100)
+    folder = copied(exported[1], tmp_path)
+    (folder / "notes.md").write_text("x " * 45 + TOKEN + " x" * 50)
+    with pytest.raises(CheckpointError, match=r"notes.md holds what looks like an access token"):
+        files_to_push(folder)
+
+
+OTHER_KINDS = {
+    "predictions.csv": b"id,label\n",
+    "patients.tsv": b"a\tb\n",
+    "genome.fa": b">a\nACGT\n",
+    "notes": b"x",
+    "run.log": b"x",
+    "image.png": b"<svg/>",
+    "table.parquet": b"PAR1",
+    "archive.tar.gz": b"\x1f\x8b\x08",
+    "notes.txt": b"\xff\xfe\x00",
+    "numbers": of_numpy(np.zeros(3)),
+}
+
+
+def test_what_a_model_repository_does_not_hold_is_named_and_stays(exported, hub, tmp_path, capsys):
+    folder = copied(exported[1], tmp_path)
+    for name, content in OTHER_KINDS.items():
+        (folder / name).write_bytes(content)
+    (folder / ".git").mkdir()
+    (folder / ".git/config").write_text("x")
+    for options in (["--dry_run"], []):
+        assert cli.main(["push", str(folder), "me/a", *options]) == 0
+        out = capsys.readouterr().out
+        for name in OTHER_KINDS:
+            assert f"left out       {name}: not of a kind that a model repository holds\n" in out, name
+        assert "left out       .git: hidden\n" in out and "--include NAME" in out and ".git/config" not in out
+    ours = {path.name for path in exported[1].iterdir()}
+    assert hub.files("me/a").keys() == ours
+    assert cli.main(["push", str(folder), "me/a", "--include", "notes", "--include", "*.csv"]) == 0
+    assert hub.files("me/a").keys() == ours | {"notes", "predictions.csv"}
+    with pytest.raises(CheckpointError, match=r"--include \*\.zip: no file in .* has such a name"):
+        push(folder, "me/a", include=["*.zip"])
+
+
+def test_licences_texts_and_pictures_are_sent(exported, tmp_path):
+    folder = copied(exported[1], tmp_path)
+    ours = {
+        "LICENSE": b"x",
+        "NOTICE.txt": b"x",
+        "CITATION.cff": b"x: y",
+        "a.jpg": b"\xff\xd8\xff\xe0",
+        "a.yaml": b"a: 1",
+    }
+    for name, content in ours.items():
+        (folder / name).write_bytes(content)
+    assert {path.name for path in files_to_push(folder)} == {path.name for path in exported[1].iterdir()} | set(ours)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", b"x", "is no complete safetensors file"),
+        ("config.json", b"{", "is no JSON"),
+        ("config.json", b"[" * 100_000, "is no JSON"),
+    ],
+)
+def test_damaged_files_are_not_sent(exported, hub, name, content, message, tmp_path):
+    folder = copied(exported[1], tmp_path)
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        push(folder, "me/a")
+    assert not hub.requests
+
+
+# --------------------------------------------------------------------------------------- answers that are none
+
+
+ANSWERS = {"null": b"null", "a list": b"[]", "nothing": b"{}", "a page": b"<html>Log in</html>", "bytes": b"\xff\xfe"}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize(
+    "where",
+    [
+        CREATE,
+        "GET /api/models/me/a$",
+        "GET /api/models/me/a/revision",
+        "GET /api/models/me/a/refs",
+        "POST .*/preupload/",
+        "POST .*/objects/batch",
+        COMMIT,
+        "POST .*/branch/",
+        "POST /api/validate-yaml",
+    ],
+)
+def test_answers_that_are_not_of_the_hub(exported, hub, where, answer, capsys):
+    """A proxy, or the login page of a network, says 200 to everything."""
+    hub.create("me/a", private=True, files={"README.md": b"old"})
+    hub.fail(where, ANSWERS[answer], 1000)
+    options = ["--pull_request"] if "refs" in where else ["--revision", "v2"] if "branch/" in where else []
+    code = cli.main(["push", str(exported[1]), "me/a", *options])
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    if code:
+        assert "push" in error and "does not accept the card" not in error
+    else:  # an answer that the client does not read: then the files are really there
+        branch = "v2" if "branch/" in where else "refs/pr/1" if "refs" in where else "main"
+        assert hub.files("me/a", branch).keys() == {path.name for path in exported[1].iterdir()}
+
+
+@pytest.mark.parametrize("answer", ["null", "a page"])
+def test_a_login_page_is_called_one(exported, hub, answer):
+    hub.fail(CREATE, ANSWERS[answer], 9)
+    with pytest.raises(PushError, match=r"nothing was published: this is not an answer of the Hub.*login page"):
+        push(exported[1], "me/a")
+    assert not hub.slept
+    hub.fail("GET /api/models/me/a", ANSWERS[answer], 9)
+    assert "not an answer of the Hub" in push(exported[1], "me/a", dry_run=True)
+
+
+@pytest.mark.parametrize("kind", ["the Hub", "an organisation", "a web token", "any form, in the environment"])
+def test_a_token_that_the_hub_repeats_is_not_shown(exported, hub, kind, monkeypatch, capsys):
+    """Whatever its form: the user's own token is known, and need not look like one."""
+    secret = SECRETS[kind].replace(" ", "-")
+    monkeypatch.setenv("HF_TOKEN", secret)
+    monkeypatch.setattr(Hub, "refusal", f"the token {secret} and {secret} may not do this", raising=False)
+    for status in (401, 429):
+        hub.fail(CREATE, status, 9)
+        with pytest.raises(PushError) as error:
+            push(exported[1], "me/a")
+        printed = "".join(traceback.format_exception(error.value)) + capsys.readouterr().err
+        assert secret not in printed and "may not do this" in str(error.value)
+        hub.faults.clear()

@@ -1,10 +1,14 @@
 """Files of `torch.save`, honest ones and those that were built to run code when they are loaded."""
 
+import multiprocessing
 import os
+import pickle
 import shutil
+import struct
 import sys
 import types
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -13,9 +17,12 @@ import torch
 from hyenadna.errors import CheckpointError
 from hyenadna.hub_upload import safe_pickle
 from hyenadna.hub_upload.convert import convert, load_checkpoint
+from hyenadna.hub_upload.folders import SHORT
 
 from .conftest import random_model
-from .test_convert import EMBEDDING, foreign, lightning, nested, write
+from .helpers.checkpoints import EMBEDDING, foreign, lightning, nested, write
+
+resource = pytest.importorskip("resource")
 
 
 @pytest.fixture
@@ -266,7 +273,6 @@ def test_paths_of_python_3_13(tmp_path):
 )
 def test_a_memo_that_would_fill_the_memory(put, tmp_path):
     """Python's reader makes a table as long as the largest index: gigabytes for a file of a few bytes."""
-    resource = pytest.importorskip("resource")
     path = hand_made(tmp_path / "a.ckpt", b"\x80\x02}" + put + b".")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match="it would reserve memory"):
@@ -312,3 +318,149 @@ def test_content_without_end_is_named_in_a_few_words(tmp_path):
         with pytest.raises(CheckpointError, match=message) as error:
             load_checkpoint(str(tmp_path / name))
         assert len(str(error.value)) < 600, name
+
+
+# ------------------------------------------------------------------------------------------------- work without end
+
+
+def in_a_child(function, *arguments) -> str:
+    """What `function` raises, as text, in a process of its own: what would never end can be ended from outside."""
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+
+    def run() -> None:
+        limit = 4_000_000_000  # bytes; far above what torch has mapped
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        try:
+            send.send(f"read: {SHORT.repr(function(*arguments))}")
+        except Exception as error:
+            send.send(f"{type(error).__name__}: {error}")
+
+    child = context.Process(target=run)
+    child.start()
+    try:
+        assert receive.poll(60), "it has no end"
+        return receive.recv()
+    finally:
+        child.kill()
+        child.join()
+
+
+def nest(levels: int) -> bytes:
+    """A tuple of ten tuples of ten tuples of ...: a few bytes a level, and ten times as many items."""
+    program = b"(" + b"K\x01" * 10 + b"tq\x00"
+    for _ in range(levels):
+        program += b"0(" + b"h\x00" * 10 + b"tq\x00"
+    return program
+
+
+def text(word: str) -> bytes:
+    return b"X" + struct.pack("<I", len(word)) + word.encode()
+
+
+def storage(key: bytes, numel: bytes) -> bytes:
+    return b"(" + text("storage") + b"ctorch\nFloatStorage\n" + key + text("cpu") + numel + b"tQ"
+
+
+MANY = 100_000
+SET, ORDERED = b"c__builtin__\nset\n", b"ccollections\nOrderedDict\n"
+NUMBERS = b"(" + b"K\x01" * MANY
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+ZERO = storage(text("0"), b"K\x02")
+BOMBS = {
+    "a nested key": b"}" + nest(12) + b"K\x01s.",
+    "nested keys": b"}(" + nest(12) + b"K\x01u.",
+    "a dictionary from the stack": b"(" + nest(12) + b"K\x01d.",
+    "a nested item of a set": SET + b"(" + nest(12) + b"l\x85R.",
+    "a nested item of a new set": b"\x8f(" + nest(12) + b"\x90.",
+    "a nested item of a frozen set": b"(" + nest(12) + b"\x91.",
+    "a nested key of an OrderedDict": ORDERED + b"((" + nest(12) + b"K\x01ll\x85R.",
+    "the key of a storage": storage(nest(12), b"K\x02") + b".",
+    "the length of a storage": storage(text("0"), nest(12)) + b".",
+    "the kind of a storage": b"(" + nest(12) + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x02tQ.",
+    "the text of bytes": b"c_codecs\nencode\n" + nest(12) + b"\x85R.",
+    "the size of a tensor": REBUILD + b"(" + ZERO + b"K\x00" + nest(12) + b"(K\x01ttR.",
+    "the stride of a tensor": REBUILD + b"(" + ZERO + b"K\x00(K\x01t" + nest(12) + b"tR.",
+    "the offset of a tensor": REBUILD + b"(" + ZERO + nest(12) + b"(K\x01t(K\x01ttR.",
+    "a deep key": b"}K\x01" + b"\x85" * MANY + b"K\x01s.",
+    "one long key again and again": b"\x8f(" + NUMBERS + b"tq\x01" + b"h\x01" * MANY + b"\x90.",
+    "sets of one list": SET + b"q\x02" + NUMBERS + b"lq\x03" + b"h\x02h\x03\x85R" * MANY + b".",
+    "bytes of one text": b"c_codecs\nencode\nq\x02" + text("a" * MANY) + b"q\x03" + b"h\x02h\x03\x85R" * MANY + b".",
+    "calls with one tuple": b"cx\ny\nq\x02" + NUMBERS + b"tq\x03" + b"h\x02h\x03R" * MANY + b".",
+    "keys that collide": b"}("
+    + b"".join(b"\x8a\x10" + (i * (2**61 - 1)).to_bytes(16, "little") + b"K\x01" for i in range(MANY))
+    + b"u.",
+    "tuples that collide": b"}("
+    + b"".join(
+        b"(" + b"".join(b"J" + struct.pack("<i", -1 - (i >> bit & 1)) for bit in range(16)) + b"tK\x01"
+        for i in range(2**15)
+    )
+    + b"u.",
+    "one state again and again": b"c_codecs\nencode\n}q\x03("
+    + b"".join(b"J" + struct.pack("<i", i) + b"K\x01" for i in range(MANY))
+    + b"u0"
+    + b"h\x03b" * MANY
+    + b".",
+    "classes": b"".join(b"cx\n%d\n0" % i for i in range(MANY // 4)) + b"N.",
+    "a number": b"\x8b" + struct.pack("<i", MANY) + b"\x7f" * MANY + b".",
+    "a length that the file does not have": b"\x96" + struct.pack("<Q", 2**40) + b"x.",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_small_files_that_cost_time_or_memory_without_end(name, tmp_path):
+    path = hand_made(tmp_path / "a.ckpt", b"\x80\x02" + BOMBS[name])
+    message = in_a_child(safe_pickle.load, path)
+    assert message.startswith(f"CheckpointError: {path} cannot be read: ") and len(message) < 700
+
+
+def test_entries_that_lie_inside_one_another(tmp_path):
+    """A few megabytes of which each entry holds nearly all: read one by one they are gigabytes."""
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}.")
+        archive.writestr("a/data/0", b"\0" * 1_000_000)
+        for i in range(1, 1000):
+            entry = zipfile.ZipInfo(f"a/data/{i}")
+            entry.header_offset = archive.filelist[1].header_offset
+            entry.compress_size = entry.file_size = 1_000_000
+            entry.CRC = archive.filelist[1].CRC
+            archive.filelist.append(entry)
+    with pytest.raises(CheckpointError, match="its entries are larger in all than the file"):
+        safe_pickle.load(path)
+
+
+def test_what_is_large_but_honest_is_read(tmp_path):
+    import random
+
+    content = {
+        "numbers": list(range(50_000)),
+        "tuple": tuple(range(50_000)),
+        "pairs": {(i, "x"): i for i in range(1000)},
+        "state of random": random.Random(0).getstate(),
+        "bytes": bytes(range(256)) * 100,
+        "set": set(range(1000)),
+        "ordered": OrderedDict((str(i), i) for i in range(1000)),
+        "negative": [-1, 2**64, -(2**63)],
+    }
+    for protocol in (2, 4, 5):
+        torch.save(content | {"x": torch.arange(3)}, tmp_path / "a.pt", pickle_protocol=protocol)
+        read = safe_pickle.load(tmp_path / "a.pt")
+        assert torch.equal(read.pop("x"), torch.arange(3)) and read == content
+
+
+def test_why_this_reader_is_not_replaced_by_that_of_torch(model, tmp_path):
+    """The day that this test fails, `safe_pickle` can go: `torch.load` reads what Lightning writes."""
+
+    def load_with_torch(path: Path):
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        placeholders = [(type("Inert", (safe_pickle.Placeholder,), {}), name) for name in names]
+        with torch.serialization.safe_globals(placeholders):
+            return torch.load(path, weights_only=True)
+
+    write(tmp_path / "in", lightning(model), nested(model))  # its hyperparameters are a dict of another class
+    torch.save({"a": torch.zeros(2)}, tmp_path / "in/protocol-4.ckpt", pickle_protocol=4)
+    for path in (tmp_path / "in").glob("*.ckpt"):
+        safe_pickle.load(path)
+        with pytest.raises(pickle.UnpicklingError):
+            load_with_torch(path)

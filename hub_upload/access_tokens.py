@@ -1,0 +1,68 @@
+"""Access tokens and keys: how they are recognised in files, and hidden in messages."""
+
+import os
+import re
+
+from huggingface_hub import get_token
+
+# What is found -> its form. All are ASCII, and long enough not to be met by accident in anything else.
+_FORMS = {
+    "an access token of the Hub": rb"\b(?:hf|hf_oauth)_[A-Za-z0-9]{30,}|\bapi_org_[A-Za-z0-9]{30,}",
+    "a web token (JWT)": rb"\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
+    "an access token of GitHub": rb"\bgh[oprsu]_[A-Za-z0-9]{36,}|\bgithub_pat_[A-Za-z0-9_]{40,}",
+    "an access token of GitLab": rb"\bglpat-[A-Za-z0-9_-]{20,}",
+    "an access key of AWS": rb"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    "an access key of Google": rb"\bAIza[A-Za-z0-9_-]{35}",
+    "an access token of Slack": rb"\bxox[abeoprs]-[A-Za-z0-9-]{20,}",
+    "an API key": rb"\bsk-[A-Za-z0-9_-]{32,}",
+    "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+}
+_PATTERNS = {kind: re.compile(form) for kind, form in _FORMS.items()}
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY", re.IGNORECASE)
+_SHORTEST = 16  # characters of a secret in the environment; `TOKENIZERS_PARALLELISM=false` is none
+
+
+def own_secrets() -> set[str]:
+    """The user's own: the token that the Hub client would send, and what the environment holds under such names."""
+    secrets = {value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    # A path is where a secret lies, as in HF_TOKEN_PATH.
+    secrets = {value for value in secrets if len(value) >= _SHORTEST and "/" not in value}
+    token = get_token()
+    if token:
+        secrets.add(token)
+    return secrets
+
+
+def secret_in(content: bytes) -> str | None:
+    """What kind of secret some bytes hold, in words; None if they hold none.
+
+    Text in UTF-16 or UTF-32 is ASCII with zeros between the letters, so the bytes are searched without zeros as well.
+    """
+    for text in {content, content.replace(b"\0", b"")}:
+        for kind, pattern in _PATTERNS.items():
+            if pattern.search(text):
+                return kind
+        if any(secret.encode() in text for secret in own_secrets()):
+            return "an access token of yours"
+    return None
+
+
+def hide_secrets(text: str) -> str:
+    """The text with `...` in the place of every secret."""
+    # The longest first: one may be the beginning of another.
+    for secret in sorted(own_secrets(), key=len, reverse=True):
+        text = text.replace(secret, "...")
+    content = text.encode(errors="replace")
+    for pattern in _PATTERNS.values():
+        content = pattern.sub(b"...", content)
+    return content.decode(errors="replace")
+
+
+def shown_cause(error: BaseException) -> BaseException | None:
+    """The error, as the cause of ours, whose traceback Python prints; None if what it says holds a secret."""
+    seen = error
+    while seen is not None:
+        if hide_secrets(str(seen)) != str(seen):
+            return None
+        seen = seen.__cause__ or seen.__context__
+    return error

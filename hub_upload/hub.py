@@ -1,0 +1,121 @@
+"""Calls to the Hub: what is tried again, and what a person is told when a call fails."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+from hyenadna.errors import PushError
+
+from .access_tokens import hide_secrets, shown_cause
+
+_TRIES = 3  # each has retries of its own, in the client
+_FIRST_WAIT = 5  # seconds
+_LONGEST_WAIT = 120
+_PASSING = {408, 425, 429, 500, 502, 503, 504}  # may be over in a moment
+
+# What the client raises when the answer has not the form that it relies on.
+_MALFORMED = (TypeError, KeyError, AttributeError, IndexError, json.JSONDecodeError, UnicodeDecodeError)
+_INVALID_CARD = "Invalid metadata"  # how the client begins when the Hub does not accept a card
+# A failed transfer is a RuntimeError, an answer with something missing or a card that is not accepted a ValueError.
+FAILURES = (HTTPError, OSError, RuntimeError, ValueError, *_MALFORMED)
+
+Result = TypeVar("Result")
+
+
+def _response(error: BaseException | None):
+    """The answer of the Hub that an error, or what caused it, is about."""
+    while error is not None:
+        if getattr(error, "response", None) is not None:
+            return error.response
+        error = error.__cause__
+    return None
+
+
+def _reason(error: Exception, repo_id: str) -> str:
+    """What the failure means, and what to do."""
+    if isinstance(error, LocalTokenNotFoundError):
+        return "not logged in: `hf auth login`, or set HF_TOKEN"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, which forbids every connection: unset it"
+    if isinstance(error, HFValidationError) or str(error).startswith(_INVALID_CARD):
+        return "the Hub does not accept the card, or the name"
+    if isinstance(error, (ValueError, *_MALFORMED)):
+        return (
+            "this is not an answer of the Hub. Perhaps a proxy or the login page of a network answered instead: open "
+            "the address in a browser, and push again"
+        )
+
+    response = _response(error)
+    if response is None:
+        return "the connection failed"
+    status = response.status_code
+    moved = "somebody else changed the repository at the same moment: look at what changed, and push again"
+    known = {
+        401: "no valid access token: `hf auth login`, or set HF_TOKEN to one with write access",
+        403: f"this access token may not write to {repo_id}: use one with write access, or another name before the `/`",
+        404: f"{repo_id}, or the revision, is not there, or hidden from this access token",
+        409: moved,
+        412: moved,
+        413: "a file is larger than the Hub takes",
+        429: "too many requests: wait some minutes and push again",
+    }
+    if status in known:
+        return known[status]
+    if status < 500 and status not in _PASSING:
+        return "the Hub refused it"
+    return "the Hub has a fault; push again later"
+
+
+def explain(error: Exception, repo_id: str) -> str:
+    """Why a call failed and what to do, with what the Hub said in brackets. It names no secret."""
+    said = getattr(error, "server_message", None) or str(error).strip() or repr(error)
+    # Hidden before it is cut: half a token at the end would not be recognised.
+    said = hide_secrets(" ".join(str(said).split()))[:300]
+    return f"{_reason(error, repo_id)} ({said})"
+
+
+def with_retries(what: str, repo_id: str, step: Callable[[], Result], so_far: str = "nothing was published") -> Result:
+    """Run `step`, and again after a pause where the failure may pass by itself.
+
+    Args:
+        what: The step in words.
+        repo_id: The repository.
+        step: A call to the Hub.
+        so_far: What is true if the step fails for good.
+
+    Raises:
+        PushError: It failed for good.
+    """
+    for attempt in range(1, _TRIES + 1):
+        try:
+            return step()
+        except PushError:
+            raise
+        except FAILURES as error:
+            explained = explain(error, repo_id)
+            if attempt == _TRIES or not _may_pass(error):
+                raise PushError(f"{what} failed, and {so_far}: {explained}") from shown_cause(error)
+            wait = _pause(error, attempt)
+            print(f"{what}: {explained}; try {attempt + 1} of {_TRIES} in {wait:.0f} s", file=sys.stderr)
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, (ValueError, LocalTokenNotFoundError, OfflineModeIsEnabled, *_MALFORMED)):
+        return False
+    response = _response(error)
+    return response is None or response.status_code in _PASSING
+
+
+def _pause(error: Exception, attempt: int) -> int:
+    """Seconds to wait before the next try: what the Hub asks for, or longer each time."""
+    response = _response(error)
+    asked = "" if response is None else response.headers.get("Retry-After", "")
+    if asked.isascii() and asked.isdigit() and len(asked) < 10:
+        return min(int(asked), _LONGEST_WAIT)
+    return min(_FIRST_WAIT * 4 ** (attempt - 1), _LONGEST_WAIT)

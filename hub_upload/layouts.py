@@ -1,0 +1,273 @@
+"""The layouts of published checkpoints: which tensor and which setting of theirs is which of ours."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hyenadna.configuration_hyenadna import HyenaDNAConfig
+from hyenadna.errors import CheckpointError
+from hyenadna.modeling_hyenadna import (
+    HyenaDNAForCausalLM,
+    HyenaDNAForSequenceClassification,
+    HyenaDNAForTokenClassification,
+    HyenaDNAModel,
+    HyenaDNAPreTrainedModel,
+)
+
+from .folders import SHORT, check_counts, readable
+
+EMBEDDING = "hyena.backbone.embeddings.word_embeddings.weight"
+
+# Names in other layouts -> ours, applied from top to bottom; None drops the tensor.
+_NAMES = (
+    (r"torchmetrics", None),
+    (r"^(?:module\.|_orig_mod\.)+", ""),  # data-parallel and compiled modules
+    (r"\.(mixer|mlp)\.layer\.", r".\1."),  # trained with activation checkpointing
+    (r"^(?:model\.|hyena\.)?backbone\.", "hyena.backbone."),  # Lightning; standalone, and our HyenaDNAModel
+    (r"^pooler\.", None),  # MultiMolecule's, which nothing reads
+    (r"^(?:model\.)?(embeddings|layers)\.", r"hyena.backbone.\1."),  # MultiMolecule
+    (r"^(?:model\.)?final_layer_norm\.", "hyena.backbone.ln_f."),
+    (r"^model\.lm_head\.", "lm_head."),
+    (r"^(?:model\.)?(?:head|decoder|decoder\.0)\.output_transform\.", "score."),
+)
+
+# Our rows of the vocabulary in MultiMolecule's: <pad> <cls> <eos> <unk> <mask> <null> A C G T N, and 5 without a name.
+# <null> stands for both [BOS] and [RESERVED].
+MULTIMOLECULE_ROWS = [1, 2, 5, 4, 0, 5, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+_MULTIMOLECULE_FIELDS = {
+    "embedding_dropout": "embed_dropout",
+    "hidden_dropout": "hyena_dropout",
+    "filter_dropout": "hyena_filter_dropout",
+    "layer_norm_eps": "layer_norm_epsilon",
+    "filter_emb_dim": "emb_dim",
+    "architectures": "architectures",
+    "activation_freq": "activation_freq",
+    "train_freq": "train_freq",
+    "initializer_range": "initializer_range",
+    "tie_word_embeddings": "tie_word_embeddings",
+    "filter_order": "filter_order",
+    "hyena_order": "hyena_order",
+    "num_inner_mlps": "num_inner_mlps",
+    "short_filter_order": "short_filter_order",
+    "vocab_size": "vocab_size",
+    "pad_vocab_size_multiple": "pad_vocab_size_multiple",
+}
+
+# Fields of a Lightning config.json, and of the `layer` in it -> ours.
+_LIGHTNING_FIELDS = {
+    "d_model": "d_model",
+    "n_layer": "n_layer",
+    "d_inner": "d_inner",
+    "vocab_size": "vocab_size",
+    "pad_vocab_size_multiple": "pad_vocab_size_multiple",
+    "resid_dropout": "resid_dropout",
+    "embed_dropout": "embed_dropout",
+    "layer_norm_epsilon": "layer_norm_epsilon",
+}
+_LIGHTNING_LAYER = {
+    "emb_dim": "emb_dim",
+    "filter_order": "filter_order",
+    "num_inner_mlps": "num_inner_mlps",
+    "short_filter_order": "short_filter_order",
+    "l_max": "max_seq_len",
+    "order": "hyena_order",
+    "w": "activation_freq",
+    "train_freq": "train_freq",
+    "shift": "modulation_shift",
+    "dropout": "hyena_dropout",
+    "filter_dropout": "hyena_filter_dropout",
+}
+# Variants of the operator that no released checkpoint uses, with the value of those that do not use them.
+_LIGHTNING_ONLY = {
+    "_name_": "hyena",
+    "modulate": True,
+    "bidirectional": False,
+    "num_heads": 1,
+    "num_blocks": 1,
+    "inner_factor": 1,
+    "outer_mixing": False,
+    "post_order_ffn": False,
+    "activation": "id",
+}
+
+
+def own_fields() -> set[str]:
+    """The fields of our config.json. Any other that a file holds may name code or files, and is not taken over."""
+    # `auto_map` is written anew by those who write the code as well.
+    return {*HyenaDNAConfig().to_dict(), *HyenaDNAConfig.attribute_map, "num_labels"} - {"auto_map", "tokenizer_class"}
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)  # `torch.equal` raises for different types
+
+
+def rename(stored: dict) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """The tensors under our names, the stored name of each, and the stored names of those that are dropped."""
+    tensors = {}
+    origin = {}
+    dropped = []
+    for name, tensor in stored.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"a {type(name).__name__} stands where the name of a tensor is expected")
+        ours = _our_name(name)
+        if ours is None:
+            dropped.append(name)
+            continue
+        if not isinstance(tensor, Tensor):
+            raise CheckpointError(
+                f"`{name}` is a {type(tensor).__name__} ({SHORT.repr(tensor)}), but a tensor is expected"
+            )
+        if ours in tensors and not equal(tensors[ours], tensor):
+            raise CheckpointError(f"`{name}` and another tensor are both `{ours}`, and differ")
+        tensors[ours] = tensor
+        origin[ours] = name
+    return tensors, origin, dropped
+
+
+def _our_name(name: str) -> str | None:
+    for pattern, replacement in _NAMES:
+        if replacement is None:
+            if re.search(pattern, name):
+                return None
+        else:
+            name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _sizes(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """Every size that can be read off the tensors."""
+
+    def shape(name: str, dims: int) -> tuple[int, ...]:
+        if name not in tensors:
+            raise CheckpointError(f"`{name}` is missing: this is no checkpoint of HyenaDNA, or a part of one")
+        if tensors[name].ndim != dims:
+            raise CheckpointError(f"`{name}` has shape {tuple(tensors[name].shape)}, not {dims} dimensions")
+        return tuple(tensors[name].shape)
+
+    rows, d_model = shape(EMBEDDING, 2)
+    matches = [re.match(r"hyena\.backbone\.layers\.(\d{1,6})\.", name) for name in tensors]
+    layers = {int(match[1]) for match in matches if match}
+    if layers != set(range(len(layers))) or not layers:
+        raise CheckpointError(
+            f"the blocks {sorted(layers)[:20]} are there; they have to be numbered from 0 without a gap"
+        )
+    first = "hyena.backbone.layers.0."
+    filters = f"{first}mixer.filter_fn.implicit_filter."
+    filter_order, emb_dim = shape(f"{filters}0.weight", 2)
+    linear = [name for name in tensors if re.fullmatch(rf"{re.escape(filters)}\d+\.weight", name)]
+    sizes = {
+        "vocab_size": rows,
+        "pad_vocab_size_multiple": 1,
+        "d_model": d_model,
+        "n_layer": len(layers),
+        "d_inner": shape(f"{first}mlp.fc1.weight", 2)[0],
+        "emb_dim": emb_dim,
+        "filter_order": filter_order,
+        "num_inner_mlps": len(linear) - 2,  # without the first and the last
+        # The projection makes `order` gates and one value.
+        "hyena_order": shape(f"{first}mixer.in_proj.weight", 2)[0] // d_model - 1,
+        "short_filter_order": shape(f"{first}mixer.short_filter.weight", 3)[2],
+    }
+    for name in ("pos_emb.z", "pos_emb.t"):
+        if f"{first}mixer.filter_fn.{name}" in tensors:
+            sizes["max_seq_len"] = shape(f"{first}mixer.filter_fn.{name}", 3)[1]
+    return sizes
+
+
+def _settings(config: dict | None, config_file: Path) -> dict:
+    """What config.json says, in our fields."""
+    if config is None:
+        return {}
+    if isinstance(config.get("layer"), dict):
+        return _lightning_settings(config, config_file)
+    if config.get("model_type", "hyenadna") != "hyenadna":
+        raise CheckpointError(f"{config_file} is of a {config['model_type']!r} model, not 'hyenadna'")
+    aliases = HyenaDNAConfig.attribute_map
+    if "filter_emb_dim" in config:  # MultiMolecule: its token ids and heads mean something else
+        names = aliases | _MULTIMOLECULE_FIELDS
+        return {ours: config[name] for name, ours in names.items() if name in config}
+    taken = own_fields() - {"torch_dtype", "dtype"}  # of what type the model is, the tensors say
+    return {aliases.get(name, name): value for name, value in config.items() if name in taken}
+
+
+def _lightning_settings(config: dict, config_file: Path) -> dict:
+    layer = config["layer"]
+    for name, expected in _LIGHTNING_ONLY.items():
+        if layer.get(name, expected) != expected:
+            raise CheckpointError(
+                f"{config_file} says {name}: {SHORT.repr(layer[name])} in `layer`; this package and the released "
+                f"checkpoints know only {expected!r}"
+            )
+    settings = {ours: config[name] for name, ours in _LIGHTNING_FIELDS.items() if name in config}
+    return settings | {ours: layer[name] for name, ours in _LIGHTNING_LAYER.items() if name in layer}
+
+
+def configure(
+    tensors: dict[str, Tensor], config: dict | None, path: Path
+) -> tuple[type[HyenaDNAPreTrainedModel], HyenaDNAConfig, list[str]]:
+    """The class and the configuration of the model, and a line for each setting that the tensors contradict.
+
+    Args:
+        tensors: Under our names.
+        config: The content of config.json, if there is one.
+        path: The file of the tensors.
+
+    Raises:
+        CheckpointError: The tensors are no model, or the settings are impossible.
+    """
+    with readable(f"the configuration of {path} is impossible"):
+        check_counts(config or {})
+        sizes = _sizes(tensors)
+        settings = _settings(config, path.parent / "config.json")
+        overruled = _contradictions(sizes, settings)
+        if "max_seq_len" not in sizes | settings:
+            raise CheckpointError(
+                f"{path} holds no `pos_emb.t`, and there is no config.json beside it: max_seq_len, the unit of the "
+                "filters' time axis, is unknown. Put the checkpoint's config.json into its folder"
+            )
+        settings |= sizes
+        cls = _class_and_head(tensors, config, settings)
+        return cls, HyenaDNAConfig.from_dict(settings), overruled
+
+
+def _contradictions(sizes: dict[str, int], settings: dict) -> list[str]:
+    """A line for each size that config.json gives otherwise than the tensors do, which count."""
+    said = dict(settings)
+    multiple = said.pop("pad_vocab_size_multiple", 8)
+    if isinstance(said.get("vocab_size"), int) and isinstance(multiple, int) and multiple > 0:
+        said["vocab_size"] += -said["vocab_size"] % multiple
+    return [
+        f"{name} is {value}, as the tensors say; config.json says {SHORT.repr(said[name])}"
+        for name, value in sizes.items()
+        if said.get(name) is not None and said[name] != value
+    ]
+
+
+def _class_and_head(tensors: dict[str, Tensor], config: dict | None, settings: dict) -> type[HyenaDNAPreTrainedModel]:
+    """The class of the model. What its head needs is put into `settings`."""
+    architecture = (settings.get("architectures") or [""])[0]
+    head = tensors.get("lm_head.weight")
+    is_hf = config is not None and "model_type" in config
+    if "score.weight" in tensors:
+        cls = HyenaDNAForSequenceClassification
+        if architecture == "HyenaDNAForTokenClassification":
+            cls = HyenaDNAForTokenClassification
+        labels = len(tensors["score.weight"])
+        if len(settings.get("id2label") or {}) != labels:
+            settings.pop("id2label", None)
+            settings.pop("label2id", None)
+            settings["num_labels"] = labels
+        settings["classifier_bias"] = "score.bias" in tensors
+        is_ours = config is not None and "modulation_shift" in config
+        if not is_ours:  # the paper's head pools the mean, that of the `-hf` code the last position
+            settings["pooling"] = "last" if is_hf else "mean"
+    elif head is not None or architecture in ("HyenaDNAForCausalLM", "HyenaDnaForCausalLM"):
+        cls = HyenaDNAForCausalLM
+        if not is_hf:  # trained tied, and stored as two names for one matrix
+            settings["tie_word_embeddings"] = head is not None and equal(head, tensors[EMBEDDING])
+    else:
+        cls = HyenaDNAModel
+    settings["architectures"] = [cls.__name__]
+    return cls

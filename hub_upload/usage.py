@@ -1,0 +1,80 @@
+"""The Python that a model card shows, and that is run before the card is written."""
+
+import json
+
+from hyenadna.configuration_hyenadna import HyenaDNAConfig
+
+EXAMPLE = "ACGTTGCATTCAGGTAAGTACCTG"
+# Class of ours -> the class of Transformers that loads it.
+AUTO_CLASSES = {
+    "HyenaDNAModel": "AutoModel",
+    "HyenaDNAForCausalLM": "AutoModelForCausalLM",
+    "HyenaDNAForSequenceClassification": "AutoModelForSequenceClassification",
+    "HyenaDNAForTokenClassification": "AutoModelForTokenClassification",
+}
+# Head of an adapter, by its `task_type`: the end of the name of our class, and of peft's.
+ADAPTED = {"CAUSAL_LM": "ForCausalLM", "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
+
+_PROBABILITIES = {"regression": "", "multi_label_classification": ".sigmoid()"}
+
+
+def usage(config: HyenaDNAConfig, name: str) -> str:
+    """Python that loads the model called `name` without this package, and prints what it says about a sequence.
+
+    It is run, so that nothing of `config` gets into it but numbers and names that are known here.
+    """
+    architecture = (config.architectures or ["HyenaDNAModel"])[0]
+    auto = AUTO_CLASSES.get(architecture, "AutoModel")
+    sequence = EXAMPLE[: max(1, int(config.max_seq_len) - 1)]
+    lines = [
+        "import torch",
+        f"from transformers import {auto}, AutoTokenizer",
+        "",
+        f"name = {json.dumps(name)}",
+        "tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)",
+        f"model = {auto}.from_pretrained(name, trust_remote_code=True).eval()",
+        f'batch = tokenizer("{sequence}", return_tensors="pt")',
+        "with torch.inference_mode():",
+        *_OUTPUT[auto],
+    ]
+    probabilities = _PROBABILITIES.get(str(config.problem_type), ".softmax(-1)")
+    return "\n".join(lines).replace("PROBABILITIES", probabilities) + "\n"
+
+
+_OUTPUT = {  # the class that loads the model -> the last lines
+    "AutoModel": [
+        "    per_base = model(**batch).last_hidden_state",
+        "print(tuple(per_base.shape))",
+    ],
+    "AutoModelForCausalLM": [
+        '    loss = model(**batch, labels=batch["input_ids"]).loss',
+        'print(f"{loss:.4f} nats per base")',
+    ],
+    "AutoModelForSequenceClassification": [
+        "    scores = model(**batch).logits[0]PROBABILITIES",
+        "print({model.config.id2label[i]: round(score, 4) for i, score in enumerate(scores.tolist())})",
+    ],
+    "AutoModelForTokenClassification": [
+        "    labels = model(**batch).logits[0].argmax(-1)",
+        "print([model.config.id2label[i] for i in labels.tolist()])",
+    ],
+}
+
+
+def adapter_usage(config: dict, name: str, head: dict) -> str:
+    """Python that loads the adapter called `name`; `head` holds what its base model does not know of the head."""
+    task = config.get("task_type")
+    auto = "AutoPeftModel"
+    if task:
+        auto += ADAPTED.get(task, "ForFeatureExtraction")
+    else:  # peft imports the class that the adapter names, from libraries that it was told of
+        head = {"import_allowlist": ["hyenadna"], **head}
+    options = "".join(f", {key}={value!r}" for key, value in head.items())
+    lines = [
+        "import hyenadna",
+        f"from peft import {auto}",
+        "",
+        f"name = {json.dumps(name)}",
+        f"model = {auto}.from_pretrained(name{options}).eval()",
+    ]
+    return "\n".join(lines) + "\n"
