@@ -141,7 +141,7 @@ def verify(folder: str | Path, model: HyenaDNAPreTrainedModel | None = None) -> 
 
 def _load_config(source: str | Path) -> HyenaDNAConfig:
     stored, _ = HyenaDNAConfig.get_config_dict(source)
-    check_counts(stored)
+    check_counts(stored, source)
     return HyenaDNAConfig.from_pretrained(source)
 
 

@@ -67,16 +67,18 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def check_counts(config: dict) -> None:
+def check_counts(config: dict, source: str | Path) -> None:
     """Refuse numbers of layers or labels that no model has: Transformers would make an object for each.
 
     Raises:
-        CheckpointError: A number in this config.json is absurd.
+        CheckpointError: A number in this config.json, which is that of `source`, is absurd.
     """
     for name, most in _MOST.items():
         value = config.get(name)
         if isinstance(value, int | float) and value > most:
-            raise CheckpointError(f"`{name}` in config.json is {SHORT.repr(value)}, but at most {most:,} are expected")
+            raise CheckpointError(
+                f"config.json of {source} says `{name}`: {SHORT.repr(value)}, but at most {most:,} are expected"
+            )
 
 
 def write_json(path: Path, content: dict, sort_keys: bool = False) -> None:

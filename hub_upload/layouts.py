@@ -218,7 +218,7 @@ def configure(
         CheckpointError: The tensors are no model, or the settings are impossible.
     """
     with readable(f"the configuration of {path} is impossible"):
-        check_counts(config or {})
+        check_counts(config or {}, path.parent)
         sizes = _sizes(tensors)
         settings = _settings(config, path.parent / "config.json")
         overruled = _contradictions(sizes, settings)

@@ -60,8 +60,9 @@ def plain(text: object) -> str:
     line = " ".join(str(text).split())
     line = re.sub(r"[\\`<|]", r"\\\g<0>", line)  # code, HTML, the next cell of a table
     line = line.replace("](", "]\\(").replace("]:", "]\\:")  # links
-    line = re.sub(r"^[#>+*=~-]", r"\\\g<0>", line)  # a heading, a quotation, a list, a rule
-    return re.sub(r"^(\d+)([.)])", r"\1\\\2", line)  # a numbered list
+    # At the start of a line: a heading, a quotation, a list; a rule, or what makes a heading of the line before.
+    line = re.sub(r"^(?:#|>|[-+*](?= |$)|[-=~*_]{2,})", r"\\\g<0>", line)
+    return re.sub(r"^(\d+)([.)])(?= |$)", r"\1\\\2", line)  # a numbered list
 
 
 def _code(text: object) -> str:
