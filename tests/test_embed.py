@@ -32,8 +32,8 @@ from hyenadna.analysis.embed import (
 )
 from hyenadna.analysis.embedding_map import colours_of, map_to_plane, write_html
 from hyenadna.errors import InputError
+from hyenadna.genomics.fasta import SequenceFile
 from hyenadna.genomics.genes import GeneSequences, read_genes
-from hyenadna.genomics.genome import SequenceFile
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli

@@ -21,13 +21,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import split_windows
+from hyenadna.genomics.held_out import split_windows
 from hyenadna.training import cli
 from hyenadna.training.pretrain import PretrainArguments, PretrainTrainer, length_stages, pretrain
 from hyenadna.training.runs.markov import MarkovModels, count_contexts
 from hyenadna.training.runs.settings import parse_settings
 
-from .test_genome import random_dna, write_fasta
+from .genomes import random_dna, write_fasta
 
 TINY = {"d_model": 8, "n_layer": 1, "max_seq_len": 34}  # windows of 32 bases
 QUICK = {"use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 4, "markov_order": 3}

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import overlapping
+from hyenadna.genomics.intervals import overlapping
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.window_rows import WindowRows, digest_of
 from hyenadna.training import cli
@@ -65,7 +65,7 @@ def test_named_chromosomes_are_held_out(genomes):
     for name, files in opened.items():
         parts = held_out_regions(name, files, args)
         check_disjoint(parts)
-        assert {part: int((r[:, 3] - r[:, 2]).sum()) for part, r in parts.items()} == expected
+        assert {part: int(r.lengths.sum()) for part, r in parts.items()} == expected
     with pytest.raises(InputError, match=r"at_rich has no chromosome 'Y'; its sequences are \['NC_001.1'"):
         args.test_chromosomes = ["Y"]
         held_out_regions("at_rich", opened["at_rich"], args)
@@ -101,7 +101,7 @@ def test_without_names_the_last_bases_are_held_out(genomes):
     for name, files in open_species(args).items():
         parts = held_out_regions(name, files, args)
         check_disjoint(parts)
-        sizes = {part: int((r[:, 3] - r[:, 2]).sum()) for part, r in parts.items()}
+        sizes = {part: int(r.lengths.sum()) for part, r in parts.items()}
         assert sizes == {"train": 900, "validation": 300, "test": 300}
 
 
@@ -133,7 +133,7 @@ def test_windows_are_a_function_of_seed_epoch_and_number(genomes):
 
 def test_gaps_are_drawn_again(tmp_path):
     (tmp_path / "a.fa").write_text(f">a\n{'N' * 900}{'ACGT' * 25}\n")
-    from hyenadna.genomics.genome import open_genomes
+    from hyenadna.genomics.fasta import open_genomes
 
     windows = DrawnWindows(open_genomes([tmp_path / "a.fa"]), [np.array([[0, 0, 0, 1000]])], 20, 0)
     gaps = sum(windows.draw(i, 0)[1].count("N") > 10 for i in range(100))
