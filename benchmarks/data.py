@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hyenadna.training.genome import open_genomes, tile
-from hyenadna.training.windows import WindowCollator, WindowDataset, WindowSampler
+from hyenadna.genomics.genome import open_genomes, tile
+from hyenadna.genomics.windows import WindowCollator, WindowDataset, WindowSampler
 
 
 def random_genome(folder: str) -> Path:

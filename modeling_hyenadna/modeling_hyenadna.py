@@ -30,8 +30,8 @@ from .cache_hyenadna import check_cache, continue_operator
 from .checkpoint_hyenadna import check_checkpoint
 from .configuration_hyenadna import HyenaDNAConfig
 from .feed_forward import compute_dtype, feed_forward
+from .fused_inference import norm_stream, run_block
 from .implicit_filter import HyenaDNAFilter, HyenaDNAPositionalEmbedding, HyenaDNASin
-from .inference import norm_stream, run_block
 from .inputs_hyenadna import (
     check_labels,
     check_range,

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.training.cli import leave_together
 from hyenadna.training.pretrain import PretrainArguments, main
-from hyenadna.training.settings import parse_settings
+from hyenadna.training.runs.settings import parse_settings
 
 from .test_pretrain import make_genome
 

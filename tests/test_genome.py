@@ -12,10 +12,8 @@ import pytest
 from Bio import bgzf
 from pyfaidx import Fasta
 
-from hyenadna.tokenization import HyenaDNATokenizer
-from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
-from hyenadna.training.genome import (
+from hyenadna.errors import InputError
+from hyenadna.genomics.genome import (
     SOFT_MASKED,
     centre,
     class_weights,
@@ -29,7 +27,9 @@ from hyenadna.training.genome import (
     subtract,
     tile,
 )
-from hyenadna.training.windows import WindowDataset
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.windows import WindowDataset
+from hyenadna.tokenization import HyenaDNATokenizer
 
 ROWS = ("file", "sequence", "start", "end")
 
@@ -167,7 +167,7 @@ def test_counts_of_bases(genome, monkeypatch):
     assert count_bases(genomes, cut).tolist() == expected
     upper = [sum(map(list(GENOME.values())[s][start:end].count, "ACGT")) for _, s, start, end in cut.tolist()]
     assert count_bases(genomes, cut, upper_case=True).tolist() == upper != expected
-    monkeypatch.setattr("hyenadna.training.genome._ONCE", 10)  # in pieces shorter than a window
+    monkeypatch.setattr("hyenadna.genomics.genome._ONCE", 10)  # in pieces shorter than a window
     assert count_bases(genomes, cut).tolist() == expected
 
 
@@ -431,7 +431,7 @@ def test_files_that_cannot_be_opened(genome, tmp_path, monkeypatch):
     def refuse(*args):
         raise PermissionError
 
-    monkeypatch.setattr("hyenadna.training.genome.os.replace", refuse)
+    monkeypatch.setattr("hyenadna.genomics.genome.os.replace", refuse)
     with pytest.raises(InputError, match=r"g.fa has no index, and .* cannot be written to.*samtools faidx"):
         open_genomes([genome])
 

@@ -29,7 +29,7 @@ from hyenadna import (
     HyenaDNAForTokenClassification,
     HyenaDNATokenizer,
 )
-from hyenadna.training.trainer import HyenaDNATrainer
+from hyenadna.training.runs.trainer import HyenaDNATrainer
 
 from .conftest import random_ids, random_model
 

@@ -20,12 +20,12 @@ from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
+from hyenadna.errors import InputError
+from hyenadna.genomics.genome import split_windows
 from hyenadna.training import cli
-from hyenadna.training.errors import InputError
-from hyenadna.training.genome import split_windows
-from hyenadna.training.markov import MarkovModels, count_contexts
 from hyenadna.training.pretrain import PretrainArguments, PretrainTrainer, length_stages, load_model, pretrain
-from hyenadna.training.settings import parse_settings
+from hyenadna.training.runs.markov import MarkovModels, count_contexts
+from hyenadna.training.runs.settings import parse_settings
 
 from .test_genome import random_dna, write_fasta
 
@@ -212,7 +212,7 @@ def test_one_process_at_a_time_writes_into_a_folder(run, another_writer, monkeyp
     for failure in (None, OSError(errno.ENOLCK, "no locks")):
         with monkeypatch.context() as patch, pytest.raises(InputError, match="seen"):
             if failure:
-                patch.setattr("hyenadna.training.settings.fcntl.lockf", Mock(side_effect=failure))
+                patch.setattr("hyenadna.training.runs.settings.fcntl.lockf", Mock(side_effect=failure))
             pretrain(make_args(folder, tmp_path / "a" / "b"))
     assert seen[0] is None and seen[1] is not None  # locked; without locks it goes on
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "b", ".lock"]

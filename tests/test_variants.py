@@ -14,10 +14,11 @@ import torch
 from Bio.bgzf import BgzfWriter
 
 from hyenadna import HyenaDNATokenizer
-from hyenadna.training import cli, variants
-from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
-from hyenadna.training.genome import open_genomes
+from hyenadna.analysis import variants
+from hyenadna.errors import InputError
+from hyenadna.genomics.genome import open_genomes
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.training import cli
 
 from .conftest import random_model
 
@@ -269,7 +270,7 @@ def test_a_window_with_other_letters_is_skipped(folder, capsys):
 
 
 LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
-LAUNCH += "--dynamo_backend no --main_process_port 0 -m hyenadna.training.variants"
+LAUNCH += "--dynamo_backend no --main_process_port 0 -m hyenadna.analysis.variants"
 
 
 def test_two_processes_killed_and_resumed_equal_one(folder):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 
-from hyenadna.training.genome import SOFT_MASKED, open_genomes, tile
-from hyenadna.training.windows import PAD, SEP, WindowCollator, WindowDataset, WindowSampler
+from hyenadna.genomics.genome import SOFT_MASKED, open_genomes, tile
+from hyenadna.genomics.windows import PAD, SEP, WindowCollator, WindowDataset, WindowSampler
 
 from .test_genome import random_dna, windows, write_fasta
 

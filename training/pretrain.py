@@ -37,13 +37,13 @@ from transformers import EvalPrediction, TrainerCallback, set_seed
 from transformers.trainer_utils import rotate_checkpoints
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna.errors import InputError
+from hyenadna.genomics.genome import FIRST_BASE, SOFT_MASKED, SequenceFile, class_weights, open_genomes, split_windows
+from hyenadna.genomics.windows import SEP, WindowCollator, WindowDataset, WindowSampler
 from hyenadna.tokenization import HyenaDNATokenizer
-
-from .errors import InputError
-from .genome import FIRST_BASE, SOFT_MASKED, SequenceFile, class_weights, open_genomes, split_windows
-from .markov import ContextCounts, MarkovModels, count_contexts
-from .results import versions, write_json
-from .settings import (
+from hyenadna.training.runs.markov import ContextCounts, MarkovModels, count_contexts
+from hyenadna.training.runs.results import versions, write_json
+from hyenadna.training.runs.settings import (
     METRICS_FILE,
     SETTINGS_FILE,
     SHAPE,
@@ -53,8 +53,7 @@ from .settings import (
     result_settings,
     setting,
 )
-from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
-from .windows import SEP, WindowCollator, WindowDataset, WindowSampler
+from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
 
 MARKOV_FILE = "markov.json"
 _SHORTEST_STAGE = 64  # of the warm-up of the sequence length

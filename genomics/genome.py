@@ -1,6 +1,6 @@
 """Genomes as training data: FASTA, text and tables -> windows, checked, in parts that share no base.
 
-    from hyenadna.training.genome import open_genomes, split_windows
+    from hyenadna.genomics.genome import open_genomes, split_windows
     genomes = open_genomes(["hg38.fa"])
     parts = split_windows(genomes, window=1024, validation=["chr20"], test=["chr21:0-20,000,000", "chr22"])
     parts["train"]                                               # (windows, 4): file, sequence, start, end
@@ -23,9 +23,8 @@ import numpy as np
 import pandas as pd
 from pyfaidx import Faidx, FastaIndexingError
 
+from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
-
-from .errors import InputError
 
 FASTA = (".fa", ".fasta", ".fna", ".fa.gz", ".fasta.gz", ".fna.gz", ".fa.bgz", ".fasta.bgz", ".fna.bgz")
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
