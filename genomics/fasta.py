@@ -261,6 +261,8 @@ class SequenceFile:
     def _read_index(self, index: Path) -> None:
         """Read the five columns of a `.fai`: name, bases, first byte, bases in a line, bytes in a line."""
         records = [line.split("\t") for line in read_lines(index)]
+        if any(len(record) < 5 for record in records):
+            raise ValueError(f"{index.name} has a line that is none of a FASTA index")
         self.names = [record[0] for record in records]
         _check_unique(self.names)
         columns = np.array([record[1:5] for record in records]).astype(np.int64).reshape(-1, 4)

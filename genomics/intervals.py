@@ -29,6 +29,7 @@ __all__ = [
     "Intervals",
     "centre",
     "check_interval",
+    "class_weights",
     "merge",
     "overlapping",
     "read_bed",
@@ -257,6 +258,52 @@ def read_bed(path: str | Path, genomes: Sequence[SequenceFile], file: int) -> tu
     for (_, sequence, start, end), line in zip(rows, lines, strict=True):
         check_interval(genome, sequence, start, end, line.where)
     return Intervals.of(rows), parts
+
+
+def class_weights(
+    windows: Intervals, bed: Sequence[str | Path], genomes: Sequence[SequenceFile], weights: dict[str, float]
+) -> npt.NDArray[np.float64]:
+    """Return the weight of each window by the classes of the BED intervals that it overlaps, float64 `(windows,)`.
+
+    The class is the fourth column of the BED file, or the fifth where the fourth names parts. Of several classes the
+    largest weight counts: a window of 1,024 bases around an exon of 150 is an exon, whatever surrounds it.
+
+    Args:
+        windows: From `split_windows`.
+        bed: One BED file for each genome.
+        genomes: From `open_genomes`.
+        weights: Of the classes; a class without one has the weight 1.
+
+    Raises:
+        InputError: No interval has one of the classes.
+
+    >>> class_weights(windows, ["genes.bed"], genomes, {"exon": 4.0})       # doctest: +SKIP
+    array([1., 4., 1.])
+    """
+    rows_of_class: dict[str, list[tuple[int, int, int, int]]] = {}
+    for file, path in enumerate(bed):
+        lines = read_bed_lines(path, [genomes[file]])
+        column = int(any(line.name in PART_NAMES for line in lines))
+        for line in lines:
+            name = line.names[column] if len(line.names) > column else ""
+            row = (file, genomes[file].find(line.chromosome, line.where), line.start, line.end)
+            rows_of_class.setdefault(name, []).append(row)
+
+    unknown = [name for name in weights if name not in rows_of_class]
+    if unknown:
+        known = sorted(filter(None, rows_of_class))
+        known = [*known[:20], "..."] if len(known) > 20 else known
+        raise InputError(
+            f"class_weights: no interval of {list(map(str, bed))} is of the class {unknown[0]!r}; the classes are "
+            f"{known or 'missing: the fourth column names them, or the fifth if the fourth names parts'}"
+        )
+
+    result = np.full(len(windows), -np.inf)
+    for name, rows in rows_of_class.items():
+        of_class = overlapping(windows, Intervals.of(rows))
+        result[of_class] = np.maximum(result[of_class], weights.get(name, 1.0))
+    result[np.isinf(result)] = 1.0  # splits of a table, or a window that lies beside its interval
+    return result
 
 
 # ------------------------------------------------------------------------------------------------ regions

@@ -9,6 +9,7 @@ position in it. So it does not matter how many processes and workers read, or fr
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from .fasta import SequenceFile
 from .intervals import Intervals
 from .letters import PAD, SEP, SOFT_MASKED, N, complement_ids
 
-__all__ = ["WindowCollator", "WindowDataset", "WindowSampler"]
+__all__ = ["WindowCollator", "WindowDataset", "WindowGroup", "WindowSampler"]
 
 Item = int | tuple[int, int, bool]  # a row, or a row with a length and whether to take the other strand
 
@@ -83,28 +84,65 @@ class WindowDataset(torch.utils.data.Dataset):
 
 
 class WindowCollator:
-    """Turn ids of `WindowDataset` into inputs and labels; pads, N and, if asked, lower case are no targets.
+    """Turn ids of `WindowDataset` into inputs and labels; pads and N are no targets.
 
     There is no attention mask: pads follow the sequence, where a causal model does not see them.
 
     Args:
-        ignore_soft_masked: Whether lower-case letters are no targets.
+        soft_masked_weight: Of lower-case bases in the loss, 0 to 1. At 0 they are no targets. Between 0 and 1 a batch
+            also has `loss_weights`, float32 of the shape of the labels, 0 where there is no target.
 
     >>> WindowCollator()(np.array([[7, 11, 1]], dtype=np.uint8))["labels"].tolist()
     [[7, -100, 1]]
     """
 
-    def __init__(self, ignore_soft_masked: bool = False):
+    def __init__(self, soft_masked_weight: float = 1.0):
         table = torch.arange(2 * SOFT_MASKED)
         self.input_of_id = table % SOFT_MASKED
         self.label_of_id = self.input_of_id.clone()
         self.label_of_id[[PAD, N, N + SOFT_MASKED]] = -100
-        if ignore_soft_masked:
+        if soft_masked_weight == 0:
             self.label_of_id[SOFT_MASKED:] = -100
+
+        self.weight_of_id: torch.Tensor | None = None
+        if 0 < soft_masked_weight < 1:
+            weights = torch.where(table < SOFT_MASKED, 1.0, soft_masked_weight)
+            self.weight_of_id = weights.masked_fill(self.label_of_id == -100, 0.0)
 
     def __call__(self, ids: npt.NDArray[np.uint8]) -> dict[str, torch.Tensor]:
         index = torch.from_numpy(ids).int()
-        return {"input_ids": self.input_of_id[index], "labels": self.label_of_id[index]}
+        batch = {"input_ids": self.input_of_id[index], "labels": self.label_of_id[index]}
+        if self.weight_of_id is not None:
+            batch["loss_weights"] = self.weight_of_id[index]
+        return batch
+
+
+@dataclass
+class WindowGroup:
+    """Windows that are sampled alike.
+
+    Attributes:
+        file: Their number of the file.
+        weight: Its weight times theirs: how often they come in an epoch.
+        rows: Their rows in the table of windows, int64 `(windows,)`.
+    """
+
+    file: int
+    weight: float
+    rows: npt.NDArray[np.int64]
+
+
+def _groups(windows: Intervals, weights: Sequence[float], window_weights: np.ndarray | None) -> list[WindowGroup]:
+    """Return the groups in the order of the files; a file without windows is an empty one."""
+    groups = []
+    for file, weight in enumerate(weights):
+        rows = np.flatnonzero(windows.file == file)
+        if window_weights is None or not len(rows):
+            groups.append(WindowGroup(file, weight, rows))
+            continue
+        for factor in np.unique(window_weights[rows]).tolist():
+            groups.append(WindowGroup(file, weight * factor, rows[window_weights[rows] == factor]))
+    return groups
 
 
 class WindowSampler(torch.utils.data.Sampler):
@@ -117,11 +155,15 @@ class WindowSampler(torch.utils.data.Sampler):
     Args:
         windows: From `split_windows`.
         weights: Of each file.
+        window_weights: Of each window `(n,)`, times that of its file. Windows of one file and one weight are one group,
+            whose windows take turns.
         rows_per_step: Windows in one optimizer step, over all processes and accumulated batches.
         length: Of a window, in bases.
         seed: Of the order and of the strands.
         reverse_complement: Probability of the other strand.
         stages: For a warm-up of the sequence length: (first optimizer step, length in bases), in order.
+        shortest: Of random lengths. Each step then cuts its windows into equal pieces, of a length between this and
+            `length` (in a warm-up, that of the stage); each doubling of the length is as likely as the others.
 
     >>> list(WindowSampler(Intervals.of([(0, 0, 0, 9)]), [1.0], rows_per_step=2, length=9))
     [(0, 9, False), (-1, 9, False)]
@@ -136,9 +178,12 @@ class WindowSampler(torch.utils.data.Sampler):
         seed: int = 0,
         reverse_complement: float = 0.0,
         stages: Sequence[tuple[int, int]] = (),
+        window_weights: np.ndarray | None = None,
+        shortest: int | None = None,
     ):
-        self.rows_of_file = [np.flatnonzero(windows.file == file) for file in range(len(weights))]
-        self.per_epoch = [round(weight * len(rows)) for weight, rows in zip(weights, self.rows_of_file, strict=True)]
+        self.groups = _groups(windows, weights, window_weights)
+        self.per_epoch = [round(group.weight * len(group.rows)) for group in self.groups]
+        self.shortest = shortest
         self.rows_per_step = rows_per_step
         self.length = length
         self.seed = seed
@@ -152,29 +197,37 @@ class WindowSampler(torch.utils.data.Sampler):
 
     def length_at(self, step: int) -> int:
         """Return the length in bases at an optimizer step, counted from 0 over all epochs."""
-        return next(length for first, length in reversed(self.stages) if first <= step)
+        longest = next(length for first, length in reversed(self.stages) if first <= step)
+        if self.shortest is None or self.shortest >= longest:
+            return longest
+
+        exponent = np.random.default_rng((self.seed, step, 4)).random()
+        drawn = self.shortest * (longest / self.shortest) ** exponent
+        # Equal pieces: pads at the end of the last one would cost as much as bases.
+        pieces = min(round(longest / drawn), longest // self.shortest)
+        return -(-longest // pieces)
 
     def rows(self) -> npt.NDArray[np.int64]:
         """Return the rows of the epoch in order, int64 `(len(self),)`."""
-        chosen = [self._rows_of(file) for file in range(len(self.rows_of_file))]
+        chosen = [self._rows_of(group) for group in range(len(self.groups))]
         rng = np.random.default_rng((self.seed, self.epoch, 2))
         shuffled = rng.permutation(np.concatenate(chosen))
         return np.concatenate([shuffled, np.full(len(self) - len(shuffled), -1)])
 
-    def _rows_of(self, file: int) -> npt.NDArray[np.int64]:
-        """Return the rows of a file in this epoch.
+    def _rows_of(self, group: int) -> npt.NDArray[np.int64]:
+        """Return the rows of a group in this epoch.
 
-        They are a stretch of the stream of the file, which is one shuffled pass over its windows after the other.
+        They are a stretch of the stream of the group, which is one shuffled pass over its windows after the other.
         """
-        rows = self.rows_of_file[file]
-        count = self.per_epoch[file]
+        rows = self.groups[group].rows
+        count = self.per_epoch[group]
         position = self.epoch * count
         stop = position + count
         chosen = [rows[:0]]
         while position < stop:
             turn, first = divmod(position, len(rows))
             last = min(len(rows), first + stop - position)
-            shuffled = np.random.default_rng((self.seed, file, turn, 1)).permutation(rows)
+            shuffled = np.random.default_rng((self.seed, group, turn, 1)).permutation(rows)
             chosen.append(shuffled[first:last])
             position += last - first
         return np.concatenate(chosen)
