@@ -526,7 +526,7 @@ def test_stages_of_the_length():
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no place"),
         ({"d_model": 0}, "the model cannot be made"),
         ({"learning_rate": 0}, "learning_rate is 0"),
-        ({"test": ["chr2"]}, "there is no sequence 'chr2'.*did you mean '2'"),
+        ({"test": ["chr7"]}, "there is no sequence 'chr7'.*which has"),
         ({"include_num_input_tokens_seen": "no"}, "no speed to report"),
     ],
 )
