@@ -46,7 +46,7 @@ from .transformers_api import (
     CACHE,
     GradientCheckpointingLayer,
     capture_outputs,
-    check_generation,
+    generates_with_cache,
     is_tracing,
     one_cache,
 )
@@ -516,7 +516,6 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: Another kind of cache is asked for, or the prompt and `max_new_tokens` exceed `max_seq_len`.
         """
-        check_generation(HyenaDNAForCausalLM)
         kinds = [kwargs.get("cache_implementation")]
         kinds += [getattr(c, "cache_implementation", None) for c in (generation_config, self.generation_config)]
         kind = next((kind for kind in kinds if kind is not None), "dynamic")
@@ -526,6 +525,10 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
                 "is used. Leave it out, or pass 'dynamic'."
             )
         cache = one_cache(kwargs.pop("past_key_values", None), kwargs.pop("cache", None))
+        if not generates_with_cache(HyenaDNAForCausalLM):
+            if cache is not None:
+                raise ValueError("No cache can be continued: `generate` of this Transformers release cannot use it.")
+            kwargs["use_cache"] = False
         if cache is not None:
             kwargs[CACHE] = cache
         return super().generate(inputs, generation_config, *args, **kwargs)

@@ -33,7 +33,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
-__all__ = ["CACHE", "GradientCheckpointingLayer", "capture_outputs", "check_generation", "is_tracing", "one_cache"]
+__all__ = ["CACHE", "GradientCheckpointingLayer", "capture_outputs", "generates_with_cache", "is_tracing", "one_cache"]
 
 # The newest release that the whole test suite passes on. `generate` is checked at run time on a newer one.
 NEWEST_TESTED = "5.24.0"
@@ -57,51 +57,59 @@ def one_cache(past_key_values, cache):
     return cache
 
 
-_checked = False
+_cache_works: bool | None = None  # with `generate` of the installed release; not known before the first call
 
 
-def check_generation(model_class) -> None:
-    """Warn, once a process, if `generate` of a release newer than the newest tested is wrong with a cache.
+def generates_with_cache(model_class) -> bool:
+    """Whether `generate` of the installed release is right with our cache; if not, a warning says so once a process.
 
     A release that hands over the cache under another name would generate from the last token alone, without a word:
-    5.24 did. A toy model generates a few tokens here, and its logits are compared with those of a full pass. Nothing
-    of the caller's is touched: neither a model nor the state of the random numbers.
+    5.24 did. So on a release newer than the newest tested, a toy model generates a few tokens, and its logits are
+    compared with those of a full pass. Neither the caller's model nor the state of the random numbers is touched.
 
     Args:
-        model_class: `HyenaDNAForCausalLM`; the copy of it that calls, where there are several.
+        model_class: `HyenaDNAForCausalLM`, of the copy of this code that asks.
     """
-    global _checked
-    if _checked or Version(transformers.__version__) <= Version(NEWEST_TESTED):
-        return
-    _checked = True  # first, because the toy generates too
-    try:
-        error = _generation_error(model_class)
-    except Exception as exception:
-        error = f"it raised {type(exception).__name__}: {exception}"
-    if error:
-        warnings.warn(
-            f"`generate` of Transformers {transformers.__version__} does not work with HyenaDNA's cache ({error}). The "
-            f"newest release that was tested is {NEWEST_TESTED}: install that one (`pip install transformers=="
-            f"{NEWEST_TESTED}`), or pass `use_cache=False` to `generate`, which is slower.",
-            stacklevel=3,
-        )
+    global _cache_works
+    if _cache_works is None:
+        _cache_works = True  # first, because the toy generates too
+        error = None
+        if Version(transformers.__version__) > Version(NEWEST_TESTED):
+            error = _generation_error(model_class)
+        if error is not None:
+            _cache_works = False
+            warnings.warn(
+                f"`generate` of Transformers {transformers.__version__} does not work with HyenaDNA's cache: {error}. "
+                "This process generates without a cache, which gives the same tokens, slower. The newest release that "
+                f"was tested is {NEWEST_TESTED}: `pip install transformers=={NEWEST_TESTED}`.",
+                stacklevel=3,
+            )
+    return _cache_works
 
 
 def _generation_error(model_class) -> str | None:
     """What is wrong with the logits of a toy model that generates with a cache, or `None`."""
+    try:
+        difference = _toy_difference(model_class)
+    except Exception as error:  # of any kind: nobody knows what the release does
+        return f"{type(error).__name__}: {error}"
+    if difference > 1e-4:
+        return f"logits differ by {difference:.2g} of their standard deviation from those of a full pass"
+    return None
+
+
+@torch.no_grad()
+def _toy_difference(model_class) -> float:
+    """Largest difference of the logits of `generate` and of a full pass, in standard deviations."""
     new = 4
-    # The toy is on the CPU, so no other device's random numbers are used.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.no_grad():
+    # Everything is on the CPU, so no other device's random numbers are used.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.autocast("cpu", enabled=False):
         torch.manual_seed(0)
-        config = model_class.config_class(d_model=4, n_layer=2, filter_order=4, max_seq_len=16)
-        toy = model_class(config).double().eval()
+        toy = model_class(model_class.config_class(d_model=4, filter_order=4, max_seq_len=16)).double().eval()
         for parameter in toy.parameters():
-            parameter.normal_(std=0.5)  # the initial weights are so small that a lost past would hardly show
-        ids = torch.tensor([[7, 8, 9, 10, 11, 7], [4, 4, 10, 7, 7, 9]])
-        mask = (ids != config.pad_token_id).long()
+            parameter.normal_(std=0.5)  # with the initial weights, which are small, a lost past would hardly show
         out = toy.generate(
-            ids,
-            attention_mask=mask,
+            torch.tensor([[7, 8, 9, 10, 11, 7], [10, 8, 10, 7, 7, 9]]),
             max_new_tokens=new,
             min_new_tokens=new,
             do_sample=False,
@@ -109,8 +117,6 @@ def _generation_error(model_class) -> str | None:
             output_logits=True,
             return_dict_in_generate=True,
         )
-        mask = torch.cat([mask, mask.new_ones(len(mask), new)], dim=1)
-        expected = toy(out.sequences, attention_mask=mask).logits[:, -new - 1 : -1]
-        logits = torch.stack(out.logits, dim=1).to(expected.dtype)
-    difference = float((logits - expected).abs().max() / expected.std())
-    return f"its logits differ by {difference:.2g} standard deviations" if difference > 1e-4 else None
+        expected = toy(out.sequences).logits[:, -new - 1 : -1]
+    logits = torch.stack(out.logits, dim=1).to(expected.dtype)  # Transformers keeps them in float32
+    return float((logits - expected).abs().max() / expected.std())
