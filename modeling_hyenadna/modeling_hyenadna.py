@@ -30,7 +30,7 @@ from .cache_hyenadna import check_cache, continue_operator
 from .checkpoint_hyenadna import check_checkpoint
 from .configuration_hyenadna import HyenaDNAConfig
 from .feed_forward import compute_dtype, feed_forward
-from .implicit_filter import HyenaDNAFilter, HyenaDNAPositionalEmbedding, HyenaDNASin
+from .implicit_filter import HyenaDNAFilter, HyenaDNAFilterLinear, HyenaDNAPositionalEmbedding, HyenaDNASin
 from .inference import norm_stream, run_block
 from .inputs_hyenadna import (
     check_labels,
@@ -54,7 +54,7 @@ _NOT_GENERATED = [0, 2, 3, 4, 5, 6, 12, 13, 14, 15]
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether only the module's own weights are at work: no adapter in its place, no hook, nothing offloaded.
+    """Whether only the module's own weights are at work: no adapter, no hook, nothing offloaded, nothing quantized.
 
     Then its weights may be used without calling it, and nobody sees what it returns but its caller.
     """
@@ -62,7 +62,11 @@ def is_plain(module: nn.Module) -> bool:
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     if not own or hooks or nn.modules.module._has_any_global_hook():
         return False
-    return not any(p.is_meta for p in module.parameters(recurse=False))
+    # A quantizer may leave the module as it is, and put integers or a tensor of another class in the weight's place.
+    weights = module.parameters(recurse=False)
+    return all(
+        type(w) in (nn.Parameter, torch.Tensor) and w.is_floating_point() and not w.is_meta for w in weights
+    )
 
 
 class HyenaDNAResidualLinear(nn.Linear):
@@ -100,7 +104,7 @@ class HyenaDNAOperator(nn.Module):
                 convolution of zeros adds nothing, so that pads in front of all tokens are as good as none.
             layer: The block's `HyenaDNACacheLayer`, whose positions these follow.
         """
-        length, dtype = u_BLD.shape[1], compute_dtype(self.in_proj.weight, u_BLD.device.type)
+        length, device = u_BLD.shape[1], u_BLD.device.type
         # 1. Move pads to the left. Everything outside this operator acts on single positions and keeps its order.
         if order_BL is not None:
             u_BLD = u_BLD.gather(1, order_BL[..., None].expand_as(u_BLD))
@@ -115,7 +119,8 @@ class HyenaDNAOperator(nn.Module):
             y_BDL = self._plain(self.in_proj(u_BLD), mask_BL)
         else:
             if is_plain(self.in_proj):
-                with torch.autocast(u_BLD.device.type, enabled=False):
+                dtype = compute_dtype(self.in_proj.weight, device)
+                with torch.autocast(device, enabled=False):
                     p_BCL = project(u_BLD.to(dtype), self.in_proj.weight.to(dtype))
                 in_bias_C = self.in_proj.bias
             else:
@@ -129,7 +134,8 @@ class HyenaDNAOperator(nn.Module):
         if is_tracing(y_BDL) or not is_plain(out):
             y_BLD = out(y_BDL.transpose(1, 2))
         else:
-            with torch.autocast(u_BLD.device.type, enabled=False):
+            dtype = compute_dtype(out.weight, device)
+            with torch.autocast(device, enabled=False):
                 y_BLD = project_back(y_BDL.to(dtype), out.weight.to(dtype), out.bias.to(dtype))
         return self._to_order(y_BLD, order_BL)
 
@@ -141,7 +147,8 @@ class HyenaDNAOperator(nn.Module):
 
     def filters(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The filters (hyena_order - 1, d_model, length) and the weights of their skips (hyena_order - 1, d_model)."""
-        plain = not all(map(is_plain, self.filter_fn.modules()))
+        # A traced graph must not look into the memo of the filters: it compares weights by value.
+        plain = is_tracing(self.filter_fn.bias) or not all(map(is_plain, self.filter_fn.modules()))
         with torch.autocast(self.filter_fn.bias.device.type, enabled=False):
             if plain or torch.is_grad_enabled():
                 return self.filter_fn(length, plain=plain)
@@ -222,7 +229,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
 # What `is_plain` knows: with another class in one of these places, an adapter's or a quantizer's, its module is called.
 _OWN = {nn.Linear, nn.Conv1d, nn.LayerNorm, nn.Dropout, nn.Identity, nn.Sequential, HyenaDNAResidualLinear}
 _OWN |= {HyenaDNASin, HyenaDNAPositionalEmbedding, HyenaDNAFilter, HyenaDNAOperator, HyenaDNAMLP, HyenaDNABlock}
-_OWN |= {nn.Embedding}
+_OWN |= {nn.Embedding, HyenaDNAFilterLinear}
 
 
 class HyenaDNAEmbeddings(nn.Module):
@@ -250,6 +257,8 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = ["past_key_values"]
     _can_record_outputs = {"hidden_states": HyenaDNABlock}
     _keep_in_fp32_modules_strict = ["filter_fn"]
+    # The quantizers of Transformers leave alone what this list names, by a pattern from the start of a layer's name.
+    _keep_in_fp32_modules = [".*filter_fn"]
     # Published files hold what can be computed, and each frequency thrice. A trained `z` is found before loading.
     _keys_to_ignore_on_load_unexpected = [
         r"filter_fn\.pos_emb\.(z|t)$",
@@ -389,7 +398,9 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         buffers = {} if inference and all(map(is_plain, self.backbone.layers)) else None
         if buffers is not None and input_ids is not None and is_plain(embedding) and is_plain(dropout):
             buffers["stream"] = hidden_states
-        for block, layer in zip(self.backbone.layers, layers, strict=True):
+        # `assistant_early_exit` runs the first few blocks only: it lowers `n_layer` for the time of a draft.
+        blocks = list(self.backbone.layers)[: self.config.n_layer]
+        for block, layer in zip(blocks, layers, strict=True):
             hidden_states = block(hidden_states, mask, order, buffers, past_key_values=layer)
 
         # 3. Final norm.
