@@ -4,6 +4,7 @@ Read top to bottom: operator, block, model, heads. Inside the operator a tensor'
 L sequence length, D `d_model`, C (`hyena_order` + 1) * D projected channels, M `hyena_order` - 1 convolutions.
 """
 
+import copy
 import math
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import DynamicCache
 from transformers import initialization as init
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationMixin, StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
@@ -46,8 +47,8 @@ from .long_convolution import gated_long_convolution, long_convolution, project,
 
 logger = logging.get_logger(__name__)
 
-# Rows of the embedding that no base and no end of sequence has: `generate` must not emit them.
-_NOT_GENERATED = [0, 2, 3, 4, 5, 6, 12, 13, 14, 15]
+# The tokens of the published vocabulary that are no base and no end of sequence: `generate` must not emit them.
+_SPECIAL_TOKENS = [0, 2, 3, 4, 5, 6]
 
 
 # --------------------------------------------------------------------------------------------------------- the operator
@@ -64,9 +65,7 @@ def is_plain(module: nn.Module) -> bool:
         return False
     # A quantizer may leave the module as it is, and put integers or a tensor of another class in the weight's place.
     weights = module.parameters(recurse=False)
-    return all(
-        type(w) in (nn.Parameter, torch.Tensor) and w.is_floating_point() and not w.is_meta for w in weights
-    )
+    return all(type(w) in (nn.Parameter, torch.Tensor) and w.is_floating_point() and not w.is_meta for w in weights)
 
 
 class HyenaDNAResidualLinear(nn.Linear):
@@ -211,7 +210,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         if (
             inference
             and order is None
-            and (layer is None or layer.reads_blocks(hidden_states.shape[1]))
+            and (layer is None or layer.reads_blocks(hidden_states.shape[1], mask))
             and all(is_plain(module) for part in self.children() for module in part.modules())
         ):
             return run_block(self, hidden_states, mask, {} if buffers is None else buffers, layer)
@@ -426,7 +425,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         self.hyena = HyenaDNAModel(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
-        _set_generation_defaults(self.generation_config)
+        _set_generation_defaults(self.generation_config, config)
 
     @can_return_tuple
     def forward(
@@ -477,7 +476,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
     def adjust_generation_fn(self, generation_config, *args, **kwargs):
         # A published folder has no generation_config.json, and what Transformers then makes up knows no vocabulary.
         super().adjust_generation_fn(generation_config, *args, **kwargs)
-        _set_generation_defaults(self.generation_config)
+        _set_generation_defaults(self.generation_config, self.config)
 
     def _prepare_generated_length(self, generation_config, model_input_name, input_ids_length, inputs_tensor, **kwargs):
         generation_config = super()._prepare_generated_length(
@@ -532,11 +531,77 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
                     inputs[name] = x.gather(1, order) if x.ndim == 2 else x[torch.arange(len(x))[:, None], order]
         return inputs
 
+    def _get_stopping_criteria(self, generation_config, stopping_criteria, tokenizer=None, **kwargs):
+        stop_strings = generation_config.stop_strings
+        if stop_strings is None or tokenizer is None:
+            return super()._get_stopping_criteria(generation_config, stopping_criteria, tokenizer=tokenizer, **kwargs)
+        # The library's own criterion cannot be used: it puts "abcdef" through the tokenizer and wants it back.
+        criteria = StoppingCriteriaList([*stopping_criteria, *_stop_at(stop_strings, tokenizer)])
+        others = copy.copy(generation_config)
+        others.stop_strings = None
+        return super()._get_stopping_criteria(others, criteria, tokenizer=tokenizer, **kwargs)
 
-def _set_generation_defaults(generation_config) -> None:
-    """Emit bases, `N` and the end of the sequence only; what a checkpoint or a user set stays."""
+    def init_continuous_batching(self, *args, **kwargs):
+        raise NotImplementedError(
+            "Continuous batching (`generate_batch`) keeps keys and values of attention in pages, and HyenaDNA has no "
+            "attention. Pass a padded batch and its `attention_mask` to `generate`: the outputs are those of each "
+            "sequence alone."
+        )
+
+    # -- vocabulary
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, *args, **kwargs) -> nn.Embedding:
+        """As in Transformers; `generate` may emit the tokens that were added, so `new_num_tokens` has to count tokens.
+
+        What pads the embedding, by `pad_to_multiple_of` or because 12 tokens have 16 rows, is not emitted.
+        """
+        rows = self.config.vocab_size
+        embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
+        if new_num_tokens is not None:
+            self.config.set_token_count(new_num_tokens)
+            suppressed = self.generation_config.suppress_tokens or []
+            while rows - 1 in suppressed:  # the rows at the end that had no token
+                rows -= 1
+            kept = [i for i in suppressed if i < min(rows, new_num_tokens)]
+            self.generation_config.suppress_tokens = kept + list(range(new_num_tokens, self.config.vocab_size)) or None
+        return embedding
+
+
+def _set_generation_defaults(generation_config, config: HyenaDNAConfig) -> None:
+    """Emit bases, `N` and the end of the sequence only; what a checkpoint or a user set stays.
+
+    Of another vocabulary, all tokens are emitted, and the rows without one are not.
+    """
     if generation_config.suppress_tokens is None:
-        generation_config.suppress_tokens = list(_NOT_GENERATED)
+        if generation_config._from_model_config:  # and not from a file: Trainer's `use_cache=False` is for training
+            generation_config.use_cache = True
+        published = 12 <= config.token_count < 16
+        without_token = list(range(config.token_count, config.vocab_size))
+        generation_config.suppress_tokens = (_SPECIAL_TOKENS if published else []) + without_token or None
+
+
+class _StopAtTokens(StoppingCriteria):
+    """Stop a sequence whose last tokens are these."""
+
+    def __init__(self, token_ids: list[int]):
+        self.token_ids = torch.tensor(token_ids)
+
+    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
+        wanted = self.token_ids.to(input_ids.device)
+        if input_ids.shape[1] < len(wanted):
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        return (input_ids[:, -len(wanted) :] == wanted).all(dim=1)
+
+
+def _stop_at(stop_strings: str | list[str], tokenizer) -> list[_StopAtTokens]:
+    """Criteria for strings of bases, of which each is one token."""
+    criteria = []
+    for text in [stop_strings] if isinstance(stop_strings, str) else stop_strings:
+        token_ids = tokenizer(text, add_special_tokens=False).input_ids
+        if not token_ids or tokenizer.unk_token_id in token_ids:
+            raise ValueError(f"`stop_strings` holds {text!r}, but strings of bases were expected, such as 'TAA'.")
+        criteria.append(_StopAtTokens(token_ids))
+    return criteria
 
 
 class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
