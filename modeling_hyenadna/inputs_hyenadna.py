@@ -145,15 +145,8 @@ def read_mask(
     if past is not None:
         if on_cpu.all():
             return None, None
-        pads = ~on_cpu
-        late = pads.any(dim=1) & (attention_mask[:, :past] != 0).any(dim=1).cpu()
-        if late.any():
-            raise ValueError(
-                f"Row {late.nonzero()[0].item()} of `attention_mask` has pads behind tokens that are in the cache. A "
-                "convolution would take them for a gap: pad prompts on the left, all in the first call."
-            )
         # Tokens that follow see what is to the right, too.
-        return mask, pads_first(mask) if (pads[:, 1:] & on_cpu[:, :-1]).any() else None
+        return mask, pads_first(mask) if (~on_cpu[:, 1:] & on_cpu[:, :-1]).any() else None
     empty = (~on_cpu.any(dim=1)).nonzero()
     if len(empty):
         raise ValueError(f"Row {empty[0].item()} of `attention_mask` is 0 everywhere: that sequence has no token.")
@@ -166,7 +159,9 @@ def read_mask(
 
 def pads_first(mask: torch.Tensor) -> torch.Tensor:
     """For each row the positions of the pads and then those of the tokens, each in their order: (batch, length)."""
-    return mask.to(torch.int8).argsort(dim=1, stable=True)
+    # Sorted by a key without ties: a stable sort of the mask gives the same, but has no counterpart in ONNX.
+    length = mask.shape[1]
+    return (mask.to(torch.int64) * length + torch.arange(length, device=mask.device)).argsort(dim=1)
 
 
 def next_token_labels(labels: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

@@ -4,6 +4,7 @@ Read top to bottom: operator, block, model, heads. Inside the operator a tensor'
 L sequence length, D `d_model`, C (`hyena_order` + 1) * D projected channels, M `hyena_order` - 1 convolutions.
 """
 
+import copy
 import math
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import DynamicCache
 from transformers import initialization as init
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationMixin, StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
@@ -28,7 +29,7 @@ from .checkpoint_hyenadna import check_checkpoint
 from .configuration_hyenadna import HyenaDNAConfig
 from .feed_forward import compute_dtype, feed_forward
 from .fused_inference import norm_stream, run_block
-from .implicit_filter import HyenaDNAFilter, HyenaDNAPositionalEmbedding, HyenaDNASin
+from .implicit_filter import HyenaDNAFilter, HyenaDNAFilterLinear, HyenaDNAPositionalEmbedding, HyenaDNASin
 from .inputs_hyenadna import (
     check_arguments,
     check_labels,
@@ -53,15 +54,15 @@ from .transformers_api import (
 
 logger = logging.get_logger(__name__)
 
-# Rows of the embedding that no base and no end of sequence has: `generate` must not emit them.
-_NOT_GENERATED = [0, 2, 3, 4, 5, 6, 12, 13, 14, 15]
+# The tokens of the published vocabulary that are no base and no end of sequence: `generate` must not emit them.
+_SPECIAL_TOKENS = [0, 2, 3, 4, 5, 6]
 
 
 # --------------------------------------------------------------------------------------------------------- the operator
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether only the module's own weights are at work: no adapter in its place, no hook, nothing offloaded.
+    """Whether only the module's own weights are at work: no adapter, no hook, nothing offloaded, nothing quantized.
 
     Then its weights may be used without calling it, and nobody sees what it returns but its caller.
     """
@@ -69,7 +70,9 @@ def is_plain(module: nn.Module) -> bool:
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     if not own or hooks or nn.modules.module._has_any_global_hook():
         return False
-    return not any(p.is_meta for p in module.parameters(recurse=False))
+    # A quantizer may leave the module as it is, and put integers or a tensor of another class in the weight's place.
+    weights = module.parameters(recurse=False)
+    return all(type(w) in (nn.Parameter, torch.Tensor) and w.is_floating_point() and not w.is_meta for w in weights)
 
 
 class HyenaDNAResidualLinear(nn.Linear):
@@ -107,7 +110,7 @@ class HyenaDNAOperator(nn.Module):
                 convolution of zeros adds nothing, so that pads in front of all tokens are as good as none.
             layer: The block's `HyenaDNACacheLayer`, whose positions these follow.
         """
-        length, dtype = u_BLD.shape[1], compute_dtype(self.in_proj.weight, u_BLD.device.type)
+        length, device = u_BLD.shape[1], u_BLD.device.type
         # 1. Move pads to the left. Everything outside this operator acts on single positions and keeps its order.
         if order_BL is not None:
             u_BLD = u_BLD.gather(1, order_BL[..., None].expand_as(u_BLD))
@@ -122,7 +125,8 @@ class HyenaDNAOperator(nn.Module):
             y_BDL = self._plain(self.in_proj(u_BLD), mask_BL)
         else:
             if is_plain(self.in_proj):
-                with torch.autocast(u_BLD.device.type, enabled=False):
+                dtype = compute_dtype(self.in_proj.weight, device)
+                with torch.autocast(device, enabled=False):
                     p_BCL = project(u_BLD.to(dtype), self.in_proj.weight.to(dtype))
                 in_bias_C = self.in_proj.bias
             else:
@@ -136,7 +140,8 @@ class HyenaDNAOperator(nn.Module):
         if is_tracing(y_BDL) or not is_plain(out):
             y_BLD = out(y_BDL.transpose(1, 2))
         else:
-            with torch.autocast(u_BLD.device.type, enabled=False):
+            dtype = compute_dtype(out.weight, device)
+            with torch.autocast(device, enabled=False):
                 y_BLD = project_back(y_BDL.to(dtype), out.weight.to(dtype), out.bias.to(dtype))
         return self._to_order(y_BLD, order_BL)
 
@@ -148,7 +153,8 @@ class HyenaDNAOperator(nn.Module):
 
     def filters(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The filters (hyena_order - 1, d_model, length) and the weights of their skips (hyena_order - 1, d_model)."""
-        plain = not all(map(is_plain, self.filter_fn.modules()))
+        # A traced graph must not look into the memo of the filters: it compares weights by value.
+        plain = is_tracing(self.filter_fn.bias) or not all(map(is_plain, self.filter_fn.modules()))
         with torch.autocast(self.filter_fn.bias.device.type, enabled=False):
             if plain or torch.is_grad_enabled():
                 return self.filter_fn(length, plain=plain)
@@ -211,7 +217,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         if (
             inference
             and order is None
-            and (layer is None or layer.reads_blocks(hidden_states.shape[1]))
+            and (layer is None or layer.reads_blocks(hidden_states.shape[1], mask))
             and all(is_plain(module) for part in self.children() for module in part.modules())
         ):
             return run_block(self, hidden_states, mask, {} if buffers is None else buffers, layer)
@@ -229,7 +235,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
 # What `is_plain` knows: with another class in one of these places, an adapter's or a quantizer's, its module is called.
 _OWN = {nn.Linear, nn.Conv1d, nn.LayerNorm, nn.Dropout, nn.Identity, nn.Sequential, HyenaDNAResidualLinear}
 _OWN |= {HyenaDNASin, HyenaDNAPositionalEmbedding, HyenaDNAFilter, HyenaDNAOperator, HyenaDNAMLP, HyenaDNABlock}
-_OWN |= {nn.Embedding}
+_OWN |= {nn.Embedding, HyenaDNAFilterLinear}
 
 
 class HyenaDNAEmbeddings(nn.Module):
@@ -257,6 +263,8 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = ["past_key_values", "cache"]
     _can_record_outputs = {"hidden_states": HyenaDNABlock}
     _keep_in_fp32_modules_strict = ["filter_fn"]
+    # The quantizers of Transformers leave alone what this list names, by a pattern from the start of a layer's name.
+    _keep_in_fp32_modules = [".*filter_fn"]
     # Published files hold what can be computed, and each frequency thrice. A trained `z` is found before loading.
     _keys_to_ignore_on_load_unexpected = [
         r"filter_fn\.pos_emb\.(z|t)$",
@@ -407,7 +415,9 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         buffers = {} if inference and all(map(is_plain, self.backbone.layers)) else None
         if buffers is not None and input_ids is not None and is_plain(embedding) and is_plain(dropout):
             buffers["stream"] = hidden_states
-        for block, layer in zip(self.backbone.layers, layers, strict=True):
+        # `assistant_early_exit` runs the first few blocks only: it lowers `n_layer` for the time of a draft.
+        blocks = list(self.backbone.layers)[: self.config.n_layer]
+        for block, layer in zip(blocks, layers, strict=True):
             hidden_states = block(hidden_states, mask, order, buffers, layer=layer)
 
         # 3. Final norm.
@@ -450,7 +460,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         self.hyena = HyenaDNAModel(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
-        _set_generation_defaults(self.generation_config)
+        _set_generation_defaults(self.generation_config, config)
 
     @can_return_tuple
     def forward(
@@ -505,7 +515,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         """As in Transformers, and a folder without generation_config.json, as published ones are, gets our defaults."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        _set_generation_defaults(model.generation_config)  # what Transformers made up knows no vocabulary
+        _set_generation_defaults(model.generation_config, model.config)  # what Transformers made up knows no vocabulary
         return loaded
 
     def generate(self, inputs=None, generation_config=None, *args, **kwargs):
@@ -576,11 +586,77 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
                     inputs[name] = x.gather(1, order) if x.ndim == 2 else x[torch.arange(len(x))[:, None], order]
         return inputs
 
+    def _get_stopping_criteria(self, generation_config, stopping_criteria, tokenizer=None, **kwargs):
+        stop_strings = generation_config.stop_strings
+        if stop_strings is None or tokenizer is None:
+            return super()._get_stopping_criteria(generation_config, stopping_criteria, tokenizer=tokenizer, **kwargs)
+        # The library's own criterion cannot be used: it puts "abcdef" through the tokenizer and wants it back.
+        criteria = StoppingCriteriaList([*stopping_criteria, *_stop_at(stop_strings, tokenizer)])
+        others = copy.copy(generation_config)
+        others.stop_strings = None
+        return super()._get_stopping_criteria(others, criteria, tokenizer=tokenizer, **kwargs)
 
-def _set_generation_defaults(generation_config) -> None:
-    """Emit bases, `N` and the end of the sequence only; what a checkpoint or a user set stays."""
+    def init_continuous_batching(self, *args, **kwargs):
+        raise NotImplementedError(
+            "Continuous batching (`generate_batch`) keeps keys and values of attention in pages, and HyenaDNA has no "
+            "attention. Pass a padded batch and its `attention_mask` to `generate`: the outputs are those of each "
+            "sequence alone."
+        )
+
+    # -- vocabulary
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, *args, **kwargs) -> nn.Embedding:
+        """As in Transformers; `generate` may emit the tokens that were added, so `new_num_tokens` has to count tokens.
+
+        What pads the embedding, by `pad_to_multiple_of` or because 12 tokens have 16 rows, is not emitted.
+        """
+        rows = self.config.vocab_size
+        embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
+        if new_num_tokens is not None:
+            self.config.set_token_count(new_num_tokens)
+            suppressed = self.generation_config.suppress_tokens or []
+            while rows - 1 in suppressed:  # the rows at the end that had no token
+                rows -= 1
+            kept = [i for i in suppressed if i < min(rows, new_num_tokens)]
+            self.generation_config.suppress_tokens = kept + list(range(new_num_tokens, self.config.vocab_size)) or None
+        return embedding
+
+
+def _set_generation_defaults(generation_config, config: HyenaDNAConfig) -> None:
+    """Emit bases, `N` and the end of the sequence only; what a checkpoint or a user set stays.
+
+    Of another vocabulary, all tokens are emitted, and the rows without one are not.
+    """
     if generation_config.suppress_tokens is None:
-        generation_config.suppress_tokens = list(_NOT_GENERATED)
+        if generation_config._from_model_config:  # and not from a file: Trainer's `use_cache=False` is for training
+            generation_config.use_cache = True
+        published = 12 <= config.token_count < 16
+        without_token = list(range(config.token_count, config.vocab_size))
+        generation_config.suppress_tokens = (_SPECIAL_TOKENS if published else []) + without_token or None
+
+
+class _StopAtTokens(StoppingCriteria):
+    """Stop a sequence whose last tokens are these."""
+
+    def __init__(self, token_ids: list[int]):
+        self.token_ids = torch.tensor(token_ids)
+
+    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
+        wanted = self.token_ids.to(input_ids.device)
+        if input_ids.shape[1] < len(wanted):
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        return (input_ids[:, -len(wanted) :] == wanted).all(dim=1)
+
+
+def _stop_at(stop_strings: str | list[str], tokenizer) -> list[_StopAtTokens]:
+    """Criteria for strings of bases, of which each is one token."""
+    criteria = []
+    for text in [stop_strings] if isinstance(stop_strings, str) else stop_strings:
+        token_ids = tokenizer(text, add_special_tokens=False).input_ids
+        if not token_ids or tokenizer.unk_token_id in token_ids:
+            raise ValueError(f"`stop_strings` holds {text!r}, but strings of bases were expected, such as 'TAA'.")
+        criteria.append(_StopAtTokens(token_ids))
+    return criteria
 
 
 class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
