@@ -20,7 +20,6 @@ import math
 import os
 import re
 import shutil
-import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -52,9 +51,10 @@ from hyenadna.genomics.genome import (
 )
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.tabix import check_end, write_indexed
-from hyenadna.training.runs.results import write_json, write_whole
+from hyenadna.training.runs.folder import write_json, write_whole
+from hyenadna.training.runs.models import load_language_model
 
-from .score import encode, load_language_model
+from .score import encode
 
 _PART = 256  # lines of a VCF that are scored and written at a time
 ADDED = {  # keys of INFO: column, type, description
@@ -573,6 +573,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from hyenadna.training.cli import main as command_line
+    from hyenadna.training.cli import run_module
 
-    sys.exit(command_line(["variants", *sys.argv[1:]]))
+    run_module(__spec__.name)
