@@ -109,7 +109,7 @@ def _lock(output: Path, at_end: ExitStack) -> None:
         output.mkdir(parents=True, exist_ok=True)
         if fcntl is None:
             return
-        file = at_end.enter_context(open(lock, "a"))
+        file = at_end.enter_context(lock.open("a"))
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not (lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
             raise BlockingIOError  # another run ended just now, and removed the file
@@ -235,9 +235,8 @@ def finished_results(output: Path) -> dict | None:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}; delete it, and --resume writes it again") from error
     if not isinstance(results, dict):
-        raise InputError(
-            f"{path} holds a {type(results).__name__}, not results; delete it, and --resume writes it again"
-        )
+        kind = type(results).__name__
+        raise InputError(f"{path} holds a {kind}, not results; delete it, and --resume writes it again")
     print(f"{output} holds this run, and it is finished: nothing to do")
     return results
 

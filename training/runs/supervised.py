@@ -159,7 +159,7 @@ class StrandedRows(torch.utils.data.Dataset):
     sees the strands that an uninterrupted one sees.
 
     Args:
-        rows: With the columns `sequence` and `label`: a `datasets.Dataset`, or `WindowRows`, which stay in their genome.
+        rows: A `datasets.Dataset` with the columns `sequence` and `label`, or `WindowRows`, which stay in their genome.
         p: Probability of the other strand.
         seed: Of the coin.
     """
