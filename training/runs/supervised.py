@@ -298,6 +298,8 @@ def make_classifier(
             _reset_head(model)
         tokenizer = load_tokenizer(args.model, add_eos_token=args.add_special_tokens)
     tokenizer.model_max_length = model.config.max_seq_len
+    if getattr(args, "freeze_backbone", False):
+        model.base_model.requires_grad_(False)
     return model, tokenizer
 
 
@@ -313,8 +315,6 @@ def classifier_for_trainer(args: ClassifierArguments, labelled: LabelledData) ->
     model, tokenizer = make_classifier(args, labelled.problem_type, labelled.label_names)
     if not args.truncation:
         check_rows_fit(labelled, model.config.max_seq_len, int(args.add_special_tokens), args.model is None)
-    if args.freeze_backbone:
-        model.base_model.requires_grad_(False)
     if args.lora_rank:
         from .adapters import add_lora  # peft is slow to import
 
