@@ -28,6 +28,9 @@ class RecipeArguments(TrainingArguments):
     lr_scheduler_type: str = setting(_SCHEDULE, "Shape of the learning rate.")
     report_to: str = setting("none", "Where to send logs, such as tensorboard.", decides=False)
     resume: bool = setting(False, "Continue the interrupted run in output_dir, if there is one.", decides=False)
+    # Trainer writes this to config.json. False, its own default, helps attention only, and what is published should say
+    # that the model has a cache.
+    use_cache: bool = setting(True, "What config.json says; training never uses a cache.", decides=False)
     dataloader_pin_memory: bool = setting(torch.cuda.is_available(), "Pin batches for a GPU.", decides=False)
     ddp_find_unused_parameters: bool | None = setting(False, "Every parameter takes part.", decides=False)
     # The data sets hand out strings, which the collator turns into what the model takes.
