@@ -26,8 +26,8 @@ from hyenadna.genomics.fasta import open_genomes
 from hyenadna.genomics.files import TABLES
 from hyenadna.genomics.letters import FIRST_BASE, LAST_BASE, SOFT_MASKED, VOCABULARY, encode, reverse_complement
 from hyenadna.genomics.sources import read_parts
-from hyenadna.training.runs.results import write_whole
-from hyenadna.training.runs.trainer import load_checkpoint
+from hyenadna.training.runs.folder import write_whole
+from hyenadna.training.runs.models import load_language_model
 
 STRANDS = ("both", "forward", "reverse")
 
@@ -159,15 +159,6 @@ def read_sequences(path: str, sequence_column: str, id_column: str) -> tuple[lis
     return list(table["id"] if "id" in table else map(str, table["row"])), table["sequence"].tolist()
 
 
-def load_language_model(name: str, device: str | None) -> HyenaDNAForCausalLM:
-    """Load a checkpoint in float32 for evaluation, on a GPU if there is one and no other device is asked for."""
-    model, _ = load_checkpoint(HyenaDNAForCausalLM, name, {})
-    try:
-        return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (RuntimeError, AssertionError) as error:  # no such device, or PyTorch is built without it
-        raise InputError(f"device {device!r} cannot be used: {error}") from error
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hyenadna score", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--model", required=True, help="folder or Hub id of a language model")
@@ -220,3 +211,9 @@ def main(argv: list[str] | None = None) -> None:
     loss = -sum(float(np.nansum(v, dtype=np.float64)) for s in strands for v in scores[s]) / max(total, 1)
     perplexity = math.exp(loss) if total else math.nan
     print(f"{len(rows):,} sequences, {total:,} scores: perplexity {perplexity:.4f}; {args.output}")
+
+
+if __name__ == "__main__":
+    from hyenadna.training.cli import run_module
+
+    run_module(__spec__.name)

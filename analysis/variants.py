@@ -18,7 +18,6 @@ import json
 import math
 import re
 import shutil
-import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -51,9 +50,8 @@ from hyenadna.genomics.letters import (
     reverse_complement,
 )
 from hyenadna.genomics.vcf import check_vcf, vcf_lines, vcf_records, write_vcf
-from hyenadna.training.runs.results import write_json, write_whole
-
-from .score import load_language_model
+from hyenadna.training.runs.folder import write_json, write_whole
+from hyenadna.training.runs.models import load_language_model
 
 _PART = 256  # lines of a VCF that are scored and written at a time
 ADDED = {  # keys of INFO: column, type, description
@@ -493,6 +491,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from hyenadna.training.cli import main as command_line
+    from hyenadna.training.cli import run_module
 
-    sys.exit(command_line(["variants", *sys.argv[1:]]))
+    run_module(__spec__.name)

@@ -16,7 +16,7 @@ from hyenadna.training.experiments.chromatin import (
     auroc_of_tracks,
     chromatin,
     kinds_of,
-    make_compute_metrics,
+    make_track_metrics,
     read_chromatin,
 )
 from hyenadna.training.runs.settings import parse_settings
@@ -134,7 +134,7 @@ def test_auroc_and_medians_by_hand():
     areas = auroc_of_tracks(scores, labels)
     expected = [roc_auc_score(labels[:, i], scores[:, i]) if i != 3 else np.nan for i in range(6)]
     assert areas == pytest.approx(expected, nan_ok=True)
-    compute = make_compute_metrics(["TF", "TF", "TF", "TF", "HM", "DHS"])
+    compute = make_track_metrics(["TF", "TF", "TF", "TF", "HM", "DHS"])
     found = compute(EvalPrediction(scores, labels.astype(np.float32)))
     assert found["auroc_median_tf"] == pytest.approx(np.median(expected[:3]))
     assert found["auroc_median_hm"] == pytest.approx(expected[4]) and found["tracks_without_auroc"] == 1

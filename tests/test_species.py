@@ -228,7 +228,6 @@ def test_pooling_follows_the_length():
         ({"window": 0}, "at least 1"),
         ({"validation_chromosomes": ["1"]}, "go together"),
         ({"held_out_fraction": 0.5}, "between 0 and 0.5"),
-        ({"test_data": "x"}, "drawn from genomes"),
     ],
 )
 def test_bad_settings(genomes, changes, message):
