@@ -16,8 +16,9 @@ from Bio.bgzf import BgzfWriter
 from hyenadna import HyenaDNATokenizer
 from hyenadna.analysis import variants
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import open_genomes
+from hyenadna.genomics.fasta import open_genomes
 from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.vcf import check_vcf
 from hyenadna.training import cli
 
 from .conftest import random_model
@@ -145,6 +146,31 @@ def test_what_cannot_be_scored_says_why(folder, capsys):
     assert f"HYENA_LLR={llr},.;HYENA_DISTANCE={distance},.;HYENA_SKIP=.,symbolic_allele" in last
 
 
+def between_good_parts():
+    good = record(30, at(30), other(at(30)))
+    return HEADER + good + record(31, "A", "<DEL>") * 511 + good
+
+
+@pytest.mark.parametrize("flags", [(), ("--share_prefix",)])
+@pytest.mark.parametrize(
+    ("content", "skipped", "scored"),
+    [
+        (HEADER + record(5, "A", "C", chrom="chrM"), ["contig_not_in_fasta"], 0),  # a whole file of one record
+        (between_good_parts(), ["symbolic_allele"] * 511, 2),  # records 256 to 511 are the second part
+        (HEADER, [], 0),
+    ],
+)
+def test_a_part_without_any_scorable_allele(folder, flags, content, skipped, scored, capsys):
+    assert run(folder, content, *flags) == 0
+    scores = table(folder)
+    reasons = scores["skip"][scores["skip"] != ""]
+    assert reasons.tolist() == skipped and scores["llr"].notna().sum() == scored
+    assert f"{scored} of {len(scores)} alleles scored" in capsys.readouterr().out
+    written = (folder / "out/variants.vcf").read_text().splitlines()
+    records = [line for line in written if not line.startswith("#")]
+    assert [line.split("\t")[7].startswith("HYENA_SKIP=") for line in records] == (scores["skip"] != "").tolist()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -176,7 +202,7 @@ def test_a_cut_archive_and_missing_files(folder, capsys):
         (folder / "cut.vcf.gz").write_bytes((folder / "blocks.vcf.gz").read_bytes()[:-cut])
         assert run(folder, None, "--vcf", folder / "cut.vcf.gz") == 1
         assert "truncated: the block that ends" in capsys.readouterr().err
-    assert variants.check_vcf(str(folder / "blocks.vcf.gz"))[0] == 5000
+    assert check_vcf(str(folder / "blocks.vcf.gz"))[0] == 5000
     for flags, message in (
         (("--vcf", folder / "none.vcf"), "no such file"),
         ((), "one of them"),
@@ -387,4 +413,4 @@ def test_the_distance_is_between_mean_embeddings(folder, model):
 
 def test_names_of_chromosomes(folder):
     (genome,) = open_genomes([folder / "g.fa"])
-    assert [variants.find_sequence(genome, name) for name in ("chr20", "20", "21", "chr2")] == [0, 0, None, None]
+    assert [genome.number_of(name) for name in ("chr20", "20", "21", "chr2")] == [0, 0, None, None]
