@@ -1,20 +1,29 @@
-"""Checkpoints in and out: convert what others published, export what was trained, write its card, push it."""
+"""Checkpoints in and out: convert published ones, export trained ones with a card, push them."""
 
 import importlib
 
-# The modules `convert`, `export`, `model_card` and `push` each hold a function of the same name. Only functions whose
-# name no module has can be offered here as well.
+# The modules `convert`, `export`, `model_card` and `push` each hold a function of the same name.
+# Only functions whose name no module has can be offered here as well.
 _HOME = {
     "adapter_card": "model_card",
     "files_to_push": "contents",
     "load_checkpoint": "convert",
     "verify": "export",
 }
-__all__ = ["adapter_card", "convert", "export", "files_to_push", "load_checkpoint", "model_card", "push", "verify"]
+__all__ = [
+    "adapter_card",
+    "convert",
+    "export",
+    "files_to_push",
+    "load_checkpoint",
+    "model_card",
+    "push",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> object:
-    """Import a function or module when it is first asked for: to convert takes nothing that only a push needs."""
+    """Import a function or module on first use, so that a conversion loads nothing of a push."""
     if name in _HOME:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     if name in __all__:

@@ -5,7 +5,8 @@ import re
 
 from huggingface_hub import get_token
 
-# What is found -> its form. All are ASCII, and long enough not to be met by accident in anything else.
+# What is found -> its form. All are ASCII, and long enough not to be met by accident in anything
+# else.
 _FORMS = {
     "an access token of the Hub": rb"\b(?:hf|hf_oauth)_[A-Za-z0-9]{30,}|\bapi_org_[A-Za-z0-9]{30,}",
     "a web token (JWT)": rb"\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
@@ -19,11 +20,12 @@ _FORMS = {
 }
 _PATTERNS = {kind: re.compile(form) for kind, form in _FORMS.items()}
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY", re.IGNORECASE)
-_SHORTEST = 16  # characters of a secret in the environment; `TOKENIZERS_PARALLELISM=false` is none
+# Characters of a secret in the environment; `TOKENIZERS_PARALLELISM=false` is none.
+_SHORTEST = 16
 
 
 def own_secrets() -> set[str]:
-    """The user's own: the token that the Hub client would send, and what the environment holds under such names."""
+    """The user's own: the token that the Hub client would send, and those in the environment."""
     secrets = {value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name)}
     # A path is where a secret lies, as in HF_TOKEN_PATH.
     secrets = {value for value in secrets if len(value) >= _SHORTEST and "/" not in value}
@@ -36,7 +38,8 @@ def own_secrets() -> set[str]:
 def secret_in(content: bytes) -> str | None:
     """What kind of secret some bytes hold, in words; None if they hold none.
 
-    Text in UTF-16 or UTF-32 is ASCII with zeros between the letters, so the bytes are searched without zeros as well.
+    Text in UTF-16 or UTF-32 is ASCII with zeros between the letters, so the bytes are searched
+    without zeros as well.
     """
     for text in {content, content.replace(b"\0", b"")}:
         for kind, pattern in _PATTERNS.items():
@@ -59,7 +62,7 @@ def hide_secrets(text: str) -> str:
 
 
 def shown_cause(error: BaseException) -> BaseException | None:
-    """The error, as the cause of ours, whose traceback Python prints; None if what it says holds a secret."""
+    """The error, to be shown as the cause of ours; None if its message holds a secret."""
     seen = error
     while seen is not None:
         if hide_secrets(str(seen)) != str(seen):

@@ -1,8 +1,8 @@
 """What of a folder may be published. What a file holds decides, and not how its name ends.
 
-A folder that was exported holds weights, settings, a tokenizer, code, a card and pictures. Only files of these kinds
-are sent. A pickle, a secret or a link out of the folder stops the push; anything else is named and left out, unless
-the user includes it by name.
+A folder that was exported holds weights, settings, a tokenizer, code, a card and pictures. Only
+files of these kinds are sent. A pickle, a secret or a link out of the folder stops the push;
+anything else is named and left out, unless the user includes it by name.
 """
 
 import io
@@ -28,7 +28,8 @@ CODE = Path(modeling_hyenadna.__file__)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 _TEXTS = (".md", ".txt", ".json", ".yaml", ".yml", ".bib", ".cff", ".py", ".svg")
 _NAMES_OF_TEXTS = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "AUTHORS", "CITATION", "CHANGELOG")
-_PICTURES = {  # ending -> how such a file starts
+# ending -> how such a file starts.
+_PICTURES = {
     ".png": b"\x89PNG\r\n",
     ".jpg": b"\xff\xd8\xff",
     ".jpeg": b"\xff\xd8\xff",
@@ -36,7 +37,19 @@ _PICTURES = {  # ending -> how such a file starts
     ".webp": b"RIFF",
     ".pdf": b"%PDF-",
 }
-_CALLS = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD", "EXT1", "EXT2", "EXT4"}
+_CALLS = {
+    "GLOBAL",
+    "STACK_GLOBAL",
+    "INST",
+    "OBJ",
+    "NEWOBJ",
+    "NEWOBJ_EX",
+    "REDUCE",
+    "BUILD",
+    "EXT1",
+    "EXT2",
+    "EXT4",
+}
 _LARGEST_TEXT = 50_000_000  # bytes
 _PIECE = 16_000_000
 _LONGEST_SECRET = 4_000
@@ -46,18 +59,19 @@ _LONGEST_SECRET = 4_000
 class Contents:
     """What is published of a folder, and what is not."""
 
-    files: dict[str, Path] = field(default_factory=dict)  # name in the repository -> file
+    # Name in the repository -> file.
+    files: dict[str, Path] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)  # name -> why
 
 
 def own_code() -> dict[str, Path]:
-    """The Python that travels with a model, by its file name: what the Hub's own copier would take."""
+    """The Python that travels with a model, by file name: what the Hub's own copier takes."""
     files = [CODE, *map(Path, get_relative_import_files(CODE))]
     return {file.name: file for file in files}
 
 
 def foreign_code(files: dict[str, Path]) -> list[str]:
-    """The names of the Python files that differ from this package's own, or that it does not have."""
+    """The names of the Python files that are not, to the byte, this package's own."""
     own = own_code()
     return [
         name
@@ -80,11 +94,12 @@ def contents_to_push(folder: str | Path, include: Iterable[str] = ()) -> Content
 
     Args:
         folder: What `hyenadna export` made.
-        include: Names, or patterns such as `*.csv`, of files of other kinds that are to be sent as well.
+        include: Names, or patterns such as `*.csv`, of files of other kinds that are to be sent as
+            well.
 
     Raises:
-        CheckpointError: It is no exported folder, or a file in it is a pickle, a link out of the folder or damaged, or
-            holds a secret; or nothing has an included name.
+        CheckpointError: It is no exported folder, or a file in it is a pickle, a link out of the
+            folder or damaged, or holds a secret; or nothing has an included name.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -93,7 +108,8 @@ def contents_to_push(folder: str | Path, include: Iterable[str] = ()) -> Content
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     for name, path in paths.items():
         if any(part.startswith(".") for part in Path(name).parts):
-            if "/" not in name:  # what lies in a hidden folder is not named one by one
+            # What lies in a hidden folder is not named one by one.
+            if "/" not in name:
                 contents.left_out[name] = "hidden"
             continue
         _refuse_link(path, folder)
@@ -103,11 +119,13 @@ def contents_to_push(folder: str | Path, include: Iterable[str] = ()) -> Content
             contents.left_out[name] = "neither a file nor a folder"
     _check_is_exported(folder, contents.files)
 
+    # A pattern without a file is a misspelt name: better told now than missed in the repository.
     include = list(include)
     for pattern in include:
         if not any(fnmatchcase(name, pattern) for name in contents.files):
             raise CheckpointError(f"--include {pattern}: no file in {folder} has such a name")
     for name, path in list(contents.files.items()):
+        # Pickles stop the push even if they would be left out: their owner should know about them.
         _refuse_pickle(path)
         kind = _kind(path)
         if kind is None and not any(fnmatchcase(name, pattern) for pattern in include):
@@ -122,7 +140,8 @@ def _check_is_exported(folder: Path, names: Iterable[str]) -> None:
     is_model = "config.json" in names and CODE.name in names
     if "README.md" not in names or not (is_model or "adapter_config.json" in names):
         raise CheckpointError(
-            f"{folder} was not made by `hyenadna export`: a model card, or the code of the model, is missing. Run "
+            f"{folder} was not made by `hyenadna export`: a model card, or the code of the model, "
+            "is missing. Run "
             f"`hyenadna export {folder} DEST` and push DEST"
         )
 
@@ -137,7 +156,8 @@ def _refuse_link(path: Path, folder: Path) -> None:
         if not any(part.startswith(".") for part in inside.parts):
             return
     raise CheckpointError(
-        f"{hide_secrets(str(path))} is a link to something that does not belong to the folder, and a push would "
+        f"{hide_secrets(str(path))} is a link to something that does not belong to the folder, "
+        "and a push would "
         "publish that. Take the link out, or put a copy in its place"
     )
 
@@ -156,7 +176,8 @@ def _is_pickle(path: Path) -> bool:
         if start[:1] == b"\x80" and start[1:2] <= b"\x05":
             return path.suffix != ".safetensors" or not _is_safetensors(path)
         if start == b"\x93NUMPY":
-            return b"O" in file.read(200).partition(b"descr")[2].partition(b",")[0]  # an array of objects
+            # An array of objects.
+            return b"O" in file.read(200).partition(b"descr")[2].partition(b",")[0]
     if start[:4] == b"PK\x03\x04":
         return _holds_pickle(path)
     return path.stat().st_size < 1_000_000 and _is_text_pickle(path.read_bytes())
@@ -171,11 +192,12 @@ def _holds_pickle(path: Path) -> bool:
 
 
 def _is_text_pickle(content: bytes) -> bool:
-    """Whether a file is a pickle of protocol 0 or 1, which has no mark at its start: all of it must be its program."""
+    """Whether all of a file is the program of a pickle of protocol 0 or 1, which has no magic number."""
     file = io.BytesIO(content)
     try:
         names = {opcode.name for opcode, _, _ in pickletools.genops(file)}
-    except Exception:  # what `genops` raises over text that is no pickle
+    except Exception:
+        # What `genops` raises over text that is no pickle.
         return False
     return not file.read().strip() and bool(names & _CALLS)
 
@@ -233,7 +255,7 @@ def _refuse_secret(name: str, path: Path) -> None:
 
 
 def _searched(path: Path) -> Iterator[bytes]:
-    """Where in a file a secret could stand: everywhere, or of weights in the header, which holds their metadata."""
+    """The parts of a file that may hold a secret: all of it, or the header of weights."""
     ending = path.suffix.lower()
     if ending in (".json", ".safetensors"):
         content = _header(path) if ending == ".safetensors" else path.read_bytes()
@@ -245,7 +267,8 @@ def _searched(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             yield before + piece
-            before = piece[-_LONGEST_SECRET:]  # a secret may begin in one piece and end in the next
+            # A secret may begin in one piece and end in the next.
+            before = piece[-_LONGEST_SECRET:]
 
 
 def _header(path: Path) -> bytes:

@@ -4,8 +4,9 @@
     hyenadna convert weights.ckpt tiny                              # sizes are read off the tensors
     hyenadna convert my-model my-model-hf --to hf                   # for the published `-hf` code
 
-Reads PyTorch Lightning checkpoints, state dicts of the standalone (colab) code, `-hf` folders, MultiMolecule's and our
-own; from a file, a folder, or a repository on the Hub. No pickle is ever run (`safe_pickle.py`).
+Reads PyTorch Lightning checkpoints, state dicts of the standalone (colab) code, `-hf` folders,
+MultiMolecule's and our own; from a file, a folder, or a repository on the Hub. No pickle is ever
+run (`safe_pickle.py`).
 """
 
 import argparse
@@ -38,8 +39,9 @@ from .safe_pickle import kind_of
 from .safe_pickle import load as load_without_running
 
 _CPU = torch.device("cpu")
-# What published files hold beside the trained weights, by its name under `mixer.filter_fn.`: it follows from the
-# configuration. Coming in it is compared with the formula and left out; going out to the `-hf` layout it is written.
+# What published files hold beside the trained weights, by its name under `mixer.filter_fn.`: it
+# follows from the configuration. Coming in it is compared with the formula and left out; going out
+# to the `-hf` layout it is written.
 _COMPUTED = {
     "pos_emb.z": lambda f: f.pos_emb(f.config.max_seq_len, _CPU, torch.float32)[0][None],
     "pos_emb.t": lambda f: f.pos_emb(f.config.max_seq_len, _CPU, torch.float32)[1][None],
@@ -72,12 +74,18 @@ _HF_FIELDS = (
     "use_bias",
     "vocab_size",
 )
-_HF_CODE = "LongSafari/hyenadna-tiny-1k-seqlen-hf--"  # the repository whose code all `-hf` checkpoints share
-_WEIGHTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
+# The repository whose code all `-hf` checkpoints share.
+_HF_CODE = "LongSafari/hyenadna-tiny-1k-seqlen-hf--"
+_WEIGHTS = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
 _ENDINGS = (".ckpt", ".safetensors", ".bin", ".pt", ".pth")
 
 
-# -------------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def _choose_weights(names: list[str], source: str) -> str:
@@ -90,8 +98,10 @@ def _choose_weights(names: list[str], source: str) -> str:
         return candidates[0]
     if not candidates:
         raise CheckpointError(
-            f"{source} holds no weights ({', '.join(_ENDINGS)}), but {sorted(names)[:10]}. A checkpoint that is a "
-            "folder of parts, as FSDP and DeepSpeed write it, has to be made one file first, by what wrote it"
+            f"{source} holds no weights ({', '.join(_ENDINGS)}), but {sorted(names)[:10]}. A "
+            "checkpoint that is a "
+            "folder of parts, as FSDP and DeepSpeed write it, has to be made one file first, by "
+            "what wrote it"
         )
     raise CheckpointError(
         f"{source} holds several files of weights: {sorted(candidates)[:10]}; name the one to convert"
@@ -99,7 +109,7 @@ def _choose_weights(names: list[str], source: str) -> str:
 
 
 def _files_of_index(path: Path) -> list[str]:
-    """The files that the index of a sharded checkpoint names, all of which lie beside it or in folders beside it."""
+    """The files that the index of a sharded checkpoint names. None may lie outside its folder."""
     content = read_json(path).get("weight_map")
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is no index of a sharded checkpoint: it has no `weight_map`")
@@ -108,14 +118,15 @@ def _files_of_index(path: Path) -> list[str]:
         # A backslash separates folders on Windows.
         if not is_inside or ".." in re.split(r"[/\\]", name) or not name.endswith(_ENDINGS):
             raise CheckpointError(
-                f"{path} names {SHORT.repr(name)}, but a file of weights ({', '.join(_ENDINGS)}) in its own folder "
+                f"{path} names {SHORT.repr(name)}, but a file of weights ({', '.join(_ENDINGS)}) "
+                "in its own folder "
                 "is expected. Nothing was read"
             )
     return sorted(set(content.values()))
 
 
 def _fetch(repo_id: str) -> Path:
-    """Download the weights and the configuration of a repository; return the file with the weights."""
+    """Download the weights and configuration of a repository; return the file of weights."""
     try:
         names = HfApi().list_repo_files(repo_id)
         weights = _choose_weights(names, repo_id)
@@ -152,7 +163,7 @@ def _read_file(path: Path) -> dict:
 
 
 def _read(source: str) -> tuple[dict, dict | None, Path]:
-    """The tensors under their stored names, config.json if there is one, and the file they come from."""
+    """The tensors under their stored names, config.json if there is one, and their file."""
     with readable(f"{source!r} cannot be read"):
         path = Path(source)
         if not path.exists():
@@ -175,7 +186,7 @@ def _read(source: str) -> tuple[dict, dict | None, Path]:
     return tensors, config, path
 
 
-# ------------------------------------------------------------------------------------------------------------ the model
+# ---------------------------------------------------------------------------------------- the model
 
 
 @dataclass
@@ -183,9 +194,11 @@ class _Checkpoint:
     """What was read, and what has been done with it so far."""
 
     path: Path
-    stored: dict  # under the stored names
+    # Under the stored names.
+    stored: dict
     tensors: dict[str, Tensor]  # under our names
-    origin: dict[str, str]  # our name -> the stored name
+    # Our name -> the stored name.
+    origin: dict[str, str]
     dropped: list[str]  # stored names
     notes: list[str] = field(default_factory=list)
 
@@ -195,7 +208,7 @@ def _is_computed(name: str) -> bool:
 
 
 def _order_vocabulary(checkpoint: _Checkpoint) -> None:
-    """Put the rows of MultiMolecule's vocabulary into our order. Its final layer norm has a name of its own."""
+    """Put the rows of MultiMolecule's vocabulary into our order."""
     if not any(str(name).endswith("final_layer_norm.weight") for name in checkpoint.stored):
         return
     tensors = checkpoint.tensors
@@ -207,7 +220,7 @@ def _order_vocabulary(checkpoint: _Checkpoint) -> None:
 
 
 def _drop_copies(checkpoint: _Checkpoint) -> None:
-    """Drop the copies of a frequency that the layers of a filter share, and a head that a classifier replaced."""
+    """Drop copies of the frequency that a filter's layers share, and a head that was replaced."""
     tensors = checkpoint.tensors
     # One frequency serves all sine layers; training checkpoints store it once for each.
     for name in [name for name in tensors if re.search(r"\.implicit_filter\.(?!1\.)\d+\.freq$", name)]:
@@ -222,7 +235,7 @@ def _drop_copies(checkpoint: _Checkpoint) -> None:
 
 
 def _check_tensors(expected: dict[str, Tensor], tensors: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
-    """Raise with the name of each tensor that is missing, of a wrong shape, or not known; or unusable, of `stored`."""
+    """Raise if a tensor is missing, of a wrong shape or not known, or if one of `stored` is unusable."""
 
     def shortened(names: list[str]) -> str:
         return f"{names[:5]}{' ...' * (len(names) > 5)}"
@@ -255,7 +268,8 @@ def _expected(cls: type[HyenaDNAPreTrainedModel], config: HyenaDNAConfig, path: 
 
 def _common_dtype(checkpoint: _Checkpoint, trained: dict[str, Tensor]) -> torch.dtype:
     """The type that holds each tensor without rounding it."""
-    # The filters are in at least float32 whatever the rest is, so they count only where they are in more.
+    # The filters are in at least float32 whatever the rest is, so they count only where they are in
+    # more.
     dtypes = {t.dtype for name, t in trained.items() if ".filter_fn." not in name or t.dtype == torch.float64}
     dtype = reduce(torch.promote_types, dtypes)
     if len(dtypes) > 1:
@@ -265,7 +279,7 @@ def _common_dtype(checkpoint: _Checkpoint, trained: dict[str, Tensor]) -> torch.
 
 
 def _check_formulas(model: HyenaDNAPreTrainedModel, tensors: dict[str, Tensor]) -> None:
-    """Refuse a time axis or decay rates that were trained: our model computes them. `z` has been looked at already."""
+    """Refuse a time axis or decay rates that were trained: our model computes them."""
     for name, tensor in tensors.items():
         if not name.endswith((".pos_emb.t", ".modulation.deltas")):
             continue
@@ -307,11 +321,13 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
         source: A file, a folder, or the name of a repository on the Hub.
 
     Returns:
-        The model, of the class that fits its heads, in evaluation mode; and a report of what was mapped, dropped and
+        The model, of the class that fits its heads, in evaluation mode; and a report of what was
+        mapped, dropped and
         computed.
 
     Raises:
-        CheckpointError: It cannot be read, or its tensors do not make a HyenaDNA model; the message names them.
+        CheckpointError: It cannot be read, or its tensors do not make a HyenaDNA model; the message
+            names them.
     """
     stored, config, path = _read(source)
     checkpoint = _Checkpoint(path, stored, *rename(stored))
@@ -329,14 +345,15 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
     _check_tensors(_expected(cls, configuration, path), trained, tensors)
     dtype = _common_dtype(checkpoint, trained)
 
-    # As a published file is loaded: a `z` that was trained becomes a parameter, one of the formula is left out.
+    # As a published file is loaded: a `z` that was trained becomes a parameter, one of the formula
+    # is left out.
     with readable(f"{path} cannot be loaded"):
         model = cls.from_pretrained(None, config=configuration, state_dict=dict(tensors), dtype=dtype).eval()
     _check_formulas(model, tensors)
     return model, _report(checkpoint, model.config)
 
 
-# -------------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def _write_ours(model: HyenaDNAPreTrainedModel, folder: Path) -> None:
@@ -362,13 +379,15 @@ def _check_hf_can_compute(model: HyenaDNAPreTrainedModel) -> None:
             reasons.append("the classifier has a bias")
     if reasons:
         raise CheckpointError(
-            f"the published code cannot compute this model, and would give other results in silence: "
-            f"{'; '.join(reasons)}. Give people the folder that `hyenadna export` makes: it needs no package either"
+            "the published code cannot compute this model, and would give other results in "
+            "silence: "
+            f"{'; '.join(reasons)}. Give people the folder that `hyenadna export` makes: it needs "
+            "no package either"
         )
 
 
 def _write_hf(model: HyenaDNAPreTrainedModel, folder: Path) -> None:
-    """Write the layout of the published `-hf` repositories, with what their code takes from the file: z, t, deltas."""
+    """Write the `-hf` layout, with what its code reads from the file: z, t, deltas."""
     _check_hf_can_compute(model)
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:

@@ -3,9 +3,10 @@
     hyenadna export promoters promoters-hub --data_name "EPD promoters" --license apache-2.0
     hyenadna push promoters-hub me/promoters
 
-DEST holds safetensors, a configuration that names the code of every head, that code (for `trust_remote_code=True`), a
-tokenizer that needs none, the model card, metrics and pictures. It appears only after a new process, in which
-`hyenadna` cannot be imported, has loaded each head from it and computed the same outputs.
+DEST holds safetensors, a configuration that names the code of every head, that code (for
+`trust_remote_code=True`), a tokenizer that needs none, the model card, metrics and pictures. It
+appears only after a new process, in which `hyenadna` cannot be imported, has loaded each head from
+it and computed the same outputs.
 """
 
 import argparse
@@ -87,7 +88,7 @@ for snippet in sys.argv[1:]:
 
 
 def _probe_texts(max_length: int) -> list[str]:
-    """Sequences of two lengths, with every kind of letter, that fit the model with their `[SEP]`."""
+    """Sequences of two lengths, with every kind of letter, that fit the model."""
     bases = torch.randint(4, (256,), generator=torch.Generator().manual_seed(0)).tolist()
     long = "".join("ACGT"[i] for i in bases)
     return [text[: max(1, max_length - 1)] for text in ("ACGTNacgtnRU", long)]
@@ -115,7 +116,8 @@ def verify(folder: str | Path, model: HyenaDNAPreTrainedModel | None = None) -> 
     """
     folder = Path(folder).absolute()
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # that a head has no weights is no news
+    # That a head has no weights is no news.
+    logging.set_verbosity_error()
     try:
         with readable(f"{folder} does not load here"):
             config = _load_config(folder)
@@ -150,13 +152,14 @@ def _outputs_of_heads(folder: Path, batch: Mapping[str, torch.Tensor]) -> dict[s
     outputs = {}
     for head, cls in HEADS.items():
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # of a head that the folder has no weights for
+            # Of a head that the folder has no weights for.
+            torch.manual_seed(0)
             outputs[head] = _outputs(cls.from_pretrained(folder), batch)
     return outputs
 
 
 def _run_alone(folder: Path, config: HyenaDNAConfig, texts: list[str]) -> tuple[dict[str, torch.Tensor], str]:
-    """What the folder computes in a process that cannot import this package, and what the snippet prints there."""
+    """What the folder computes, and its snippet prints, in a process without this package."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "outputs.safetensors"
         message = json.dumps([str(folder), texts, usage(config, str(folder)), str(out), list(HEADS)])
@@ -199,13 +202,14 @@ def _check_close(folder: Path, head: str, ours: torch.Tensor, theirs: torch.Tens
     raise CheckpointError(f"{head} of {folder} computes other outputs where hyenadna is not installed: {difference}")
 
 
-# -------------------------------------------------------------------------------------------------- what is exported
+# --------------------------------------------------------------------------------- what is exported
 
 
 def _load(source: str) -> HyenaDNAPreTrainedModel:
     """The model of a folder or repository, of the class that its configuration names."""
     with readable(
-        f"{source!r} is neither a folder with a model nor loads from the Hub (Lightning checkpoints and other "
+        f"{source!r} is neither a folder with a model nor loads from the Hub (Lightning "
+        "checkpoints and other "
         "layouts: `hyenadna convert` first)"
     ):
         config = _load_config(source)
@@ -239,7 +243,7 @@ def _metrics(source: Path) -> dict:
 
 
 def _is_here(name: str, source: Path) -> bool:
-    """Whether a name is of a file or folder here, or was where the run started: above its own folder, as a rule."""
+    """Whether a file or folder of this name is here, or above the run, where runs start as a rule."""
     return any((folder / name).exists() for folder in (Path(), *source.absolute().parents))
 
 
@@ -249,22 +253,25 @@ def _without_folders(value: object, source: Path, is_model: bool) -> object:
         return [_without_folders(item, source, is_model) for item in value]
     if isinstance(value, str) and len(value) < 256 and ("/" in value or os.sep in value):
         path = Path(value)
-        is_file = path.suffix and not is_model  # a model's name may have a dot
+        # A model's name may have a dot.
+        is_file = path.suffix and not is_model
         if path.is_absolute() or value[0] in ".~" or is_file or _is_here(value, source):
             return path.name
     return value
 
 
 def _write_model(model: HyenaDNAPreTrainedModel, source: str, folder: Path) -> None:
-    """Weights, configuration, code and tokenizer, for those who have this package and for those who do not."""
+    """Write weights, configuration, code and tokenizer, for people with and without this package."""
     model.save_pretrained(folder, max_shard_size=_SHARD)
     for name, file in own_code().items():
         shutil.copyfile(file, folder / name)
 
-    # What the source's configuration holds beside our fields may name code that is not in the folder.
+    # What the source's configuration holds beside our fields may name code that is not in the
+    # folder.
     config = read_json(folder / "config.json")
     config = {name: value for name, value in config.items() if name in own_fields()}
-    # Not by `register_for_auto_class`: it would list this one head, and change what later `save_pretrained` calls do.
+    # Not by `register_for_auto_class`: it would list this one head, and change what later
+    # `save_pretrained` calls do.
     config["auto_map"] = {"AutoConfig": f"configuration_hyenadna.{HyenaDNAConfig.__name__}"}
     config["auto_map"] |= {head: f"{CODE.stem}.{cls.__name__}" for head, cls in HEADS.items()}
     write_json(folder / "config.json", config, sort_keys=True)
@@ -272,7 +279,8 @@ def _write_model(model: HyenaDNAPreTrainedModel, source: str, folder: Path) -> N
     tokenizer = _load_tokenizer(source)
     tokenizer.model_max_length = model.config.max_seq_len
     tokenizer.save_pretrained(folder)
-    # Likewise, and without `is_local` and `local_files_only`: Transformers stores how a tokenizer was loaded.
+    # Likewise, and without `is_local` and `local_files_only`: Transformers stores how a tokenizer
+    # was loaded.
     ours = own_tokenizer_fields()
     stored = read_json(folder / "tokenizer_config.json")
     stored = {name: value for name, value in stored.items() if name in ours}
@@ -291,15 +299,20 @@ def _load_tokenizer(source: str) -> HyenaDNATokenizer:
 
 
 def own_tokenizer_fields() -> set[str]:
-    """The fields of a tokenizer_config.json that are taken over: those that we write, and some that a user may set."""
-    others = {"added_tokens_decoder", "model_input_names", "split_special_tokens", "truncation_side"}
+    """The fields taken over from a tokenizer_config.json: ours, and some that a user may set."""
+    others = {
+        "added_tokens_decoder",
+        "model_input_names",
+        "split_special_tokens",
+        "truncation_side",
+    }
     with tempfile.TemporaryDirectory() as scratch:
         HyenaDNATokenizer(model_max_length=1).save_pretrained(scratch)
         return others | set(read_json(Path(scratch) / "tokenizer_config.json"))
 
 
 def _copy_pictures(source: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """Copy the pictures of a training run; return their names, and those of files that only look like pictures."""
+    """Copy the pictures of a run; return their names, and those of files that are no pictures."""
     if not source.is_dir():
         return [], []
     copied = []
@@ -315,7 +328,7 @@ def _copy_pictures(source: Path, folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _read_adapter(source: Path) -> tuple[dict, dict[str, torch.Tensor], HyenaDNAConfig | None]:
-    """The settings of a peft adapter, its tensors, and the configuration of the adapted model if it is there."""
+    """The settings and tensors of a peft adapter, and the adapted model's configuration if any."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         path = source / name
         if not path.is_file():
@@ -358,7 +371,8 @@ def _write_adapter(source: Path, folder: Path, base_model: str | None) -> tuple[
     public = base_model or config.get("base_model_name_or_path") or ""
     if not is_hub_id(public) or _is_here(public, source):
         raise CheckpointError(
-            f"the adapter names the base model {public!r}, which is on this machine only. Publish that first "
+            f"the adapter names the base model {public!r}, which is on this machine only. Publish "
+            "that first "
             "(`hyenadna export`, `hyenadna push`), and name it here: --base_model USER/NAME"
         )
     head = _head_of_adapter(tensors, adapted)
@@ -404,13 +418,15 @@ def export(
         license: Of the weights, as the Hub spells it.
         data_name: What the model was trained on, in words; by default the name of its file.
         description: What the model is, in one or two sentences.
-        base_model: What it was trained from, on the Hub; by default what metrics.json or the adapter says.
+        base_model: What it was trained from, on the Hub; by default what metrics.json or the
+            adapter says.
 
     Returns:
         A report.
 
     Raises:
-        CheckpointError: `source` cannot be read, `dest` is not free, or the proof failed; then there is no `dest`.
+        CheckpointError: `source` cannot be read, `dest` is not free, or the proof failed; then
+            there is no `dest`.
     """
     if base_model is not None and not is_hub_id(base_model):
         raise CheckpointError(f"base_model {base_model!r}: the name of a repository on the Hub, USER/NAME, is expected")
@@ -434,15 +450,27 @@ def export(
         card.save(unfinished / "README.md")
     lines = [f"  {path.stat().st_size / 1e6:10.3f} MB  {path.name}" for path in sorted(folder.iterdir())]
     lines += [f"  left out       {name}: a link out of {source}, or no PNG picture" for name in left_out]
-    return "\n".join([f"exported {folder}", *lines, f"proved: {proved}", f"next: hyenadna push {folder} USER/NAME"])
+    return "\n".join(
+        [
+            f"exported {folder}",
+            *lines,
+            f"proved: {proved}",
+            f"next: hyenadna push {folder} USER/NAME",
+        ]
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna export` with these arguments (default: those of the command line)."""
     parser = argparse.ArgumentParser(
-        prog="hyenadna export", description="Make a folder that loads anywhere, with or without this package."
+        prog="hyenadna export",
+        description="Make a folder that loads anywhere, with or without this package.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="folder of a training run, model or adapter, or a repository")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder of a training run, model or adapter, or a repository",
+    )
     parser.add_argument("dest", metavar="DEST", help="folder to make; its name is the model's name in the card")
     parser.add_argument("--license", default="apache-2.0", help="of the weights, as the Hub spells it (%(default)s)")
     parser.add_argument("--data_name", help="what it was trained on, in words (the name of the file)")

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and what is checked in files of others before they are used."""
+"""Folders that appear whole or not at all, and checks of files that come from others."""
 
 import errno
 import json
@@ -20,11 +20,17 @@ from .access_tokens import hide_secrets, shown_cause
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks; there, the remains of killed runs stay
+except ImportError:
+    # Windows has no such locks; there, the remains of killed runs stay.
     fcntl = None
 
 # A thousand times what any published model has, or more.
-_MOST = {"num_labels": 1_000_000, "n_layer": 10_000, "num_hidden_layers": 10_000, "num_inner_mlps": 10_000}
+_MOST = {
+    "num_labels": 1_000_000,
+    "n_layer": 10_000,
+    "num_hidden_layers": 10_000,
+    "num_inner_mlps": 10_000,
+}
 USABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 # `repr` of what a hostile file holds may have no end: ten lists of ten lists of ...
@@ -35,15 +41,15 @@ SHORT.maxstring = 100
 SHORT.maxlong = 60
 
 
-# ------------------------------------------------------------------------------------------------- reading with care
+# -------------------------------------------------------------------------------- reading with care
 
 
 @contextmanager
 def readable(what: str) -> Iterator[None]:
     """Turn whatever a library raises over a damaged file into a `CheckpointError` that starts with `what`.
 
-    Every exception counts: `tokenizers` raises a bare `Exception`, configurations raise their own kinds, and deeply
-    nested JSON raises a `RecursionError`. The original is kept as the cause.
+    Every exception counts: `tokenizers` raises a bare `Exception`, configurations raise their own
+    kinds, and deeply nested JSON raises a `RecursionError`. The original is kept as the cause.
     """
     try:
         yield
@@ -89,12 +95,13 @@ def leads_out(path: Path, folder: Path) -> bool:
     """Whether a path inside `folder` is, or passes through, a link to something outside of it."""
     try:
         return not path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # a link to itself, for which Python 3.11 raises a RuntimeError
+    except (OSError, RuntimeError):
+        # A link to itself, for which Python 3.11 raises a RuntimeError.
         return True
 
 
 def unusable(tensors: Mapping[str, Tensor]) -> list[str]:
-    """One line for each tensor that no model computes with: not of a type in `USABLE`, or with NaN or infinity."""
+    """A line for each tensor that no model can use: not of a type in `USABLE`, NaN or infinity."""
     lines = []
     for name, tensor in tensors.items():
         if tensor.dtype not in USABLE:
@@ -105,15 +112,16 @@ def unusable(tensors: Mapping[str, Tensor]) -> list[str]:
     return lines
 
 
-# -------------------------------------------------------------------------------------------- whole or not at all
+# ------------------------------------------------------------------------------ whole or not at all
 
 
 @contextmanager
 def new_folder(dest: str | Path) -> Iterator[tuple[Path, Path]]:
     """The folder to make, and an empty one beside it that becomes it once everything inside `with` has succeeded.
 
-    A run that is killed leaves the second one behind; the next run that makes the same folder removes it. Two runs
-    may work side by side: the first to finish wins, and the other gets an error.
+    A run that is killed leaves the second one behind; the next run that makes the same folder
+    removes it. Two runs may work side by side: the first to finish wins, and the other gets an
+    error.
 
     Raises:
         CheckpointError: There is something at `dest` already, or it cannot be written.
@@ -128,9 +136,14 @@ def new_folder(dest: str | Path) -> Iterator[tuple[Path, Path]]:
     try:
         yield folder, unfinished
         if folder.exists():
-            folder.rmdir()  # an empty folder of the user's
+            # An empty folder of the user's.
+            folder.rmdir()
         unfinished.rename(folder)
-    except (OSError, SafetensorError) as error:  # safetensors raises its own kind when the disk is full
+    except (
+        OSError,
+        SafetensorError,
+        # Safetensors raises its own kind when the disk is full.
+    ) as error:
         reason = str(error)
         if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             reason = "something else appeared there while it was being made; look at it, or choose another folder"
@@ -145,7 +158,12 @@ def _free_place(dest: str | Path) -> Path:
     try:
         folder = Path(dest).resolve()
         taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
-    except (OSError, RuntimeError, ValueError) as error:  # no permission, a circle of links, a NUL in the name
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        # No permission, a circle of links, a NUL in the name.
+    ) as error:
         raise CheckpointError(f"{str(dest)!r} cannot be made: {error}") from error
     if taken:
         raise CheckpointError(f"{dest} exists and is not empty; choose another folder, or remove it first")
@@ -157,27 +175,31 @@ def _free_place(dest: str | Path) -> Path:
 
 
 def _unfinished_prefix(folder: Path) -> str:
-    return f".{folder.name}.hyenadna-"  # a name that nobody gives to a folder of their own
+    # A name that nobody gives to a folder of their own.
+    return f".{folder.name}.hyenadna-"
 
 
 def _make_unfinished(folder: Path) -> tuple[Path, int | None]:
-    """A new folder beside `folder`, and the open lock that shows other runs that this one is alive."""
+    """A new folder beside `folder`, and the lock that shows that this run is alive."""
     while True:
         unfinished = Path(tempfile.mkdtemp(prefix=_unfinished_prefix(folder), dir=folder.parent))
         try:
             lock = _lock(unfinished)
         except (BlockingIOError, FileNotFoundError):
-            continue  # another run took it for litter before it was locked
+            # Another run took it for litter before it was locked.
+            continue
         except OSError:
-            lock = None  # a file system without locks: nobody will take it for litter there
+            # A file system without locks: nobody will take it for litter there.
+            lock = None
         if unfinished.exists():
-            unfinished.chmod(0o755)  # `mkdtemp` lets nobody else in
+            # `mkdtemp` lets nobody else in.
+            unfinished.chmod(0o755)
             return unfinished, lock
         _unlock(lock)
 
 
 def _remove_litter(folder: Path) -> None:
-    """Remove what killed runs left beside `folder`: their unfinished folders, which nobody holds locked."""
+    """Remove the unfinished folders of killed runs beside `folder`: nobody holds their locks."""
     # Not `glob`: the name of the folder may hold a `*`.
     for path in list(folder.parent.iterdir()):
         if not path.name.startswith(_unfinished_prefix(folder)) or path.is_symlink() or not path.is_dir():
@@ -185,7 +207,8 @@ def _remove_litter(folder: Path) -> None:
         try:
             lock = _lock(path)
         except OSError:
-            continue  # a run that is alive, or nobody can tell
+            # A run that is alive, or nobody can tell.
+            continue
         shutil.rmtree(path, ignore_errors=True)
         _unlock(lock)
 

@@ -6,21 +6,37 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 from hyenadna.errors import PushError
 
 from .access_tokens import hide_secrets, shown_cause
 
-_TRIES = 3  # each has retries of its own, in the client
+# Each has retries of its own, in the client.
+_TRIES = 3
 _FIRST_WAIT = 5  # seconds
 _LONGEST_WAIT = 120
-_PASSING = {408, 425, 429, 500, 502, 503, 504}  # may be over in a moment
+# May be over in a moment.
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
 
 # What the client raises when the answer has not the form that it relies on.
-_MALFORMED = (TypeError, KeyError, AttributeError, IndexError, json.JSONDecodeError, UnicodeDecodeError)
-_INVALID_CARD = "Invalid metadata"  # how the client begins when the Hub does not accept a card
-# A failed transfer is a RuntimeError, an answer with something missing or a card that is not accepted a ValueError.
+_MALFORMED = (
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+)
+# How the client begins when the Hub does not accept a card.
+_INVALID_CARD = "Invalid metadata"
+# A failed transfer is a RuntimeError, an answer with something missing or a card that is not
+# accepted a ValueError.
 FAILURES = (HTTPError, OSError, RuntimeError, ValueError, *_MALFORMED)
 
 Result = TypeVar("Result")
@@ -45,7 +61,8 @@ def _reason(error: Exception, repo_id: str) -> str:
         return "the Hub does not accept the card, or the name"
     if isinstance(error, (ValueError, *_MALFORMED)):
         return (
-            "this is not an answer of the Hub. Perhaps a proxy or the login page of a network answered instead: open "
+            "this is not an answer of the Hub. Perhaps a proxy or the login page of a network "
+            "answered instead: open "
             "the address in a browser, and push again"
         )
 
@@ -100,7 +117,10 @@ def with_retries(what: str, repo_id: str, step: Callable[[], Result], so_far: st
             if attempt == _TRIES or not _may_pass(error):
                 raise PushError(f"{what} failed, and {so_far}: {explained}") from shown_cause(error)
             wait = _pause(error, attempt)
-            print(f"{what}: {explained}; try {attempt + 1} of {_TRIES} in {wait:.0f} s", file=sys.stderr)
+            print(
+                f"{what}: {explained}; try {attempt + 1} of {_TRIES} in {wait:.0f} s",
+                file=sys.stderr,
+            )
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
 

@@ -1,4 +1,4 @@
-"""The layouts of published checkpoints: which tensor and which setting of theirs is which of ours."""
+"""The layouts of published checkpoints: what their tensors and settings are called here."""
 
 import re
 from pathlib import Path
@@ -23,18 +23,25 @@ EMBEDDING = "hyena.backbone.embeddings.word_embeddings.weight"
 # Names in other layouts -> ours, applied from top to bottom; None drops the tensor.
 _NAMES = (
     (r"torchmetrics", None),
-    (r"^(?:module\.|_orig_mod\.)+", ""),  # data-parallel and compiled modules
-    (r"\.(mixer|mlp)\.layer\.", r".\1."),  # trained with activation checkpointing
-    (r"^(?:model\.|hyena\.)?backbone\.", "hyena.backbone."),  # Lightning; standalone, and our HyenaDNAModel
-    (r"^pooler\.", None),  # MultiMolecule's, which nothing reads
+    # Data-parallel and compiled modules.
+    (r"^(?:module\.|_orig_mod\.)+", ""),
+    # Trained with activation checkpointing.
+    (r"\.(mixer|mlp)\.layer\.", r".\1."),
+    (
+        r"^(?:model\.|hyena\.)?backbone\.",
+        "hyena.backbone.",
+        # Lightning; standalone, and our HyenaDNAModel.
+    ),
+    # MultiMolecule's, which nothing reads.
+    (r"^pooler\.", None),
     (r"^(?:model\.)?(embeddings|layers)\.", r"hyena.backbone.\1."),  # MultiMolecule
     (r"^(?:model\.)?final_layer_norm\.", "hyena.backbone.ln_f."),
     (r"^model\.lm_head\.", "lm_head."),
     (r"^(?:model\.)?(?:head|decoder|decoder\.0)\.output_transform\.", "score."),
 )
 
-# Our rows of the vocabulary in MultiMolecule's: <pad> <cls> <eos> <unk> <mask> <null> A C G T N, and 5 without a name.
-# <null> stands for both [BOS] and [RESERVED].
+# Our rows of the vocabulary in MultiMolecule's: <pad> <cls> <eos> <unk> <mask> <null> A C G T N,
+# and 5 without a name. <null> stands for both [BOS] and [RESERVED].
 MULTIMOLECULE_ROWS = [1, 2, 5, 4, 0, 5, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 _MULTIMOLECULE_FIELDS = {
     "embedding_dropout": "embed_dropout",
@@ -79,7 +86,8 @@ _LIGHTNING_LAYER = {
     "dropout": "hyena_dropout",
     "filter_dropout": "hyena_filter_dropout",
 }
-# Variants of the operator that no released checkpoint uses, with the value of those that do not use them.
+# Variants of the operator that no released checkpoint uses, with the value of those that do not use
+# them.
 _LIGHTNING_ONLY = {
     "_name_": "hyena",
     "modulate": True,
@@ -94,17 +102,21 @@ _LIGHTNING_ONLY = {
 
 
 def own_fields() -> set[str]:
-    """The fields of our config.json. Any other that a file holds may name code or files, and is not taken over."""
+    """The fields of our config.json. Others may name code or files, and are not taken over."""
     # `auto_map` is written anew by those who write the code as well.
-    return {*HyenaDNAConfig().to_dict(), *HyenaDNAConfig.attribute_map, "num_labels"} - {"auto_map", "tokenizer_class"}
+    return {*HyenaDNAConfig().to_dict(), *HyenaDNAConfig.attribute_map, "num_labels"} - {
+        "auto_map",
+        "tokenizer_class",
+    }
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(a, b)  # `torch.equal` raises for different types
+    # `torch.equal` raises for different types.
+    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def rename(stored: dict) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """The tensors under our names, the stored name of each, and the stored names of those that are dropped."""
+    """The tensors under our names, the stored name of each, and the names that are dropped."""
     tensors = {}
     origin = {}
     dropped = []
@@ -165,7 +177,8 @@ def _sizes(tensors: dict[str, Tensor]) -> dict[str, int]:
         "d_inner": shape(f"{first}mlp.fc1.weight", 2)[0],
         "emb_dim": emb_dim,
         "filter_order": filter_order,
-        "num_inner_mlps": len(linear) - 2,  # without the first and the last
+        # Without the first and the last.
+        "num_inner_mlps": len(linear) - 2,
         # The projection makes `order` gates and one value.
         "hyena_order": shape(f"{first}mixer.in_proj.weight", 2)[0] // d_model - 1,
         "short_filter_order": shape(f"{first}mixer.short_filter.weight", 3)[2],
@@ -185,10 +198,12 @@ def _settings(config: dict | None, config_file: Path) -> dict:
     if config.get("model_type", "hyenadna") != "hyenadna":
         raise CheckpointError(f"{config_file} is of a {config['model_type']!r} model, not 'hyenadna'")
     aliases = HyenaDNAConfig.attribute_map
-    if "filter_emb_dim" in config:  # MultiMolecule: its token ids and heads mean something else
+    # MultiMolecule: its token ids and heads mean something else.
+    if "filter_emb_dim" in config:
         names = aliases | _MULTIMOLECULE_FIELDS
         return {ours: config[name] for name, ours in names.items() if name in config}
-    taken = own_fields() - {"torch_dtype", "dtype"}  # of what type the model is, the tensors say
+    # Of what type the model is, the tensors say.
+    taken = own_fields() - {"torch_dtype", "dtype"}
     return {aliases.get(name, name): value for name, value in config.items() if name in taken}
 
 
@@ -197,7 +212,8 @@ def _lightning_settings(config: dict, config_file: Path) -> dict:
     for name, expected in _LIGHTNING_ONLY.items():
         if layer.get(name, expected) != expected:
             raise CheckpointError(
-                f"{config_file} says {name}: {SHORT.repr(layer[name])} in `layer`; this package and the released "
+                f"{config_file} says {name}: {SHORT.repr(layer[name])} in `layer`; this package "
+                "and the released "
                 f"checkpoints know only {expected!r}"
             )
     settings = {ours: config[name] for name, ours in _LIGHTNING_FIELDS.items() if name in config}
@@ -224,7 +240,8 @@ def configure(
         overruled = _contradictions(sizes, settings)
         if "max_seq_len" not in sizes | settings:
             raise CheckpointError(
-                f"{path} holds no `pos_emb.t`, and there is no config.json beside it: max_seq_len, the unit of the "
+                f"{path} holds no `pos_emb.t`, and there is no config.json beside it: "
+                "max_seq_len, the unit of the "
                 "filters' time axis, is unknown. Put the checkpoint's config.json into its folder"
             )
         settings |= sizes
@@ -261,11 +278,13 @@ def _class_and_head(tensors: dict[str, Tensor], config: dict | None, settings: d
             settings["num_labels"] = labels
         settings["classifier_bias"] = "score.bias" in tensors
         is_ours = config is not None and "modulation_shift" in config
-        if not is_ours:  # the paper's head pools the mean, that of the `-hf` code the last position
+        # The paper's head pools the mean, that of the `-hf` code the last position.
+        if not is_ours:
             settings["pooling"] = "last" if is_hf else "mean"
     elif head is not None or architecture in ("HyenaDNAForCausalLM", "HyenaDnaForCausalLM"):
         cls = HyenaDNAForCausalLM
-        if not is_hf:  # trained tied, and stored as two names for one matrix
+        # Trained tied, and stored as two names for one matrix.
+        if not is_hf:
             settings["tie_word_embeddings"] = head is not None and equal(head, tensors[EMBEDDING])
     else:
         cls = HyenaDNAModel

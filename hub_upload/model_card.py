@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what the model is, what it learned from and how well, and how to use it."""
+"""The model card of an exported folder: what the model is, learned from, and is used for."""
 
 import re
 from collections.abc import Iterable
@@ -21,6 +21,13 @@ _TASKS = {
     "HyenaDNAForCausalLM": "text-generation",
     "HyenaDNAForSequenceClassification": "text-classification",
     "HyenaDNAForTokenClassification": "token-classification",
+}
+# What a model is if nobody describes it.
+_WHAT = {
+    "feature-extraction": "one vector per base",
+    "text-generation": "a language model of DNA, base by base",
+    "text-classification": "a classifier of DNA sequences ({labels})",
+    "token-classification": "a classifier of the bases of DNA sequences ({labels})",
 }
 # Our name of a metric -> the Hub's, where they differ.
 _HUB_METRICS = {
@@ -47,7 +54,7 @@ def is_hub_id(name: object) -> bool:
     return name.count("/") == 1
 
 
-# ---------------------------------------------------------------------------------------------------- text in Markdown
+# --------------------------------------------------------------------------------- text in Markdown
 
 
 def plain(text: object) -> str:
@@ -58,9 +65,11 @@ def plain(text: object) -> str:
         '\\\\# \\\\<b>a\\\\|b\\\\</b>'
     """
     line = " ".join(str(text).split())
-    line = re.sub(r"[\\`<|]", r"\\\g<0>", line)  # code, HTML, the next cell of a table
+    # Code, HTML, the next cell of a table.
+    line = re.sub(r"[\\`<|]", r"\\\g<0>", line)
     line = line.replace("](", "]\\(").replace("]:", "]\\:")  # links
-    # At the start of a line: a heading, a quotation, a list; a rule, or what makes a heading of the line before.
+    # At the start of a line: a heading, a quotation, a list; a rule, or what makes a heading of the
+    # line before.
     line = re.sub(r"^(?:#|>|[-+*](?= |$)|[-=~*_]{2,})", r"\\\g<0>", line)
     return re.sub(r"^(\d+)([.)])(?= |$)", r"\1\\\2", line)  # a numbered list
 
@@ -75,7 +84,7 @@ def _pictures(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(plain(name), quote(name)) for name in names]
 
 
-# --------------------------------------------------------------------------------------------- what metrics.json says
+# --------------------------------------------------------------------------- what metrics.json says
 
 
 def _section(metrics: dict, name: str) -> dict:
@@ -176,7 +185,7 @@ def _procedure(metrics: dict, origin: object) -> str:
     return f"{start}."
 
 
-# ------------------------------------------------------------------------------------------------------------ the cards
+# ---------------------------------------------------------------------------------------- the cards
 
 
 def _from_template(card_data: ModelCardData, template: Path, results: list[EvalResult], **values) -> ModelCard:
@@ -193,6 +202,13 @@ def _from_template(card_data: ModelCardData, template: Path, results: list[EvalR
     if sorted(map(str, read)) != sorted(map(str, results)):
         raise CheckpointError("the model card does not give back the metrics that were written into it")
     return card
+
+
+def _labels(model: HyenaDNAPreTrainedModel) -> str:
+    """The classes of a classifier; nothing for other models."""
+    if not type(model).__name__.endswith("Classification"):
+        return ""
+    return ", ".join(str(label) for label in model.config.id2label.values())
 
 
 def model_card(
@@ -220,22 +236,12 @@ def model_card(
     Raises:
         CheckpointError: The card is not valid.
     """
-    config = model.config
     architecture = type(model).__name__
     task = _TASKS[architecture]
     origin = base_model or _section(metrics, "settings").get("model")
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)
-
-    labels = ""
-    if architecture.endswith("Classification"):
-        labels = ", ".join(str(label) for label in config.id2label.values())
-    what = {
-        "feature-extraction": "one vector per base",
-        "text-generation": "a language model of DNA, base by base",
-        "text-classification": f"a classifier of DNA sequences ({labels})",
-        "token-classification": f"a classifier of the bases of DNA sequences ({labels})",
-    }[task]
+    labels = _labels(model)
     card_data = ModelCardData(
         license=license,
         library_name="transformers",
@@ -252,12 +258,12 @@ def model_card(
         TEMPLATE,
         results,
         title=plain(model_id),
-        description=plain(description or f"HyenaDNA, {what}."),
+        description=plain(description or f"HyenaDNA, {_WHAT[task].format(labels=labels)}."),
         architecture=architecture,
-        config=config,
+        config=model.config,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         labels=plain(labels),
-        snippet=usage(config, model_id),
+        snippet=usage(model.config, model_id),
         printed=printed.rstrip("\n"),
         data=data,
         procedure=_procedure(metrics, origin),
@@ -295,6 +301,7 @@ def adapter_card(
     task = _TASKS[f"HyenaDNA{ADAPTED.get(config.get('task_type'), 'Model')}"]
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)
+    # How it was trained, and then how the adapter itself is built.
     settings = _settings(metrics) | {
         key: value
         for key, value in config.items()
@@ -309,14 +316,14 @@ def adapter_card(
         model_name=model_id if results else None,
         eval_results=results or None,
     )
+    if description is None:
+        description = f"A {kind} adapter for the DNA language model {base} (HyenaDNA)."
     return _from_template(
         card_data,
         ADAPTER_TEMPLATE,
         results,
         title=plain(model_id),
-        description=plain(description)
-        if description
-        else f"A {plain(kind)} adapter for the DNA language model `{_code(base)}` (HyenaDNA).",
+        description=plain(description),
         snippet=adapter_usage(config, model_id, head),
         data=data,
         settings=_rows_of_settings(settings),

@@ -5,13 +5,15 @@
     hyenadna push promoters-hub me/promoters --public --revision v1.1
     hyenadna push promoters-hub lab/promoters --pull_request
 
-Log in first with `hf auth login`, or set HF_TOKEN; the token is neither printed nor written. The folder is verified
-once more, weights are sent before the commit, and the commit is one: a broken transfer leaves the repository as it was.
-After the commit the repository is compared with the folder.
+Log in first with `hf auth login`, or set HF_TOKEN; the token is neither printed nor written. The
+folder is verified once more, weights are sent before the commit, and the commit is one: a broken
+transfer leaves the repository as it was. After the commit the repository is compared with the
+folder.
 
-Only kinds of files that a model repository holds are sent; others are named, and sent if `--include` names them. Python
-that is not this package's own is run, to verify the folder, only with `--trust_code`. The commit also deletes what an
-earlier push left behind: weights, configurations, tokenizers and modules of ours.
+Only kinds of files that a model repository holds are sent; others are named, and sent if
+`--include` names them. Python that is not this package's own is run, to verify the folder, only
+with `--trust_code`. The commit also deletes what an earlier push left behind: weights,
+configurations, tokenizers and modules of ours.
 """
 
 import argparse
@@ -38,18 +40,19 @@ from .export import verify
 from .hub import FAILURES, explain, with_retries
 from .model_card import plain
 
-# What `hyenadna export` writes and a later push may leave out; the modules of the model's code are found by reading it.
+# What `hyenadna export` writes and a later push may leave out; the modules of the model's code are
+# found by reading it.
 _OURS = re.compile(
     r"(?:adapter_)?model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?"
     r"|(?:(?:adapter_|generation_|tokenizer_)?config|tokenizer)\.json"
 )
 
 
-# ----------------------------------------------------------------------------------------------------------- the folder
+# --------------------------------------------------------------------------------------- the folder
 
 
 def _card(folder: Path, repo_id: str) -> bytes:
-    """README.md with the name of the repository in the place of the folder's, where `hyenadna export` wrote that."""
+    """README.md with the name of the repository where `hyenadna export` wrote the folder's."""
     try:
         card = ModelCard.load(folder / "README.md")
         snippet = re.search(r'^name = (".*")', card.text, flags=re.MULTILINE)
@@ -78,7 +81,8 @@ def _check_unchanged(stamps: dict[Path, tuple | None]) -> None:
     changed = [path.name for path, stamp in stamps.items() if _stamp(path) != stamp]
     if changed:
         raise PushError(
-            f"{', '.join(changed)} changed or vanished while the folder was pushed, and nothing was published. Push "
+            f"{', '.join(changed)} changed or vanished while the folder was pushed, and nothing "
+            "was published. Push "
             "again when nothing writes to the folder"
         )
 
@@ -88,14 +92,16 @@ def _verify(folder: Path, contents: Contents, trust_code: bool) -> None:
     foreign = foreign_code(contents.files)
     if foreign and not trust_code:
         raise CheckpointError(
-            f"{folder} holds Python that is not this package's own: {', '.join(foreign)}. To verify the folder, a push "
-            "runs it. Read it, and push with --trust_code if you trust it; or export the model again. Nothing was run"
+            f"{folder} holds Python that is not this package's own: {', '.join(foreign)}. To "
+            "verify the folder, a push "
+            "runs it. Read it, and push with --trust_code if you trust it; or export the model "
+            "again. Nothing was run"
         )
     if "config.json" in contents.files:
         verify(folder)
 
 
-# ------------------------------------------------------------------------------------------------------- the repository
+# ----------------------------------------------------------------------------------- the repository
 
 
 def _look(api: HfApi, repo_id: str, revision: str | None = None, files_metadata: bool = False) -> ModelInfo:
@@ -107,7 +113,7 @@ def _look(api: HfApi, repo_id: str, revision: str | None = None, files_metadata:
 
 
 def _stale(api: HfApi, repo_id: str, there: ModelInfo, names: Iterable[str]) -> list[str]:
-    """The files of an earlier push that this one does not replace. Other files in a repository are its owner's."""
+    """The files of an earlier push that this one does not replace. Any others are the owner's."""
     others = {file.rfilename for file in there.siblings} - set(names)
     stale = {name for name in others if _OURS.fullmatch(name)}
     if any(re.fullmatch(r"\w+\.py", name) for name in others):
@@ -151,11 +157,12 @@ class _Upload:
     def run(self) -> str | None:
         """Commit; return the address of the commit or pull request, or None if nothing had to change.
 
-        An answer can be lost after the commit was made. So the repository is looked at before another try, and before
-        a failure is reported.
+        An answer can be lost after the commit was made. So the repository is looked at before
+        another try, and before a failure is reported.
 
         Raises:
-            PushError: There is no commit, or nobody knows, or it is not what was sent; the message says which.
+            PushError: There is no commit, or nobody knows, or it is not what was sent; the message
+                says which.
         """
         self.tried = False
         self.known = set()
@@ -179,20 +186,22 @@ class _Upload:
         return address
 
     def step(self) -> tuple[str | None, str | None]:
-        """The address of the commit or pull request, and the revision that is to be compared with the folder."""
+        """The address of the commit or pull request, and the revision to compare with the folder."""
         if self.tried and (address := self.find()) is not None:
-            return address, None  # it was compared when it was found
+            # It was compared when it was found.
+            return address, None
         self.tried = True
         try:
-            # Not `upload_folder`: with hf_xet it makes several commits, and a failure between them publishes half a
-            # model.
+            # Not `upload_folder`: with hf_xet it makes several commits, and a failure between them
+            # publishes half a model.
             commit = self.api.create_commit(
                 self.repo_id,
                 [*self.additions, *(CommitOperationDelete(name) for name in self.stale)],
                 commit_message=self.message,
                 revision=self.revision,
                 create_pr=self.pull_request,
-                parent_commit=self.there.sha,  # what was to be deleted was decided for this state
+                # What was to be deleted was decided for this state.
+                parent_commit=self.there.sha,
             )
         except FAILURES:
             _check_unchanged(self.stamps)
@@ -202,7 +211,7 @@ class _Upload:
         return commit.pr_url or commit.commit_url, commit.pr_revision or commit.oid
 
     def check(self, revision: str, address: str) -> None:
-        """Compare the repository with what was sent: the Hub leaves out, without a word, what its .gitignore names."""
+        """Compare the repository with the folder: files that its .gitignore names silently drop out."""
         now = with_retries(
             "comparing the repository with the folder",
             self.repo_id,
@@ -212,8 +221,10 @@ class _Upload:
         wrong = self.differences(now)
         if wrong:
             raise PushError(
-                f"the Hub did not take {', '.join(wrong)}, so that {address} is not what was sent. As a rule a "
-                ".gitignore in the repository names such files: correct or delete it there, and push again"
+                f"the Hub did not take {', '.join(wrong)}, so that {address} is not what was "
+                "sent. As a rule a "
+                ".gitignore in the repository names such files: correct or delete it there, and "
+                "push again"
             )
 
     def differences(self, now: ModelInfo) -> list[str]:
@@ -242,25 +253,29 @@ class _Upload:
 
 
 def _dry_run(repo_id: str, names: list[str], public: bool, revision: str | None) -> tuple[str, list[str]]:
-    """Whether the repository is public, and which files there would be deleted, as far as it can be read."""
+    """Whether the repository is public, and which of its files would be deleted."""
     api = HfApi()
     try:
         if "/" not in repo_id:
             repo_id = f"{api.whoami()['name']}/{repo_id}"
         try:
             there = _look(api, repo_id, revision)
-        except RevisionNotFoundError:  # it would be made from the main branch
+        except RevisionNotFoundError:
+            # It would be made from the main branch.
             there = _look(api, repo_id)
         stale = _stale(api, repo_id, there, names)
     except FAILURES as error:
         state = "public" if public else "private, if it does not exist yet"
-        return f"{state}; not read, so what would be deleted is not known: {explain(error, repo_id)}", []
+        return (
+            f"{state}; not read, so what would be deleted is not known: {explain(error, repo_id)}",
+            [],
+        )
     if there.private:
         return "private now, and public afterwards" if public else "private", stale
     return "public" if public else "public already, so it would be refused without --public", stale
 
 
-# ------------------------------------------------------------------------------------------------------------- the push
+# ----------------------------------------------------------------------------------------- the push
 
 
 def push(
@@ -277,17 +292,20 @@ def push(
 ) -> str:
     """Publish an exported folder in one commit, or not at all.
 
-    Weights, configurations, tokenizer files and modules of the model's code that an earlier push left in the
-    repository, and that this folder does not hold, are deleted in the same commit; nothing else is.
+    Weights, configurations, tokenizer files and modules of the model's code that an earlier push
+    left in the repository, and that this folder does not hold, are deleted in the same commit;
+    nothing else is.
 
     Args:
         folder: What `hyenadna export` made.
         repo_id: `USER/NAME`, or `NAME` in your own space. Made, private, if it does not exist.
-        public: Make it public, after the commit if it was private; also needed to push to one that is public.
+        public: Make it public, after the commit if it was private; also needed to push to one that
+            is public.
         revision: Branch to commit to; made if it does not exist.
         pull_request: Open a pull request in place of a commit to the main branch.
         message: Of the commit.
-        include: Names or patterns of files to send although they are of no kind that a model repository holds.
+        include: Names or patterns of files to send although they are of no kind that a model
+            repository holds.
         trust_code: Run Python of the folder that is not this package's own, to verify the folder.
         dry_run: Only say what would be uploaded and deleted.
 
@@ -296,27 +314,27 @@ def push(
 
     Raises:
         CheckpointError: `folder` cannot be published as it is.
-        PushError: The Hub refused, or cannot be reached; nothing was published, if the message says nothing else.
+        PushError: The Hub refused, or cannot be reached; nothing was published, if the message says
+            nothing else.
     """
     folder = Path(folder)
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise CheckpointError(f"{repo_id!r} is no name of a repository: {error}") from error
-    if pull_request and revision is not None:
-        raise CheckpointError("a pull request is against the main branch: leave out revision, or pull_request")
+    _check_place(repo_id, revision, pull_request)
+
+    # All that can be wrong with the folder is found out before the Hub is asked for anything.
     contents = contents_to_push(folder, include)
     stamps = {path: _stamp(path) for path in contents.files.values()}
-    _card(folder, repo_id)  # fails early
+    _card(folder, repo_id)
     if dry_run:
         return _report_dry_run(contents, repo_id, public, revision, pull_request)
     _verify(folder, contents, trust_code)
 
+    # From here on the Hub is changed: first the repository and the branch, which may stay empty.
     api = HfApi()
     repo_id, address, was_private = _repository(api, repo_id, public)
     there = _state_to_change(api, repo_id, revision)
     stale = with_retries("looking at the repository", repo_id, lambda: _stale(api, repo_id, there, contents.files))
     _check_unchanged(stamps)
+    # The card of the folder names the folder; that of the repository names the repository.
     sent = contents.files | {"README.md": _card(folder, repo_id)}
     upload = _Upload(
         api,
@@ -332,16 +350,27 @@ def push(
     )
     made = upload.run()
     state = "public" if public else "private"
-    if was_private and public:  # only now: before the commit it would have shown what was there
-        _make_public(api, repo_id, made or address)
-        state = "public now, private until now"
+    if was_private and public:
+        state = _make_public(api, repo_id, made or address)
     return _report(contents, stale, f"{repo_id} ({state})", made)
 
 
+def _check_place(repo_id: str, revision: str | None, pull_request: bool) -> None:
+    """Refuse a name that no repository can have, and a pull request against a branch."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise CheckpointError(f"{repo_id!r} is no name of a repository: {error}") from error
+    if pull_request and revision is not None:
+        raise CheckpointError("a pull request is against the main branch: leave out revision, or pull_request")
+
+
 def _repository(api: HfApi, repo_id: str, public: bool) -> tuple[str, str, bool]:
-    """The full name and the address of the repository, which is made if it is not there, and whether it is private."""
+    """Make the repository if it is not there; its full name, its address, and whether it is private."""
     url = with_retries(
-        "creating the repository", repo_id, lambda: api.create_repo(repo_id, private=not public, exist_ok=True)
+        "creating the repository",
+        repo_id,
+        lambda: api.create_repo(repo_id, private=not public, exist_ok=True),
     )
     repo_id = url.repo_id
     there = with_retries("looking at the repository", repo_id, lambda: _look(api, repo_id))
@@ -354,20 +383,26 @@ def _state_to_change(api: HfApi, repo_id: str, revision: str | None) -> ModelInf
     """The state that the commit is made on top of. A branch that does not exist is made."""
     if revision is None:
         return with_retries("looking at the repository", repo_id, lambda: _look(api, repo_id))
-    with_retries("making the branch", repo_id, lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
+    with_retries(
+        "making the branch",
+        repo_id,
+        lambda: api.create_branch(repo_id, branch=revision, exist_ok=True),
+    )
     return with_retries("looking at the branch", repo_id, lambda: _look(api, repo_id, revision))
 
 
-def _make_public(api: HfApi, repo_id: str, address: str) -> None:
+def _make_public(api: HfApi, repo_id: str, address: str) -> str:
+    """Show a private repository to everyone, after the commit: before, it would have shown what was there."""
     with_retries(
         "making the repository public",
         repo_id,
         lambda: api.update_repo_settings(repo_id, private=False),
         f"the files are there, but only you can see them: {address}",
     )
+    return "public now, private until now"
 
 
-# ----------------------------------------------------------------------------------------------------------- the report
+# --------------------------------------------------------------------------------------- the report
 
 
 def _lines(contents: Contents) -> tuple[list[str], float]:
@@ -410,7 +445,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hyenadna push", description="Publish an exported folder, in one commit.")
     parser.add_argument("folder", metavar="FOLDER", help="what `hyenadna export` made")
     parser.add_argument("repo_id", metavar="USER/NAME", help="repository; made, private, if it does not exist")
-    parser.add_argument("--public", action="store_true", help="make it public if it is private, or push to one that is")
+    parser.add_argument(
+        "--public",
+        action="store_true",
+        help="make it public if it is private, or push to one that is",
+    )
     parser.add_argument("--revision", help="branch to commit to; made if it does not exist")
     parser.add_argument("--pull_request", action="store_true", help="open a pull request")
     parser.add_argument("--message", help="of the commit")
@@ -427,7 +466,10 @@ def main(argv: list[str] | None = None) -> None:
         help="run Python of the folder that is not this package's own, to verify the folder",
     )
     parser.add_argument(
-        "--dry_run", "--dry-run", action="store_true", help="only list what would be uploaded and deleted"
+        "--dry_run",
+        "--dry-run",
+        action="store_true",
+        help="only list what would be uploaded and deleted",
     )
     print(push(**vars(parser.parse_args(argv))))
 

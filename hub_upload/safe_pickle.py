@@ -1,14 +1,17 @@
 """Read the files of `torch.save` without running them: a pickle is a program, and loading one runs it.
 
-This reader rebuilds tensors and plain containers with code of its own. Every other class in the file becomes an inert
-placeholder: nothing is imported and nothing is called, so a Lightning checkpoint opens without its training package.
+This reader rebuilds tensors and plain containers with code of its own. Every other class in the
+file becomes an inert placeholder: nothing is imported and nothing is called, so a Lightning
+checkpoint opens without its training package.
 
-Why not `torch.load(weights_only=True)` with placeholders as safe globals? Its reader fills plain `dict`, `OrderedDict`
-and `Counter` objects only, and knows protocol 2 only. It refuses each published Lightning checkpoint, whose
-hyperparameters are a dict of another class, every non-empty `defaultdict`, and every file of protocol 4 or 5.
+Why not `torch.load(weights_only=True)` with placeholders as safe globals? Its reader fills plain
+`dict`, `OrderedDict` and `Counter` objects only, and knows protocol 2 only. It refuses each
+published Lightning checkpoint, whose hyperparameters are a dict of another class, every non-empty
+`defaultdict`, and every file of protocol 4 or 5.
 
-The reader is Python's slow one, `pickle._Unpickler`, because each of its steps can be checked before it is taken. No
-file may cost more work or memory than in proportion to its size; one that would is refused.
+The reader is Python's slow one, `pickle._Unpickler`, because each of its steps can be checked
+before it is taken. No file may cost more work or memory than in proportion to its size; one that
+would is refused.
 """
 
 import builtins
@@ -43,37 +46,47 @@ _STORAGES = {
     "BoolStorage": torch.bool,
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
-    "UntypedStorage": torch.uint8,  # of types without a class of their own; the tensor says which
+    # Of types without a class of their own; the tensor says which.
+    "UntypedStorage": torch.uint8,
 }
 _PATHS = {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"}
-# What training runs store of the standard library. Any other name of it in a pickle is there to be called.
+# What training runs store of the standard library. Any other name of it in a pickle is there to be
+# called.
 _HARMLESS = {
     "_codecs": {"encode"},
     "argparse": {"Namespace"},
     # All classes of `builtins`, and no function.
-    "builtins": {"Ellipsis", *(name for name, value in vars(builtins).items() if isinstance(value, type))},
+    "builtins": {
+        "Ellipsis",
+        *(name for name, value in vars(builtins).items() if isinstance(value, type)),
+    },
     "collections": {"Counter", "OrderedDict", "defaultdict", "deque"},
     "copyreg": {"_reconstructor"},
     "datetime": {"date", "datetime", "timedelta", "timezone"},
     "decimal": {"Decimal"},
     "fractions": {"Fraction"},
     "functools": {"partial", "reduce"},
-    "operator": {"getitem", "or_"},  # and `reduce`: types such as `Optional[int]` and `int | None`
+    # And `reduce`: types such as `Optional[int]` and `int | None`.
+    "operator": {"getitem", "or_"},
     "pathlib": _PATHS,
     "pathlib._local": _PATHS,  # Python 3.13
     "types": {"GenericAlias", "SimpleNamespace"},
     "typing": {"Any", "Dict", "List", "Optional", "Tuple", "Union"},
     "uuid": {"UUID"},
 }
-_MOST_CLASSES = 10_000  # a class takes 1,000 times the memory of its name
+# A class takes 1,000 times the memory of its name.
+_MOST_CLASSES = 10_000
 _LARGEST_NUMBER = 4096  # bits
-_LARGEST_KEY = 100  # items of a tuple, with those of the tuples in it: hashing it visits each
-_MOST_TUPLE_KEYS = 10_000  # tuples can be made to collide, and are then compared with each other
-_DEEPEST_TUPLE = 100  # hashing recurses in C, without Python's limit
+# Items of a tuple, with those of the tuples in it: hashing it visits each.
+_LARGEST_KEY = 100
+# Tuples can be made to collide, and are then compared with each other.
+_MOST_TUPLE_KEYS = 10_000
+# Hashing recurses in C, without Python's limit.
+_DEEPEST_TUPLE = 100
 
 
 class Placeholder:
-    """Stands for an object of another package. It takes whatever a pickle does to an object, and does nothing."""
+    """Stands for an object of another package. It accepts every operation, and does nothing."""
 
     name = "?"
 
@@ -96,11 +109,12 @@ class Placeholder:
 
 
 class _Stored:
-    """A storage or a tensor while the pickle is read. A real tensor has methods, and the pickle could call them."""
+    """A storage or tensor during the reading. A real one has methods that the pickle could call."""
 
     def __init__(self, tensor: torch.Tensor, *where):
         self.tensor = tensor
-        self.where = where  # offset, size and stride of a tensor; nothing for a storage
+        # Offset, size and stride of a tensor; nothing for a storage.
+        self.where = where
 
     def __setstate__(self, state):
         pass
@@ -109,11 +123,12 @@ class _Stored:
         offset, size, stride = self.where
         if math.prod(size) > self.tensor.numel():
             raise CheckpointError(f"a tensor of shape {tuple(size)} in a storage of {self.tensor.numel()} numbers")
-        return self.tensor.as_strided(size, stride, offset)  # raises where it leaves the storage
+        # Raises where it leaves the storage.
+        return self.tensor.as_strided(size, stride, offset)
 
 
 def _with_tensors(x: Any, seen: dict[int, tuple]) -> Any:
-    """The plain containers in `x` with real tensors in the place of `_Stored`; `seen` holds what is done, by id."""
+    """The containers in `x` with tensors in place of `_Stored`; `seen` holds what is done, by id."""
     if id(x) in seen:
         return seen[id(x)][1]
     result = x
@@ -121,7 +136,8 @@ def _with_tensors(x: Any, seen: dict[int, tuple]) -> Any:
         result = x.made()
     elif isinstance(x, tuple):
         result = tuple(_with_tensors(item, seen) for item in x)
-    seen[id(x)] = x, result  # with `x`: if it were freed, another object could get its id
+    # With `x`: if it were freed, another object could get its id.
+    seen[id(x)] = x, result
 
     # Marked as seen before its items are visited, because a list may contain itself.
     if isinstance(x, dict):
@@ -145,7 +161,8 @@ def _whole_numbers(what: str, values: Any) -> tuple[int, ...]:
 
 
 class _Reader(pickle._Unpickler):
-    dispatch = dict(pickle._Unpickler.dispatch)  # opcode -> the method that carries it out
+    # opcode -> the method that carries it out.
+    dispatch = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, archive: zipfile.ZipFile, root: str):
         program = archive.read(f"{root}data.pkl")
@@ -155,15 +172,19 @@ class _Reader(pickle._Unpickler):
         self.root = root
         self.storages: dict[str, _Stored] = {}
         self.classes: dict[tuple[str, str], type] = {}
-        self.tuples: dict[int, tuple[tuple, int, int]] = {}  # id -> the tuple, its items in all, its depth
+        # id -> the tuple, its items in all, its depth.
+        # Tuples can hold one another again and again. Lists can too, but nothing ever hashes a list.
+        self.tuples: dict[int, tuple[tuple, int, int]] = {}
         self.tuple_keys = 0
-        self.left = 1000 + 2 * len(program)  # items that may still be copied
+        # Items that may still be copied.
+        self.left = 1000 + 2 * len(program)
         self.known = self._functions()
 
     def _functions(self) -> dict[tuple[str, str], Callable]:
-        """The functions that a pickle may call. Made anew for each file: it can set their attributes."""
+        """The functions that a pickle may call. New for each file, which can set their attributes."""
 
-        def make_ordered_dict(items=()):  # with items only in pickles of Python 2
+        # With items only in pickles of Python 2.
+        def make_ordered_dict(items=()):
             pairs = [(key, value) for key, value in self._copied(items)]
             self._check_keys(key for key, _ in pairs)
             return OrderedDict(pairs)
@@ -186,7 +207,8 @@ class _Reader(pickle._Unpickler):
         def rebuild_parameter(data, *others):
             return data
 
-        def encode(text, encoding="latin1"):  # protocol 2 has no bytes, and writes them as this call
+        # Protocol 2 has no bytes, and writes them as this call.
+        def encode(text, encoding="latin1"):
             if type(text) is not str:
                 raise CheckpointError(f"bytes made of {SHORT.repr(text)}, but text is expected")
             return self._copied(text).encode("latin1")
@@ -209,7 +231,8 @@ class _Reader(pickle._Unpickler):
     # ---- what the pickle asks for
 
     def find_class(self, module: str, name: str) -> Any:
-        # A pickle of protocol 2, which torch.save writes, calls things by the names that they had in Python 2.
+        # A pickle of protocol 2, which torch.save writes, calls things by the names that they had
+        # in Python 2.
         if (module, name) in NAME_MAPPING:
             module, name = NAME_MAPPING[module, name]
         else:
@@ -221,11 +244,14 @@ class _Reader(pickle._Unpickler):
         if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
             return vars(torch)[name]
 
-        harmless = _HARMLESS.get(module) or _HARMLESS.get(module.lstrip("_"), ())  # `_operator`: the part in C
+        harmless = _HARMLESS.get(module) or _HARMLESS.get(module.lstrip("_"), ())
+        # `_operator`: the part in C.
         if module.partition(".")[0] in sys.stdlib_module_names and name not in harmless:
             raise CheckpointError(
-                f"it asks for `{module}.{name}`, which no weights need: the file was built to run code when it is "
-                "loaded. Nothing was run. Do not load it with anything else, and tell whoever published it"
+                f"it asks for `{module}.{name}`, which no weights need: the file was built to run "
+                "code when it is "
+                "loaded. Nothing was run. Do not load it with anything else, and tell whoever "
+                "published it"
             )
         if (module, name) not in self.classes:
             if len(self.classes) == _MOST_CLASSES:
@@ -252,14 +278,14 @@ class _Reader(pickle._Unpickler):
     # ---- the steps whose cost the length of the file does not bound
 
     def _copied(self, items: Any) -> Any:
-        """`items`, which are about to be copied. A pickle can ask for copies of one object again and again."""
+        """`items`, about to be copied. A pickle can ask for copies of one object again and again."""
         self.left -= len(items)
         if self.left < 0:
             raise CheckpointError("it makes more copies of its content than an honest file does")
         return items
 
     def _remember_tuple(self) -> None:
-        """Note how large the tuple on top of the stack is, counting what it holds as often as it holds it."""
+        """Note the size of the newest tuple, counting each item as often as it occurs."""
         made = self.stack[-1]
         items = len(made)
         depth = 1
@@ -313,7 +339,7 @@ _watch([pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3], after=_Reade
 
 
 def _check_program(program: bytes) -> None:
-    """Refuse a pickle whose single steps are out of proportion. `genops` reads it, and runs nothing."""
+    """Refuse a pickle with a step out of all proportion. `genops` reads it, and runs nothing."""
     for opcode, argument, _ in pickletools.genops(program):
         if opcode.name.endswith("PUT") and argument > len(program):
             raise CheckpointError(f"it would reserve memory for {argument} objects, and is {len(program)} bytes long")
@@ -329,7 +355,8 @@ def _root_of(archive: zipfile.ZipFile, size: int) -> str:
         raise CheckpointError(f"a file of torch.save holds one data.pkl, this one {len(programs)}")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError("its content is compressed, which torch.save never does")
-    # Entries may be said to lie inside one another: a few megabytes would then be read as gigabytes.
+    # Entries may be said to lie inside one another: a few megabytes would then be read as
+    # gigabytes.
     if sum(max(entry.file_size, entry.compress_size) for entry in entries) > size:
         raise CheckpointError("its entries are larger in all than the file")
     root = programs[0].removesuffix("data.pkl")
@@ -342,8 +369,8 @@ def load(path: Path) -> Any:
     """Return what `torch.save` wrote to `path`, with a `Placeholder` for each object of another package.
 
     Raises:
-        CheckpointError: It is no such file, is cut off or damaged, or was built to run code, or to take more time or
-            memory than its size allows. Nothing is ever run.
+        CheckpointError: It is no such file, is cut off or damaged, or was built to run code, or to
+            take more time or memory than its size allows. Nothing is ever run.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -351,7 +378,8 @@ def load(path: Path) -> Any:
             return _with_tensors(_Reader(archive, root).load(), {})
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # whatever a damaged file makes of the reader
+    except Exception as error:
+        # Whatever a damaged file makes of the reader.
         kind = kind_of(path) or "no file of torch.save"
         with open(path, "rb") as file:
             if file.read(4) == b"PK\x03\x04":

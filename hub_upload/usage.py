@@ -13,7 +13,11 @@ AUTO_CLASSES = {
     "HyenaDNAForTokenClassification": "AutoModelForTokenClassification",
 }
 # Head of an adapter, by its `task_type`: the end of the name of our class, and of peft's.
-ADAPTED = {"CAUSAL_LM": "ForCausalLM", "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
+ADAPTED = {
+    "CAUSAL_LM": "ForCausalLM",
+    "SEQ_CLS": "ForSequenceClassification",
+    "TOKEN_CLS": "ForTokenClassification",
+}
 
 _PROBABILITIES = {"regression": "", "multi_label_classification": ".sigmoid()"}
 
@@ -41,7 +45,8 @@ def usage(config: HyenaDNAConfig, name: str) -> str:
     return "\n".join(lines).replace("PROBABILITIES", probabilities) + "\n"
 
 
-_OUTPUT = {  # the class that loads the model -> the last lines
+# The class that loads the model -> the last lines.
+_OUTPUT = {
     "AutoModel": [
         "    per_base = model(**batch).last_hidden_state",
         "print(tuple(per_base.shape))",
@@ -62,12 +67,13 @@ _OUTPUT = {  # the class that loads the model -> the last lines
 
 
 def adapter_usage(config: dict, name: str, head: dict) -> str:
-    """Python that loads the adapter called `name`; `head` holds what its base model does not know of the head."""
+    """Python that loads the adapter called `name`; `head` says what its base does not know."""
     task = config.get("task_type")
     auto = "AutoPeftModel"
     if task:
         auto += ADAPTED.get(task, "ForFeatureExtraction")
-    else:  # peft imports the class that the adapter names, from libraries that it was told of
+    else:
+        # Peft imports the class that the adapter names, from libraries that it was told of.
         head = {"import_allowlist": ["hyenadna"], **head}
     options = "".join(f", {key}={value!r}" for key, value in head.items())
     lines = [
