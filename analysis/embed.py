@@ -45,14 +45,13 @@ from hyenadna.genomics.genes import GeneSequences, read_genes
 from hyenadna.genomics.genome import SOFT_MASKED, VOCABULARY, SequenceFile
 from hyenadna.genomics.labelled import check_sequences, dna_keys, has_labels, label_text, read_parts
 from hyenadna.inputs_hyenadna import pool
+from hyenadna.training.runs.files import write_json, write_whole
 from hyenadna.training.runs.folder import (
     METRICS_FILE,
     SETTINGS_FILE,
     check_output_folder,
     hardware,
     versions,
-    write_json,
-    write_whole,
 )
 from hyenadna.training.runs.models import load_checkpoint
 from hyenadna.training.runs.pictures import write_confusion_matrix

@@ -25,7 +25,7 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, TABLES, VOCABULARY, open_genomes
 from hyenadna.genomics.labelled import read_parts
 from hyenadna.genomics.letters import reverse_complement
-from hyenadna.training.runs.folder import write_whole
+from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.models import load_language_model
 
 STRANDS = ("both", "forward", "reverse")

@@ -51,7 +51,7 @@ from hyenadna.genomics.genome import (
 )
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.tabix import check_end, write_indexed
-from hyenadna.training.runs.folder import write_json, write_whole
+from hyenadna.training.runs.files import write_json, write_whole
 from hyenadna.training.runs.models import load_language_model
 
 from .score import encode

@@ -1,6 +1,8 @@
 """The command line: `hyenadna NAME ...` runs the `main` of a recipe, a conversion or an upload, imported only then."""
 
+import errno
 import importlib
+import os
 import sys
 from importlib.metadata import version
 
@@ -66,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
-    name, rest = argv[0], argv[1:]
+    name = argv[0]
     if name in ("-V", "--version"):
         print(f"hyenadna {version('hyenadna')}")
         return 0
@@ -81,14 +83,48 @@ def main(argv: list[str] | None = None) -> int:
         print(f'hyenadna {name} needs {error.name}: pip install "hyenadna[train]"', file=sys.stderr)
         return 1
     try:
-        module.main(rest)
+        module.main(argv[1:])
         leave_together()
     except HyenaDNAError as error:
         print(f"hyenadna {name}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        print(f"hyenadna {name}: error: {reason}", file=sys.stderr)
+        return 1
     return 0
+
+
+def disk_error(error: BaseException) -> str | None:
+    """Return what to say if the disk or the rights to it are to blame for this error, or None.
+
+    safetensors and PyTorch raise types of their own, which tell it in their text alone.
+    """
+    cures = {
+        errno.ENOSPC: "the disk is full: make space",
+        errno.EDQUOT: "your quota of the disk is used up: make space",
+        errno.EROFS: "the file system is read-only: choose another output folder",
+        errno.EACCES: "it must not be read or written: change its permissions, or choose another folder",
+    }
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        hidden = error.__context__ if not error.__suppress_context__ else None
+        error = error.__cause__ or hidden
+    for link in chain:
+        if isinstance(link, OSError) and link.errno in cures:
+            where = f"{link.filename}: " if link.filename else ""
+            return f"{where}{cures[link.errno]} ({link.strerror}). What was written before is whole"
+        for number, cure in cures.items():
+            if os.strerror(number) in str(link):
+                return f"{cure} ({link}). What was written before is whole"
+        if "PytorchStreamWriter failed writing file" in str(link):
+            return f"a file cannot be written; is the disk full? ({link}). What was written before is whole"
+    return None
 
 
 def leave_together() -> None:

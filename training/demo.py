@@ -27,7 +27,7 @@ from datasets import DatasetDict
 from hyenadna import example_checkpoint
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import load_splice_junctions
-from hyenadna.training.runs.folder import write_whole
+from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.models import RunResult
 
 from .finetune import FinetuneArguments, finetune

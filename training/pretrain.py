@@ -33,14 +33,14 @@ import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import EvalPrediction, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
 from hyenadna.genomics.genome import FIRST_BASE, SOFT_MASKED, SequenceFile, class_weights, open_genomes, split_windows
 from hyenadna.genomics.windows import SEP, WindowCollator, WindowDataset, WindowSampler
 from hyenadna.tokenization import HyenaDNATokenizer
-from hyenadna.training.runs.checkpoints import last_complete_checkpoint
+from hyenadna.training.runs.checkpoints import last_complete_checkpoint, remove_old_checkpoints
+from hyenadna.training.runs.files import write_json
 from hyenadna.training.runs.folder import (
     METRICS_FILE,
     SETTINGS_FILE,
@@ -50,7 +50,6 @@ from hyenadna.training.runs.folder import (
     one_writer,
     saying_how_to_go_on,
     versions,
-    write_json,
 )
 from hyenadna.training.runs.markov import ContextCounts, MarkovModels, count_contexts
 from hyenadna.training.runs.models import RunResult, ScratchArguments, load_checkpoint, make_model
@@ -317,12 +316,13 @@ class PretrainTrainer(HyenaDNATrainer):
         finally:
             self.args.output_dir = str(output)
         self.accelerator.wait_for_everyone()
-        if self.args.should_save:
+        if self.args.should_save and staging.exists():
             for checkpoint in staging.glob("checkpoint-*"):
-                shutil.rmtree(output / checkpoint.name, ignore_errors=True)  # a broken one
-                checkpoint.rename(output / checkpoint.name)
+                final = output / checkpoint.name
+                shutil.rmtree(final, ignore_errors=True)  # a broken one
+                checkpoint.rename(final)
+                remove_old_checkpoints(final, self.args.save_total_limit, best=None)
             staging.rmdir()
-            rotate_checkpoints(str(output), self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 
 

@@ -22,7 +22,8 @@ from transformers import TrainingArguments
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions
 from hyenadna.training.finetune import FinetuneArguments, finetune
-from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_output_folder, write_json, write_whole
+from hyenadna.training.runs.files import write_json, write_whole
+from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_output_folder
 from hyenadna.training.runs.language import letters_of_labels
 from hyenadna.training.runs.models import BackboneArguments
 from hyenadna.training.runs.pictures import draw_accuracy, finish_accuracy, save_figure

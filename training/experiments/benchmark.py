@@ -29,13 +29,13 @@ from hyenadna.genomics.genome import SequenceFile, check_interval, whole_numbers
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions, part_of_file, read_table
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.training.finetune import FinetuneArguments, finetune
+from hyenadna.training.runs.files import write_json
 from hyenadna.training.runs.folder import (
     METRICS_FILE,
     SETTINGS_FILE,
     check_output_folder,
     hardware,
     versions,
-    write_json,
 )
 from hyenadna.training.runs.settings import names_of, parse_settings, setting
 from hyenadna.training.runs.supervised import (

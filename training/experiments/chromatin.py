@@ -34,7 +34,8 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.genome import SequenceFile, centre, check_interval, overlapping, read_bed, whole_numbers
 from hyenadna.genomics.labelled import MULTI_LABEL, LabelledData, check_sequences, dna_keys, part_of_file
 from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
-from hyenadna.training.runs.folder import Fingerprint, write_whole
+from hyenadna.training.runs.files import write_whole
+from hyenadna.training.runs.folder import Fingerprint
 from hyenadna.training.runs.models import RunResult
 from hyenadna.training.runs.settings import parse_settings, setting
 from hyenadna.training.runs.supervised import ClassifierArguments, classifier_for_trainer, train_and_test

@@ -28,14 +28,13 @@ from transformers import set_seed
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, count_table
+from hyenadna.training.runs.files import write_json, write_whole
 from hyenadna.training.runs.folder import (
     METRICS_FILE,
     SETTINGS_FILE,
     check_output_folder,
     one_writer,
     versions,
-    write_json,
-    write_whole,
 )
 from hyenadna.training.runs.language import NextTokenCollator, letters_of_labels
 from hyenadna.training.runs.models import BackboneArguments
@@ -158,6 +157,19 @@ def check_context(data: LabelledData, shots: int, max_seq_len: int) -> None:
         )
 
 
+def _results_so_far(output: Path) -> list[dict]:
+    path = output / METRICS_FILE
+    if not path.exists():
+        return []
+    try:
+        results = json.loads(path.read_text())["results"]
+        return [{**result} for result in results]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} holds no results of few-shot ({error}); delete it, and --resume starts again"
+        ) from error
+
+
 def _one_result(
     args: FewShotArguments, model: HyenaDNAForCausalLM, tokenizer, letters: str, data: LabelledData, task: dict
 ) -> dict:
@@ -219,7 +231,7 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
     for n in args.samples:
         draw_samples(np.array(labelled.parts["train"]["label"][:]), n, np.random.default_rng(0))
 
-    done = json.loads((output / METRICS_FILE).read_text())["results"] if (output / METRICS_FILE).exists() else []
+    done = _results_so_far(output)
     part = tested_part(labelled)
     results = {
         "results": done,

@@ -18,8 +18,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hyenadna.errors import InputError
-from hyenadna.training.runs.folder import METRICS_FILE, write_whole
-from hyenadna.training.runs.pictures import save_figure
+from hyenadna.training.runs.files import write_whole
+from hyenadna.training.runs.folder import METRICS_FILE
+from hyenadna.training.runs.pictures import plain_text, save_figure
 
 # The sets of the paper; of one without a figure the cell is empty.
 SETS = pd.read_csv(Path(__file__).with_name("benchmark_sets.csv"), keep_default_na=False)
@@ -50,8 +51,12 @@ def collect(paths: Sequence[str | Path]) -> list[dict]:
             content = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read: {error}") from error
+        try:
+            new = _lines(content, file)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{file} does not hold the results of a run: {error!r}") from error
         # a baseline that was fitted beside several runs on the same rows is one
-        lines += [line for line in _lines(content, file) if not (line["is_baseline"] and _known(line, lines))]
+        lines += [line for line in new if not (line["is_baseline"] and _known(line, lines))]
     if not lines:
         raise InputError(f"none of the {len(files)} {METRICS_FILE} in {list(map(str, paths))} holds metrics of a run")
     return lines
@@ -270,9 +275,9 @@ def draw_report(tasks: dict[str, list[dict]], path: Path) -> None:
                 ax.axvline(float(figure_), color="C3", linestyle=style, linewidth=1, label=label)
         if ax.get_legend_handles_labels()[1]:
             ax.legend(fontsize=7, loc="lower left")
-        ax.set_yticks(range(len(rows)), [row["method"] for row in reversed(rows)], fontsize=8)
+        ax.set_yticks(range(len(rows)), [plain_text(row["method"]) for row in reversed(rows)], fontsize=8)
         ax.set_ylim(-0.6, len(rows) - 0.4)
-        ax.set_title(f"{task}: {name}" + " (%)" * (scale == 100), fontsize=9, loc="left")
+        ax.set_title(plain_text(f"{task}: {name}") + " (%)" * (scale == 100), fontsize=9, loc="left")
         ax.grid(axis="x", alpha=0.3)
     save_figure(path, figure)
 

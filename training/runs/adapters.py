@@ -16,7 +16,7 @@ from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceCla
 from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 
-from .models import load_checkpoint
+from .models import check_finite, errors_as_input, load_checkpoint
 
 _TASKS = {
     HyenaDNAForSequenceClassification: TaskType.SEQ_CLS,
@@ -63,8 +63,9 @@ def add_prompt(
     def drop(module, args, kwargs):
         # peft makes one prompt for the whole batch; here each row has its own
         if module.training and dropout and "inputs_embeds" in kwargs:  # not where the base itself is called
-            prompt, sequence = kwargs["inputs_embeds"].split([length, kwargs["inputs_embeds"].shape[1] - length], dim=1)
-            kwargs["inputs_embeds"] = torch.cat([F.dropout(prompt, dropout), sequence], dim=1)
+            embeddings = kwargs["inputs_embeds"]
+            prompt = F.dropout(embeddings[:, :length], dropout)
+            kwargs["inputs_embeds"] = torch.cat([prompt, embeddings[:, length:]], dim=1)
         return args, kwargs
 
     model.register_forward_pre_hook(drop, with_kwargs=True)
@@ -72,9 +73,11 @@ def add_prompt(
 
 
 def _bases(text: str) -> list[int]:
+    if not text:
+        raise InputError("init_text '' is empty; write bases: A, C, G, T, N")
     wrong = sorted(set(text.upper()) - set("ACGTN"))
-    if wrong or not text:
-        raise InputError(f"init_text {text!r} {f'holds {wrong}' if wrong else 'is empty'}; write bases: A, C, G, T, N")
+    if wrong:
+        raise InputError(f"init_text {text!r} holds {wrong}; write bases: A, C, G, T, N")
     return HyenaDNATokenizer()(text.upper(), add_special_tokens=False)["input_ids"]
 
 
@@ -95,14 +98,17 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
                 f"{str(folder)!r} holds no {file}. This loads what `hyenadna soft-prompt` and `hyenadna finetune "
                 "--lora_rank` save; load other adapters with peft"
             )
-    adapter, config = PeftConfig.from_pretrained(folder), HyenaDNAConfig.from_pretrained(folder)
+    with errors_as_input(f"the adapter in {str(folder)!r} cannot be loaded"):
+        adapter = PeftConfig.from_pretrained(folder)
+        config = HyenaDNAConfig.from_pretrained(folder)
     cls = next((cls for cls, task in _TASKS.items() if task == adapter.task_type), None)
     if cls is None:
         raise InputError(
             f"the adapter in {str(folder)!r} is for {adapter.task_type}; known are {list(_TASKS.values())}"
         )
-    names = ("id2label", "label2id", "problem_type", "pooling")
-    settings = {name: getattr(config, name) for name in names} if cls is HyenaDNAForSequenceClassification else {}
+    settings = {}
+    if cls is HyenaDNAForSequenceClassification:
+        settings = {name: getattr(config, name) for name in ("id2label", "label2id", "problem_type", "pooling")}
     base = str(base or adapter.base_model_name_or_path)
     try:
         model, _ = load_checkpoint(cls, base, settings, new="score.")
@@ -113,9 +119,15 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
     # peft itself passes over the matrices of layers that are not there, without a word
     wrong = [name for name in _SHAPE if getattr(model.config, name) != getattr(config, name)]
     if wrong:
-        expected, came = (", ".join(f"{name}={getattr(c, name)}" for name in wrong) for c in (config, model.config))
         raise InputError(
-            f"the adapter in {str(folder)!r} is for a model with {expected}, but {base!r} has {came}; name the right "
-            "one as base"
+            f"the adapter in {str(folder)!r} is for a model with {_values(config, wrong)}, but {base!r} has "
+            f"{_values(model.config, wrong)}; name the right one as base"
         )
-    return PeftModel.from_pretrained(model, folder).eval()
+    with errors_as_input(f"the adapter in {str(folder)!r} cannot be loaded"):
+        adapted = PeftModel.from_pretrained(model, folder).eval()
+    check_finite(adapted, str(folder))
+    return adapted
+
+
+def _values(config: HyenaDNAConfig, names: list[str]) -> str:
+    return ", ".join(f"{name}={getattr(config, name)}" for name in names)

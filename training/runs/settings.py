@@ -19,6 +19,11 @@ from hyenadna.errors import InputError
 
 Settings = TypeVar("Settings")
 
+# Bounds of a YAML file: many times what the longest recipe needs.
+_MOST_BYTES = 100_000
+_MOST_EVENTS = 5_000
+_DEEPEST = 10
+
 # Fields that Trainer declares cannot carry our flag. These of them decide the result.
 _DECIDING_FIELDS_OF_TRAINER = (
     "lr_scheduler_kwargs",
@@ -138,6 +143,28 @@ def parse_settings(cls: type[Settings], recipe: str, description: str, argv: lis
     return args
 
 
+def _check_size(text: str) -> None:
+    """Raise `ValueError` for YAML that no settings need, before it is composed.
+
+    A few hundred bytes of aliases stand for gigabytes, deep nesting overflows the stack, and the parser of the flags
+    takes minutes for thousands of names.
+    """
+    if len(text) > _MOST_BYTES:
+        raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it has an alias (*{event.anchor}); write the value again")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEEPEST:
+            raise ValueError(f"it is nested more than {_DEEPEST} deep")
+        if count > _MOST_EVENTS:
+            raise ValueError(f"it has more than {_MOST_EVENTS:,} keys and values")
+
+
 def _flags_of_file(name: str, left_out: tuple[str, ...]) -> list[str]:
     """Return the content of a YAML file as flags, without the settings in `left_out`.
 
@@ -148,8 +175,11 @@ def _flags_of_file(name: str, left_out: tuple[str, ...]) -> list[str]:
     if not path.exists() and shipped.exists():
         path = shipped
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1).decode()
+        _check_size(text)
+        content = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{name} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{name}: expected lines such as `learning_rate: 6e-4`")

@@ -27,6 +27,7 @@ from hyenadna.genomics.letters import reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .checkpoints import last_complete_checkpoint
+from .files import write_json, write_whole
 from .folder import (
     METRICS_FILE,
     SETTINGS_FILE,
@@ -37,8 +38,6 @@ from .folder import (
     one_writer,
     saying_how_to_go_on,
     versions,
-    write_json,
-    write_whole,
 )
 from .metrics import make_compute_metrics, predicted_labels, probabilities
 from .models import RunResult, ScratchArguments, given, load_checkpoint, load_tokenizer, make_model
