@@ -113,8 +113,10 @@ def disk_error(error: BaseException) -> str | None:
     chain = []
     while error is not None and error not in chain:
         chain.append(error)
-        hidden = error.__context__ if not error.__suppress_context__ else None
-        error = error.__cause__ or hidden
+        if error.__cause__ is None and not error.__suppress_context__:
+            error = error.__context__
+        else:
+            error = error.__cause__
     for link in chain:
         if isinstance(link, OSError) and link.errno in cures:
             where = f"{link.filename}: " if link.filename else ""

@@ -394,7 +394,9 @@ def _contexts(
     dataset: WindowDataset, rows: np.ndarray, order: int, both_strands: bool, keep_soft_masked: bool, what: str
 ) -> ContextCounts:
     """Count what the network is shown, or measured on, of these rows."""
-    strands = (False, True) if both_strands else (False,)
+    strands = [False]
+    if both_strands:
+        strands.append(True)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         size = max(1, 2**19 // dataset.window)
@@ -549,7 +551,9 @@ def _plan(args: PretrainArguments, window: int) -> _Plan:
     datasets["eval"] = WindowDataset(genomes, parts["validation"][np.unique(sample)], window)
 
     sampler = _sampler(args, genomes, parts["train"], window)
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * sampler.steps_per_epoch)
+    steps = args.max_steps
+    if steps <= 0:
+        steps = math.ceil(args.num_train_epochs * sampler.steps_per_epoch)
     warmup_steps = args.length_warmup_steps
     if warmup_steps < 1:  # a fraction of all steps
         warmup_steps *= steps
@@ -575,10 +579,10 @@ def _sampler(args: PretrainArguments, genomes: list[SequenceFile], windows: np.n
     )
     for group, count in zip(sampler.groups, sampler.per_epoch, strict=True):
         if len(group.rows) and not count:
-            of_class = " times class weight" if args.class_weights else ""
+            weight = "weight times class weight" if args.class_weights else "weight"
             raise InputError(
-                f"{genomes[group.file].path} has {len(group.rows)} training windows and weight{of_class} "
-                f"{group.weight:g}: none of them would be read in an epoch. Give it a larger weight, or leave it out"
+                f"{genomes[group.file].path} has {len(group.rows)} training windows and {weight} {group.weight:g}: "
+                "none of them would be read in an epoch. Give it a larger weight, or leave it out"
             )
     return sampler
 
@@ -673,7 +677,9 @@ def _markov_table(markov: dict) -> str:
 
 
 def _summary(results: dict, output: Path) -> str:
-    lines = [_markov_table(results["markov"])] if results["markov"] else []
+    lines = []
+    if results["markov"]:
+        lines.append(_markov_table(results["markov"]))
     for part, values in results["metrics"].items():
         line = f"{part}: perplexity {values['perplexity']:.4f} per base, on {values['bases']:,} bases"
         if results["markov"]:

@@ -104,10 +104,11 @@ def planned_runs(args: StudyArguments) -> list[dict]:
                         "form": form,
                         "num_virtual_tokens": length,
                         "learning_rate": args.prompt_learning_rate,
-                        **({"label_letters": args.label_letters} if form == "next_token" else {}),
                     },
                 }
             )
+            if form == "next_token":
+                runs[-1]["settings"]["label_letters"] = args.label_letters
     for rank in sorted(set(args.lora_ranks)):
         runs.append(
             {
@@ -142,7 +143,9 @@ def adapter_study(args: StudyArguments) -> list[dict]:
         InputError: The data, the checkpoint or the output folder cannot be used.
     """
     _refuse_what_no_run_gets(args)
-    data = load_splice_junctions() if args.data is None else None
+    data = None
+    if args.data is None:
+        data = load_splice_junctions()
     labelled = read_data(args, data)
     _check_every_run(args, labelled)
 
@@ -237,14 +240,23 @@ def study_table(rows: list[dict], majority: float) -> str:
     """Return the rows as a Markdown table."""
     lines = ["| | tokens or rank | trained parameters | accuracy | MCC | seconds |", "|---|---|---|---|---|---|"]
     for row in rows:
-        size = row["tokens"] or row["rank"] or ""
-        lines.append(
-            f"| {row['method']} | {size} | {row['trained_parameters']:,} "
-            f"({row['trained_parameters'] / row['parameters']:.2%}) | {row['accuracy']:.3f} ± {row['accuracy_sd']:.3f} "
-            f"| {row['mcc']:.3f} | {row['train_seconds']:.0f}{'*' if row['resumed'] else ''} |"
-        )
-    notes = ["", "\\* without the time before an interruption"] if any(row["resumed"] for row in rows) else []
-    return "\n".join([*lines, "", f"Always the most frequent class: {majority:.3f}", *notes])
+        share = row["trained_parameters"] / row["parameters"]
+        seconds = f"{row['train_seconds']:.0f}"
+        if row["resumed"]:
+            seconds += "*"
+        cells = [
+            row["method"],
+            str(row["tokens"] or row["rank"] or ""),
+            f"{row['trained_parameters']:,} ({share:.2%})",
+            f"{row['accuracy']:.3f} ± {row['accuracy_sd']:.3f}",
+            f"{row['mcc']:.3f}",
+            seconds,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"Always the most frequent class: {majority:.3f}"]
+    if any(row["resumed"] for row in rows):
+        lines += ["", "\\* without the time before an interruption"]
+    return "\n".join(lines)
 
 
 def draw_study(rows: list[dict], majority: float, part: str, path: Path) -> None:

@@ -18,6 +18,7 @@ region, start, end, strand, 0-based, half-open; needs `--fasta`); or FASTA, csv 
 clone of the Hub's repository (`train.parquet` beside `train.fna`, `data/train-00000-of-00001.parquet`).
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,8 +92,11 @@ class BenchmarkArguments(RowsArguments, ClassifierArguments):
 def planned_tasks(args: BenchmarkArguments) -> list[str]:
     """Return the names of the sets, in the order of the suite."""
     if args.suite is None:
-        name = Path(args.data).resolve().name if args.data else SPLICE
-        return [args.task or name.partition(".")[0]]
+        if args.task:
+            return [args.task]
+        if args.data:
+            return [Path(args.data).resolve().name.partition(".")[0]]
+        return [SPLICE]
     known = list(SETS["task"][SETS["suite"] == args.suite])
     return [task for task in known if task in args.tasks or not args.tasks]
 
@@ -115,7 +119,9 @@ def load_task(args: BenchmarkArguments, task: str) -> str | DatasetDict:
         if tables := sorted(folder.glob(pattern)):
             return _from_tables(folder, tables, row)
     tables = sorted(folder.glob("*/*.csv")) + sorted(folder.glob("*/*.csv.gz"))
-    return _from_coordinates(folder, tables, args.fasta) if tables else str(folder)
+    if tables:
+        return _from_coordinates(folder, tables, args.fasta)
+    return str(folder)
 
 
 def _from_hub(row: pd.Series) -> DatasetDict:
@@ -159,35 +165,51 @@ def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> Da
     """Read tables `PART/CLASS.csv(.gz)` of coordinates with the sequences of a genome."""
     if fasta is None:
         raise InputError(f"{tables[0]} and others hold coordinates: their sequences need the genome, --fasta FILE")
-    genome, parts = SequenceFile(fasta), {}
+    genome = SequenceFile(fasta)
+    parts = {}
     for path in tables:
-        table = pd.read_csv(path, dtype={"region": str})
-        missing = {"region", "start", "end", "strand"} - set(table)
-        if missing:
-            raise InputError(f"{path} has no column {sorted(missing)}; it has {list(table)}")
-        label, rows = path.name.partition(".")[0], parts.setdefault(path.parent.name, {"sequence": [], "label": []})
+        label = path.name.partition(".")[0]
+        rows = parts.setdefault(path.parent.name, {"sequence": [], "label": []})
         if label in rows["label"]:
             raise InputError(f"{path.parent} holds the class {label!r} twice; one of them is {path.name}")
-        regions, strands = table["region"].fillna(""), table["strand"]
-        starts, ends = (whole_numbers(table, name, path) for name in ("start", "end"))
-        for i, (region, start, end, strand) in enumerate(zip(regions, starts, ends, strands, strict=True)):
-            where = f"{path}: row {i}"
-            if strand not in ("+", "-", "."):
-                raise InputError(f"{where}: the strand is {strand!r}; expected +, - or .")
-            number = genome.find(region, where)
-            check_interval(genome, number, start, end, where)
-            sequence = genome.letters(number, start, end)
-            rows["sequence"].append(reverse_complement(sequence) if strand == "-" else sequence)
-        rows["label"] += [label] * len(table)
+        sequences = _sequences_of_table(path, genome)
+        rows["sequence"] += sequences
+        rows["label"] += [label] * len(sequences)
     return DatasetDict({part: Dataset.from_dict(rows) for part, rows in parts.items()})
+
+
+def _sequences_of_table(path: Path, genome: SequenceFile) -> list[str]:
+    """Read the sequences of a table with columns region, start, end (0-based, half-open) and strand."""
+    table = pd.read_csv(path, dtype={"region": str})
+    missing = {"region", "start", "end", "strand"} - set(table)
+    if missing:
+        raise InputError(f"{path} has no column {sorted(missing)}; it has {list(table)}")
+
+    regions = table["region"].fillna("")
+    starts = whole_numbers(table, "start", path)
+    ends = whole_numbers(table, "end", path)
+    sequences = []
+    for i, (region, start, end, strand) in enumerate(zip(regions, starts, ends, table["strand"], strict=True)):
+        where = f"{path}: row {i}"
+        if strand not in ("+", "-", "."):
+            raise InputError(f"{where}: the strand is {strand!r}; expected +, - or .")
+        number = genome.find(region, where)
+        check_interval(genome, number, start, end, where)
+        sequence = genome.letters(number, start, end)
+        if strand == "-":
+            sequence = reverse_complement(sequence)
+        sequences.append(sequence)
+    return sequences
 
 
 def _run_arguments(args: BenchmarkArguments, task: str, data, name: str, seed: int, fold: int | None):
     settings = {name: getattr(args, name) for name in names_of(FinetuneArguments)}
     settings |= {"task": task, "output_dir": str(Path(args.output_dir, task, name)), "seed": seed, "resume": True}
-    settings["data"] = data if isinstance(data, str) else None
-    settings["fold"] = fold
-    settings["folds"] = None if fold is None else args.cross_validation
+    settings |= {"data": None, "fold": None, "folds": None}
+    if isinstance(data, str):
+        settings["data"] = data
+    if fold is not None:
+        settings |= {"fold": fold, "folds": args.cross_validation}
     if args.suite is not None and args.model is None and args.max_seq_len is None:
         longest = int(SETS.loc[SETS["task"] == task, "longest"].iloc[0])
         if longest > 1024:  # what a model from scratch reads by default
@@ -212,38 +234,58 @@ def benchmark(args: BenchmarkArguments) -> str:
     Raises:
         InputError: The data, the checkpoint or the output folder cannot be used.
     """
-    output, tasks, is_main = Path(args.output_dir), planned_tasks(args), args.process_index == 0
+    output = Path(args.output_dir)
+    is_main = args.process_index == 0
+    tasks = planned_tasks(args)
     settings = {"benchmark": args.suite or tasks[0]}
-    if is_main and not (output / SETTINGS_FILE).exists():
-        check_output_folder(output, settings, False, ())
-    elif is_main and not args.resume:  # with it, each run checks its own folder
-        raise InputError(f"output_dir {str(output)!r} holds a benchmark; choose another folder, or go on with --resume")
-    folds = range(args.cross_validation) if args.cross_validation else [None]
-    sources = {}
-    for task in tasks:  # what would stop a run only after others took their hours
-        sources[task] = load_task(args, task)
-        run = _run_arguments(args, task, sources[task], "", args.seeds[0], folds[0])
-        print(f"checking {task}")
-        classifier_for_trainer(run, read_data(run, None if run.data else sources[task]))
-    for task, source in sources.items():
-        for seed in args.seeds:
-            for fold in folds:
-                name = f"seed{seed}" if fold is None else f"seed{seed}-fold{fold}"
-                run = _run_arguments(args, task, source, name, seed, fold)
-                print(f"\n== {task}, {name} ==")
-                labelled = read_data(run, None if run.data else source)
-                if is_main:
-                    output.mkdir(parents=True, exist_ok=True)
-                    write_json(output / SETTINGS_FILE, settings)
-                    if args.baselines and labelled.problem_type == SINGLE_LABEL and seed == args.seeds[0]:
-                        write_baselines(output / task / name.replace(f"seed{seed}", "baselines"), task, labelled, run)
-                finetune(run, labelled)
-                if is_main:
-                    report = write_report([output], output)
+    if is_main:
+        _check_output(output, settings, args.resume)
+
+    folds = list(range(args.cross_validation)) or [None]
+    sources = _check_every_task(args, tasks, folds[0])
+    for task, seed, fold in itertools.product(tasks, args.seeds, folds):
+        name = f"seed{seed}"
+        if fold is not None:
+            name += f"-fold{fold}"
+        run = _run_arguments(args, task, sources[task], name, seed, fold)
+        print(f"\n== {task}, {name} ==")
+        labelled = _read_task(run, sources[task])
+        if is_main:
+            output.mkdir(parents=True, exist_ok=True)
+            write_json(output / SETTINGS_FILE, settings)
+            if args.baselines and labelled.problem_type == SINGLE_LABEL and seed == args.seeds[0]:
+                write_baselines(output / task / name.replace(f"seed{seed}", "baselines"), task, labelled, run)
+        finetune(run, labelled)
+        if is_main:
+            report = write_report([output], output)
     if not is_main:
         return ""
     print(f"\n{report}\nreport.md and report.png are in {output}")
     return report
+
+
+def _check_output(output: Path, settings: dict, resume: bool) -> None:
+    if not (output / SETTINGS_FILE).exists():
+        check_output_folder(output, settings, resume=False)
+    elif not resume:  # with it, each run checks its own folder
+        raise InputError(f"output_dir {str(output)!r} holds a benchmark; choose another folder, or go on with --resume")
+
+
+def _check_every_task(args: BenchmarkArguments, tasks: list[str], fold: int | None) -> dict[str, str | DatasetDict]:
+    """Fail fast: load and check every set before the first run. Return where its data are, or the data."""
+    sources = {}
+    for task in tasks:
+        sources[task] = load_task(args, task)
+        run = _run_arguments(args, task, sources[task], "", args.seeds[0], fold)
+        print(f"checking {task}")
+        classifier_for_trainer(run, _read_task(run, sources[task]))
+    return sources
+
+
+def _read_task(run: FinetuneArguments, source: str | DatasetDict) -> LabelledData:
+    if run.data is not None:  # which is the source
+        return read_data(run)
+    return read_data(run, source)
 
 
 def main(argv: list[str] | None = None) -> None:

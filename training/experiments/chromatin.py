@@ -40,7 +40,8 @@ from hyenadna.training.runs.models import RunResult
 from hyenadna.training.runs.settings import parse_settings, setting
 from hyenadna.training.runs.supervised import ClassifierArguments, classifier_for_trainer, train_and_test
 
-_COORDINATES, _PUBLISHED = ("chromosome", "start", "end"), ("Chr_No", "Start", "End")
+_COORDINATES = ("chromosome", "start", "end")
+_PUBLISHED = ("Chr_No", "Start", "End")
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 _DEEPSEA = ["DHS"] * 125 + ["TF"] * 690 + ["HM"] * 104
 
@@ -76,8 +77,11 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
     folder = Path(args.data or "")
     if args.data is None or not folder.is_dir():
         raise InputError(f"data is {args.data!r}; expected a folder with tables of train, valid and test")
-    genome = SequenceFile(args.fasta) if args.fasta else None
-    parts, names = {}, {}
+    genome = None
+    if args.fasta:
+        genome = SequenceFile(args.fasta)
+    parts = {}
+    names = {}
     for path in sorted(folder.iterdir()):
         part = part_of_file(path)
         is_labels = "labels" in path.name.split(".")[0]
@@ -85,8 +89,10 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
             continue
         if part in parts:
             raise InputError(f"{folder} holds the {part} part twice; one of them is {path.name}")
-        read = _read_bed if path.suffix == ".bed" else _read_table
-        parts[part], names[part] = read(path, genome, args)
+        if path.suffix == ".bed":
+            parts[part], names[part] = _read_bed(path, genome, args)
+        else:
+            parts[part], names[part] = _read_table(path, genome, args)
     missing = [part for part in ("train", "validation") if part not in parts]
     if missing:
         raise InputError(f"{folder} has no table of {missing}; it has {sorted(p.name for p in folder.iterdir())[:10]}")
@@ -107,7 +113,8 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
 def _warn_about_shared_dna(parts: dict) -> None:
     """Warn if windows of two parts overlap; where there are only sequences, if they are the same DNA."""
     for one, other in itertools.combinations(parts, 2):
-        known, asked = parts[one]["sequence"], parts[other]["sequence"]
+        known = parts[one]["sequence"]
+        asked = parts[other]["sequence"]
         if isinstance(known, WindowSequences):
             shared = int(overlapping(asked.windows, known.windows).sum())
         else:
@@ -188,7 +195,8 @@ def _table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path).reset_index(drop=True)
-        return pd.read_csv(path, sep="\t" if ".tsv" in path.name else ",")
+        separator = "\t" if ".tsv" in path.name else ","
+        return pd.read_csv(path, sep=separator)
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
 
@@ -246,13 +254,13 @@ def auroc_of_tracks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the AUROC of each track from scores and labels `(rows, tracks)`; NaN where all labels are equal."""
     areas = np.full(labels.shape[1], np.nan)
     for first in range(0, len(areas), 64):  # ranks of all tracks at once would take gigabytes
-        block = slice(first, first + 64)
-        positive = labels[:, block].sum(axis=0, dtype=np.int64)
+        tracks = slice(first, first + 64)
+        positive = labels[:, tracks].sum(axis=0, dtype=np.int64)
         negative = len(labels) - positive
-        sums = (rankdata(scores[:, block], axis=0) * labels[:, block]).sum(axis=0)  # Mann-Whitney; ties count half
-        defined = (positive > 0) & (negative > 0)
-        area = (sums - positive * (positive + 1) / 2) / np.maximum(positive * negative, 1)
-        areas[block] = np.where(defined, area, np.nan)
+        # The area is the Mann-Whitney U of the positive rows over the number of pairs; ties count half.
+        ranks = (rankdata(scores[:, tracks], axis=0) * labels[:, tracks]).sum(axis=0)
+        area = (ranks - positive * (positive + 1) / 2) / np.maximum(positive * negative, 1)
+        areas[tracks] = np.where((positive > 0) & (negative > 0), area, np.nan)
     return areas
 
 
@@ -263,10 +271,14 @@ def make_track_metrics(kinds: list[str]):
     def compute_metrics(output: EvalPrediction) -> dict[str, float]:
         areas = auroc_of_tracks(np.asarray(output.predictions), output.label_ids.astype(np.uint8))
         defined = np.isfinite(areas)
-        results = {"auroc": float(areas[defined].mean()) if defined.any() else float("nan")}
+        results = {"auroc": float("nan")}
+        if defined.any():
+            results["auroc"] = float(areas[defined].mean())
         for kind in np.unique(kinds):
             of_kind = areas[defined & (kinds == kind)]
-            results[f"auroc_median_{kind.lower()}"] = float(np.median(of_kind)) if len(of_kind) else float("nan")
+            results[f"auroc_median_{kind.lower()}"] = float("nan")
+            if len(of_kind):
+                results[f"auroc_median_{kind.lower()}"] = float(np.median(of_kind))
         return {**results, "tracks_without_auroc": int((~defined).sum())}
 
     return compute_metrics
@@ -292,17 +304,19 @@ def chromatin(args: ChromatinArguments) -> RunResult:
 
 def _write_tracks(output: Path, result: RunResult, labelled: LabelledData, kinds: list[str]) -> None:
     """Write `tracks.csv` from the predictions of the run: also of one that was finished before."""
-    part, names = result.results["predictions_of"], labelled.label_names
+    part = result.results["predictions_of"]
+    names = labelled.label_names
     if (output / "predictions.npz").exists():
         with np.load(output / "predictions.npz") as content:
-            labels, probability = content["label"], content["probability"]
+            labels = content["label"]
+            probability = content["probability"]
     else:
         table = pd.read_csv(output / "predictions.csv")
-        labels, probability = (
-            table[[f"{kind}_{name}" for name in names]].to_numpy() for kind in ("label", "probability")
-        )
+        labels = table[[f"label_{name}" for name in names]].to_numpy()
+        probability = table[[f"probability_{name}" for name in names]].to_numpy()
     table = pd.DataFrame({"track": names, "kind": kinds, "auroc": auroc_of_tracks(probability, labels)})
-    table["positive"], table["rows"] = labels.sum(axis=0), len(labels)
+    table["positive"] = labels.sum(axis=0)
+    table["rows"] = len(labels)
     write_whole(output / "tracks.csv", lambda path: table.to_csv(path, index=False))
     print(f"tracks.csv holds the AUROC of each of {len(names)} tracks on the {part} part")
 

@@ -62,8 +62,10 @@ class SpeciesArguments(ClassifierArguments):
             raise InputError(f"held_out_fraction is {self.held_out_fraction}; it must lie between 0 and 0.5")
         if self.model is None and self.max_seq_len is None:
             self.max_seq_len = self.window + 2
-        if self.pooling is None:
-            self.pooling = "mean" if self.window <= _MEAN_UP_TO else "last"
+        if self.pooling is None and self.window <= _MEAN_UP_TO:
+            self.pooling = "mean"
+        elif self.pooling is None:
+            self.pooling = "last"
         self.task = self.task or f"species_{self.window}"
 
 
@@ -115,7 +117,8 @@ def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArg
         InputError: A chromosome is not there, or a part has no contig as long as a window.
     """
     whole = [(file, i, 0, n) for file, genome in enumerate(genomes) for i, n in enumerate(genome.lengths.tolist())]
-    whole, parts = np.array(whole, dtype=np.int64), {}
+    whole = np.array(whole, dtype=np.int64)
+    parts = {}
     if args.test_chromosomes:
         for part in ("validation", "test"):
             rows = [_find(name, species, genomes, whole) for name in getattr(args, f"{part}_chromosomes")]
@@ -149,10 +152,11 @@ def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArg
 def _find(name: str, species: str, genomes: list[SequenceFile], whole: np.ndarray) -> np.ndarray:
     found = []
     for file, genome in enumerate(genomes):
-        stem = Path(genome.path).name.partition(".")[0]
         for i, sequence in enumerate(genome.names):
-            alone = stem if len(genome.names) == 1 else sequence
-            if {name, f"chr{name}", name.removeprefix("chr")} & {sequence, alone}:
+            known_as = {sequence}
+            if len(genome.names) == 1:  # `chr1.fa` may call its one sequence NC_000001.11
+                known_as.add(Path(genome.path).name.partition(".")[0])
+            if known_as & {name, f"chr{name}", name.removeprefix("chr")}:
                 found.append((file, i))
     if not found:
         known = sorted({sequence for genome in genomes for sequence in genome.names})[:20]
@@ -178,12 +182,17 @@ class DrawnWindows:
     """
 
     def __init__(self, genomes: list[SequenceFile], regions: list[np.ndarray], window: int, seed: int):
-        self.genomes, self.regions, self.window, self.seed = genomes, regions, window, seed
+        self.genomes = genomes
+        self.regions = regions
+        self.window = window
+        self.seed = seed
 
     def draw(self, i: int, epoch: int) -> tuple[np.ndarray, str, int]:
         """Return a window `(4,)`, its sequence, and its species. Windows that are mostly N are drawn again."""
-        species, rng = i % len(self.regions), np.random.default_rng((self.seed, epoch, i))
+        species = i % len(self.regions)
+        rng = np.random.default_rng((self.seed, epoch, i))
         regions = self.regions[species]
+        # Number the possible starts of all regions one after another, and draw one of the numbers.
         starts = (regions[:, 3] - regions[:, 2] - self.window + 1).cumsum()
         for _try in range(_TRIES):
             place = int(rng.integers(starts[-1]))
@@ -206,8 +215,10 @@ class EpochRows(torch.utils.data.Dataset):
     """New windows in each epoch, each on the other strand with probability `p`; see `StrandedRows`."""
 
     def __init__(self, windows: DrawnWindows, count: int, p: float = 0.0):
-        self.windows, self.count, self.p = windows, count, p
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
+        self.windows = windows
+        self.count = count
+        self.p = p
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # see `StrandedRows`
 
     def __len__(self) -> int:
         return self.count
@@ -227,17 +238,18 @@ def species(args: SpeciesArguments) -> RunResult:
         InputError: The genomes, the checkpoint or the output folder cannot be used; nothing was written then.
     """
     opened = open_species(args)
-    genomes, regions = [], {part: [] for part in PARTS}
+    genomes = []
+    regions = {part: [] for part in PARTS}
     for name, files in opened.items():
-        for part, own in held_out_regions(name, files, args).items():
-            regions[part].append(own + np.array([len(genomes), 0, 0, 0]))
+        for part, of_species in held_out_regions(name, files, args).items():
+            # The files of a species are numbered from 0; here they follow those of the species before.
+            regions[part].append(of_species + np.array([len(genomes), 0, 0, 0]))
         genomes += files
     drawn = {part: DrawnWindows(genomes, regions[part], args.window, args.seed) for part in PARTS}
     counts = {"train": args.windows_per_epoch, "validation": args.test_windows, "test": args.test_windows}
-    # under epochs that training does not reach, so that no part draws another's numbers
-    parts = {
-        part: drawn[part].rows(counts[part], {"train": 0, "validation": 2**31, "test": 2**32}[part]) for part in PARTS
-    }
+    # Each part has an epoch that training does not reach, so that no part draws another's numbers.
+    epochs = {"train": 0, "validation": 2**31, "test": 2**32}
+    parts = {part: drawn[part].rows(counts[part], epochs[part]) for part in PARTS}
     for rows in parts.values():
         _check_letters(rows["sequence"])
     labelled = LabelledData(parts, SINGLE_LABEL, list(opened), digest_of(parts))

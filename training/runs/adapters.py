@@ -50,7 +50,9 @@ def add_prompt(
             f"a prompt of {length} tokens: there must be at least 1, and the model takes max_seq_len="
             f"{model.config.max_seq_len} tokens with the sequence"
         )
-    ids = None if init_text is None else _bases(init_text)
+    ids = None
+    if init_text is not None:
+        ids = _bases(init_text)
     adapted = get_peft_model(model, PromptTuningConfig(task_type=_TASKS[type(model)], num_virtual_tokens=length))
     tokens = adapted.prompt_encoder[adapted.active_adapter].embedding.weight
     with torch.no_grad():

@@ -34,27 +34,45 @@ class ContextCounts:
         self.exact = [np.zeros((4**h, 4), dtype=np.int64) for h in range(order + 1)]
 
     def add(self, bases: np.ndarray, targets: np.ndarray) -> None:
-        """Count windows `(n, length)` of 0..3, other values for what is no base; `targets` (bool) marks what counts."""
+        """Count the targets of some windows.
+
+        Args:
+            bases: Windows `(n, length)` of 0..3; other values are no bases.
+            targets: bool `(n, length)`, which of them count.
+        """
         valid = bases < 4
-        code, history = np.zeros(bases.shape, dtype=np.int32), np.zeros(bases.shape, dtype=np.int8)
-        code[valid] = bases[valid]
-        own, running = code.copy(), valid.copy()
+        digits = np.zeros(bases.shape, dtype=np.int32)
+        digits[valid] = bases[valid]
+
+        # Shift the digits of the windows against themselves. After round h, `code` holds for each position the number
+        # in base 4 whose lowest digit is the base itself and whose digit j is the base j positions before it, j <= h.
+        # `unbroken` says whether all of these h positions are bases inside the window, and `history` in how many rounds
+        # that held: the length of the context, at most `order`.
+        code = digits.copy()
+        unbroken = valid.copy()
+        history = np.zeros(bases.shape, dtype=np.int8)
         for h in range(1, self.order + 1):
-            running[:, h:] &= valid[:, :-h]
-            running[:, :h] = False  # the window starts there
-            code[:, h:] += own[:, :-h] << (2 * h)
-            history += running
+            unbroken[:, h:] &= valid[:, :-h]
+            unbroken[:, :h] = False  # the window starts there
+            code[:, h:] += digits[:, :-h] << (2 * h)
+            history += unbroken
+
         targets = targets & valid
-        targets[:, 0] = False
+        targets[:, 0] = False  # nothing predicts the first base of a window
+
+        # A context of length h and its target are h + 1 digits: row and column of the table, read as one number. The
+        # digits beyond them belong to a context that is broken, and are cut off.
         for h, counts in enumerate(self.exact):
             chosen = code[targets & (history == h)] & (4 ** (h + 1) - 1)
             counts += np.bincount(chosen, minlength=counts.size).reshape(counts.shape)
 
     def totals(self) -> list[np.ndarray]:
-        """Return the counts of every order from all targets that have so long a context, int64 `(4**k, 4)` each."""
+        """Return the counts of every order, from all targets whose context is long enough, int64 `(4**k, 4)` each."""
         totals = [self.exact[-1]]
         for exact in self.exact[-2::-1]:
-            totals.insert(0, exact + totals[0].reshape(4, *exact.shape).sum(axis=0))  # whatever the oldest base is
+            # A longer context counts too, whatever its oldest base is: the highest digit, so the first axis here.
+            longer = totals[0].reshape(4, *exact.shape).sum(axis=0)
+            totals.insert(0, exact + longer)
         return totals
 
     @property
@@ -78,18 +96,28 @@ class MarkovModels:
     """
 
     def __init__(self, one: ContextCounts, other: ContextCounts):
-        self.order, self.strengths = one.order, []
-        halves = [one.totals(), other.totals()]
-        below = [np.full((1, 4), 0.25)] * 2
-        self._log_p, p = [], np.full((1, 4), 0.25)
+        self.order = one.order
+        self.strengths = []
+        self._log_p = []
+
+        first = one.totals()
+        second = other.totals()
+        # p(x | c) of the order below, fitted on the first half, on the second, and on both; at the start 1/4.
+        p_first = p_second = p_both = np.full((1, 4), 0.25)
         for k in range(self.order + 1):
-            fitted = {a: [_back_off(half[k], a, p) for half, p in zip(halves, below, strict=True)] for a in STRENGTHS}
-            loss = {a: _nats(halves[1][k], np.log(f[0])) + _nats(halves[0][k], np.log(f[1])) for a, f in fitted.items()}
-            best = min(loss, key=loss.get)
+            # Choose the strength whose model of each half predicts the other half best.
+            losses = {}
+            for strength in STRENGTHS:
+                log_first = np.log(_back_off(first[k], strength, p_first))
+                log_second = np.log(_back_off(second[k], strength, p_second))
+                losses[strength] = _nats(second[k], log_first) + _nats(first[k], log_second)
+            best = min(losses, key=losses.get)
+
             self.strengths.append(best)
-            below = fitted[best]
-            p = _back_off(halves[0][k] + halves[1][k], best, p)
-            self._log_p.append(np.log(p))
+            p_first = _back_off(first[k], best, p_first)
+            p_second = _back_off(second[k], best, p_second)
+            p_both = _back_off(first[k] + second[k], best, p_both)
+            self._log_p.append(np.log(p_both))
 
     def nats(self, counts: ContextCounts, order: int) -> float:
         """Return the sum over the targets of `counts` of -ln p under the model of this order."""
@@ -107,8 +135,9 @@ class MarkovModels:
 
 
 def _back_off(counts: np.ndarray, strength: float, shorter: np.ndarray) -> np.ndarray:
-    """Return p(x | c), `(4**k, 4)`, from such counts and p(x | c') of the contexts without their oldest base."""
-    prior = np.tile(shorter, (len(counts) // len(shorter), 1))  # the oldest base is the highest digit
+    """Return p(x | c), `(4**k, 4)`, from the counts and from p(x | c') of the contexts without their oldest base."""
+    # The oldest base is the highest digit of a context, so the shorter contexts repeat as one block.
+    prior = np.tile(shorter, (len(counts) // len(shorter), 1))
     return (counts + strength * prior) / (counts.sum(axis=1, keepdims=True) + strength)
 
 

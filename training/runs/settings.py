@@ -124,7 +124,9 @@ def parse_settings(cls: type[Settings], recipe: str, description: str, argv: lis
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0].endswith((".yaml", ".yml")):
         names_checkpoint = any(flag.partition("=")[0] == "--model" for flag in argv)
-        left_out = getattr(cls, "SHAPE", ()) if names_checkpoint else ()
+        left_out = ()
+        if names_checkpoint:
+            left_out = getattr(cls, "SHAPE", ())
         argv = _flags_of_file(argv[0], left_out) + argv[1:]
 
     parser = HfArgumentParser(

@@ -108,7 +108,10 @@ class StopAtNaN(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         what = self._what
         self._what = None
-        self.steps = 0 if what is None else self.steps + 1
+        if what is None:
+            self.steps = 0
+            return
+        self.steps += 1
         if self.steps < self.LIMIT:
             return
         kept = last_complete_checkpoint(args.output_dir)
@@ -146,7 +149,8 @@ class HyenaDNATrainer(Trainer):
         Transformers passes over column 0, which in a left-padded row is a pad, and would count one target too many.
         """
         for batch in batch_samples:
-            mask, labels = batch.get("attention_mask"), batch.get("labels")
+            mask = batch.get("attention_mask")
+            labels = batch.get("labels")
             if self._loss_shifts_labels and mask is not None and labels is not None and labels.shape == mask.shape:
                 first = (mask != 0) & (mask.cumsum(dim=1) == 1)
                 batch["labels"] = labels.masked_fill(first | (mask == 0), -100)
