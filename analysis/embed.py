@@ -41,9 +41,12 @@ from transformers import PreTrainedModel
 
 from hyenadna import HyenaDNAModel
 from hyenadna.errors import InputError
+from hyenadna.genomics.fasta import SequenceFile
 from hyenadna.genomics.genes import GeneSequences, read_genes
-from hyenadna.genomics.genome import SOFT_MASKED, VOCABULARY, SequenceFile
-from hyenadna.genomics.labelled import check_sequences, dna_keys, has_labels, label_text, read_parts
+from hyenadna.genomics.labels import check_sequences, label_text
+from hyenadna.genomics.letters import SOFT_MASKED, VOCABULARY, encode
+from hyenadna.genomics.sources import has_labels, read_parts
+from hyenadna.genomics.splits import dna_keys
 from hyenadna.inputs_hyenadna import pool
 from hyenadna.training.runs.files import write_json, write_whole
 from hyenadna.training.runs.folder import (
@@ -58,7 +61,7 @@ from hyenadna.training.runs.pictures import write_confusion_matrix
 from hyenadna.training.runs.settings import parse_settings, setting
 
 from .embedding_map import METHODS, check_map, draw_map, map_to_plane, write_html
-from .score import encode, read_sequences
+from .score import read_sequences
 
 POOLINGS, CLASSIFIERS = ("mean", "last", "max"), ("logistic", "boosted_trees")
 _SHARD = 2**22  # bases between two files of unfinished work

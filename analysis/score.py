@@ -22,26 +22,14 @@ from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, TABLES, VOCABULARY, open_genomes
-from hyenadna.genomics.labelled import read_parts
-from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.fasta import open_genomes
+from hyenadna.genomics.files import TABLES
+from hyenadna.genomics.letters import FIRST_BASE, LAST_BASE, SOFT_MASKED, VOCABULARY, encode, reverse_complement
+from hyenadna.genomics.sources import read_parts
 from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.models import load_language_model
 
 STRANDS = ("both", "forward", "reverse")
-
-
-def encode(sequence: str) -> np.ndarray:
-    """Ids of the letters, uint8, `SOFT_MASKED` added to lower-case ones; codes other than A, C, G, T are N.
-
-    Raises:
-        InputError: A character is no IUPAC letter for a nucleotide.
-    """
-    ids = np.frombuffer(sequence.encode(errors="replace").translate(ID_OF_BYTE), np.uint8)
-    wrong = np.flatnonzero(ids == VOCABULARY["[UNK]"])
-    if len(wrong):
-        raise InputError(f"{sequence[wrong[0]]!r} at position {wrong[0]} is no IUPAC letter for a nucleotide")
-    return ids
 
 
 @torch.no_grad()

@@ -208,7 +208,12 @@ def test_bad_input(data, tmp_path, capsys):
     refuse(r"has no track \['POL2'\]; it has \['CTCF'", tracks=["CTCF", "POL2"])
     refuse(r"need the genome, --fasta", fasta=None)
     (tmp_path / "other.fa").write_text(f">1\n{genome['chr1']}\n>2\n{genome['chr2']}\n")
-    refuse(r"csv: row \d+: there is no sequence 'chr\d'.*did you mean '\d'", fasta=str(tmp_path / "other.fa"))
+    read = [
+        read_chromatin(make_args(folder, fasta=fasta)) for fasta in (make_args(folder).fasta, tmp_path / "other.fa")
+    ]
+    assert read[0].parts["train"]["sequence"][0] == read[1].parts["train"]["sequence"][0]  # chr1 is 1
+    (tmp_path / "other.fa").write_text(f">x1\n{genome['chr1']}\n>x2\n{genome['chr2']}\n")
+    refuse(r"csv: row \d+: there is no sequence 'chr\d'.*which has \['x1', 'x2'\]", fasta=str(tmp_path / "other.fa"))
     (tmp_path / "short.fa").write_text(f">chr1\n{genome['chr1'][:500]}\n>chr2\n{genome['chr2']}\n")
     refuse(r"csv: row \d+: chr1:\d+-\d+ ends outside of chr1, which has 500 bases", fasta=str(tmp_path / "short.fa"))
 

@@ -21,14 +21,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNATokenizer
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import split_windows
+from hyenadna.genomics.held_out import split_windows
 from hyenadna.training import cli
 from hyenadna.training.pretrain import PretrainArguments, PretrainTrainer, length_stages, pretrain
 from hyenadna.training.runs.markov import MarkovModels, count_contexts
 from hyenadna.training.runs.models import make_model
 from hyenadna.training.runs.settings import parse_settings
 
-from .test_genome import random_dna, write_fasta
+from .genomes import random_dna, write_fasta
 
 TINY = {"d_model": 8, "n_layer": 1, "max_seq_len": 34}  # windows of 32 bases
 QUICK = {"use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 4, "markov_order": 3}
@@ -522,7 +522,7 @@ def test_stages_of_the_length():
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no place"),
         ({"d_model": 0}, "the model cannot be made"),
         ({"learning_rate": 0}, "learning_rate is 0"),
-        ({"test": ["chr2"]}, "there is no sequence 'chr2'.*did you mean '2'"),
+        ({"test": ["chr7"]}, "there is no sequence 'chr7'.*which has"),
         ({"include_num_input_tokens_seen": "no"}, "no speed to report"),
     ],
 )

@@ -36,8 +36,11 @@ from transformers import EvalPrediction, TrainerCallback
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import FIRST_BASE, SOFT_MASKED, SequenceFile, class_weights, open_genomes, split_windows
-from hyenadna.genomics.windows import SEP, WindowCollator, WindowDataset, WindowSampler
+from hyenadna.genomics.fasta import SequenceFile, open_genomes
+from hyenadna.genomics.held_out import split_windows
+from hyenadna.genomics.intervals import Intervals, class_weights
+from hyenadna.genomics.letters import FIRST_BASE, SEP, SOFT_MASKED
+from hyenadna.genomics.windows import WindowCollator, WindowDataset, WindowSampler
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training.runs.checkpoints import last_complete_checkpoint, remove_old_checkpoints
 from hyenadna.training.runs.files import write_json
@@ -445,7 +448,7 @@ class _Plan:
     """What is read, in which order, and for how long."""
 
     genomes: list[SequenceFile]
-    parts: dict[str, np.ndarray]
+    parts: dict[str, Intervals]
     datasets: dict[str, WindowDataset]  # the parts, and `eval`, a sample of the validation part
     sampler: WindowSampler
     steps: int
@@ -561,7 +564,7 @@ def _plan(args: PretrainArguments, window: int) -> _Plan:
     return _Plan(genomes, parts, datasets, sampler, steps)
 
 
-def _sampler(args: PretrainArguments, genomes: list[SequenceFile], windows: np.ndarray, window: int) -> WindowSampler:
+def _sampler(args: PretrainArguments, genomes: list[SequenceFile], windows: Intervals, window: int) -> WindowSampler:
     weights = args.weights or [1.0] * len(genomes)
     rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     window_weights = None
@@ -595,9 +598,11 @@ def _fingerprints(plan: _Plan) -> dict[str, str]:
     data = Fingerprint("blake2b")
     digests = {}
     for i, genome in enumerate(plan.genomes):
-        digests[f"data_file_{i}_blake2b"] = data.add(genome.content).text
+        for piece in genome.pieces():
+            data.add(piece)
+        digests[f"data_file_{i}_blake2b"] = data.text
     for part, windows in plan.parts.items():
-        digests[f"{part}_windows_blake2b"] = data.add(part).add(windows).text
+        digests[f"{part}_windows_blake2b"] = data.add(part).add(windows.array()).text
     return {**digests, "data_blake2b": data.text}
 
 
@@ -640,9 +645,9 @@ def _cost(trainer: PretrainTrainer) -> dict:
 def _print_plan(plan: _Plan) -> None:
     for part, windows in plan.parts.items():
         for file, genome in enumerate(plan.genomes):
-            in_file = windows[windows[:, 0] == file]
+            in_file = windows[windows.file == file]
             if len(in_file):
-                bases = (in_file[:, 3] - in_file[:, 2]).sum()
+                bases = in_file.lengths.sum()
                 print(f"{part:>12}: {len(in_file):>10,} windows, {bases:>14,} bases of {genome.path}")
     sampler = plan.sampler
     print(f"{plan.steps:,} steps of {sampler.rows_per_step} windows, {sampler.steps_per_epoch:,} an epoch")
