@@ -132,8 +132,8 @@ def disk_error(error: BaseException) -> str | None:
 def leave_together() -> None:
     """End the group of processes, if there is one, when all are done.
 
-    A process that ends with its group open may abort on the way out, and the launcher would then kill the others, which
-    may still be writing.
+    A process that ends with its group open may abort on the way out, and the launcher would then
+    kill the others, which may still be writing.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():

@@ -7,14 +7,15 @@
     hyenadna pretrain --data hg38.fa --output_dir pretrained --resume                       # go on after a kill
     accelerate launch -m hyenadna pretrain --data hg38.fa                                   # on several devices
 
-Every position predicts the next base: cross-entropy over all rows of the vocabulary, on windows that end in `[SEP]`,
-with the optimisation in `trainer.py` (arXiv 2306.15794). N and pads are no targets. The perplexity that is reported is
-per base: exp of the mean loss of A, C, G and T, `[SEP]` left out; in the training log alone it is exp of the training
-loss, `[SEP]` included. Beside it stand Markov models of order 1 up to 8, fitted on the same training bases and measured
-on the same targets (`markov.py`): is it more than k-mers?
+Every position predicts the next base: cross-entropy over all rows of the vocabulary, on windows
+that end in `[SEP]`, with the optimisation of `runs/trainer.py` (arXiv 2306.15794). N and pads are
+no targets. The reported perplexity is per base: exp of the mean loss of A, C, G and T, without
+`[SEP]`. Only in the training log it is exp of the training loss, `[SEP]` included. Markov models of
+order 0 to 8 are fitted on the same training bases and measured on the same targets
+(`runs/markov.py`): did the network learn more than k-mers?
 
-The folder then holds the model and its tokenizer, `metrics.json`, `markov.json`, `trainer_state.json` with the whole
-curve, and the last checkpoints.
+The output folder holds the model and its tokenizer, `metrics.json`, `markov.json`,
+`trainer_state.json` with the whole curve, and the last checkpoints.
 """
 
 import itertools
@@ -108,7 +109,8 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
     eval_windows: int = setting(
         512, "Validation windows, evenly spaced, for evaluations on the way; at the end: all.", compared=False
     )
-    # other defaults than those of Transformers; the rows of a step are compared, not how they are divided
+    # other defaults than those of Transformers; the rows of a step are compared, not how they are
+    # divided
     output_dir: str = setting("hyenadna-pretrained", "Folder for everything that the run writes.", decides=False)
     num_train_epochs: float = setting(1.0, "Passes over the training windows; max_steps overrides it.")
     per_device_train_batch_size: int = setting(64, "Windows in a batch on each device.", compared=False)
@@ -196,7 +198,8 @@ def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int
     Args:
         window: Length after the warm-up.
         steps: Optimizer steps of the warm-up, the same for each stage.
-        lengths: Of the stages; if empty, 64 and its doubles below `window` (arXiv 2306.15794, section 3.2).
+        lengths: Of the stages; if empty, 64 and its doubles below `window` (arXiv 2306.15794,
+            section 3.2).
 
     Raises:
         InputError: Lengths that do not rise, or more stages than steps.
@@ -217,7 +220,7 @@ def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int
     return [*stages, (steps, window)]
 
 
-# ------------------------------------------------------------------------------------------------ Trainer
+# ------------------------------------------------------------------------------------------ Trainer
 
 
 class PretrainTrainer(HyenaDNATrainer):
@@ -229,7 +232,8 @@ class PretrainTrainer(HyenaDNATrainer):
         self.progress.accelerator = self.accelerator
         self.sampler = sampler
         self.markov = markov  # by the prefix of the evaluation: the best Markov perplexity
-        # When the last line was logged, after how many tokens, and the seconds of evaluation since then.
+        # When the last line was logged, after how many tokens, and the seconds of evaluation since
+        # then.
         self._logged_at = None
         self._logged_tokens = 0
         self._paused = 0.0
@@ -390,7 +394,7 @@ class _Progress(TrainerCallback):
             signal.signal(signal.SIGTERM, earlier)
 
 
-# ------------------------------------------------------------------------------------------------ Markov models
+# ------------------------------------------------------------------------------------ Markov models
 
 
 def _contexts(
@@ -421,8 +425,8 @@ def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> d
     """Fit Markov models on the training windows and measure them on the others.
 
     Returns:
-        `{"strengths": [...], "training_bases": n, part: {"bases": n, "perplexity": {"0": ..., "1": ..., ...}}}` for
-        each part but `train`.
+        `strengths`, `training_bases`, and for each part but `train` a dict of its `bases` and its
+        `perplexity` by order: `{"0": 3.98, "1": 3.95, ...}`.
     """
     keep = args.soft_masked_weight > 0
     both_strands = args.reverse_complement > 0
@@ -440,7 +444,7 @@ def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> d
     return result
 
 
-# ------------------------------------------------------------------------------------------------ the recipe
+# --------------------------------------------------------------------------------------- the recipe
 
 
 @dataclass
@@ -459,8 +463,10 @@ def pretrain(args: PretrainArguments) -> RunResult:
     """Pretrain, evaluate and save.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
-        SystemExit: SIGTERM came (status 143). A checkpoint was saved, from which `--resume` goes on.
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
+        SystemExit: SIGTERM came (status 143). A checkpoint was saved, from which `--resume` goes
+            on.
     """
     if not args.data:
         raise InputError(
@@ -492,16 +498,7 @@ def pretrain(args: PretrainArguments) -> RunResult:
     if args.markov_order:
         with args.main_process_first(local=False, desc="counting k-mers"):
             markov = _markov(args, output, plan.datasets, settings["data_blake2b"])
-    trainer = PretrainTrainer(
-        model=model,
-        args=args,
-        train_dataset=plan.datasets["train"],
-        eval_dataset=plan.datasets["eval"],
-        processing_class=tokenizer,
-        data_collator=WindowCollator(args.soft_masked_weight),
-        sampler=plan.sampler,
-        markov={part: min(markov[part]["perplexity"].values()) for part in plan.datasets if part in markov},
-    )
+    trainer = _make_trainer(args, plan, model, tokenizer, markov)
     checkpoint = last_complete_checkpoint(output) if args.resume else None
     _train(trainer, checkpoint, output)
 
@@ -604,6 +601,21 @@ def _fingerprints(plan: _Plan) -> dict[str, str]:
     for part, windows in plan.parts.items():
         digests[f"{part}_windows_blake2b"] = data.add(part).add(windows.array()).text
     return {**digests, "data_blake2b": data.text}
+
+
+def _make_trainer(
+    args: PretrainArguments, plan: _Plan, model: HyenaDNAForCausalLM, tokenizer: HyenaDNATokenizer, markov: dict
+) -> PretrainTrainer:
+    return PretrainTrainer(
+        model=model,
+        args=args,
+        train_dataset=plan.datasets["train"],
+        eval_dataset=plan.datasets["eval"],
+        processing_class=tokenizer,
+        data_collator=WindowCollator(args.soft_masked_weight),
+        sampler=plan.sampler,
+        markov={part: min(markov[part]["perplexity"].values()) for part in plan.datasets if part in markov},
+    )
 
 
 def _train(trainer: PretrainTrainer, checkpoint: str | None, output: Path) -> None:

@@ -4,11 +4,12 @@
     hyenadna adapter-study --data promoters --model pretrained --prompt_lengths 2 32 --lora_ranks 8 --seeds 0 1 2
     hyenadna adapter-study --model pretrained --output_dir study --resume                # go on with what is missing
 
-One checkpoint is adapted in every way and tested on the same rows: a linear probe (the head alone, backbone frozen), a
-prompt of each length with the head, a prompt of each length whose next token is the label, LoRA of each rank, and full
-fine-tuning. All stop early by the same rule. Each is a run of `hyenadna finetune` or `hyenadna soft-prompt` in a folder
-of its own. `adapter_study.md` is the table, with the seconds that each took; `adapter_study.png` shows the accuracy
-against the number of trained parameters. Without `--data`, the built-in splice junctions are used.
+One checkpoint is adapted in every way and tested on the same rows: a linear probe (the head alone,
+backbone frozen), a prompt of each length with the head, a prompt of each length whose next token is
+the label, LoRA of each rank, and full fine-tuning. All stop early by the same rule. Each is a run
+of `hyenadna finetune` or `hyenadna soft-prompt` in a folder of its own. `adapter_study.md` is the
+table, with the seconds that each took; `adapter_study.png` shows the accuracy against the number of
+trained parameters. Without `--data`, the built-in splice junctions are used.
 """
 
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ from hyenadna.training.soft_prompt import (
     soft_prompt,
 )
 
-# Of Trainer's settings, those that every run of a study shares. The others are those of the recipes.
+# Of Trainer's settings, those that every run of a study shares. The others are those of the
+# recipes.
 _SHARED = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "bf16", "fp16")
 _SHARED += ("gradient_accumulation_steps", "gradient_checkpointing", "dataloader_num_workers", "use_cpu")
 _SHARED += ("disable_tqdm", "ddp_backend")

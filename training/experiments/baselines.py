@@ -1,7 +1,8 @@
 """What simple methods reach on the same rows, to stand beside a network: `fit_baselines(data)`.
 
-The most frequent class; naive Bayes on 5-mers; logistic regression on 1- to 6-mers, whose penalty is chosen on the
-validation part. All by scikit-learn, fitted on the training part alone and measured as the networks are.
+The most frequent class; naive Bayes on 5-mers; logistic regression on 1- to 6-mers, whose penalty
+is chosen on the validation part. All by scikit-learn, fitted on the training part alone and
+measured as the networks are.
 """
 
 import itertools
@@ -41,7 +42,8 @@ def count_kmers(sequences: Iterable[str], sizes: Sequence[int]) -> sparse.csr_ma
         sizes: Values of k.
 
     Returns:
-        float32 `(sequences, sum of 4**k)`: the k-mers of the first size first, in alphabetical order within a size.
+        float32 `(sequences, sum of 4**k)`: the k-mers of the first size first, in alphabetical
+        order within a size.
     """
     kmers = ["".join(letters) for k in sizes for letters in itertools.product("ACGT", repeat=k)]
     counter = CountVectorizer(
@@ -58,7 +60,8 @@ def fit_baselines(data: LabelledData) -> dict[str, dict]:
     """Fit every baseline.
 
     Returns:
-        Of each baseline by its name the `metrics` of the parts, as in `metrics.json`, and the `seconds` it took.
+        Of each baseline by its name the `metrics` of the parts, as in `metrics.json`, and the
+        `seconds` it took.
 
     Raises:
         InputError: The problem is not one of single labels.

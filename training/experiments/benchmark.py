@@ -7,15 +7,17 @@
     hyenadna benchmark genomic_benchmarks.yaml --model pretrained --output_dir gb --resume     # go on
     accelerate launch -m hyenadna benchmark --suite genomic-benchmarks                # on several devices
 
-Each set, seed and fold is a run of `hyenadna finetune` in a folder of its own, beside simple baselines on the same
-rows; `report.md` and `report.png` put them beside the paper's figures. The validation part is split off the training
-rows, and the test rows are read once, at the end (the published code validated on them). Without `--suite` and
-`--data` the built-in splice junctions are used. The recipe `genomic_benchmarks.yaml` holds the paper's settings.
+Each set, seed and fold is a run of `hyenadna finetune` in a folder of its own, beside simple
+baselines on the same rows; `report.md` and `report.png` put them beside the paper's figures. The
+validation part is split off the training rows, and the test rows are read once, at the end (the
+published code validated on them). Without `--suite` and `--data` the built-in splice junctions are
+used. The recipe `genomic_benchmarks.yaml` holds the paper's settings.
 
-A local copy of a suite has a folder for each set: `train` and `test` with a folder of text files for each class (as the
-package genomic_benchmarks writes them), or with a table of coordinates for each class (`positive.csv.gz` with columns
-region, start, end, strand, 0-based, half-open; needs `--fasta`); or FASTA, csv or parquet files, also as they lie in a
-clone of the Hub's repository (`train.parquet` beside `train.fna`, `data/train-00000-of-00001.parquet`).
+A local copy of a suite has a folder for each set: `train` and `test` with a folder of text files
+for each class (as the package genomic_benchmarks writes them), or with a table of coordinates for
+each class (`positive.csv.gz` with columns region, start, end, strand, 0-based, half-open; needs
+`--fasta`); or FASTA, csv or parquet files, also as they lie in a clone of the Hub's repository
+(`train.parquet` beside `train.fna`, `data/train-00000-of-00001.parquet`).
 """
 
 import itertools

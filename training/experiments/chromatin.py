@@ -1,23 +1,28 @@
-"""Chromatin profile: many binary labels of one window. `hyenadna chromatin --data deepsea --fasta hg19.fa`.
+"""Chromatin profile: many binary labels of one window.
+
+`hyenadna chromatin --data deepsea --fasta hg19.fa`.
 
     hyenadna chromatin chromatin_profile.yaml --data deepsea --fasta hg19.fa --output_dir chromatin   # the paper's
     hyenadna chromatin --data peaks --fasta hg38.fa --window 1024 --tracks CTCF H3K27ac               # some tracks
     accelerate launch -m hyenadna chromatin --data deepsea --fasta hg19.fa                   # on many devices
 
-`--data` is a folder with a table for each of `train`, `valid` and `test` (csv, tsv, parquet; a file name may go on, as
-in `train_hg19_coords_targets.csv`), a row for each window and a column of 0 and 1 for each track. The other columns:
+`--data` is a folder with a table for each of `train`, `valid` and `test` (csv, tsv, parquet; a file
+name may go on, as in `train_hg19_coords_targets.csv`), a row for each window and a column of 0 and
+1 for each track. The other columns:
 
-- `chromosome, start, end` (0-based, half-open), or as published `Chr_No, Start, End`, where `Chr_No` 0 is chr1; each is
-  widened or cut around its centre to `--window` bases of the genome `--fasta`: DeepSEA's bins of 200 bases, or its
-  windows of 1,000, become 1,024;
+- `chromosome, start, end` (0-based, half-open), or as published `Chr_No, Start, End`, where
+  `Chr_No` 0 is chr1; each is widened or cut around its centre to `--window` bases of the genome
+  `--fasta`: DeepSEA's bins of 200 bases, or its windows of 1,000, become 1,024;
 - or `sequence`, in place of coordinates; no genome is needed then.
 
-Coordinates may also stand in `train.bed`, with the tracks in `train_labels.csv` (or `.parquet`, or `.npy` of shape
-(windows, tracks)). `--track_kinds` names a table with columns `track` and `kind` (TF, DHS, HM, or whatever you call
-them); 919 tracks without one are DeepSEA's, in its order: 125 DHS, 690 TF, 104 HM.
+Coordinates may also stand in `train.bed`, with the tracks in `train_labels.csv` (or `.parquet`, or
+`.npy` of shape (windows, tracks)). `--track_kinds` names a table with columns `track` and `kind`
+(TF, DHS, HM, or whatever you call them); 919 tracks without one are DeepSEA's, in its order: 125
+DHS, 690 TF, 104 HM.
 
-`metrics.json` holds the AUROC, its mean, and the median over the tracks of each kind (arXiv 2306.15794, table of the
-chromatin profile); `tracks.csv` that of every track, and `predictions.npz` the probabilities.
+`metrics.json` holds the AUROC, its mean, and the median over the tracks of each kind (arXiv
+2306.15794, table of the chromatin profile); `tracks.csv` that of every track, and `predictions.npz`
+the probabilities.
 """
 
 import itertools
@@ -75,7 +80,8 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
     """Read windows and tracks of every part.
 
     Raises:
-        InputError: What does not fit: rows of labels and of coordinates, chromosomes and genome, unknown tracks, ...
+        InputError: What does not fit: rows of labels and of coordinates, chromosomes and genome,
+            unknown tracks, ...
     """
     folder = Path(args.data or "")
     if args.data is None or not folder.is_dir():
@@ -235,7 +241,8 @@ def kinds_of(tracks: list[str], args: ChromatinArguments) -> list[str]:
     """Return the kind of each track, from the table of kinds or the order of DeepSEA; without them all are `all`.
 
     Raises:
-        InputError: The table lacks a column or a track, or 919 tracks have names that are not in DeepSEA's order.
+        InputError: The table lacks a column or a track, or 919 tracks have names that are not in
+            DeepSEA's order.
     """
     if args.track_kinds is None:
         if len(tracks) != len(_DEEPSEA) or args.tracks:
@@ -261,7 +268,8 @@ def auroc_of_tracks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         tracks = slice(first, first + 64)
         positive = labels[:, tracks].sum(axis=0, dtype=np.int64)
         negative = len(labels) - positive
-        # The area is the Mann-Whitney U of the positive rows over the number of pairs; ties count half.
+        # The area is the Mann-Whitney U of the positive rows over the number of pairs; ties count
+        # half.
         ranks = (rankdata(scores[:, tracks], axis=0) * labels[:, tracks]).sum(axis=0)
         area = (ranks - positive * (positive + 1) / 2) / np.maximum(positive * negative, 1)
         areas[tracks] = np.where((positive > 0) & (negative > 0), area, np.nan)
@@ -292,7 +300,8 @@ def chromatin(args: ChromatinArguments) -> RunResult:
     """Train, evaluate and save a model of chromatin tracks.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
     """
     labelled = read_chromatin(args)
     kinds = kinds_of(labelled.label_names, args)

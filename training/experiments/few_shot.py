@@ -4,13 +4,15 @@
     hyenadna few-shot --data promoters.csv --model pretrained --tuning_steps 0          # in context alone, no learning
     hyenadna few-shot few_shot.yaml --resume                                            # go on with what is missing
 
-The model reads `X1 [SEP] Y1 [SEP] ... X [SEP]`, k sequences with their labels and one without, and its next token is
-the label, a letter for each class (arXiv 2306.15794). A model that was pretrained on genomes has never seen this form:
-it is tuned briefly on n samples first, all weights, the loss being that of the last label.
+The model reads `X1 [SEP] Y1 [SEP] ... X [SEP]`, k sequences with their labels and one without, and
+its next token is the label, a letter for each class (arXiv 2306.15794). A model that was pretrained
+on genomes has never seen this form: it is tuned briefly on n samples first, all weights, the loss
+being that of the last label.
 
-n labels are all that a result has seen: the examples in a context come from the n samples, in tuning without the sample
-that is asked for; classes take turns. Each (n, k) is repeated with other samples. `metrics.json` holds every result on
-the test part (or the validation part if there is none), `few_shot.md` and `few_shot.png` their means and deviations.
+n labels are all that a result has seen: the examples in a context come from the n samples, in
+tuning without the sample that is asked for; classes take turns. Each (n, k) is repeated with other
+samples. `metrics.json` holds every result on the test part (or the validation part if there is
+none), `few_shot.md` and `few_shot.png` their means and deviations.
 """
 
 import copy
@@ -55,7 +57,8 @@ class FewShotArguments(RowsArguments, BackboneArguments, RecipeArguments):
     repeats: int = setting(3, "Repeat each that many times, with other samples.")
     tuning_steps: int = setting(50, "Steps of tuning; 0: none.")
     label_letters: str | None = setting(None, "A letter of ACGTN for each class, in their sorted order.")
-    # other defaults than those of Transformers; a run is too short for evaluations and checkpoints on the way
+    # other defaults than those of Transformers; a run is too short for evaluations and checkpoints
+    # on the way
     output_dir: str = setting("hyenadna-few-shot", "Folder for everything that the run writes.", decides=False)
     learning_rate: float = setting(1e-4, "Highest learning rate.")
     per_device_train_batch_size: int = setting(16, "Batch size on each device.")
@@ -112,8 +115,8 @@ class ContextRows(torch.utils.data.Dataset):
         samples: The rows that examples are drawn from, another such part.
         k: Number of examples.
         seed: Of the draw.
-        queries: Number of queries to tune on, which are the samples again and again, in another order each time, each
-            without itself among its examples. None: every row of `rows` once.
+        queries: Number of queries to tune on, which are the samples again and again, in another
+            order each time, each without itself among its examples. None: every row of `rows` once.
     """
 
     def __init__(self, rows: Dataset, samples: Dataset, k: int, seed: int, queries: int | None = None):
@@ -134,7 +137,8 @@ class ContextRows(torch.utils.data.Dataset):
         if self.queries is None:
             query = self.rows[i]
         else:
-            # In turn t the samples are asked for in the order of a permutation that (seed, t) decides.
+            # In turn t the samples are asked for in the order of a permutation that (seed, t)
+            # decides.
             turn, place = divmod(i, len(self.samples))
             asked = int(np.random.default_rng((self.seed, turn)).permutation(len(self.samples))[place])
             query = self.samples[asked]
@@ -232,7 +236,8 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
         data: A `datasets` object instead of `args.data`.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
     """
     labelled = read_data(args, data)
     if labelled.problem_type != SINGLE_LABEL:

@@ -2,10 +2,11 @@
 
     hyenadna report benchmark-scratch benchmark-pretrained --output_dir compared
 
-Every `metrics.json` below the given folders is read. Runs of one task with the same settings, but for seed and fold,
-are one line: mean, standard deviation and number of runs; each run is a point in the picture. Beside them stand simple
-baselines on the same rows and the paper's figures (arXiv 2306.15794, `benchmark_sets.csv`), with a note where the rows
-are not those of the paper. All figures but errors (mse, loss) are percentages.
+Every `metrics.json` below the given folders is read. Runs of one task with the same settings, but
+for seed and fold, are one line: mean, standard deviation and number of runs; each run is a point in
+the picture. Beside them are simple baselines on the same rows and the paper's figures (arXiv
+2306.15794, `benchmark_sets.csv`), with a note where the rows are not those of the paper. All
+figures but errors (mse, loss) are percentages.
 """
 
 import argparse
@@ -33,8 +34,8 @@ _ERRORS = ("mse", "loss")  # no percentages
 def collect(paths: Sequence[str | Path]) -> list[dict]:
     """Read the results below `paths`; a line for each run and for each baseline.
 
-    Each has `task`, `method`, `group` (equal in runs of one line), `metrics` of the `part` that was tested, `seed`,
-    `seconds`, `rows`, `hardware`, and `is_baseline`.
+    Each has `task`, `method`, `group` (equal in runs of one line), `metrics` of the `part` that was
+    tested, `seed`, `seconds`, `rows`, `hardware`, and `is_baseline`.
 
     Raises:
         InputError: There is no finished run, or a file cannot be read.

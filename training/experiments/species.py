@@ -4,14 +4,15 @@
     hyenadna species --data genomes --window 16384 --model pretrained --truncation False
     accelerate launch -m hyenadna species --data genomes --window 1024   # on several devices
 
-`--data` is a folder with a sub-folder of FASTA files for each species (plain or bgzip; `genomes/human/chr1.fa`). A row
-is a random window of a random place; species count the same, and within one every position. Each epoch draws new
-training windows; those of validation and test are drawn once. They come from chromosomes that training never sees: name
-them with `--validation_chromosomes` and `--test_chromosomes` (`1` also means `chr1`, and a file `chr1.fa` of one
-sequence). Without names the last bases of each species are held out.
+`--data` is a folder with a sub-folder of FASTA files for each species (plain or bgzip;
+`genomes/human/chr1.fa`). A row is a random window of a random place; species count the same, and
+within one every position. Each epoch draws new training windows; those of validation and test are
+drawn once. They come from chromosomes that training never sees: name them with
+`--validation_chromosomes` and `--test_chromosomes` (`1` also means `chr1`, and a file `chr1.fa` of
+one sequence). Without names the last bases of each species are held out.
 
-As in the paper (arXiv 2306.15794) a window ends in `[SEP]`, and windows of up to 32,768 bases are pooled by their mean,
-longer ones by their last position.
+As in the paper (arXiv 2306.15794) a window ends in `[SEP]`, and windows of up to 32,768 bases are
+pooled by their mean, longer ones by their last position.
 """
 
 from dataclasses import dataclass, replace
@@ -241,14 +242,16 @@ def species(args: SpeciesArguments) -> RunResult:
     """Train, evaluate and save a classifier of species.
 
     Raises:
-        InputError: The genomes, the checkpoint or the output folder cannot be used; nothing was written then.
+        InputError: The genomes, the checkpoint or the output folder cannot be used; nothing was
+            written then.
     """
     opened = open_species(args)
     genomes = []
     regions = {part: [] for part in PARTS}
     for name, files in opened.items():
         for part, of_species in held_out_regions(name, files, args).items():
-            # The files of a species are numbered from 0; here they follow those of the species before.
+            # The files of a species are numbered from 0; here they follow those of the species
+            # before.
             regions[part].append(replace(of_species, file=of_species.file + len(genomes)))
         genomes += files
     drawn = {part: DrawnWindows(genomes, regions[part], args.window, args.seed) for part in PARTS}

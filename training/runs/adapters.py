@@ -38,8 +38,8 @@ def add_prompt(
     Args:
         model: A classifier or a language model. Its weights are frozen, and it is changed in place.
         length: Number of learned tokens.
-        init_text: Bases from whose embeddings the tokens start, repeated or cut to `length`; N(0, 0.02) without it
-            (arXiv 2306.15794), as wide as the embeddings of a model start.
+        init_text: Bases from whose embeddings the tokens start, repeated or cut to `length`; N(0,
+            0.02) without it (arXiv 2306.15794), as wide as the embeddings of a model start.
         dropout: Probability with which an element of a learned token is dropped in training.
 
     Raises:
@@ -87,11 +87,13 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
     """Load what `hyenadna soft-prompt` or `hyenadna finetune --lora_rank` saved, in evaluation mode.
 
     Args:
-        folder: With `adapter_config.json`, `adapter_model.safetensors` and the `config.json` of the adapted model.
+        folder: With `adapter_config.json`, `adapter_model.safetensors` and the `config.json` of the
+            adapted model.
         base: The checkpoint under the adapter, if it is elsewhere now.
 
     Raises:
-        InputError: The folder holds no adapter, its base does not load, or is a model of another shape.
+        InputError: The folder holds no adapter, its base does not load, or is a model of another
+            shape.
     """
     folder = Path(folder)
     for file in ("adapter_config.json", "config.json"):

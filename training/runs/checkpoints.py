@@ -1,7 +1,8 @@
 """Trainer's checkpoints on disk: `checkpoint-STEP` in the folder of a run, and which of them can be resumed.
 
-The last file of a checkpoint is its manifest: the names, sizes and SHA-256 of all others. A run that was killed while
-writing leaves none, and after any later damage the files do not agree with it.
+The last file of a checkpoint is its manifest: the names, sizes and SHA-256 of all others. A run
+that was killed while writing leaves none, and after any later damage the files do not agree with
+it.
 """
 
 import hashlib
@@ -95,7 +96,8 @@ def remove_old_checkpoints(newest: Path, keep: int | None, best: str | None) -> 
     if best is not None:
         kept.add(Path(best).name)
 
-    # Those of a later step are broken: the run was resumed from an earlier one. They go first, then the oldest.
+    # Those of a later step are broken: the run was resumed from an earlier one. They go first, then
+    # the oldest.
     later = [path for path in checkpoints if step_of(path) > step_of(newest)]
     earlier = [path for path in reversed(checkpoints) if path not in later]
     surplus = len(checkpoints) - max(keep, len(kept))

@@ -10,7 +10,8 @@ from pathlib import Path
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it: a kill never leaves half a file.
 
-    The temporary name holds the number of the process, so that two processes never write into one file.
+    The temporary name holds the number of the process, so that two processes never write into one
+    file.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
     try:

@@ -1,7 +1,7 @@
 """The folder of a run: one writer at a time, every file whole, and a second run only as a continuation of the first.
 
-`run_settings.json` is written first and holds what decides the result; `metrics.json` is written last, so that its
-presence says that the run is finished.
+`run_settings.json` is written first and holds what decides the result; `metrics.json` is written
+last, so that its presence says that the run is finished.
 """
 
 import hashlib
@@ -32,13 +32,14 @@ SETTINGS_FILE = "run_settings.json"
 METRICS_FILE = "metrics.json"
 
 
-# ---------------------------------------------------------------------------------------------- one writer
+# --------------------------------------------------------------------------------------- one writer
 
 
 def one_writer(recipe: Callable) -> Callable:
     """Decorate `recipe(args, ...)`: while it runs, no other process runs one in the same `args.output_dir`.
 
-    Where a folder can only be read, or its file system or operating system has no such locks, nothing is locked.
+    Where a folder can only be read, or its file system or operating system has no such locks,
+    nothing is locked.
 
     Raises:
         InputError: Another process is writing into the folder.
@@ -57,9 +58,10 @@ def one_writer(recipe: Callable) -> Callable:
 def _lock(output: Path, at_end: ExitStack) -> None:
     """Lock a hidden file in `output`; `at_end` gives it back, and removes folders that are still empty then.
 
-    This is a POSIX record lock. It ends with the process, however that ends, and forked data-loader workers, which may
-    outlive the process for a moment, do not inherit it. An flock, which most libraries use, they would inherit: a run
-    that was killed could not be resumed until the last worker is gone.
+    This is a POSIX record lock. It ends with the process, however that ends, and forked data-loader
+    workers, which may outlive the process for a moment, do not inherit it. An flock, which most
+    libraries use, they would inherit: a run that was killed could not be resumed until the last
+    worker is gone.
     """
     if fcntl is None:
         warnings.warn(
@@ -93,7 +95,7 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-# ---------------------------------------------------------------------------------------------- resuming
+# ----------------------------------------------------------------------------------------- resuming
 
 
 class Fingerprint:
@@ -218,7 +220,7 @@ def saying_how_to_go_on(output: Path) -> Iterator[None]:
         raise
 
 
-# ---------------------------------------------------------------------------------------------- provenance
+# --------------------------------------------------------------------------------------- provenance
 
 
 def versions() -> dict[str, str]:

@@ -37,7 +37,8 @@ def letters_of_labels(label_names: list[str], letters: str | None = None) -> str
 class NextTokenCollator:
     """Rows as `sequence [SEP] letter`, padded on the left; the last letter is the only target.
 
-    Labelled `examples` of a row, pairs of a sequence and a label, come before it as `sequence [SEP] letter [SEP]`.
+    Labelled `examples` of a row, pairs of a sequence and a label, come before it as `sequence [SEP]
+    letter [SEP]`.
 
     Args:
         tokenizer: Without special tokens of its own.

@@ -3,8 +3,9 @@
     from hyenadna.training.runs.metrics import MatthewsCorrelation
     MatthewsCorrelation(keep_in_memory=True).compute(predictions=[0, 1, 1], references=[0, 1, 0])   # {"mcc": 0.5}
 
-Predictions and references are class indices, or lists of 0 and 1 for multi-label problems; a multi-label result is the
-mean over the labels, except for the accuracy, which counts the rows whose labels are all right.
+Predictions and references are class indices, or lists of 0 and 1 for multi-label problems; a
+multi-label result is the mean over the labels, except for the accuracy, which counts the rows whose
+labels are all right.
 """
 
 from collections.abc import Callable
@@ -78,8 +79,8 @@ class MatthewsCorrelation(evaluate.Metric):
 class AUROC(evaluate.Metric):
     """Area under the receiver operating characteristic, one class against the rest: `{"auroc": 0..1}`.
 
-    `prediction_scores` has one score per class (or per label) in each row. The result is the mean over the classes of
-    which there are both positive and negative rows, and NaN if there are none.
+    `prediction_scores` has one score per class (or per label) in each row. The result is the mean
+    over the classes of which there are both positive and negative rows, and NaN if there are none.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -115,7 +116,10 @@ class RegressionScores(evaluate.Metric):
 
 
 def probabilities(logits: np.ndarray, problem_type: str) -> np.ndarray:
-    """Turn logits `(rows, labels)` into float64 probabilities of the same shape. Regression: no change."""
+    """Turn logits `(rows, labels)` into float64 probabilities of the same shape.
+
+    Regression: no change.
+    """
     logits = np.asarray(logits, dtype=np.float64)
     if problem_type == "single_label_classification":
         return softmax(logits, axis=-1)

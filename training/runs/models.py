@@ -75,7 +75,8 @@ def make_model(
         The model, and the checkpoint's own configuration (from scratch: None).
 
     Raises:
-        InputError: The checkpoint cannot be loaded, is of another architecture, or conflicts with the settings.
+        InputError: The checkpoint cannot be loaded, is of another architecture, or conflicts with
+            the settings.
     """
     set_seed(args.seed)
     settings = {**(settings or {}), **given(args, ("embed_dropout", "resid_dropout"))}
@@ -106,7 +107,8 @@ def load_checkpoint(
         new: Prefix of the parameters that the checkpoint may lack or have in another shape.
 
     Raises:
-        InputError: The checkpoint cannot be loaded, is of another architecture, or lacks parameters.
+        InputError: The checkpoint cannot be loaded, is of another architecture, or lacks
+            parameters.
     """
     hint = "(Lightning checkpoints and other layouts: `hyenadna convert` first)"
     with errors_as_input(f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint):
@@ -138,8 +140,8 @@ def check_finite(model: nn.Module, name: str) -> None:
 def errors_as_input(what: str, hint: str = "") -> Iterator[None]:
     """Turn what goes wrong while files of others are read into an `InputError`: `WHAT: ERROR (HINT)`.
 
-    Damaged JSON, safetensors and tokenizer files raise a dozen types, from `SafetensorError` to a bare `Exception` of
-    the tokenizers' Rust code. The original error stays the cause.
+    Damaged JSON, safetensors and tokenizer files raise a dozen types, from `SafetensorError` to a
+    bare `Exception` of the tokenizers' Rust code. The original error stays the cause.
     """
     try:
         yield

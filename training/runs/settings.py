@@ -1,8 +1,9 @@
 """The settings of a command: declared as dataclass fields, read from flags or from one YAML file.
 
-A recipe's settings are a dataclass composed of groups (`RowsArguments`, `BackboneArguments`, ...) and of
-`RecipeArguments`, which holds Trainer's. Each field is declared with `setting`, which also says whether it decides the
-result of a run: those are written into the folder of the run, and a resumed run must not change them.
+A recipe's settings are a dataclass composed of groups (`RowsArguments`, `BackboneArguments`, ...)
+and of `RecipeArguments`, which holds Trainer's. Each field is declared with `setting`, which also
+says whether it decides the result of a run: those are written into the folder of the run, and a
+resumed run must not change them.
 """
 
 import json
@@ -48,7 +49,8 @@ _DECIDING_FIELDS_OF_TRAINER = (
 class _Help(str):
     """The help of a setting, which also carries its flags.
 
-    HfArgumentParser passes the metadata of a field on to argparse, which refuses keys that it does not know.
+    HfArgumentParser passes the metadata of a field on to argparse, which refuses keys that it does
+    not know.
     """
 
     decides: bool
@@ -61,9 +63,10 @@ def setting(default: Any, help: str, *, decides: bool = True, compared: bool = T
     Args:
         default: Value without a flag. A list is copied for each instance.
         help: Text of `--help`.
-        decides: Whether the value decides the result of a run. Then it is written into `run_settings.json`.
-        compared: Whether a resumed run must have the same value. A path need not: a fingerprint of its content is
-            compared instead.
+        decides: Whether the value decides the result of a run. Then it is written into
+            `run_settings.json`.
+        compared: Whether a resumed run must have the same value. A path need not: a fingerprint of
+            its content is compared instead.
     """
     text = _Help(help)
     text.decides = decides
@@ -109,8 +112,9 @@ def refuse_unused(args: Any, names: tuple[str, ...], recipe: str) -> None:
 def parse_settings(cls: type[Settings], recipe: str, description: str, argv: list[str] | None = None) -> Settings:
     """Read the settings from flags, or from one YAML file with flags after it, which override it.
 
-    A recipe that ships with the package is found by its name alone, if there is no such file in the current folder. If
-    a flag names a checkpoint, the shape in the file, which is that of a model from scratch, does not count.
+    A recipe that ships with the package is found by its name alone, if there is no such file in the
+    current folder. If a flag names a checkpoint, the shape in the file, which is that of a model
+    from scratch, does not count.
 
     Args:
         cls: Class of the settings.
@@ -148,8 +152,8 @@ def parse_settings(cls: type[Settings], recipe: str, description: str, argv: lis
 def _check_size(text: str) -> None:
     """Raise `ValueError` for YAML that no settings need, before it is composed.
 
-    A few hundred bytes of aliases stand for gigabytes, deep nesting overflows the stack, and the parser of the flags
-    takes minutes for thousands of names.
+    A few hundred bytes of aliases stand for gigabytes, deep nesting overflows the stack, and the
+    parser of the flags takes minutes for thousands of names.
     """
     if len(text) > _MOST_BYTES:
         raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")

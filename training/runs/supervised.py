@@ -49,7 +49,7 @@ _LABEL_DTYPE = {SINGLE_LABEL: torch.int64, MULTI_LABEL: torch.float32, REGRESSIO
 _MOST_COLUMNS = 50  # labels whose predictions are written as a csv; each takes three columns
 
 
-# ---------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 @dataclass
@@ -148,17 +148,18 @@ class ClassifierArguments(HeadArguments, ScratchArguments, SupervisedArguments):
             )
 
 
-# ---------------------------------------------------------------------------------------------- rows
+# --------------------------------------------------------------------------------------------- rows
 
 
 class StrandedRows(torch.utils.data.Dataset):
     """Rows of a part as `{"sequence", "label"}`, each on the other strand with probability `p`.
 
-    The coin is a function of (seed, epoch, row), not of a running generator: a resumed run, and any number of workers,
-    sees the strands that an uninterrupted one sees.
+    The coin is a function of (seed, epoch, row), not of a running generator: a resumed run, and any
+    number of workers, sees the strands that an uninterrupted one sees.
 
     Args:
-        rows: A `datasets.Dataset` with the columns `sequence` and `label`, or `WindowRows`, which stay in their genome.
+        rows: A `datasets.Dataset` with the columns `sequence` and `label`, or `WindowRows`, which
+            stay in their genome.
         p: Probability of the other strand.
         seed: Of the coin.
     """
@@ -168,7 +169,8 @@ class StrandedRows(torch.utils.data.Dataset):
         self.labels = rows["label"][:]
         self.p = p
         self.seed = seed
-        # In shared memory: data-loader workers may outlive an epoch, and have to see the next one's number.
+        # In shared memory: data-loader workers may outlive an epoch, and have to see the next one's
+        # number.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
@@ -269,7 +271,7 @@ def tested_part(data: LabelledData) -> str:
     return "test" if "test" in data.parts else "validation"
 
 
-# ---------------------------------------------------------------------------------------------- the classifier
+# ----------------------------------------------------------------------------------- the classifier
 
 
 def make_classifier(
@@ -278,7 +280,8 @@ def make_classifier(
     """Make a classifier or regression and its tokenizer, from scratch or from `args.model`.
 
     Raises:
-        InputError: The checkpoint cannot be loaded, is of another architecture, or conflicts with the settings.
+        InputError: The checkpoint cannot be loaded, is of another architecture, or conflicts with
+            the settings.
     """
     labels = {
         "num_labels": len(label_names),
@@ -303,7 +306,10 @@ def make_classifier(
 
 
 def _reset_head(model: HyenaDNAForSequenceClassification) -> None:
-    """Start the head anew. One of the same shape for other labels would start from what it learned about those."""
+    """Start the head anew.
+
+    One of the same shape for other labels would start from what it learned about those.
+    """
     nn.init.normal_(model.score.weight, std=model.config.initializer_range)
     if model.score.bias is not None:
         nn.init.zeros_(model.score.bias)
@@ -339,7 +345,7 @@ def make_weighted_loss(labels: np.ndarray, n_labels: int) -> Callable:
     return weighted_loss
 
 
-# ---------------------------------------------------------------------------------------------- the run
+# ------------------------------------------------------------------------------------------ the run
 
 
 @one_writer
@@ -353,12 +359,13 @@ def train_and_test(
     Args:
         args: All settings.
         data: A `datasets` object or checked data instead of `args.data`.
-        prepare: Makes arguments of `Trainer` from the settings and the data: the model, its tokenizer as
-            `processing_class`, and what depends on them. Predictions have to be logits `(rows, labels)`. A
-            `train_dataset` of its own has an `epoch`, like `StrandedRows`.
+        prepare: Makes arguments of `Trainer` from the settings and the data: the model, its
+            tokenizer as `processing_class`, and what depends on them. Predictions have to be logits
+            `(rows, labels)`. A `train_dataset` of its own has an `epoch`, like `StrandedRows`.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
     """
     output = Path(args.output_dir)
     is_main = args.process_index == 0
@@ -378,14 +385,7 @@ def train_and_test(
         write_json(output / SETTINGS_FILE, settings)
 
     trainer = _make_trainer(args, labelled, prepared)
-    checkpoint = last_complete_checkpoint(output) if args.resume else None
-    start = time.monotonic()
-    cpu_start = time.process_time()
-    with saying_how_to_go_on(output):
-        trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.monotonic() - start
-    cpu_seconds = time.process_time() - cpu_start
-
+    cost = _train(trainer, output, args.resume)
     metrics, probability = _evaluate(trainer, args, labelled)
     trainer.save_model(args.output_dir)  # every process takes part in this and in the predictions above
     result = RunResult({"metrics": metrics}, trainer.model, prepared["processing_class"])
@@ -402,18 +402,36 @@ def train_and_test(
         "rows": {part: len(rows) for part, rows in labelled.parts.items()},
         **_sizes(prepared["model"]),
         "best_checkpoint": _name_of(trainer.state.best_model_checkpoint),
-        "resumed_from": _name_of(checkpoint),
-        "train_seconds": round(seconds, 1),
-        "train_cpu_seconds": round(cpu_seconds, 1),  # on a busy machine the fairer one
+        **cost,
         "hardware": hardware(args.device, args.world_size),
         "versions": versions(),
         "settings": settings,
     }
     write_json(output / METRICS_FILE, result.results)  # last: its presence says that the run is finished
-    for part, values in metrics.items():
-        print(f"{part:>12}: " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+    _print_metrics(metrics)
     print(f"model, tokenizer, metrics.json, predictions.csv ({tested}) are in {output}")
     return result
+
+
+def _train(trainer: HyenaDNATrainer, output: Path, resume: bool) -> dict:
+    """Train, and return where the run was resumed from and what this session took, as in `metrics.json`."""
+    checkpoint = None
+    if resume:
+        checkpoint = last_complete_checkpoint(output)
+    start = time.monotonic()
+    cpu_start = time.process_time()
+    with saying_how_to_go_on(output):
+        trainer.train(resume_from_checkpoint=checkpoint)
+    return {
+        "resumed_from": _name_of(checkpoint),
+        "train_seconds": round(time.monotonic() - start, 1),
+        "train_cpu_seconds": round(time.process_time() - cpu_start, 1),  # on a busy machine the fairer one
+    }
+
+
+def _print_metrics(metrics: dict[str, dict]) -> None:
+    for part, values in metrics.items():
+        print(f"{part:>12}: " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
 
 
 def _check_problem(args: SupervisedArguments, labelled: LabelledData) -> None:

@@ -1,7 +1,8 @@
 """The optimisation that every recipe shares: the paper's settings on top of `Trainer` and `TrainingArguments`.
 
-AdamW (0.9, 0.999); the learning rate rises from 1e-6 over the first 1 % of the steps and falls along a cosine to a
-tenth; gradients are clipped at norm 1; filters, biases and norms have no weight decay (arXiv 2306.15794).
+AdamW (0.9, 0.999); the learning rate rises from 1e-6 over the first 1 % of the steps and falls
+along a cosine to a tenth; gradients are clipped at norm 1; filters, biases and norms have no weight
+decay (arXiv 2306.15794).
 """
 
 import math
@@ -35,8 +36,8 @@ class RecipeArguments(TrainingArguments):
     lr_scheduler_type: str = setting(_SCHEDULE, "Shape of the learning rate.")
     report_to: str = setting("none", "Where to send logs, such as tensorboard.", decides=False)
     resume: bool = setting(False, "Continue the interrupted run in output_dir, if there is one.", decides=False)
-    # Trainer writes this to config.json. False, its own default, helps attention only, and what is published should say
-    # that the model has a cache.
+    # Trainer writes this to config.json. False, its own default, helps attention only, and what is
+    # published should say that the model has a cache.
     use_cache: bool = setting(True, "What config.json says; training never uses a cache.", decides=False)
     dataloader_pin_memory: bool = setting(torch.cuda.is_available(), "Pin batches for a GPU.", decides=False)
     ddp_find_unused_parameters: bool | None = setting(False, "Every parameter takes part.", decides=False)
@@ -83,8 +84,8 @@ def advice_on_divergence(args: TrainingArguments) -> str:
 class StopAtNaN(TrainerCallback):
     """Stop at the third step in a row whose loss or gradient norm is not finite.
 
-    One such step may come from one odd batch. Gradients that are not finite make every weight NaN, so three in a row do
-    not recover, and what would be saved is worthless.
+    One such step may come from one odd batch. Gradients that are not finite make every weight NaN,
+    so three in a row do not recover, and what would be saved is worthless.
     """
 
     LIMIT = 3
@@ -124,8 +125,8 @@ class StopAtNaN(TrainerCallback):
 class HyenaDNATrainer(Trainer):
     """`Trainer` for HyenaDNA.
 
-    It knows which parameters must not decay and which tokens nothing predicts, writes checkpoints that can be checked,
-    resumes at the end of a run, and stops where the training diverges.
+    It knows which parameters must not decay and which tokens nothing predicts, writes checkpoints
+    that can be checked, resumes at the end of a run, and stops where the training diverges.
     """
 
     def __init__(self, *args, **kwargs):
@@ -136,7 +137,8 @@ class HyenaDNATrainer(Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         """Let FSDP2 hand out the weights in float32 under bf16 too; autocast knows what may be computed in bf16.
 
-        Otherwise it would round all of them, also those of the filters, whose sine layers amplify that a thousandfold.
+        Otherwise it would round all of them, also those of the filters, whose sine layers amplify
+        that a thousandfold.
         """
         super().create_accelerator_and_postprocess()
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
@@ -146,7 +148,8 @@ class HyenaDNATrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
         """Count the targets of a language model as the model does: the first token of a row has no context.
 
-        Transformers passes over column 0, which in a left-padded row is a pad, and would count one target too many.
+        Transformers passes over column 0, which in a left-padded row is a pad, and would count one
+        target too many.
         """
         for batch in batch_samples:
             mask = batch.get("attention_mask")
@@ -165,8 +168,9 @@ class HyenaDNATrainer(Trainer):
     def _run_epoch(self, *args, **kwargs) -> None:
         """Train an epoch; of a run that was resumed from its last checkpoint, none.
 
-        Trainer looks whether it is at the end only after a step, and would take one step too many. A run that stopped
-        early is at its end too: its checkpoint holds how often the evaluations got no better.
+        Trainer looks whether it is at the end only after a step, and would take one step too many.
+        A run that stopped early is at its end too: its checkpoint holds how often the evaluations
+        got no better.
         """
         stopped_early = any(
             isinstance(callback, EarlyStoppingCallback)
@@ -178,7 +182,7 @@ class HyenaDNATrainer(Trainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
-    # ------------------------------------------------------------------------------------------ checkpoints
+    # ---------------------------------------------------------------------------------- checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Save the model without `training_args.bin`: a pickle that nothing here needs, and that holds `hub_token`."""
@@ -209,7 +213,7 @@ class HyenaDNATrainer(Trainer):
             self.model.config.save_pretrained(output)
         self.state.save_to_json(str(output / "trainer_state.json"))
 
-    # ------------------------------------------------------------------------------------------ NaN and infinity
+    # ----------------------------------------------------------------------------- NaN and infinity
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -218,7 +222,8 @@ class HyenaDNATrainer(Trainer):
 
     def _get_grad_norm(self, *args, **kwargs) -> torch.Tensor | float:
         norm = super()._get_grad_norm(*args, **kwargs)
-        # With fp16, a step is skipped where its gradients overflow, until they are scaled to fit: nothing is wrong.
+        # With fp16, a step is skipped where its gradients overflow, until they are scaled to fit:
+        # nothing is wrong.
         if self.accelerator.scaler is None:
             self._not_finite.gradient(norm)
         return norm
@@ -246,8 +251,9 @@ class HyenaDNATrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the names of the parameters with weight decay: all but filters, biases and layer norms.
 
-        By name, not by an attribute of the parameter: attributes do not survive `from_pretrained`. The default of
-        Transformers would decay the filters' frequencies and matrices, which costs accuracy.
+        By name, not by an attribute of the parameter: attributes do not survive `from_pretrained`.
+        The default of Transformers would decay the filters' frequencies and matrices, which costs
+        accuracy.
         """
         norms = {f"{name}." for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
         return [
