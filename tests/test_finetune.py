@@ -644,7 +644,8 @@ def test_resumed_after_the_last_checkpoint_trains_no_further(tmp_path):
 
 
 def test_resumed_after_an_early_stop_trains_no_further(tmp_path):
-    settings = {"num_train_epochs": 6, "patience": 1, "learning_rate": 1e-9}  # which changes no prediction
+    # A learning rate that changes no prediction; and the last checkpoint stays beside the best one.
+    settings = {"num_train_epochs": 6, "patience": 1, "learning_rate": 1e-9, "save_total_limit": 2}
     check_nothing_was_trained_further(tmp_path / "early", make_rows(), settings)
     state = json.loads((tmp_path / "early" / "trainer_state.json").read_text())
     assert state["epoch"] == 2.0

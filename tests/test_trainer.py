@@ -19,6 +19,8 @@ from transformers import (
 from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNATokenizer
 from hyenadna.errors import InputError
 from hyenadna.training.finetune import FinetuneArguments
+from hyenadna.training.runs import trainer as trainer_module
+from hyenadna.training.runs.checkpoints import last_complete_checkpoint
 from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_output_folder, finished_results
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments, StopAtNaN
 
@@ -172,6 +174,37 @@ def test_the_third_step_in_a_row_that_is_not_finite_stops_the_training(tmp_path)
         step(2.0, math.nan)
     assert "learning_rate is 0.5, max_grad_norm is 0" in str(stopped.value)
     assert "no checkpoint is left" in str(stopped.value)
+
+
+def make_trainer(folder, **settings) -> HyenaDNATrainer:
+    args = RecipeArguments(
+        output_dir=str(folder), use_cpu=True, disable_tqdm=True, save_strategy="steps", save_steps=1, **settings
+    )
+    model = random_model(HyenaDNAForSequenceClassification, n_layer=1)
+    collator = DataCollatorWithPadding(HyenaDNATokenizer())
+    return HyenaDNATrainer(model=model, args=args, train_dataset=classification_rows(), data_collator=collator)
+
+
+def test_the_checkpoint_before_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    """Transformers deletes it first: a kill in between would leave nothing to resume from."""
+    write = trainer_module.write_manifest
+
+    def killed(checkpoint):
+        if checkpoint.name == "checkpoint-2":
+            raise KeyboardInterrupt
+        write(checkpoint)
+
+    monkeypatch.setattr(trainer_module, "write_manifest", killed)
+    (tmp_path / "checkpoint-1 (copy)").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, max_steps=3, save_total_limit=1).train()
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    monkeypatch.undo()
+
+    trainer = make_trainer(tmp_path, max_steps=3, save_total_limit=1)
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(tmp_path))
+    assert trainer.state.global_step == 3 and trainer.args.save_total_limit == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-3", "checkpoint-1 (copy)"}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "3", "null", "\xff"])

@@ -328,7 +328,7 @@ class PretrainTrainer(HyenaDNATrainer):
                 final = output / checkpoint.name
                 shutil.rmtree(final, ignore_errors=True)  # a broken one
                 checkpoint.rename(final)
-                remove_old_checkpoints(final, self.args.save_total_limit, best=None)
+                remove_old_checkpoints(final, self._checkpoints_to_keep, best=None)
             staging.rmdir()
         self.accelerator.wait_for_everyone()
 

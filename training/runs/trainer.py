@@ -131,6 +131,7 @@ class HyenaDNATrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         self._not_finite = StopAtNaN()
+        self._checkpoints_to_keep = None  # set by `train`
         super().__init__(*args, **kwargs)
         self.add_callback(self._not_finite)
 
@@ -160,9 +161,22 @@ class HyenaDNATrainer(Trainer):
         return super()._get_num_items_in_batch(batch_samples, device)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
-        """Train. The weights at the end are finite, or this raises `InputError`."""
-        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        """Train. The weights at the end are finite, or this raises `InputError`.
+
+        Checkpoints are deleted here and not by Transformers, which deletes the older ones before
+        the new one is whole, and takes `checkpoint-3 (copy)` for one of its own.
+        """
+        self._checkpoints_to_keep = self.args.save_total_limit
+        self.args.save_total_limit = None
+        try:
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            self.args.save_total_limit = self._checkpoints_to_keep
         self.check_weights()
+
+        best = self.state.best_model_checkpoint
+        if self.args.should_save and best is not None and self._checkpoints_to_keep == 1:
+            remove_old_checkpoints(Path(best), keep=1, best=best)  # the last one too: the best is the result
         return output
 
     def _run_epoch(self, *args, **kwargs) -> None:
@@ -194,17 +208,12 @@ class HyenaDNATrainer(Trainer):
         if not self._weights_are_finite():
             logger.warning(f"step {self.state.global_step}: no checkpoint, because the weights hold NaN or infinity")
             return
-        keep = self.args.save_total_limit
-        self.args.save_total_limit = None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = keep
+        super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # every process writes the state of its random numbers
         if self.args.should_save:
             checkpoint = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
             write_manifest(checkpoint)
-            remove_old_checkpoints(checkpoint, keep, self.state.best_model_checkpoint)
+            remove_old_checkpoints(checkpoint, self._checkpoints_to_keep, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
     def save_run(self, output: Path) -> None:
