@@ -1,4 +1,4 @@
-"""The command line: `hyenadna NAME ...` runs the `main` of a recipe, a conversion or an upload, imported only then."""
+"""The command line: `hyenadna NAME ...` imports the module of a command and runs its `main`."""
 
 import errno
 import importlib
@@ -49,7 +49,7 @@ def module_of(name: str) -> str:
 
 
 def run_module(module: str) -> None:
-    """Run the command of a module that was started by its own name: `python -m hyenadna.training.finetune ...`."""
+    """Run the command of a module started as `python -m hyenadna.training.finetune ...`."""
     name = next(name for name in COMMANDS if module_of(name) == module)
     sys.exit(main([name, *sys.argv[1:]]))
 
@@ -63,7 +63,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return the exit status: 0, 1 (input cannot be used), 2 (wrong usage) or 130 (Ctrl-C)."""
+    """Run one command. The exit status is 0, 1 (bad input), 2 (wrong usage) or 130 (Ctrl-C)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())

@@ -83,7 +83,7 @@ print(json.dumps(logits.tolist()))
 
 
 def logits_in_new_process(folder: Path, sequences: list[str]) -> np.ndarray:
-    """Return the logits `(sequences, labels)` of the model in `folder`, computed by a new Python process.
+    """Return the logits `(sequences, labels)` of a model, computed by a new process.
 
     Raises:
         RuntimeError: That process failed; the message holds what it said.
@@ -102,7 +102,7 @@ def logits_in_new_process(folder: Path, sequences: list[str]) -> np.ndarray:
 
 
 def export_run(run: Path) -> Path:
-    """Export the model of `run` into a folder inside it, proved to load where this package is not installed."""
+    """Export the model into a folder inside `run`, and prove that it loads without this package."""
     from hyenadna.hub_upload.export import export
 
     folder = run / EXPORT_FOLDER
@@ -118,7 +118,7 @@ def export_run(run: Path) -> Path:
 
 
 def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCHS) -> dict:
-    """Run the demo and return what it measured: the `metrics.json` of its run and the `summary` text.
+    """Run the demo; return the content of `metrics.json` and the `summary` text.
 
     Args:
         output_dir: Folder for the model; an earlier demo there is replaced after success.

@@ -63,7 +63,7 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | LabelledData
 
 
 def parse(argv: list[str] | None = None) -> FinetuneArguments:
-    """Read the settings from flags, or from one YAML file with flags after it, which override it."""
+    """Read the settings from flags, or from a YAML file and flags that override it."""
     return parse_settings(FinetuneArguments, "finetune", "Fine-tune HyenaDNA on labelled DNA.", argv)
 
 

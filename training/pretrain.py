@@ -193,7 +193,7 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
 
 
 def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int, int]]:
-    """Return the stages of a warm-up of the sequence length: (first optimizer step, length in bases).
+    """Return the stages of a length warm-up: (first optimizer step, length in bases).
 
     Args:
         window: Length after the warm-up.
@@ -224,7 +224,7 @@ def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int
 
 
 class PretrainTrainer(HyenaDNATrainer):
-    """`HyenaDNATrainer` with the sampler of the windows, the perplexity per base, the speed, and whole checkpoints."""
+    """`HyenaDNATrainer` that samples windows and logs the perplexity per base and the speed."""
 
     def __init__(self, *args, sampler: WindowSampler, markov: dict[str, float], **kwargs):
         self.progress = _Progress(sampler)
@@ -251,7 +251,7 @@ class PretrainTrainer(HyenaDNATrainer):
         return total
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the loss of the model, or with `loss_weights` `(batch, length)` the weighted mean of its targets."""
+        """Return the mean loss; with `loss_weights` `(batch, length)`, the weighted mean."""
         if "loss_weights" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(input_ids=inputs["input_ids"])
@@ -265,9 +265,9 @@ class PretrainTrainer(HyenaDNATrainer):
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Return, instead of logits and labels, the sum of the losses and the number of bases of each row `(batch,)`.
+        """Return the summed loss and the number of bases of each row, both `(batch,)`.
 
-        Trainer's own would keep all logits, and would average over batches instead of over bases.
+        Trainer itself would keep all logits, and average over batches instead of bases.
         """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -284,7 +284,7 @@ class PretrainTrainer(HyenaDNATrainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the perplexity and, per process, the tokens per second since the last line, evaluations left out."""
+        """Add the perplexity, and tokens per second and process without the evaluations."""
         now = time.monotonic()
         tokens = self.state.num_input_tokens_seen
         if "loss" in logs:
@@ -303,7 +303,7 @@ class PretrainTrainer(HyenaDNATrainer):
         super().log(logs)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """Write the checkpoint under another name and rename it: a kill or a full disk leaves the earlier ones."""
+        """Write the checkpoint elsewhere, then rename it: a full disk leaves the earlier ones."""
         output = Path(self.args.output_dir)
         staging = output / ".unfinished"
         if self.args.should_save:
@@ -334,7 +334,7 @@ class PretrainTrainer(HyenaDNATrainer):
 
 
 def _nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return -log p of the labels that follow each position, `(batch, length - 1)`; 0 where a label is -100."""
+    """Return -log p of the next label, `(batch, length - 1)`; 0 where it is -100."""
     return cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
 
 
@@ -346,7 +346,7 @@ def _per_base(output: EvalPrediction) -> dict[str, float]:
 
 
 class _Progress(TrainerCallback):
-    """Set the sampler's epoch, count the seconds of training over all sessions, and stop after SIGTERM."""
+    """Set the sampler's epoch, count the seconds of all sessions, and stop after SIGTERM."""
 
     def __init__(self, sampler: WindowSampler):
         self.sampler = sampler
@@ -619,7 +619,7 @@ def _make_trainer(
 
 
 def _train(trainer: PretrainTrainer, checkpoint: str | None, output: Path) -> None:
-    """Train to the end. Ctrl-C and SIGTERM leave with a word on how to go on."""
+    """Train to the end. After Ctrl-C or SIGTERM, say how to continue."""
     with trainer.progress.stopping_at_sigterm(), saying_how_to_go_on(output):
         trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.progress.stopped:
@@ -629,7 +629,7 @@ def _train(trainer: PretrainTrainer, checkpoint: str | None, output: Path) -> No
 
 
 def _evaluate(trainer: PretrainTrainer, datasets: dict[str, WindowDataset], markov: dict) -> dict[str, dict]:
-    """Measure the network on the whole validation and test part, on the same bases as the Markov models."""
+    """Measure the network on all bases that the Markov models were measured on."""
     metrics = {}
     for part in ("validation", "test"):
         if part not in datasets:

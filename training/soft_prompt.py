@@ -81,7 +81,7 @@ class SoftPromptArguments(RowsArguments, HeadArguments, BackboneArguments, Super
 
 
 def check_room(args: RowsArguments, data: LabelledData, max_seq_len: int, form: str, length: int) -> int:
-    """Return the number of tokens beside a sequence, or raise `InputError` if they and the sequences do not fit.
+    """Return the number of tokens beside a sequence; raise `InputError` if they do not fit.
 
     Args:
         args: With `truncation` and `add_special_tokens`.

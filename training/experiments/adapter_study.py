@@ -139,7 +139,7 @@ def _refuse_what_no_run_gets(args: StudyArguments) -> None:
 
 
 def adapter_study(args: StudyArguments) -> list[dict]:
-    """Do every run that is not done yet; return a row of the table for each way of adapting (in the first process).
+    """Do every missing run; return (in the first process) a row for each way of adapting.
 
     Raises:
         InputError: The data, the checkpoint or the output folder cannot be used.
@@ -174,7 +174,7 @@ def adapter_study(args: StudyArguments) -> list[dict]:
 
 
 def _check_every_run(args: StudyArguments, labelled: LabelledData) -> None:
-    """Fail fast: raise for any run what would otherwise stop it only after the runs before it took their hours."""
+    """Fail fast: check every run before the first one takes its hours."""
     if labelled.problem_type != SINGLE_LABEL:
         raise InputError(f"the study compares accuracies of single labels, but the problem is {labelled.problem_type}")
     if "next_token" in args.forms and args.prompt_lengths:
@@ -204,9 +204,9 @@ def _one_run(args: StudyArguments, run: dict, seed: int, data: DatasetDict | Non
 
 
 def _shared_settings(args: StudyArguments, cls: type) -> dict:
-    """Return what a study passes on to a run of this class: what is not None, which recipes choose by themselves."""
-    own = set(names_of(StudyArguments)) - set(names_of(TrainingArguments)) - {"resume"}
-    names = {*_SHARED, *own} & set(names_of(cls))
+    """Return what a study passes on to a run. What is None, the recipe chooses."""
+    ours = set(names_of(StudyArguments)) - set(names_of(TrainingArguments)) - {"resume"}
+    names = {*_SHARED, *ours} & set(names_of(cls))
     return {name: getattr(args, name) for name in sorted(names) if getattr(args, name) is not None}
 
 

@@ -1,4 +1,4 @@
-"""What simple methods reach on the same rows, to stand beside a network: `fit_baselines(data)`.
+"""What simple methods reach on the same rows as a network: `fit_baselines(data)`.
 
 The most frequent class; naive Bayes on 5-mers; logistic regression on 1- to 6-mers, whose penalty
 is chosen on the validation part. All by scikit-learn, fitted on the training part alone and
@@ -91,12 +91,12 @@ def fit_baselines(data: LabelledData) -> dict[str, dict]:
 
 
 def _shares(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Divide the counts of each sequence by their sum, so that a long sequence does not weigh more."""
+    """Divide each sequence's counts by their sum: a long one must not weigh more."""
     return counts.multiply(1 / np.maximum(counts.sum(1), 1)).tocsr()
 
 
 def _fit_logistic(inputs: dict[str, sparse.csr_matrix], labels: dict[str, np.ndarray]) -> tuple[float, Any]:
-    """Return the value of C that is best on the validation part (of equals the stronger penalty), and its model."""
+    """Return the C that is best on the validation part (on a tie the smallest), and its model."""
     best = None
     for penalty in PENALTIES:
         model = make_pipeline(MaxAbsScaler(), LogisticRegression(C=penalty, max_iter=300))
@@ -108,7 +108,7 @@ def _fit_logistic(inputs: dict[str, sparse.csr_matrix], labels: dict[str, np.nda
 
 
 def _measure(model: Any, inputs: dict[str, sparse.csr_matrix], labels: dict[str, np.ndarray]) -> dict[str, dict]:
-    """Return the metrics of a fitted model on the validation and the test part, as they are for a network."""
+    """Return a fitted model's metrics on the validation and test part, as for a network."""
     metrics = {}
     for part in ("validation", "test"):
         if part in inputs:

@@ -60,7 +60,7 @@ SPLICE = "splice_junctions"
 
 @dataclass
 class BenchmarkArguments(RowsArguments, ClassifierArguments):
-    """Settings of `hyenadna benchmark`, beside those of its runs, which are those of `hyenadna finetune`."""
+    """Settings of `hyenadna benchmark`, and those of its runs (`hyenadna finetune`)."""
 
     suite: str | None = setting(None, f"Sets of the paper: {' or '.join(SUITES)}.")
     tasks: list[str] = setting([], "Sets of the suite; by default all.")
@@ -106,7 +106,7 @@ def planned_tasks(args: BenchmarkArguments) -> list[str]:
 
 
 def load_task(args: BenchmarkArguments, task: str) -> str | DatasetDict:
-    """Return the data of a set: where they are, for `read_labelled_data`, or a `DatasetDict` of them.
+    """Return the path of a set's data, for `read_labelled_data`, or a `DatasetDict`.
 
     Raises:
         InputError: There is no such folder, or the Hub does not give it.
@@ -183,7 +183,7 @@ def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> Da
 
 
 def _sequences_of_table(path: Path, genome: SequenceFile) -> list[str]:
-    """Read the sequences of a table with columns region, start, end (0-based, half-open) and strand."""
+    """Read the sequences at a table's region, start, end (0-based, half-open) and strand."""
     table = pd.read_csv(path, dtype={"region": str})
     missing = {"region", "start", "end", "strand"} - set(table)
     if missing:
@@ -222,7 +222,7 @@ def _run_arguments(args: BenchmarkArguments, task: str, data, name: str, seed: i
 
 
 def write_baselines(folder: Path, task: str, data: LabelledData, args: FinetuneArguments) -> None:
-    """Fit the baselines on the rows of a run and write them into `folder/metrics.json`, unless it has them."""
+    """Fit the baselines on the rows of a run, unless `folder/metrics.json` has them."""
     if (folder / METRICS_FILE).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -276,7 +276,7 @@ def _check_output(output: Path, settings: dict, resume: bool) -> None:
 
 
 def _check_every_task(args: BenchmarkArguments, tasks: list[str], fold: int | None) -> dict[str, str | DatasetDict]:
-    """Fail fast: load and check every set before the first run. Return where its data are, or the data."""
+    """Fail fast: load and check every set before the first run; return their data."""
     sources = {}
     for task in tasks:
         sources[task] = load_task(args, task)

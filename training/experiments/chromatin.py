@@ -15,7 +15,7 @@ name may go on, as in `train_hg19_coords_targets.csv`), a row for each window an
   `--fasta`: DeepSEA's bins of 200 bases, or its windows of 1,000, become 1,024;
 - or `sequence`, in place of coordinates; no genome is needed then.
 
-Coordinates may also stand in `train.bed`, with the tracks in `train_labels.csv` (or `.parquet`, or
+Coordinates may also be in `train.bed`, with the tracks in `train_labels.csv` (or `.parquet`, or
 `.npy` of shape (windows, tracks)). `--track_kinds` names a table with columns `track` and `kind`
 (TF, DHS, HM, or whatever you call them); 919 tracks without one are DeepSEA's, in its order: 125
 DHS, 690 TF, 104 HM.
@@ -120,7 +120,7 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
 
 
 def _warn_about_shared_dna(parts: dict) -> None:
-    """Warn if windows of two parts overlap; where there are only sequences, if they are the same DNA."""
+    """Warn if windows of two parts overlap, or if two parts hold the same DNA."""
     for one, other in itertools.combinations(parts, 2):
         known = parts[one]["sequence"]
         asked = parts[other]["sequence"]
@@ -238,7 +238,7 @@ def _tracks(table: pd.DataFrame, names: list[str], path: Path, args) -> tuple[li
 
 
 def kinds_of(tracks: list[str], args: ChromatinArguments) -> list[str]:
-    """Return the kind of each track, from the table of kinds or the order of DeepSEA; without them all are `all`.
+    """Return the kind of each track: from the table of kinds, DeepSEA's order, or `all`.
 
     Raises:
         InputError: The table lacks a column or a track, or 919 tracks have names that are not in
@@ -262,7 +262,7 @@ def kinds_of(tracks: list[str], args: ChromatinArguments) -> list[str]:
 
 
 def auroc_of_tracks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the AUROC of each track from scores and labels `(rows, tracks)`; NaN where all labels are equal."""
+    """Return the AUROC of each track, from arrays `(rows, tracks)`; NaN if labels are equal."""
     areas = np.full(labels.shape[1], np.nan)
     for first in range(0, len(areas), 64):  # ranks of all tracks at once would take gigabytes
         tracks = slice(first, first + 64)
@@ -277,7 +277,7 @@ def auroc_of_tracks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def make_track_metrics(kinds: list[str]):
-    """Return `compute_metrics` for `Trainer`: `auroc` (mean), and `auroc_median_KIND` of each kind of tracks."""
+    """Return `compute_metrics`: the mean `auroc`, and `auroc_median_KIND` of each kind."""
     kinds = np.array(kinds)
 
     def compute_metrics(output: EvalPrediction) -> dict[str, float]:

@@ -108,7 +108,9 @@ def draw_samples(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.nda
 
 
 class ContextRows(torch.utils.data.Dataset):
-    """Queries with `k` labelled examples each, as `NextTokenCollator` takes them; a function of (seed, position).
+    """Queries with `k` labelled examples each, for `NextTokenCollator`.
+
+    A row is a function of the seed and its position.
 
     Args:
         rows: A part of `LabelledData`.
@@ -153,7 +155,7 @@ class ContextRows(torch.utils.data.Dataset):
         }
 
     def _choose(self, candidates: np.ndarray, rng: np.random.Generator) -> list[int]:
-        """Return `k` of the candidates: the first of each class in a random order, then the second of each, ..."""
+        """Return `k` candidates: the first of each class in random order, then the second, ..."""
         of_class = []
         for label in rng.permutation(self.classes):
             of_class.append(list(rng.permutation(candidates[self.labels[candidates] == label])))
@@ -167,7 +169,7 @@ class ContextRows(torch.utils.data.Dataset):
 
 
 def check_context(data: LabelledData, shots: int, max_seq_len: int) -> None:
-    """Raise `InputError` if a sequence with that many examples may have more tokens than the model takes."""
+    """Raise `InputError` if a sequence and that many examples may not fit the model."""
     longest = max(len(sequence) for rows in data.parts.values() for sequence in rows["sequence"])
     tokens = (shots + 1) * (longest + 2)
     if tokens > max_seq_len:
@@ -229,7 +231,7 @@ def _one_result(
 
 @one_writer
 def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) -> dict:
-    """Tune and evaluate for every number of samples and shots; return the content of `metrics.json`.
+    """Tune and evaluate for all numbers of samples and shots; return the metrics.
 
     Args:
         args: All settings.
@@ -280,7 +282,7 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
 
 
 def _tasks(args: FewShotArguments) -> list[dict]:
-    """Return the number of samples and shots and the repeat of each result, in the order of the table."""
+    """Return the samples, shots and repeat of each result, in the table's order."""
     return [
         {"samples": n, "shots": k, "repeat": repeat}
         for n in sorted(set(args.samples))

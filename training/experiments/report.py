@@ -122,7 +122,7 @@ def _method(settings: dict) -> str:
 
 
 def summarize(lines: list[dict]) -> dict[str, list[dict]]:
-    """Average the lines of one task and group: task -> rows with `method`, `metrics`, `sd`, `runs`, `values`, ..."""
+    """Average the lines of a task and group: task -> rows with `method`, `metrics`, `sd`, ..."""
     tasks: dict[str, list[dict]] = {}
     for task in dict.fromkeys(line["task"] for line in lines):
         groups = {}
@@ -180,7 +180,7 @@ def _tell_apart(rows: list[dict]) -> None:
 
 
 def warnings_of(task: str, rows: list[dict]) -> list[str]:
-    """Return in what the runs of a task are not to be compared with the paper, or with one another."""
+    """Return where the runs of a task cannot be compared with the paper or each other."""
     notes = [note for row in rows for note in _notes_of_row(row)]
     sizes = {json.dumps(row["rows"].get(row["part"])) for row in rows}
     if len(sizes) > 1:
@@ -234,11 +234,11 @@ def _differences_from_paper(row: dict, published: pd.Series) -> list[str]:
 
 
 def columns_of(task: str, rows: list[dict]) -> list[str]:
-    """Return the metrics of a task that are shown: the paper's first, then those that are known, and medians."""
-    found = dict.fromkeys(name for row in rows for name in row["metrics"])
-    medians = [name for name in found if name.startswith("auroc_median_")]
+    """Return the metrics to show: the paper's first, then the known ones, then medians."""
+    measured = dict.fromkeys(name for row in rows for name in row["metrics"])
+    medians = [name for name in measured if name.startswith("auroc_median_")]
     names = dict.fromkeys([*SETS[SETS["task"] == task]["metric"], *_COLUMNS, *medians])
-    return [name for name in names if name in found] or sorted(found)
+    return [name for name in names if name in measured] or sorted(measured)
 
 
 def report_text(tasks: dict[str, list[dict]]) -> str:
@@ -310,7 +310,7 @@ def _cell(name: str, mean: float | None, sd: float | None) -> str:
 
 
 def draw_report(tasks: dict[str, list[dict]], path: Path) -> None:
-    """Draw for each task the mean of each line, every run as a point, and the paper's figures as dashed lines."""
+    """Draw the mean of each line, its runs as points, and the paper's figures as dashes."""
     heights = [len(rows) + 1.5 for rows in tasks.values()]
     figure = Figure(figsize=(8, 0.8 + 0.36 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(tasks), squeeze=False, height_ratios=heights)[:, 0]

@@ -101,7 +101,7 @@ def open_species(args: SpeciesArguments) -> dict[str, list[SequenceFile]]:
 
 
 def _check_copies(species: str, genomes: list[SequenceFile]) -> None:
-    """Raise `InputError` if a sequence stands in two files: one could be trained on and the other tested."""
+    """Raise `InputError` if two files hold one sequence: training would see the test part."""
     seen: dict[tuple, SequenceFile] = {}
     for genome in genomes:
         for i, (name, length) in enumerate(zip(genome.names, genome.lengths.tolist(), strict=True)):
@@ -176,7 +176,7 @@ def _last(regions: Intervals, fraction: float) -> Intervals:
 
 
 class DrawnWindows:
-    """Random windows of one part: window `i` of epoch `epoch` is a function of the seed, the epoch and `i`.
+    """Random windows of one part; each is a function of the seed, the epoch and its number.
 
     Args:
         genomes: All files of all species.
@@ -219,7 +219,7 @@ class DrawnWindows:
 
 
 class EpochRows(torch.utils.data.Dataset):
-    """New windows in each epoch, each on the other strand with probability `p`; see `StrandedRows`."""
+    """New windows each epoch, on the other strand with probability `p`; see `StrandedRows`."""
 
     def __init__(self, windows: DrawnWindows, count: int, p: float = 0.0):
         self.windows = windows

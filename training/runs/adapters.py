@@ -1,4 +1,4 @@
-"""Adapters of a frozen HyenaDNA through `peft`: soft prompts and LoRA, made and loaded again with a check.
+"""Adapters of a frozen HyenaDNA through `peft`: soft prompts and LoRA.
 
 from hyenadna.training.adapters import load_adapted
 model = load_adapted("folder")         # of hyenadna soft-prompt, or of hyenadna finetune --lora_rank
@@ -26,14 +26,14 @@ _SHAPE = ("d_model", "n_layer", "d_inner", "hyena_order", "max_seq_len")  # of t
 
 
 def add_lora(model: HyenaDNAPreTrainedModel, rank: int) -> PeftModel:
-    """Put LoRA matrices of this rank on the projections and the MLP of each block; they and the head are trained."""
+    """Put LoRA matrices on each block's projections and MLP; they and the head are trained."""
     return get_peft_model(model, LoraConfig(task_type=_TASKS[type(model)], r=rank, lora_alpha=2 * rank))
 
 
 def add_prompt(
     model: HyenaDNAPreTrainedModel, length: int, init_text: str | None = None, dropout: float = 0.0
 ) -> PeftModel:
-    """Put `length` learned tokens in front of every sequence; they and the head of a classifier are trained.
+    """Put `length` learned tokens before every sequence; they and the head are trained.
 
     Args:
         model: A classifier or a language model. Its weights are frozen, and it is changed in place.
@@ -84,7 +84,7 @@ def _bases(text: str) -> list[int]:
 
 
 def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftModel:
-    """Load what `hyenadna soft-prompt` or `hyenadna finetune --lora_rank` saved, in evaluation mode.
+    """Load an adapter of `hyenadna soft-prompt` or `finetune --lora_rank`, for evaluation.
 
     Args:
         folder: With `adapter_config.json`, `adapter_model.safetensors` and the `config.json` of the

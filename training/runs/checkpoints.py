@@ -1,4 +1,4 @@
-"""Trainer's checkpoints on disk: `checkpoint-STEP` in the folder of a run, and which of them can be resumed.
+"""Trainer's checkpoints on disk, `checkpoint-STEP`, and which of them can be resumed.
 
 The last file of a checkpoint is its manifest: the names, sizes and SHA-256 of all others. A run
 that was killed while writing leaves none, and after any later damage the files do not agree with
@@ -21,7 +21,7 @@ MANIFEST_FILE = "manifest.json"
 
 
 def write_manifest(checkpoint: Path) -> None:
-    """Write the names, sizes and digests of all files in a checkpoint that is otherwise complete."""
+    """Write names, sizes and digests of the files in a checkpoint that is else complete."""
     files = {}
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and path.name != MANIFEST_FILE:
@@ -33,7 +33,7 @@ def write_manifest(checkpoint: Path) -> None:
 
 
 def check_manifest(checkpoint: Path) -> None:
-    """Raise `ValueError` or `OSError` if a file of the checkpoint is missing or not what was written."""
+    """Raise `ValueError` or `OSError` if a file is missing or not what was written."""
     path = checkpoint / MANIFEST_FILE
     if not path.exists():
         raise ValueError(f"it has no {MANIFEST_FILE}, which is written last")
@@ -61,7 +61,7 @@ def _sha256(path: Path) -> str:
 
 
 def step_of(checkpoint: Path) -> int | None:
-    """Return the step of a checkpoint's folder; None for `checkpoint-best`, `checkpoint-3 (copy)` and the like."""
+    """Return the step in a folder's name; None for `checkpoint-best`, `checkpoint-3 (copy)`."""
     match = re.fullmatch(r"checkpoint-([0-9]{1,18})", checkpoint.name)
     return int(match[1]) if match else None
 
@@ -73,7 +73,7 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
-    """Return the newest checkpoint in `folder` that is whole, or None; a warning names each that is not."""
+    """Return the newest whole checkpoint in `folder`, or None; warn of broken ones."""
     for checkpoint in checkpoints_in(folder):
         try:
             check_manifest(checkpoint)
@@ -85,7 +85,7 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
 
 
 def remove_old_checkpoints(newest: Path, keep: int | None, best: str | None) -> None:
-    """Delete checkpoints beside `newest`, which was just written whole, until `keep` are left; never the best one.
+    """Delete checkpoints beside the new one until `keep` are left; never the best one.
 
     Transformers' own function would also count and delete folders such as `checkpoint-3 (copy)`.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: a kill never leaves half a file.
+    """Let `write` fill a temporary file, then rename it: a kill never leaves half a file.
 
     The temporary name holds the number of the process, so that two processes never write into one
     file.

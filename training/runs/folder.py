@@ -1,4 +1,4 @@
-"""The folder of a run: one writer at a time, every file whole, and a second run only as a continuation of the first.
+"""The folder of a run: one writer at a time, and a second run only continues the first.
 
 `run_settings.json` is written first and holds what decides the result; `metrics.json` is written
 last, so that its presence says that the run is finished.
@@ -36,7 +36,7 @@ METRICS_FILE = "metrics.json"
 
 
 def one_writer(recipe: Callable) -> Callable:
-    """Decorate `recipe(args, ...)`: while it runs, no other process runs one in the same `args.output_dir`.
+    """Decorate `recipe(args, ...)`: only one process at a time runs in `args.output_dir`.
 
     Where a folder can only be read, or its file system or operating system has no such locks,
     nothing is locked.
@@ -56,7 +56,7 @@ def one_writer(recipe: Callable) -> Callable:
 
 
 def _lock(output: Path, at_end: ExitStack) -> None:
-    """Lock a hidden file in `output`; `at_end` gives it back, and removes folders that are still empty then.
+    """Lock a hidden file in `output` until `at_end`, which also removes empty folders.
 
     This is a POSIX record lock. It ends with the process, however that ends, and forked data-loader
     workers, which may outlive the process for a moment, do not inherit it. An flock, which most
@@ -190,7 +190,7 @@ def _check_same_run(output: Path, earlier: dict, settings: dict) -> None:
 
 
 def finished_results(output: Path) -> dict | None:
-    """Return the content of `metrics.json`, and say that there is nothing to do; None if the run is not finished.
+    """Return the content of a finished run's `metrics.json`, and say so; else None.
 
     Raises:
         InputError: The file is damaged.
@@ -211,7 +211,7 @@ def finished_results(output: Path) -> dict | None:
 
 @contextmanager
 def saying_how_to_go_on(output: Path) -> Iterator[None]:
-    """Print after Ctrl-C which checkpoint is left, and how the run goes on from there."""
+    """After Ctrl-C, print which checkpoint is left and how to continue."""
     try:
         yield
     except KeyboardInterrupt:
@@ -230,7 +230,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device, processes: int = 1) -> dict[str, str | int]:
-    """Return what a result was computed on: the name of the device, and the numbers of processes and threads."""
+    """Return what a result was computed on: device, number of processes and threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {"device": name, "processes": processes, "threads": torch.get_num_threads()}
 

@@ -74,7 +74,7 @@ class ContextCounts:
             counts += np.bincount(chosen, minlength=counts.size).reshape(counts.shape)
 
     def totals(self) -> list[np.ndarray]:
-        """Return the counts of every order, from all targets whose context is long enough, int64 `(4**k, 4)` each."""
+        """Return every order's counts of all targets with a long enough context, `(4**k, 4)`."""
         totals = [self.exact[-1]]
         for exact in self.exact[-2::-1]:
             # A longer context counts too, whatever its oldest base is: the highest digit, so the
@@ -144,7 +144,7 @@ class MarkovModels:
 
 
 def _back_off(counts: np.ndarray, strength: float, shorter: np.ndarray) -> np.ndarray:
-    """Return p(x | c), `(4**k, 4)`, from the counts and from p(x | c') of the contexts without their oldest base."""
+    """Return p(x | c), `(4**k, 4)`, from the counts and the p(x | c') of one order less."""
     # The oldest base is the highest digit of a context, so the shorter contexts repeat as one
     # block.
     prior = np.tile(shorter, (len(counts) // len(shorter), 1))

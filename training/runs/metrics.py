@@ -1,4 +1,4 @@
-"""Metrics as local `evaluate.Metric` classes, so nothing is fetched from the Hub, and `compute_metrics` for `Trainer`.
+"""Metrics as local `evaluate.Metric` classes, which need no network, and `compute_metrics`.
 
     from hyenadna.training.runs.metrics import MatthewsCorrelation
     MatthewsCorrelation(keep_in_memory=True).compute(predictions=[0, 1, 1], references=[0, 1, 0])   # {"mcc": 0.5}
@@ -129,7 +129,7 @@ def probabilities(logits: np.ndarray, problem_type: str) -> np.ndarray:
 
 
 def predicted_labels(probability: np.ndarray, problem_type: str) -> np.ndarray:
-    """Return the likeliest class `(rows,)`, the labels at 0.5 or above `(rows, labels)`, or the numbers `(rows,)`."""
+    """Return classes `(rows,)`, labels at 0.5 or above `(rows, labels)`, or numbers `(rows,)`."""
     if problem_type == "single_label_classification":
         return probability.argmax(axis=-1)
     if problem_type == "multi_label_classification":

@@ -128,7 +128,7 @@ def load_checkpoint(
 
 
 def check_finite(model: nn.Module, name: str) -> None:
-    """Raise `InputError` if a weight that was loaded is NaN or infinite: all that it computed would be NaN."""
+    """Raise `InputError` if a loaded weight is NaN or infinite: all results would be NaN."""
     broken = [key for key, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]
     if broken:
         raise InputError(
@@ -138,7 +138,7 @@ def check_finite(model: nn.Module, name: str) -> None:
 
 @contextmanager
 def errors_as_input(what: str, hint: str = "") -> Iterator[None]:
-    """Turn what goes wrong while files of others are read into an `InputError`: `WHAT: ERROR (HINT)`.
+    """Turn any error of reading other people's files into `InputError`: WHAT: ERROR HINT.
 
     Damaged JSON, safetensors and tokenizer files raise a dozen types, from `SafetensorError` to a
     bare `Exception` of the tokenizers' Rust code. The original error stays the cause.

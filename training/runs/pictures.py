@@ -17,7 +17,7 @@ def save_figure(path: Path, figure: Figure) -> None:
 
 
 def plain_text(label: str) -> str:
-    """Return a label for matplotlib, which would read text between two `$` as mathematics and fail on most of it."""
+    """Escape `$`: matplotlib reads text between two of them as mathematics, and often fails."""
     return label.replace("$", r"\$")
 
 
@@ -51,7 +51,7 @@ def draw_accuracy(
 
 
 def finish_accuracy(axes: Axes, majority: float, part: str, xlabel: str) -> None:
-    """Add the accuracy of always guessing the most frequent class, the names of the axes, and the legend."""
+    """Add the most frequent class's accuracy, the axes' names and the legend."""
     axes.axhline(majority, color="grey", linestyle=":", label="most frequent class")
     axes.set(xscale="log", xlabel=xlabel, ylabel=f"accuracy ({part} part)")
     axes.legend()

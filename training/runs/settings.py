@@ -110,7 +110,7 @@ def refuse_unused(args: Any, names: tuple[str, ...], recipe: str) -> None:
 
 
 def parse_settings(cls: type[Settings], recipe: str, description: str, argv: list[str] | None = None) -> Settings:
-    """Read the settings from flags, or from one YAML file with flags after it, which override it.
+    """Read the settings from flags, or from a YAML file and flags that override it.
 
     A recipe that ships with the package is found by its name alone, if there is no such file in the
     current folder. If a flag names a checkpoint, the shape in the file, which is that of a model

@@ -1,4 +1,4 @@
-"""Runs on labelled sequences: their settings, rows, collator, and `train_and_test`, which every such recipe calls."""
+"""Runs on labelled sequences: settings, rows, collator, and `train_and_test` for all recipes."""
 
 import time
 from collections.abc import Callable
@@ -84,7 +84,7 @@ class RowsArguments:
 
 @dataclass
 class SupervisedArguments(RecipeArguments):
-    """How a run on labelled sequences trains and evaluates: once an epoch, keeping the best checkpoint."""
+    """How a run trains and evaluates: once an epoch, keeping the best checkpoint."""
 
     truncation: bool = setting(False, "Cut what is longer than the model's max_seq_len instead of refusing it.")
     reverse_complement: float = setting(0.0, "Probability to train on the other strand; .5 in the paper.")
@@ -130,7 +130,7 @@ class HeadArguments:
 
 @dataclass
 class ClassifierArguments(HeadArguments, ScratchArguments, SupervisedArguments):
-    """All about a classifier or regression, from scratch or from a checkpoint, but where its rows come from."""
+    """A classifier or regression, from scratch or a checkpoint, without its rows."""
 
     freeze_backbone: bool = setting(False, "Train the head only.")
     lora_rank: int | None = setting(None, "Train LoRA matrices of this rank and the head; the folder holds only those.")
@@ -233,7 +233,7 @@ def read_data(args: RowsArguments, data: Dataset | DatasetDict | LabelledData | 
 
 
 def check_rows_fit(data: LabelledData, max_seq_len: int, n_special: int, from_scratch: bool) -> None:
-    """Raise `InputError` if a sequence, with its special tokens, has more tokens than the model takes."""
+    """Raise `InputError` if a sequence and its special tokens are too long for the model."""
     for part, rows in data.parts.items():
         lengths = np.array([len(sequence) for sequence in rows["sequence"]]) + n_special
         too_long = np.flatnonzero(lengths > max_seq_len)
@@ -248,7 +248,7 @@ def check_rows_fit(data: LabelledData, max_seq_len: int, n_special: int, from_sc
 
 
 def settings_of(args: Any, data: LabelledData) -> dict:
-    """Return what decides the result of a run: its settings, and a digest of the sequences and labels."""
+    """Return what decides a result: the settings, and a digest of sequences and labels."""
     digest = data.digest
     if digest is None:
         content = Fingerprint()
@@ -316,7 +316,7 @@ def _reset_head(model: HyenaDNAForSequenceClassification) -> None:
 
 
 def classifier_for_trainer(args: ClassifierArguments, labelled: LabelledData) -> dict:
-    """Make the arguments of `Trainer` for a classifier or regression on these data; see `train_and_test`."""
+    """Make `Trainer`'s arguments for a classifier or regression; see `train_and_test`."""
     model, tokenizer = make_classifier(args, labelled.problem_type, labelled.label_names)
     if not args.truncation:
         check_rows_fit(labelled, model.config.max_seq_len, int(args.add_special_tokens), args.model is None)
@@ -333,7 +333,7 @@ def classifier_for_trainer(args: ClassifierArguments, labelled: LabelledData) ->
 
 
 def make_weighted_loss(labels: np.ndarray, n_labels: int) -> Callable:
-    """Return a cross-entropy for `Trainer` in which every class has the same total weight and the mean weight is 1."""
+    """Return a cross-entropy in which all classes have the same total weight, 1 on average."""
     counts = np.bincount(labels, minlength=n_labels)
     weight = torch.tensor(len(labels) / (n_labels * counts), dtype=torch.float32)
 
@@ -354,7 +354,7 @@ def train_and_test(
     data: Dataset | DatasetDict | LabelledData | None,
     prepare: Callable[[Any, LabelledData], dict],
 ) -> RunResult:
-    """Read and check the data, train, evaluate and save: what every recipe on labelled sequences does.
+    """Read and check the data, train, evaluate and save, for every supervised recipe.
 
     Args:
         args: All settings.
@@ -414,7 +414,7 @@ def train_and_test(
 
 
 def _train(trainer: HyenaDNATrainer, output: Path, resume: bool) -> dict:
-    """Train, and return where the run was resumed from and what this session took, as in `metrics.json`."""
+    """Train; return the checkpoint it was resumed from and the seconds it took."""
     checkpoint = None
     if resume:
         checkpoint = last_complete_checkpoint(output)
@@ -435,7 +435,7 @@ def _print_metrics(metrics: dict[str, dict]) -> None:
 
 
 def _check_problem(args: SupervisedArguments, labelled: LabelledData) -> None:
-    """Refuse what does not fit the kind of problem, and choose what the best checkpoint is best in."""
+    """Refuse what does not fit the problem, and choose the metric of the best checkpoint."""
     is_single = labelled.problem_type == SINGLE_LABEL
     for name in ("class_weights", "label_smoothing_factor"):
         if getattr(args, name, None) and not is_single:
@@ -464,7 +464,7 @@ def _make_trainer(args: SupervisedArguments, labelled: LabelledData, prepared: d
 def _evaluate(
     trainer: HyenaDNATrainer, args: SupervisedArguments, labelled: LabelledData
 ) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-    """Return the metrics and the probabilities `(rows, labels)` of the validation and the test part."""
+    """Return the metrics and probabilities `(rows, labels)` of validation and test part."""
     metrics = {}
     probability = {}
     for part in ("validation", "test"):
@@ -502,7 +502,7 @@ def _name_of(checkpoint: str | None) -> str | None:
 def predictions_table(
     rows: Dataset, probability: np.ndarray, problem_type: str, label_names: list[str]
 ) -> pd.DataFrame:
-    """Return one line per row: `row` in its source, `id` if there is one, label, prediction and probabilities.
+    """Return a line per row: `row` in its source, `id`, label, prediction, probabilities.
 
     Args:
         rows: A part of `LabelledData`.

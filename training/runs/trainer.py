@@ -1,4 +1,4 @@
-"""The optimisation that every recipe shares: the paper's settings on top of `Trainer` and `TrainingArguments`.
+"""The optimisation that every recipe shares: `Trainer` with the paper's settings.
 
 AdamW (0.9, 0.999); the learning rate rises from 1e-6 over the first 1 % of the steps and falls
 along a cosine to a tenth; gradients are clipped at norm 1; filters, biases and norms have no weight
@@ -53,7 +53,7 @@ class RecipeArguments(TrainingArguments):
             raise InputError(str(error)) from error
 
     def check_training(self) -> None:
-        """Raise `InputError` for settings with which a recipe would train nothing, or could not be resumed."""
+        """Raise `InputError` if nothing would be trained, or a run could not be resumed."""
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -136,7 +136,7 @@ class HyenaDNATrainer(Trainer):
         self.add_callback(self._not_finite)
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Let FSDP2 hand out the weights in float32 under bf16 too; autocast knows what may be computed in bf16.
+        """Keep FSDP2's weights in float32 under bf16; autocast chooses what runs in bf16.
 
         Otherwise it would round all of them, also those of the filters, whose sine layers amplify
         that a thousandfold.
@@ -147,7 +147,7 @@ class HyenaDNATrainer(Trainer):
             plugin.mixed_precision_policy = None
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
-        """Count the targets of a language model as the model does: the first token of a row has no context.
+        """Count a language model's targets as the model does, without the first of a row.
 
         Transformers passes over column 0, which in a left-padded row is a pad, and would count one
         target too many.
@@ -199,12 +199,12 @@ class HyenaDNATrainer(Trainer):
     # ---------------------------------------------------------------------------------- checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the model without `training_args.bin`: a pickle that nothing here needs, and that holds `hub_token`."""
+        """Save the model without `training_args.bin`, a pickle that holds `hub_token`."""
         super()._save(output_dir, state_dict)
         Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _save_checkpoint(self, model: nn.Module, trial: dict | None) -> None:
-        """Write a checkpoint and its manifest; only then are older ones deleted. Weights with NaN are not written."""
+        """Write a checkpoint and its manifest, then delete older ones. Never write NaN."""
         if not self._weights_are_finite():
             logger.warning(f"step {self.state.global_step}: no checkpoint, because the weights hold NaN or infinity")
             return
@@ -217,7 +217,7 @@ class HyenaDNATrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def save_run(self, output: Path) -> None:
-        """Write what belongs beside the saved model: the curve, and for an adapter the configuration under it."""
+        """Write the curve, and for an adapter the configuration of the model under it."""
         if not isinstance(self.model, PreTrainedModel):  # labels and pooling go with an adapter
             self.model.config.save_pretrained(output)
         self.state.save_to_json(str(output / "trainer_state.json"))
@@ -251,14 +251,14 @@ class HyenaDNATrainer(Trainer):
             )
 
     def _weights_are_finite(self) -> bool:
-        """Look at the weights of this process, which FSDP divides, and return what holds for all processes."""
+        """Return whether the weights of all processes, which FSDP divides, are finite."""
         parameters = [parameter.detach() for parameter in self.model.parameters()]
         parts = [parameter.to_local() if hasattr(parameter, "to_local") else parameter for parameter in parameters]
         broken = sum(int(not torch.isfinite(part).all()) for part in parts)
         return not self.accelerator.reduce(torch.tensor(broken, device=self.args.device)).item()
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Return the names of the parameters with weight decay: all but filters, biases and layer norms.
+        """Return the parameters with weight decay: all but filters, biases and layer norms.
 
         By name, not by an attribute of the parameter: attributes do not survive `from_pretrained`.
         The default of Transformers would decay the filters' frequencies and matrices, which costs
