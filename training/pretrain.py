@@ -258,6 +258,7 @@ class PretrainTrainer(HyenaDNATrainer):
         nats = _nats(outputs.logits, inputs["labels"][:, 1:])
         weights = inputs["loss_weights"][:, 1:]
 
+        # Of an optimizer step with several batches, the total is that of all of them.
         total = weights.sum() if num_items_in_batch is None else num_items_in_batch
         loss = (nats * weights).sum() / total
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -272,6 +273,7 @@ class PretrainTrainer(HyenaDNATrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(input_ids=inputs["input_ids"]).logits
+        # The perplexity is that of bases: [SEP] is learned, but not measured.
         labels = inputs["labels"][:, 1:]
         labels = labels.masked_fill(labels == SEP, -100)
         nats = _nats(logits, labels)
@@ -285,6 +287,7 @@ class PretrainTrainer(HyenaDNATrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the perplexity, and tokens per second and process without the evaluations."""
+        # Tokens and seconds are those since the line before; evaluations in between do not count.
         now = time.monotonic()
         tokens = self.state.num_input_tokens_seen
         if "loss" in logs:
@@ -406,7 +409,7 @@ def _contexts(
         strands.append(True)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        size = max(1, 2**19 // dataset.window)
+        size = max(1, 2**19 // dataset.window)  # windows of half a million bases together
         for i in tqdm(range(0, len(rows), size), desc=f"counting k-mers, {what}", leave=False, mininterval=2):
             for flip in strands:
                 items = [(row, dataset.window, flip) for row in rows[i : i + size].tolist()]
@@ -478,11 +481,8 @@ def pretrain(args: PretrainArguments) -> RunResult:
     tokenizer = HyenaDNATokenizer(model_max_length=model.config.max_seq_len)
     plan = _plan(args, _window(args, model.config.max_seq_len))
 
-    settings = {
-        **result_settings(args),
-        **_fingerprints(plan),
-        "rows_per_step": plan.sampler.rows_per_step,
-    }
+    settings = {**result_settings(args), **_fingerprints(plan)}
+    settings["rows_per_step"] = plan.sampler.rows_per_step
     if is_main:
         check_output_folder(output, settings, args.resume, settings_not_compared(args))
     finished = finished_results(output)
@@ -547,6 +547,8 @@ def _plan(args: PretrainArguments, window: int) -> _Plan:
         ignore_soft_masked=args.soft_masked_weight == 0,
     )
     datasets = {part: WindowDataset(genomes, windows, window) for part, windows in parts.items()}
+    # Evenly spaced over the validation part, which is ordered by position: no stretch of a genome is
+    # missed, and every evaluation reads the same windows.
     sample = np.linspace(0, len(parts["validation"]) - 1, args.eval_windows).round().astype(int)
     datasets["eval"] = WindowDataset(genomes, parts["validation"][np.unique(sample)], window)
 

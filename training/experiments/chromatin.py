@@ -171,6 +171,7 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
                 f"{path}: {known[0]} holds {chromosomes.iloc[0]!r} and others; as published it is a number, 0 for "
                 f"chr1. Names of chromosomes belong into the columns {', '.join(_COORDINATES)}"
             )
+        # Chr_No counts from 0 for chr1; after the 22 autosomes come X and Y.
         chromosomes = "chr" + (table[known[0]] + 1).astype(str).replace({"23": "X", "24": "Y"})
     starts, ends = (whole_numbers(table, name, path) for name in known[1:])
     genome = _needed(genome, path)

@@ -100,6 +100,7 @@ def draw_samples(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.nda
         raise InputError(
             f"{n} samples of {len(labels)} rows and {len(classes)} classes: there must be one of each class"
         )
+    # One shuffled pile of rows for each class; each round takes one row from each pile that has one.
     turns = [list(rng.permutation(np.flatnonzero(labels == c))) for c in rng.permutation(classes)]
     drawn = []
     while len(drawn) < n:

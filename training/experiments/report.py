@@ -266,6 +266,7 @@ def _text_of_task(task: str, rows: list[dict]) -> list[str]:
     tested = next((row["rows"].get(row["part"]) for row in rows if row["rows"]), None)
     if tested and "accuracy" in names:
         best = max(row["metrics"].get("accuracy", 0) for row in rows)
+        # Each row is right or wrong: the standard error of a binomial share.
         error = 100 * float(np.sqrt(best * (1 - best) / tested))
         text.append(f"{tested:,} rows tested: an accuracy of {100 * best:.1f} has a standard error of {error:.1f}.")
         text.append("")

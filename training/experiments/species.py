@@ -137,6 +137,7 @@ def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArg
             raise InputError(f"window is {args.window:,}, but the longest contig of {species} has {longest:,} bases")
         # as of one file: a fraction of the species, not of each of its files
         parts["test"] = _last(usable, args.held_out_fraction)
+        # The fraction is one of the whole species, but is taken of what the test part left.
         parts["validation"] = _last(
             subtract(usable, parts["test"]), args.held_out_fraction / (1 - args.held_out_fraction)
         )
@@ -205,6 +206,7 @@ class DrawnWindows:
             place = int(rng.integers(starts[-1]))
             k = int(np.searchsorted(starts, place, side="right"))
             file, sequence, last = int(regions.file[k]), int(regions.sequence[k]), int(regions.end[k])
+            # `starts[k] - 1` is the number of the last start in region k, whose window ends at `last`.
             start = last - self.window - (int(starts[k]) - 1 - place)
             text = self.genomes[file].letters(sequence, start, start + self.window)
             if text.upper().count("N") <= self.window / 2:

@@ -53,6 +53,7 @@ def add_prompt(
     ids = None
     if init_text is not None:
         ids = _bases(init_text)
+    # peft starts the tokens from N(0, 1), which would drown the sequence; they are set below.
     adapted = get_peft_model(model, PromptTuningConfig(task_type=_TASKS[type(model)], num_virtual_tokens=length))
     tokens = adapted.prompt_encoder[adapted.active_adapter].embedding.weight
     with torch.no_grad():

@@ -79,8 +79,10 @@ def _lock(output: Path, at_end: ExitStack) -> None:
             return
         file = at_end.enter_context(lock.open("a"))
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between opening and locking the file, another run may have ended and removed it. The lock
+        # would then be on a file that nobody else can find, so the folder counts as taken.
         if not (lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
-            raise BlockingIOError  # another run ended just now, and removed the file
+            raise BlockingIOError
         at_end.callback(lock.unlink, missing_ok=True)
     except BlockingIOError:
         raise InputError(
@@ -153,6 +155,7 @@ def check_output_folder(output: Path, settings: dict, resume: bool, not_compared
         raise InputError(
             f"output_dir {str(output)!r} holds {state} run; choose another folder, or continue that run with --resume"
         )
+    # Compare what JSON makes of the settings: the earlier ones went through it too (tuples are lists).
     compared = {name: value for name, value in settings.items() if name not in not_compared}
     _check_same_run(output, earlier, json.loads(json.dumps(compared)))
 

@@ -334,12 +334,14 @@ def classifier_for_trainer(args: ClassifierArguments, labelled: LabelledData) ->
 
 def make_weighted_loss(labels: np.ndarray, n_labels: int) -> Callable:
     """Return a cross-entropy in which all classes have the same total weight, 1 on average."""
+    # n / (classes * n_c): the rows of each class weigh n / classes together, and all rows weigh n.
     counts = np.bincount(labels, minlength=n_labels)
     weight = torch.tensor(len(labels) / (n_labels * counts), dtype=torch.float32)
 
     def weighted_loss(outputs, labels, num_items_in_batch=None):
         logits = outputs.logits.float()
         total = nn.functional.cross_entropy(logits, labels, weight=weight.to(logits.device), reduction="sum")
+        # With accumulated batches, Trainer hands in the number of rows of the whole optimizer step.
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
     return weighted_loss
@@ -369,6 +371,8 @@ def train_and_test(
     """
     output = Path(args.output_dir)
     is_main = args.process_index == 0
+
+    # Everything that may refuse the run comes before the first file is written.
     labelled = read_data(args, data)
     _check_problem(args, labelled)
     settings = settings_of(args, labelled)
@@ -408,8 +412,7 @@ def train_and_test(
         "settings": settings,
     }
     write_json(output / METRICS_FILE, result.results)  # last: its presence says that the run is finished
-    _print_metrics(metrics)
-    print(f"model, tokenizer, metrics.json, predictions.csv ({tested}) are in {output}")
+    _print_metrics(metrics, tested, output)
     return result
 
 
@@ -429,9 +432,10 @@ def _train(trainer: HyenaDNATrainer, output: Path, resume: bool) -> dict:
     }
 
 
-def _print_metrics(metrics: dict[str, dict]) -> None:
+def _print_metrics(metrics: dict[str, dict], tested: str, output: Path) -> None:
     for part, values in metrics.items():
         print(f"{part:>12}: " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+    print(f"model, tokenizer, metrics.json, predictions.csv ({tested}) are in {output}")
 
 
 def _check_problem(args: SupervisedArguments, labelled: LabelledData) -> None:
@@ -476,11 +480,14 @@ def _evaluate(
 
 def _predict(trainer: HyenaDNATrainer, rows, part: str, both_strands: bool) -> tuple[dict[str, float], np.ndarray]:
     """Return metrics and logits `(rows, labels)`; of both strands, the means of their logits."""
+    # Timings are left out: `metrics.json` of a resumed run equals that of an uninterrupted one.
     forward = trainer.predict(StrandedRows(rows), metric_key_prefix=part)
     keys = [key for key in forward.metrics if not key.endswith(("_runtime", "_per_second"))]
     metrics = {key.removeprefix(f"{part}_"): forward.metrics[key] for key in keys}
     if not both_strands:
         return metrics, forward.predictions
+    # DNA has two strands, and a label belongs to both. Averaging the logits of a strand and its
+    # reverse complement makes the prediction the same whichever of them is given.
     reverse = trainer.predict(StrandedRows(rows, p=1.0), metric_key_prefix=part)
     logits = (forward.predictions + reverse.predictions) / 2
     averaged = trainer.compute_metrics(EvalPrediction(predictions=logits, label_ids=forward.label_ids))

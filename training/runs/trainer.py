@@ -45,6 +45,8 @@ class RecipeArguments(TrainingArguments):
     remove_unused_columns: bool = setting(False, "Leave this false: collators need the columns.", decides=False)
 
     def __post_init__(self):
+        # The scheduler takes the ends of the curve as shares of its peak: the warm-up starts at 1e-6
+        # and the cosine ends at a tenth (arXiv 2306.15794).
         if self.lr_scheduler_type == _SCHEDULE and not self.lr_scheduler_kwargs and self.learning_rate > 0:
             self.lr_scheduler_kwargs = {"min_lr_rate": 0.1, "warmup_lr_rate": min(1.0, 1e-6 / self.learning_rate)}
         try:
@@ -156,6 +158,7 @@ class HyenaDNATrainer(Trainer):
             mask = batch.get("attention_mask")
             labels = batch.get("labels")
             if self._loss_shifts_labels and mask is not None and labels is not None and labels.shape == mask.shape:
+                # The first token of a row is where the running sum of the mask becomes 1.
                 first = (mask != 0) & (mask.cumsum(dim=1) == 1)
                 batch["labels"] = labels.masked_fill(first | (mask == 0), -100)
         return super()._get_num_items_in_batch(batch_samples, device)
@@ -264,6 +267,7 @@ class HyenaDNATrainer(Trainer):
         The default of Transformers would decay the filters' frequencies and matrices, which costs
         accuracy.
         """
+        # A layer norm's weight is called `weight` like any other, so norms are found by their class.
         norms = {f"{name}." for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
         return [
             name
