@@ -376,7 +376,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     whole = finetune(FinetuneArguments(output_dir=str(tmp_path / "whole"), **settings))
 
     flags = [f"--{name}={value}" for name, value in {**settings, "output_dir": tmp_path / "killed"}.items()]
-    code = "import os, signal, sys, torch\nfrom transformers import Trainer\nsave = Trainer._save_checkpoint\n"
+    code = "import os, signal, sys, torch\nfrom hyenadna.training.trainer import HyenaDNATrainer as Trainer\n"
+    code += "save = Trainer._save_checkpoint\n"
     code += f"torch.set_num_threads({torch.get_num_threads()})\n"  # sums of other threads are rounded otherwise
     code += "def save_twice(self, *args, **kwargs):\n    save(self, *args, **kwargs)\n"
     code += "    if self.state.global_step == 8: os.kill(os.getpid(), signal.SIGKILL)\n"
