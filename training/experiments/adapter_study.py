@@ -205,8 +205,9 @@ def _one_run(args: StudyArguments, run: dict, seed: int, data: DatasetDict | Non
 
 def _shared_settings(args: StudyArguments, cls: type) -> dict:
     """Return what a study passes on to a run. What is None, the recipe chooses."""
-    ours = set(names_of(StudyArguments)) - set(names_of(TrainingArguments)) - {"resume"}
-    names = {*_SHARED, *ours} & set(names_of(cls))
+    of_recipes = set(names_of(StudyArguments)) & set(names_of(FinetuneArguments))
+    of_recipes -= {*names_of(TrainingArguments), "resume"}
+    names = {*_SHARED, *of_recipes} & set(names_of(cls))
     return {name: getattr(args, name) for name in sorted(names) if getattr(args, name) is not None}
 
 

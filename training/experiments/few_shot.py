@@ -63,6 +63,7 @@ class FewShotArguments(RowsArguments, BackboneArguments, RecipeArguments):
     learning_rate: float = setting(1e-4, "Highest learning rate.")
     per_device_train_batch_size: int = setting(16, "Batch size on each device.")
     per_device_eval_batch_size: int = setting(16, "Batch size on each device for evaluation.", decides=False)
+    num_train_epochs: float = setting(20.0, "Leave this: tuning_steps is the length of a tuning.")
     save_strategy: str = setting("no", "When to save a checkpoint.", decides=False)
     logging_strategy: str = setting("no", "When to log.", decides=False)
 
