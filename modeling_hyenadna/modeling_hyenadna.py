@@ -431,7 +431,7 @@ def _without_cache(layers: list, past: int) -> tuple[list, None]:
     if past:
         raise ValueError(
             f"The cache holds {past} positions, but activations are checkpointed, and a block that runs twice cannot "
-            "continue a cache. Use `torch.no_grad()`, `model.eval()` or `model.gradient_checkpointing_disable()`."
+            "continue a cache. Use `torch.no_grad()` or `model.eval()`, or switch checkpointing off."
         )
     logger.warning_once("Activations are checkpointed, so nothing is kept in the cache.")
     return [None] * len(layers), None
