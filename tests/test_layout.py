@@ -45,11 +45,16 @@ EXCEPTIONS = {
     ("training/demo.py", "hub_upload"),  # the demo ends with an exported folder
 }
 STAY = {"__init__.py", "__main__.py", "errors.py"}  # all else in modeling_hyenadna travels to the Hub
-# Files on top of `training` and `analysis` that are neither a command nor the command line.
+# Files on top of `training` and `analysis` that are neither a command nor the command line: public functions.
 PUBLIC = {
     "training/trainer.py",  # documented import path
     "training/adapters.py",  # documented import path
-    "analysis/embedding_map.py",  # until the split
+    "analysis/classifier.py",  # public functions, as are those below
+    "analysis/likelihoods.py",
+    "analysis/models.py",
+    "analysis/mutagenesis.py",
+    "analysis/pictures.py",
+    "analysis/sequences.py",
 }
 SOURCES = sorted(p for room in FOLDERS for p in (ROOT / room).rglob("*.py"))
 

@@ -212,13 +212,13 @@ def test_a_cut_archive_and_missing_files(folder, capsys):
 
 
 def test_a_killed_run_goes_on(folder, monkeypatch, capsys):
-    monkeypatch.setattr(variants, "_PART", 2)
+    monkeypatch.setattr(variants, "_RECORDS_PER_PART", 2)
     content = HEADER + "".join(record(i, at(i), other(at(i))) for i in range(20, 29))
     assert run(folder, content) == 0
     expected = (folder / "out/variants.tsv").read_text()
     (folder / "out").rename(folder / "whole")
 
-    score, calls = variants.score_part, []
+    score, calls = variants._score_alleles, []
 
     def killed(*args):
         calls.append(args[3])
@@ -226,7 +226,7 @@ def test_a_killed_run_goes_on(folder, monkeypatch, capsys):
             raise KeyboardInterrupt
         return score(*args)
 
-    monkeypatch.setattr(variants, "score_part", killed)
+    monkeypatch.setattr(variants, "_score_alleles", killed)
     assert run(folder, content) == 130
     assert not (folder / "out/variants.tsv").exists() and len(list((folder / "out/parts").glob("[0-9]*.tsv"))) == 2
     assert run(folder, content) == 0
@@ -241,12 +241,12 @@ def test_a_killed_run_goes_on(folder, monkeypatch, capsys):
 
 def test_parts_of_other_files_are_not_mixed(folder, model, monkeypatch, capsys):
     """Files that changed under their names while a run lay there unfinished."""
-    monkeypatch.setattr(variants, "_PART", 2)
+    monkeypatch.setattr(variants, "_RECORDS_PER_PART", 2)
     content = HEADER + "".join(record(i, at(i), other(at(i))) for i in range(20, 29))
-    finish = variants.finish
-    monkeypatch.setattr(variants, "finish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    join = variants._join
+    monkeypatch.setattr(variants, "_join", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run(folder, content) == 130
-    monkeypatch.setattr(variants, "finish", finish)
+    monkeypatch.setattr(variants, "_join", join)
     parts = len(list((folder / "out/parts").iterdir()))
     assert parts == 5
     assert run(folder, content.replace("20\t20\t.", "20\t20\tid")) == 1
@@ -388,7 +388,7 @@ def test_a_batch_of_any_size_gives_the_same(folder, model):
     records = [["20", str(p), ".", at(p), alt] for p in places for alt in (other(at(p)), at(p) + "ACGTA")]
     records += [["20", str(p), ".", at(p, 7), at(p)] for p in places[1:8]]
     sizes = ((3, True), (64, True), (3, False), (64, False))
-    tables = [variants.score_part(model, genome, records, 0, WINDOW, *size) for size in sizes]
+    tables = [variants.score_variants(model, genome, records, 0, WINDOW, *size) for size in sizes]
     expected = [by_hand(model, int(r[1]), r[3], r[4]) for r in records]
     for scores in tables:
         np.testing.assert_allclose(scores["llr"], expected, atol=1e-5)
@@ -398,7 +398,7 @@ def test_a_batch_of_any_size_gives_the_same(folder, model):
 def test_the_distance_is_between_mean_embeddings(folder, model):
     (genome,) = open_genomes([folder / "g.fa"])
     record = ["20", "50", ".", at(50), "ACC"]
-    scores, shared = (variants.score_part(model, genome, [record], 0, WINDOW, 8, share) for share in (False, True))
+    scores, shared = (variants.score_variants(model, genome, [record], 0, WINDOW, 8, share) for share in (False, True))
     around = GENOME[49 - 18 : 49], GENOME[50 : 50 + 19]
     means = []
     for allele in (at(50), "ACC"):
