@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.genes import GeneSequences
-from hyenadna.genomics.labelled import dna_keys
+from hyenadna.genomics.splits import dna_keys
 
 __all__ = ["CLASSIFIERS", "check_classes", "cross_validate", "groups_of", "majority"]
 

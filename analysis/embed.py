@@ -38,9 +38,11 @@ from transformers.utils import logging
 
 from hyenadna import HyenaDNAConfig, HyenaDNAModel
 from hyenadna.errors import InputError
+from hyenadna.genomics.fasta import SequenceFile
 from hyenadna.genomics.genes import GeneSequences, read_genes
-from hyenadna.genomics.genome import SequenceFile
-from hyenadna.genomics.labelled import check_sequences, has_labels, label_text, read_parts
+from hyenadna.genomics.labels import check_sequences, label_text
+from hyenadna.genomics.letters import encode, pad
+from hyenadna.genomics.sources import has_labels, read_parts
 from hyenadna.inputs_hyenadna import pool
 from hyenadna.training.runs.outputs import one_writer, remove_unfinished
 from hyenadna.training.runs.results import hardware, versions, write_confusion_matrix, write_json, write_whole
@@ -50,7 +52,7 @@ from hyenadna.training.runs.trainer import load_checkpoint
 
 from .classifier import CLASSIFIERS, check_classes, cross_validate, groups_of, majority
 from .pictures import METHODS, check_map, draw_map, map_to_plane, write_html
-from .sequences import encode, pad, read_sequences
+from .sequences import read_sequences
 
 __all__ = ["POOLINGS", "EmbedArguments", "Rows", "embed", "main", "read_rows", "run"]
 

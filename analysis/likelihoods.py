@@ -21,10 +21,9 @@ from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import FIRST_BASE, LAST_BASE, SOFT_MASKED
-from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.letters import SOFT_MASKED, complement_ids, is_base, pad
 
-from .sequences import encode_named, pad
+from .sequences import encode_named
 
 __all__ = ["STRANDS", "base_log_probabilities", "check_lengths", "log_likelihoods", "target_log_probabilities"]
 
@@ -55,8 +54,7 @@ def target_log_probabilities(model: HyenaDNAForCausalLM, hidden: torch.Tensor, i
     """
     targets = ids[:, 1:]
     log_p = log_probabilities_of(model.lm_head(hidden[:, :-1]), targets)
-    is_base = (targets >= FIRST_BASE) & (targets <= LAST_BASE)
-    return log_p.masked_fill_(~is_base, 0)
+    return log_p.masked_fill_(~is_base(targets), 0)
 
 
 @torch.no_grad()
@@ -130,8 +128,8 @@ def log_likelihoods(
 
     ids = []
     for i, sequence in enumerate(sequences):
-        read = reverse_complement(sequence) if strand == "reverse" else sequence
-        ids.append(encode_named(read, f"sequence {i}"))
+        forward = encode_named(sequence, f"sequence {i}")
+        ids.append(complement_ids(forward) if strand == "reverse" else forward)
     if not ids:
         return []
     lengths = [len(row) for row in ids]
@@ -167,7 +165,7 @@ def _score_batch(
     log_p = base_log_probabilities(model, torch.from_numpy(tokens).to(model.device), chunk).cpu().numpy()
 
     # One comparison for the whole batch: a model of short reads spends more time here than in its layers.
-    has_score = (tokens >= FIRST_BASE) & (tokens <= LAST_BASE)
+    has_score = is_base(tokens)
     if ignore_soft_masked:
         for row, ids in enumerate(batch):
             has_score[row, : len(ids)] &= ids < SOFT_MASKED

@@ -20,13 +20,13 @@ from transformers import DynamicCache
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.cache_hyenadna import branches
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import FIRST_BASE, LAST_BASE, SOFT_MASKED, SequenceFile, read_regions
-from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.fasta import SequenceFile
+from hyenadna.genomics.intervals import read_regions
+from hyenadna.genomics.letters import FIRST_BASE, LAST_BASE, SOFT_MASKED, complement_ids, encode, is_base
 from hyenadna.training.runs.results import write_whole
 
 from .likelihoods import target_log_probabilities
 from .pictures import draw_mutagenesis
-from .sequences import encode
 
 __all__ = ["Region", "mutagenesis", "read_region", "run_mutagenesis"]
 
@@ -60,7 +60,7 @@ def mutagenesis(
         raise InputError(f"positions {first} to {last} are to be mutated, but the sequence has {len(sequence)} bases")
     model.eval()
     ids = encode(sequence) % SOFT_MASKED
-    ids_of_reverse = encode(reverse_complement(sequence)) % SOFT_MASKED
+    ids_of_reverse = complement_ids(ids)
     length = len(ids)
 
     forward = _substitute(model, ids, first, last, batch_size, progress)
@@ -68,13 +68,13 @@ def mutagenesis(
     # Back to the forward strand: positions run the other way, and T, G, C, A are the complements of A, C, G, T.
     reverse = reverse[::-1, ::-1]
 
-    base = ids[first:last].astype(int) - FIRST_BASE
-    is_base = (base >= 0) & (base < 4)
-    reference = np.where(is_base, base, 0)[:, None]
+    letters = ids[first:last].astype(int)
+    is_known = is_base(letters)
+    reference = np.where(is_known, letters - FIRST_BASE, 0)[:, None]
     scores = 0
     for strand in (forward, reverse):
         scores = scores + (strand - np.take_along_axis(strand, reference, 1))
-    return np.where(is_base[:, None], scores / 2, math.nan)
+    return np.where(is_known[:, None], scores / 2, math.nan)
 
 
 @torch.no_grad()
@@ -99,9 +99,9 @@ def _substitute(
     """
     x = torch.from_numpy(ids.astype(np.int64)).to(model.device)
     log_p = model(x[None]).logits[0].float().log_softmax(-1)  # (length, vocabulary)
-    has_score = (x >= FIRST_BASE) & (x <= LAST_BASE)
     p = log_p[:-1].gather(1, x[1:, None])[:, 0]
-    p = F.pad(p.double().masked_fill(~has_score[1:], 0), (1, 0))  # the first base has no score
+    p = p.double().masked_fill(~is_base(x[1:]), 0)
+    p = F.pad(p, (1, 0))  # the first base has no score
     sum_before = p.cumsum(0) - p
 
     result = torch.full((last - first, 4), float(p.sum()), dtype=torch.float64, device=x.device)

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import ID_OF_BYTE, SOFT_MASKED, TABLES, VOCABULARY, SequenceFile, open_genomes
-from hyenadna.genomics.labelled import read_parts
+from hyenadna.genomics.fasta import SequenceFile, open_genomes
+from hyenadna.genomics.files import TABLES
+from hyenadna.genomics.letters import encode
+from hyenadna.genomics.sources import read_parts
 
-__all__ = ["FileSequences", "encode", "encode_named", "open_sequences", "pad", "read_sequences"]
+__all__ = ["FileSequences", "encode_named", "open_sequences", "read_sequences"]
 
 
 class FileSequences(Sequence):
@@ -65,28 +67,6 @@ def read_sequences(path: str, sequence_column: str = "sequence", id_column: str 
     """Return the same as `open_sequences`, with all sequences in memory."""
     names, sequences = open_sequences(path, sequence_column, id_column)
     return names, list(sequences)
-
-
-def encode(sequence: str) -> np.ndarray:
-    """Ids of the letters, uint8, `SOFT_MASKED` added to lower-case ones; codes other than A, C, G, T are N.
-
-    Raises:
-        InputError: A character is no IUPAC letter for a nucleotide.
-    """
-    ids = np.frombuffer(sequence.encode(errors="replace").translate(ID_OF_BYTE), np.uint8)
-    wrong = np.flatnonzero(ids == VOCABULARY["[UNK]"])
-    if len(wrong):
-        raise InputError(f"{sequence[wrong[0]]!r} at position {wrong[0]} is no IUPAC letter for a nucleotide")
-    return ids
-
-
-def pad(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return token ids int64 `(rows, longest)`, padded on the right, and the lengths int64 `(rows,)`."""
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    tokens = np.full((len(rows), int(lengths.max(initial=0))), VOCABULARY["[PAD]"], dtype=np.int64)
-    for row, ids in enumerate(rows):
-        tokens[row, : len(ids)] = ids % SOFT_MASKED
-    return tokens, lengths
 
 
 def encode_named(sequence: str, name: str) -> np.ndarray:

@@ -18,9 +18,7 @@ run that was killed goes on where it was. Positions of a VCF count from 1, all o
 
 import argparse
 import csv
-import gzip
 import math
-import os
 import re
 import sys
 import time
@@ -43,18 +41,18 @@ from transformers import DynamicCache
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.cache_hyenadna import branches
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import ID_OF_BYTE, VOCABULARY, SequenceFile, open_genomes
-from hyenadna.genomics.letters import reverse_complement
-from hyenadna.genomics.tabix import check_end, write_indexed
+from hyenadna.genomics.fasta import SequenceFile, open_genomes
+from hyenadna.genomics.files import is_compressed
+from hyenadna.genomics.letters import ID_OF_BYTE, UNK, encode, pad, reverse_complement
+from hyenadna.genomics.vcf import check_vcf, vcf_lines, vcf_records, write_vcf
 from hyenadna.training.runs.outputs import one_writer, remove_unfinished, whole_file
-from hyenadna.training.runs.results import write_json, write_whole
+from hyenadna.training.runs.results import write_json
 from hyenadna.training.runs.settings import SETTINGS_FILE
 from hyenadna.training.runs.shards import Parts, changed_settings, read_earlier_settings, share
 
 from .likelihoods import target_log_probabilities
 from .models import load_language_model
 from .mutagenesis import mutagenesis, read_region, run_mutagenesis
-from .sequences import encode, pad
 
 __all__ = ["COLUMNS", "main", "mutagenesis", "run_vcf", "score_variants", "skip_reason"]
 
@@ -69,75 +67,6 @@ ADDED = {  # key of INFO: column of the table, type, description
 }
 _NUMBERS = ["llr", "llr_forward", "llr_reverse", "distance"]
 COLUMNS = ["line", "chrom", "pos", "id", "ref", "alt", "llr", "llr_forward", "llr_reverse", "distance", "skip"]
-
-
-# ------------------------------------------------------------------------------------------------ files
-
-
-def is_compressed(path: str) -> bool:
-    """Whether a file is gzip or bgzip, whatever its name."""
-    with open(path, "rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-def read_lines(path: str) -> Iterator[str]:
-    """Yield the lines of a VCF, plain, gzip or bgzip, without their ends.
-
-    Raises:
-        InputError: It cannot be read to its end.
-    """
-    try:
-        packed = is_compressed(path)
-        if packed:
-            check_end(path)
-        with (gzip.open if packed else open)(path, "rt") as file:
-            for line in file:
-                if not line.endswith("\n"):
-                    raise InputError(f"{path} is truncated: its last line has no end: {line[:60]!r}")
-                yield line[:-1]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text: {error}. Is it a BCF? `bcftools view` makes a VCF of it") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read to its end: {error}") from error
-
-
-def check_vcf(path: str) -> tuple[int, int]:
-    """Read a VCF once, and return the number of its records and a checksum of its lines.
-
-    Raises:
-        InputError: There is no header, or a line has too few fields or no position.
-    """
-    header, records, checksum = False, 0, 0
-    for number, line in enumerate(read_lines(path), 1):
-        checksum = zlib.crc32(line.encode() + b"\n", checksum)
-        if line.startswith("#"):
-            header |= line.startswith("#CHROM\tPOS\tID\tREF\tALT")
-            continue
-        if not header:
-            raise InputError(f"{path}: line {number} comes before the header (#CHROM, POS, ID, REF, ALT ...): no VCF?")
-        fields = line.split("\t", 8)
-        if len(fields) < 8 or not fields[1].isdecimal():
-            raise InputError(
-                f"{path}: line {number} is {line[:60]!r}; expected at least 8 fields separated by tabs, the second of "
-                "them a position"
-            )
-        records += 1
-    if not header:
-        raise InputError(f"{path} has no header line (#CHROM, POS, ID, REF, ALT ...)")
-    return records, checksum
-
-
-def records_of(path: str) -> Iterator[list[str]]:
-    """The first eight fields of each record."""
-    return (line.split("\t", 8)[:8] for line in read_lines(path) if not line.startswith("#"))
-
-
-def find_sequence(genome: SequenceFile, name: str) -> int | None:
-    """Number of a chromosome, with or without `chr` in front; None if there is none."""
-    for spelling in (name, f"chr{name}", name.removeprefix("chr"), {"MT": "chrM", "chrM": "MT"}.get(name, name)):
-        if spelling in genome.number:
-            return genome.number[spelling]
-    return None
 
 
 # ---------------------------------------------------------------------------------------------- alleles
@@ -238,7 +167,7 @@ def _score_alleles(
     for line, record in enumerate(records, first):
         chrom, pos, name, ref, alts = record[:5]
         position = int(pos) - 1
-        sequence = find_sequence(genome, chrom)
+        sequence = genome.number_of(chrom)
         for alt in alts.split(","):
             row = dict.fromkeys(COLUMNS, math.nan)
             row |= {"line": line, "chrom": chrom, "pos": position + 1, "id": name, "ref": ref, "alt": alt}
@@ -248,7 +177,7 @@ def _score_alleles(
                 continue
 
             before, after = surroundings(genome, sequence, position, ref, alt, window)
-            if VOCABULARY["[UNK]"] in (before + after).encode().translate(ID_OF_BYTE):
+            if UNK in (before + after).encode().translate(ID_OF_BYTE):
                 row["skip"] = "no_nucleotide_in_window"
                 continue
             scored.append(row)
@@ -459,24 +388,15 @@ def annotated(lines: Iterable[str], rows: Iterable[dict[str, str]]) -> Iterator[
         yield line
 
 
-def _write_vcf(vcf: str, output: Path, rows: Iterable[dict[str, str]]) -> str:
+def _write_annotated(vcf: str, output: Path, rows: Iterable[dict[str, str]]) -> str:
     """Write the annotated VCF, compressed and indexed if the input is compressed; return what was written."""
-    lines = annotated(read_lines(vcf), rows)
-    if not is_compressed(vcf):
-        with whole_file(output / "variants.vcf") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        return "variants.vcf"
-
-    path = output / "variants.vcf.gz"
-    index = output / "variants.vcf.gz.tbi"
-    unfinished = output / ".index.unfinished.tbi"
-    reason = []
-    write_whole(path, lambda temporary: reason.append(write_indexed(temporary, unfinished, lines)))
-    if reason[0]:
-        index.unlink(missing_ok=True)
-        return f"variants.vcf.gz, without an index: {reason[0]}"
-    os.replace(unfinished, index)
-    return "variants.vcf.gz and .tbi"
+    name = "variants.vcf.gz" if is_compressed(vcf) else "variants.vcf"
+    written = write_vcf(output / name, annotated(vcf_lines(vcf), rows))
+    if written.problem:
+        return f"{name}, without an index: {written.problem}"
+    if written.index is None:
+        return name
+    return f"{name} and {written.index.suffix}"
 
 
 def _join(vcf: str, output: Path, parts: Parts, names: Sequence[str]) -> None:
@@ -496,7 +416,7 @@ def _join(vcf: str, output: Path, parts: Parts, names: Sequence[str]) -> None:
             if row["skip"]:
                 reasons[re.sub(r"(REF_mismatch).*", r"\1", row["skip"])] += 1
 
-    written = _write_vcf(vcf, output, _read_rows(parts, names))
+    written = _write_annotated(vcf, output, _read_rows(parts, names))
     parts.remove()
     lines = [f"{alleles - reasons.total():,} of {alleles:,} alleles scored: {path}; {written}"]
     lines += [f"  skipped {count:,}: {reason}" for reason, count in reasons.most_common()]
@@ -544,7 +464,7 @@ def run_vcf(
     state.wait_for_everyone()  # every process must have listed what is missing before any of them writes a part
     start = time.perf_counter()
     scored = 0
-    fields = records_of(vcf)
+    fields = vcf_records(vcf)
     with tqdm(total=len(mine), unit="part", disable=not state.is_local_main_process) as bar:
         for number, name in enumerate(names):
             batch = list(islice(fields, _RECORDS_PER_PART))

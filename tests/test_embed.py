@@ -22,8 +22,8 @@ from hyenadna.analysis.classifier import check_classes, cross_validate, groups_o
 from hyenadna.analysis.embed import EmbedArguments, average, batches_of, chunks_of, embed, read_rows, run
 from hyenadna.analysis.pictures import colours_of, map_to_plane, write_html
 from hyenadna.errors import InputError
+from hyenadna.genomics.fasta import SequenceFile
 from hyenadna.genomics.genes import GeneSequences, read_genes
-from hyenadna.genomics.genome import SequenceFile
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli

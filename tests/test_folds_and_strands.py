@@ -11,8 +11,10 @@ from datasets import Dataset, DatasetDict
 from sklearn.metrics import matthews_corrcoef
 
 from hyenadna.errors import InputError
-from hyenadna.genomics.labelled import count_table, has_labels, part_of_file, read_labelled_data
+from hyenadna.genomics.files import part_of_file
+from hyenadna.genomics.labelled import count_table, read_labelled_data
 from hyenadna.genomics.letters import reverse_complement, strand_free
+from hyenadna.genomics.sources import has_labels
 from hyenadna.training.finetune import finetune, load_model
 
 from .test_finetune import make_args, make_rows

@@ -3,6 +3,7 @@
     hyenadna pretrain --data hg38.fa --validation chr8 --test chr20 chr21:0-20,000,000      # whole chromosomes, tiled
     hyenadna pretrain --data hg38.fa --bed sequences.bed                                    # intervals, with splits
     hyenadna pretrain --data human.fa mouse.fa.gz --weights 1 0.5 --reverse_complement 0.5  # several species
+    hyenadna pretrain --data hg38.fa --bed classes.bed --class_weights exon=4 repeat=0.1    # some regions more often
     hyenadna pretrain --data hg38.fa --output_dir pretrained --resume                       # go on after a kill
     accelerate launch -m hyenadna.training.pretrain --data hg38.fa                          # on several devices
 
@@ -37,8 +38,11 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import FIRST_BASE, SOFT_MASKED, SequenceFile, class_weights, open_genomes, split_windows
-from hyenadna.genomics.windows import SEP, WindowCollator, WindowDataset, WindowSampler
+from hyenadna.genomics.fasta import SequenceFile, open_genomes
+from hyenadna.genomics.held_out import split_windows
+from hyenadna.genomics.intervals import Intervals, class_weights
+from hyenadna.genomics.letters import FIRST_BASE, SEP, SOFT_MASKED
+from hyenadna.genomics.windows import WindowCollator, WindowDataset, WindowSampler
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training.runs.markov import ContextCounts, MarkovModels, count_contexts
 from hyenadna.training.runs.results import versions, write_json
@@ -579,26 +583,26 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
     return result
 
 
-def _fingerprints(genomes: list[SequenceFile], parts: dict[str, np.ndarray]) -> dict[str, str]:
+def _fingerprints(genomes: list[SequenceFile], parts: dict[str, Intervals]) -> dict[str, str]:
     """Return the digest of all data up to each file, then up to the windows of each part; the first to differ tells."""
     digest, found = hashlib.blake2b(digest_size=16), {}
     for i, genome in enumerate(genomes):
-        digest.update(genome.content)
+        for piece in genome.pieces():
+            digest.update(piece)
         found[f"data_file_{i}_blake2b"] = digest.hexdigest()
     for part, windows in parts.items():
-        digest.update(part.encode() + np.ascontiguousarray(windows).tobytes())
+        digest.update(part.encode() + windows.tobytes())
         found[f"{part}_windows_blake2b"] = digest.hexdigest()
     return {**found, "data_blake2b": digest.hexdigest()}
 
 
-def _print_plan(genomes: list[SequenceFile], parts: dict[str, np.ndarray], sampler: WindowSampler, steps: int) -> None:
+def _print_plan(genomes: list[SequenceFile], parts: dict[str, Intervals], sampler: WindowSampler, steps: int) -> None:
     for part, windows in parts.items():
         for file, genome in enumerate(genomes):
-            own = windows[windows[:, 0] == file]
-            if len(own):
-                print(
-                    f"{part:>12}: {len(own):>10,} windows, {(own[:, 3] - own[:, 2]).sum():>14,} bases of {genome.path}"
-                )
+            of_file = windows[windows.file == file]
+            if len(of_file):
+                bases = of_file.lengths.sum()
+                print(f"{part:>12}: {len(of_file):>10,} windows, {bases:>14,} bases of {genome.path}")
     print(f"{steps:,} steps of {sampler.rows_per_step} windows, {sampler.steps_per_epoch:,} an epoch")
     if len(sampler.stages) > 1:
         print("lengths: " + ", ".join(f"{length} from step {step}" for step, length in sampler.stages[1:]))

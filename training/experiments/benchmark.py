@@ -26,8 +26,10 @@ import pandas as pd
 from datasets import Dataset, DatasetDict, load_dataset
 
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import SequenceFile, check_interval, whole_numbers
-from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions, part_of_file, read_table
+from hyenadna.genomics.fasta import SequenceFile
+from hyenadna.genomics.files import part_of_file, read_table
+from hyenadna.genomics.intervals import check_interval, whole_numbers
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.training.finetune import FinetuneArguments, classifier, finetune, read_data, settings_of
 from hyenadna.training.runs.results import hardware, versions, write_json

@@ -33,15 +33,18 @@ from scipy.stats import rankdata
 from transformers import EvalPrediction
 
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import SequenceFile, centre, check_interval, overlapping, read_bed, whole_numbers
-from hyenadna.genomics.labelled import MULTI_LABEL, LabelledData, check_sequences, dna_keys, part_of_file
+from hyenadna.genomics.fasta import SequenceFile
+from hyenadna.genomics.files import TABLES, part_of_file
+from hyenadna.genomics.intervals import Intervals, centre, check_interval, overlapping, read_bed, whole_numbers
+from hyenadna.genomics.labelled import MULTI_LABEL, LabelledData
+from hyenadna.genomics.labels import check_sequences
+from hyenadna.genomics.splits import dna_keys
 from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
 from hyenadna.training.finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
 from hyenadna.training.runs.results import write_whole
 from hyenadna.training.runs.settings import parse_settings, setting
 
 _COORDINATES, _PUBLISHED = ("chromosome", "start", "end"), ("Chr_No", "Start", "End")
-_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 _DEEPSEA = ["DHS"] * 125 + ["TF"] * 690 + ["HM"] * 104
 
 
@@ -78,7 +81,7 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
     for path in sorted(folder.iterdir()):
         part = part_of_file(path)
         is_labels = "labels" in path.name.split(".")[0]
-        if part is None or is_labels or not path.name.lower().endswith((*_TABLES, ".bed")):
+        if part is None or is_labels or not path.name.lower().endswith((*TABLES, ".bed")):
             continue
         if part in parts:
             raise InputError(f"{folder} holds the {part} part twice; one of them is {path.name}")
@@ -159,13 +162,14 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
     numbers = {name: genome.find(name, f"{path}: row {chromosomes.eq(name).argmax()}") for name in chromosomes.unique()}
     for row in np.flatnonzero((starts < 0) | (ends <= starts) | (ends > genome.lengths[chromosomes.map(numbers)])):
         check_interval(genome, numbers[chromosomes[row]], int(starts[row]), int(ends[row]), f"{path}: row {row}")
-    windows = np.column_stack([np.zeros(len(table), np.int64), chromosomes.map(numbers), starts, ends])
-    return WindowRows([genome], centre(windows.astype(np.int64), args.window, [genome]), labels), names
+    sequence = chromosomes.map(numbers).to_numpy(np.int64)
+    windows = Intervals(np.zeros(len(table), dtype=np.int64), sequence, starts, ends)
+    return WindowRows([genome], centre(windows, args.window, [genome]), labels), names
 
 
 def _read_bed(path: Path, genome: SequenceFile | None, args: ChromatinArguments):
     windows, _ = read_bed(path, [_needed(genome, path)], 0)
-    files = [path.with_name(f"{path.stem}_labels{end}") for end in (".npy", *_TABLES)]
+    files = [path.with_name(f"{path.stem}_labels{end}") for end in (".npy", *TABLES)]
     file = next((file for file in files if file.exists()), None)
     if file is None:
         raise InputError(f"{path}: its labels are missing; expected {files[0].name} or {files[1].name} beside it")

@@ -15,14 +15,17 @@ longer ones by their last position.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import FASTA, PARTS, SequenceFile, last_bases, open_genomes, overlapping, subtract
+from hyenadna.genomics.fasta import SequenceFile, open_genomes, spellings
+from hyenadna.genomics.files import FASTA, PARTS
+from hyenadna.genomics.held_out import last_bases
+from hyenadna.genomics.intervals import Intervals, overlapping, subtract, whole_sequences
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
@@ -109,27 +112,27 @@ def _check_copies(species: str, genomes: list[SequenceFile]) -> None:
                 raise InputError(f"{species}: {name!r} stands in {other.path} and again in {genome.path}; remove one")
 
 
-def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArguments) -> dict[str, np.ndarray]:
-    """Return the regions `(n, 4)` of train, validation and test of one species, which share no base.
+def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArguments) -> dict[str, Intervals]:
+    """Return the regions of train, validation and test of one species, which share no base.
 
     Contigs that are shorter than a window are in none.
 
     Raises:
         InputError: A chromosome is not there, or a part has no contig as long as a window.
     """
-    whole = [(file, i, 0, n) for file, genome in enumerate(genomes) for i, n in enumerate(genome.lengths.tolist())]
-    whole, parts = np.array(whole, dtype=np.int64), {}
+    whole = whole_sequences(genomes)
+    parts = {}
     if args.test_chromosomes:
         for part in ("validation", "test"):
             rows = [_find(name, species, genomes, whole) for name in getattr(args, f"{part}_chromosomes")]
-            parts[part] = np.concatenate(rows)
+            parts[part] = Intervals.joined(rows)
         both = parts["test"][overlapping(parts["test"], parts["validation"])]
         if len(both):
-            names = [genomes[file].names[i] for file, i in both[:, :2]]
+            names = [genomes[file].names[i] for file, i in zip(both.file, both.sequence, strict=True)]
             raise InputError(f"{species}: {names} are named in validation_chromosomes and in test_chromosomes")
     else:
-        longest = int((whole[:, 3] - whole[:, 2]).max())
-        usable = whole[whole[:, 3] >= args.window]
+        longest = int(whole.lengths.max())
+        usable = whole[whole.lengths >= args.window]
         if not len(usable):
             raise InputError(f"window is {args.window:,}, but the longest contig of {species} has {longest:,} bases")
         # as of one file: a fraction of the species, not of each of its files
@@ -137,9 +140,9 @@ def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArg
         parts["validation"] = _last(
             subtract(usable, parts["test"]), args.held_out_fraction / (1 - args.held_out_fraction)
         )
-    parts["train"] = subtract(whole, np.concatenate([parts["validation"], parts["test"]]))
+    parts["train"] = subtract(whole, Intervals.joined([parts["validation"], parts["test"]]))
     for part in PARTS:
-        sizes = parts[part][:, 3] - parts[part][:, 2]
+        sizes = parts[part].lengths
         if not (sizes >= args.window).any():
             raise InputError(
                 f"window is {args.window:,}, but the longest contig or region of the {part} part of {species} has "
@@ -149,25 +152,26 @@ def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArg
     return {part: parts[part] for part in PARTS}
 
 
-def _find(name: str, species: str, genomes: list[SequenceFile], whole: np.ndarray) -> np.ndarray:
+def _find(name: str, species: str, genomes: list[SequenceFile], whole: Intervals) -> Intervals:
     found = []
     for file, genome in enumerate(genomes):
         stem = Path(genome.path).name.partition(".")[0]
         for i, sequence in enumerate(genome.names):
             alone = stem if len(genome.names) == 1 else sequence
-            if {name, f"chr{name}", name.removeprefix("chr")} & {sequence, alone}:
+            if {sequence, alone} & set(spellings(name)):
                 found.append((file, i))
     if not found:
         known = sorted({sequence for genome in genomes for sequence in genome.names})[:20]
         raise InputError(f"{species} has no chromosome {name!r}; its sequences are {known}")
-    return np.concatenate([whole[(whole[:, 0] == file) & (whole[:, 1] == i)] for file, i in found])
+    return Intervals.joined(whole[(whole.file == file) & (whole.sequence == i)] for file, i in found)
 
 
-def _last(regions: np.ndarray, fraction: float) -> np.ndarray:
+def _last(regions: Intervals, fraction: float) -> Intervals:
     """Return the last `fraction` of the bases of all regions together."""
-    numbered = np.column_stack([np.zeros(len(regions), np.int64), np.arange(len(regions)), regions[:, 2:]])
-    chosen = last_bases(numbered, fraction)
-    return np.column_stack([regions[chosen[:, 1], :2], chosen[:, 2:]])
+    # As if each region were a sequence of one file: `last_bases` counts by file.
+    numbers = np.arange(len(regions))
+    chosen = last_bases(Intervals(np.zeros_like(numbers), numbers, regions.start, regions.end), fraction)
+    return regions[chosen.sequence].at(chosen.start, chosen.end)
 
 
 class DrawnWindows:
@@ -175,33 +179,36 @@ class DrawnWindows:
 
     Args:
         genomes: All files of all species.
-        regions: For each species its regions `(n, 4)`, each at least a window long.
+        regions: For each species its regions, each at least a window long.
         window: Bases of a window.
         seed: Of the draw.
     """
 
-    def __init__(self, genomes: list[SequenceFile], regions: list[np.ndarray], window: int, seed: int):
+    def __init__(self, genomes: list[SequenceFile], regions: list[Intervals], window: int, seed: int):
         self.genomes, self.regions, self.window, self.seed = genomes, regions, window, seed
 
-    def draw(self, i: int, epoch: int) -> tuple[np.ndarray, str, int]:
-        """Return a window `(4,)`, its sequence, and its species. Windows that are mostly N are drawn again."""
+    def draw(self, i: int, epoch: int) -> tuple[tuple[int, int, int, int], str, int]:
+        """Return a window (file, sequence, start, end), its letters, and its species.
+
+        Windows that are mostly N are drawn again.
+        """
         species, rng = i % len(self.regions), np.random.default_rng((self.seed, epoch, i))
         regions = self.regions[species]
-        starts = (regions[:, 3] - regions[:, 2] - self.window + 1).cumsum()
+        starts = (regions.lengths - self.window + 1).cumsum()
         for _try in range(_TRIES):
             place = int(rng.integers(starts[-1]))
             k = int(np.searchsorted(starts, place, side="right"))
-            file, sequence, _, last = regions[k].tolist()
+            file, sequence, last = int(regions.file[k]), int(regions.sequence[k]), int(regions.end[k])
             start = last - self.window - (int(starts[k]) - 1 - place)
             text = self.genomes[file].letters(sequence, start, start + self.window)
             if text.upper().count("N") <= self.window / 2:
                 break
-        return np.array([file, sequence, start, start + self.window]), text, species
+        return (file, sequence, start, start + self.window), text, species
 
     def rows(self, count: int, epoch: int) -> WindowRows:
         """Return the first `count` windows of an epoch as rows."""
         drawn = [self.draw(i, epoch) for i in range(count)]
-        windows = np.stack([window for window, _, _ in drawn])
+        windows = Intervals.of(window for window, _, _ in drawn)
         return WindowRows(self.genomes, windows, np.array([species for _, _, species in drawn]))
 
 
@@ -233,7 +240,7 @@ def species(args: SpeciesArguments) -> FinetuneResult:
     genomes, regions = [], {part: [] for part in PARTS}
     for name, files in opened.items():
         for part, own in held_out_regions(name, files, args).items():
-            regions[part].append(own + np.array([len(genomes), 0, 0, 0]))
+            regions[part].append(replace(own, file=own.file + len(genomes)))
         genomes += files
     drawn = {part: DrawnWindows(genomes, regions[part], args.window, args.seed) for part in PARTS}
     counts = {"train": args.windows_per_epoch, "validation": args.test_windows, "test": args.test_windows}
