@@ -440,8 +440,8 @@ def _digest(texts: Sequence[str]) -> str:
 
 def _check_folder(output: Path, settings: dict, resume: bool) -> None:
     """Raise `InputError` if the folder holds another run, or one that is to be continued only when asked."""
-    check_output_folder(output, settings, resume, ("model", "data", "gtf", "fasta"))
     earlier = read_earlier_settings(output)
+    check_output_folder(output, settings, resume, ("model", "data", "gtf", "fasta"))
     if not earlier or not (output / ".unfinished").is_dir():
         return
     if not resume:

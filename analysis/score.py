@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.training.runs.outputs import one_writer, whole_file
+from hyenadna.training.runs.outputs import inert, one_writer, whole_file
 
 from .likelihoods import STRANDS, check_lengths, log_likelihoods
 from .models import load_language_model
@@ -151,7 +151,7 @@ def score_file(
                 scores[strand] = log_likelihoods(model, texts, strand=strand, **options)
                 bar.update(sum(lengths[i] for i in block))
 
-            ids = [names[i] for i in block]
+            ids = [inert(str(names[i])) for i in block]
             is_first = block.start == 0
             _write_table(_summary_table(ids, texts, scores), table, is_first)
             if per_position is not None:

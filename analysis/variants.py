@@ -45,7 +45,7 @@ from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.files import is_compressed
 from hyenadna.genomics.letters import ID_OF_BYTE, UNK, encode, pad, reverse_complement
 from hyenadna.genomics.vcf import check_vcf, vcf_lines, vcf_records, write_vcf
-from hyenadna.training.runs.outputs import one_writer, remove_unfinished, whole_file
+from hyenadna.training.runs.outputs import inert, one_writer, remove_unfinished, whole_file
 from hyenadna.training.runs.results import write_json
 from hyenadna.training.runs.settings import SETTINGS_FILE
 from hyenadna.training.runs.shards import Parts, changed_settings, read_earlier_settings, share
@@ -65,6 +65,7 @@ ADDED = {  # key of INFO: column of the table, type, description
     "HYENA_DISTANCE": ("distance", "Float", "1 - cosine of the mean embeddings with REF and with ALT, both strands"),
     "HYENA_SKIP": ("skip", "String", "Why there is no HYENA_LLR"),
 }
+_TEXTS = ["chrom", "id", "ref", "alt"]
 _NUMBERS = ["llr", "llr_forward", "llr_reverse", "distance"]
 COLUMNS = ["line", "chrom", "pos", "id", "ref", "alt", "llr", "llr_forward", "llr_reverse", "distance", "skip"]
 
@@ -411,7 +412,7 @@ def _join(vcf: str, output: Path, parts: Parts, names: Sequence[str]) -> None:
         writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
         writer.writeheader()
         for row in _read_rows(parts, names):
-            writer.writerow(row)
+            writer.writerow({**row, **{column: inert(row[column]) for column in _TEXTS}})
             alleles += 1
             if row["skip"]:
                 reasons[re.sub(r"(REF_mismatch).*", r"\1", row["skip"])] += 1

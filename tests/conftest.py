@@ -1,4 +1,7 @@
 import os
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a network
@@ -34,3 +37,17 @@ def random_ids(*shape: int, seed: int = 1) -> torch.Tensor:
 @pytest.fixture
 def golden() -> Path:
     return Path(__file__).parent / "golden"
+
+
+@contextmanager
+def locked_by_another_process(lock: Path):
+    """Another process that holds the lock of an output: a file beside it, or `.lock` in a folder."""
+    program = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); "
+        "print(flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program, str(lock)], **pipes) as other:
+        other.stdout.readline()
+        yield
+        other.stdin.close()

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from hyenadna.errors import InputError
 
-__all__ = ["one_writer", "remove_unfinished", "temporary_name", "whole_file"]
+__all__ = ["inert", "one_writer", "remove_unfinished", "temporary_name", "whole_file"]
 
 
 def temporary_name(path: Path) -> Path:
@@ -47,6 +47,24 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
     for path in folder.glob(f".{name}.*unfinished*"):
         with suppress(OSError):
             path.unlink()
+
+
+def inert(text: str) -> str:
+    """Return the text of a table's cell so that no spreadsheet takes it for a formula: with an apostrophe in front.
+
+    Names come from files that others made, and `=HYPERLINK(...)` is a name to FASTA and VCF. Numbers, and marks such as
+    a lone `-`, stay as they are.
+
+    >>> inert("=1+1"), inert("-"), inert("-5"), inert("chr1")
+    ("'=1+1", '-', '-5', 'chr1')
+    """
+    if len(text) < 2 or text[0] not in "=+-@\t\r":
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 @contextmanager
