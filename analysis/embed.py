@@ -18,7 +18,6 @@ map of two dimensions in `embeddings.png` and `embeddings.html`, one file that n
 """
 
 import hashlib
-import sys
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,11 +43,20 @@ from hyenadna.genomics.labels import check_sequences, label_text
 from hyenadna.genomics.letters import encode, pad
 from hyenadna.genomics.sources import has_labels, read_parts
 from hyenadna.inputs_hyenadna import pool
-from hyenadna.training.runs.outputs import one_writer, remove_unfinished
-from hyenadna.training.runs.results import hardware, versions, write_confusion_matrix, write_json, write_whole
-from hyenadna.training.runs.settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
+from hyenadna.training.runs.folder import (
+    METRICS_FILE,
+    SETTINGS_FILE,
+    check_output_folder,
+    hardware,
+    versions,
+    write_json,
+    write_whole,
+)
+from hyenadna.training.runs.models import load_checkpoint
+from hyenadna.training.runs.outputs import locked, remove_unfinished
+from hyenadna.training.runs.pictures import write_confusion_matrix
+from hyenadna.training.runs.settings import parse_settings, setting
 from hyenadna.training.runs.shards import Parts, changed_settings, read_earlier_settings, share
-from hyenadna.training.runs.trainer import load_checkpoint
 
 from .classifier import CLASSIFIERS, check_classes, cross_validate, groups_of, majority
 from .pictures import METHODS, check_map, draw_map, map_to_plane, write_html
@@ -370,7 +378,7 @@ def run(args: EmbedArguments) -> np.ndarray:
     output = Path(args.output_dir)
     with ExitStack() as at_end:
         if state.is_main_process:
-            at_end.enter_context(one_writer(output))
+            at_end.enter_context(locked(output))
             _check_folder(output, settings, args.resume)
         if args.resume and (output / METRICS_FILE).exists():
             print(f"{output} holds this run, and it is finished: nothing to do")
@@ -566,6 +574,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from hyenadna.training.cli import main as command_line
+    from hyenadna.training.cli import run_module
 
-    sys.exit(command_line(["embed", *sys.argv[1:]]))
+    run_module(__spec__.name)

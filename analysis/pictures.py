@@ -21,7 +21,7 @@ from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
 from hyenadna.errors import InputError
-from hyenadna.training.runs.results import write_whole
+from hyenadna.training.runs.folder import write_whole
 
 __all__ = ["METHODS", "check_map", "colours_of", "draw_map", "draw_mutagenesis", "map_to_plane", "write_html"]
 

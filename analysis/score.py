@@ -25,10 +25,10 @@ from tqdm.auto import tqdm
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.training.runs.outputs import inert, one_writer, whole_file
+from hyenadna.training.runs.models import load_language_model
+from hyenadna.training.runs.outputs import inert, locked, whole_file
 
 from .likelihoods import STRANDS, check_lengths, log_likelihoods
-from .models import load_language_model
 from .sequences import encode_named, open_sequences, read_sequences
 
 __all__ = ["log_likelihoods", "main", "read_sequences", "score_file", "summary"]
@@ -241,7 +241,13 @@ def main(argv: list[str] | None = None) -> None:
     options = {name: getattr(args, name) for name in ("ignore_soft_masked", "batch_bases", "chunk")}
     with ExitStack() as at_end:
         for path in outputs:
-            at_end.enter_context(one_writer(path, is_file=True))
+            at_end.enter_context(locked(path, is_file=True))
         files = [at_end.enter_context(whole_file(path)) for path in outputs]
         totals = score_file(model, names, sequences, lengths, *files, strands=strands, **options)
     print(f"{len(names):,} sequences, {totals.scores:,} scores: perplexity {totals.perplexity:.4f}; {args.output}")
+
+
+if __name__ == "__main__":
+    from hyenadna.training.cli import run_module
+
+    run_module(__spec__.name)

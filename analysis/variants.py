@@ -20,7 +20,6 @@ import argparse
 import csv
 import math
 import re
-import sys
 import time
 import zlib
 from collections import Counter
@@ -45,13 +44,12 @@ from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.files import is_compressed
 from hyenadna.genomics.letters import ID_OF_BYTE, UNK, encode, pad, reverse_complement
 from hyenadna.genomics.vcf import check_vcf, vcf_lines, vcf_records, write_vcf
-from hyenadna.training.runs.outputs import inert, one_writer, remove_unfinished, whole_file
-from hyenadna.training.runs.results import write_json
-from hyenadna.training.runs.settings import SETTINGS_FILE
+from hyenadna.training.runs.folder import SETTINGS_FILE, write_json
+from hyenadna.training.runs.models import load_language_model
+from hyenadna.training.runs.outputs import inert, locked, remove_unfinished, whole_file
 from hyenadna.training.runs.shards import Parts, changed_settings, read_earlier_settings, share
 
 from .likelihoods import target_log_probabilities
-from .models import load_language_model
 from .mutagenesis import mutagenesis, read_region, run_mutagenesis
 
 __all__ = ["COLUMNS", "main", "mutagenesis", "run_vcf", "score_variants", "skip_reason"]
@@ -568,7 +566,7 @@ def main(argv: list[str] | None = None) -> None:
     state.wait_for_everyone()
     with ExitStack() as at_end:
         if state.is_main_process:
-            at_end.enter_context(one_writer(output))
+            at_end.enter_context(locked(output))
             remove_unfinished(output / "parts")
             write_json(output / SETTINGS_FILE, settings)
         state.wait_for_everyone()
@@ -581,6 +579,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from hyenadna.training.cli import main as command_line
+    from hyenadna.training.cli import run_module
 
-    sys.exit(command_line(["variants", *sys.argv[1:]]))
+    run_module(__spec__.name)

@@ -188,6 +188,8 @@ def open_text(path: str | Path) -> TextIO:
     Python's `splitlines` would also break a line at `\\x0b`, `\\x0c` or U+2028, which headers may hold.
     """
     if not is_compressed(path):
+        if has_suffix(path, (".gz", ".bgz")):
+            raise ValueError("by its name it is packed, but it is not")
         return open(path, encoding="utf-8-sig", newline="\n")
     check_end(path)
     return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")  # type: ignore[return-value]
@@ -255,7 +257,10 @@ def column_names(path: str | Path) -> list[str]:
         if name.endswith(".parquet"):
             return pyarrow.parquet.read_schema(path).names
         with open_text(path) as file:
-            return next(csv.reader(file, delimiter=_separator(path), skipinitialspace=True), [])
+            header = next(csv.reader(file, delimiter=_separator(path), skipinitialspace=True), None)
+        if header is None:
+            raise InputError(f"{path} is empty: there are no rows")
+        return header
 
 
 def _separator(path: str | Path) -> str:

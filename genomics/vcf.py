@@ -20,7 +20,7 @@ import pysam
 
 from hyenadna.errors import InputError
 
-from .files import open_text, reading
+from .files import UNREADABLE, one_line, open_text
 
 __all__ = ["Written", "check_vcf", "vcf_lines", "vcf_records", "write_vcf"]
 
@@ -37,15 +37,17 @@ def vcf_lines(path: str | Path) -> Iterator[str]:
         InputError: It cannot be read to its end.
     """
     try:
-        with reading(path), open_text(path) as file:
+        with open_text(path) as file:
             for line in file:
                 if not line.endswith("\n"):
                     raise InputError(f"{path} is truncated: its last line has no end: {line[:60]!r}")
                 yield line[:-1]
-    except InputError as error:
-        if isinstance(error.__cause__, UnicodeDecodeError):
-            raise InputError(f"{error}. Is it a BCF? `bcftools view` makes a VCF of it") from error.__cause__
+    except InputError:
         raise
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text: {error}. Is it a BCF? `bcftools view` makes a VCF of it") from error
+    except UNREADABLE as error:
+        raise InputError(f"{path} cannot be read to its end: {one_line(error)}") from error
 
 
 def check_vcf(path: str | Path) -> tuple[int, int]:

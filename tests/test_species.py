@@ -149,7 +149,7 @@ def test_rows_stay_in_their_genome(genomes):
     assert len(part) == 2 and list(part) == [files[0].letters(1, 5, 9), files[0].letters(2, 1, 2)]
     other = WindowRows(files, windows, np.array([0, 1, 0]))
     assert digest_of({"train": rows}) != digest_of({"train": other})
-    assert digest_of({"train": rows}) == digest_of({"train": WindowRows(files, windows.copy(), np.array([0, 1, 1]))})
+    assert digest_of({"train": rows}) == digest_of({"train": WindowRows(files, windows[:], np.array([0, 1, 1]))})
 
 
 def test_it_learns_and_the_shipped_recipe_runs(genomes, tmp_path):
@@ -228,7 +228,6 @@ def test_pooling_follows_the_length():
         ({"window": 0}, "at least 1"),
         ({"validation_chromosomes": ["1"]}, "go together"),
         ({"held_out_fraction": 0.5}, "between 0 and 0.5"),
-        ({"test_data": "x"}, "drawn from genomes"),
     ],
 )
 def test_bad_settings(genomes, changes, message):

@@ -16,7 +16,7 @@ from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training.experiments.species import DrawnWindows, EpochRows, held_out_regions, open_species
-from hyenadna.training.finetune import SequenceCollator, StrandedRows, _TellEpoch
+from hyenadna.training.runs.supervised import SequenceCollator, SetEpoch, StrandedRows
 
 from .test_species import make_args
 
@@ -154,7 +154,7 @@ def test_epochs_reach_workers_that_stay(tmp_path):
     seen = []
     for epoch in (0.0, 1.0, 0.0):
         State.epoch = epoch
-        _TellEpoch(rows).on_epoch_begin(None, State, None)
+        SetEpoch(rows).on_epoch_begin(None, State, None)
         seen.append(torch.cat([batch["input_ids"] for batch in loader]))
         assert torch.cat([batch["labels"] for batch in loader]).tolist() == [0, 1] * 6
     assert torch.equal(seen[0], seen[2]) and not torch.equal(seen[0], seen[1])

@@ -14,8 +14,7 @@ As in the paper (arXiv 2306.15794) a window ends in `[SEP]`, and windows of up t
 longer ones by their last position.
 """
 
-import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,43 +28,41 @@ from hyenadna.genomics.intervals import Intervals, overlapping, subtract, whole_
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
-from hyenadna.training.finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
+from hyenadna.training.runs.models import RunResult
 from hyenadna.training.runs.settings import parse_settings, setting
+from hyenadna.training.runs.supervised import ClassifierArguments, classifier_for_trainer, train_and_test
 
 _MEAN_UP_TO = 32_768  # bases; the paper pools longer windows by their last position
 _TRIES = 20  # to find a window that is no gap
 
 
 @dataclass
-class SpeciesArguments(FinetuneArguments):
-    """Settings of `hyenadna species`, on top of those of `hyenadna finetune`."""
+class SpeciesArguments(ClassifierArguments):
+    """Settings of `hyenadna species`, beside those of a classifier."""
 
+    data: str | None = setting(None, "Folder with a sub-folder of FASTA files for each species.", compared=False)
+    task: str | None = setting(None, "Name of the data in reports (species_WINDOW).")
     window: int = setting(1024, "Bases of a window.")
-    species: list[str] = field(default_factory=list, metadata={"help": "Sub-folders to use; by default all."})
-    validation_chromosomes: list[str] = field(
-        default_factory=list, metadata={"help": "Chromosomes to validate on; without names, the last bases."}
-    )
-    test_chromosomes: list[str] = field(
-        default_factory=list, metadata={"help": "Chromosomes to test on; without names, the last bases."}
-    )
+    species: list[str] = setting([], "Sub-folders to use; by default all.")
+    validation_chromosomes: list[str] = setting([], "Chromosomes to validate on; without names, the last bases.")
+    test_chromosomes: list[str] = setting([], "Chromosomes to test on; without names, the last bases.")
     held_out_fraction: float = setting(
         0.1, "Without names: fraction of the bases for validation, and as many for test."
     )
     windows_per_epoch: int = setting(4096, "Training windows of an epoch, over all species.")
     test_windows: int = setting(1000, "Windows to test on, over all species; as many to validate on.")
-    output_dir: str = setting("hyenadna-species", "Folder for everything that the run writes.")
+    output_dir: str = setting("hyenadna-species", "Folder for everything that the run writes.", decides=False)
     add_special_tokens: bool = setting(True, "Append [SEP] to each window, as in the paper.")
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_classifier()
         if self.window < 1 or self.windows_per_epoch < 1 or self.test_windows < 1:
             raise InputError("window, windows_per_epoch and test_windows must be at least 1")
         if bool(self.validation_chromosomes) != bool(self.test_chromosomes):
             raise InputError("validation_chromosomes and test_chromosomes go together: name both or none")
         if not 0 < self.held_out_fraction < 0.5:
             raise InputError(f"held_out_fraction is {self.held_out_fraction}; it must lie between 0 and 0.5")
-        if self.folds is not None or self.validation_data or self.test_data:
-            raise InputError("windows are drawn from genomes: leave folds, validation_data and test_data out")
         if self.model is None and self.max_seq_len is None:
             self.max_seq_len = self.window + 2
         if self.pooling is None:
@@ -230,7 +227,7 @@ class EpochRows(torch.utils.data.Dataset):
         return {"sequence": text, "label": species}
 
 
-def species(args: SpeciesArguments) -> FinetuneResult:
+def species(args: SpeciesArguments) -> RunResult:
     """Train, evaluate and save a classifier of species.
 
     Raises:
@@ -252,9 +249,9 @@ def species(args: SpeciesArguments) -> FinetuneResult:
         _check_letters(rows["sequence"])
     labelled = LabelledData(parts, SINGLE_LABEL, list(opened), digest_of(parts))
 
-    def prepare(args: FinetuneArguments, labelled: LabelledData) -> dict:
+    def prepare(args: SpeciesArguments, labelled: LabelledData) -> dict:
         rows = EpochRows(drawn["train"], args.windows_per_epoch, args.reverse_complement)
-        return {**classifier(args, labelled), "train_dataset": rows}
+        return {**classifier_for_trainer(args, labelled), "train_dataset": rows}
 
     return train_and_test(args, labelled, prepare)
 
@@ -271,6 +268,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from hyenadna.training.cli import main as command_line
+    from hyenadna.training.cli import run_module
 
-    sys.exit(command_line(["species", *sys.argv[1:]]))
+    run_module(__spec__.name)

@@ -1,12 +1,13 @@
 """Output files and folders: one writer at a time, every file whole or not there, no litter of killed runs.
 
-with one_writer(Path("scores.tsv"), is_file=True), whole_file(Path("scores.tsv")) as file:
+with locked(Path("scores.tsv"), is_file=True), whole_file(Path("scores.tsv")) as file:
     file.write(...)
 """
 
-import fcntl  # POSIX: Linux and macOS
 import glob
 import os
+import platform
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,12 @@ from typing import TextIO
 
 from hyenadna.errors import InputError
 
-__all__ = ["inert", "one_writer", "remove_unfinished", "temporary_name", "whole_file"]
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
+__all__ = ["inert", "locked", "remove_unfinished", "temporary_name", "whole_file"]
 
 
 def temporary_name(path: Path) -> Path:
@@ -68,11 +74,11 @@ def inert(text: str) -> str:
 
 
 @contextmanager
-def one_writer(path: Path, *, is_file: bool = False) -> Iterator[None]:
-    """Keep a file or folder to this process; remove what killed runs left half-written there.
+def locked(path: Path, *, is_file: bool = False) -> Iterator[None]:
+    """Keep a folder or file to this process, and remove what killed runs left half-written there.
 
-    A folder is made if it is missing, and removed at the end if nothing was written into it. Where the file system has
-    no locks or can only be read, nothing is locked.
+    A folder is made if it is missing, and removed at the end if nothing was written into it. Where it can only be read,
+    or the file system or the operating system has no such locks, nothing is locked.
 
     Args:
         path: The folder, or the file.
@@ -83,28 +89,37 @@ def one_writer(path: Path, *, is_file: bool = False) -> Iterator[None]:
     """
     folder = path.parent if is_file else path
     lock = folder / (f".{path.name}.lock" if is_file else ".lock")
+    if fcntl is None:
+        warnings.warn(f"{platform.system()} has no record locks: do not start two runs in {str(path)!r}", stacklevel=3)
 
     with ExitStack() as at_end:
         missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        for parent in reversed(missing):
+        for parent in reversed(missing):  # a run that is refused leaves nothing
             at_end.callback(_remove_if_empty, parent)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _acquire(lock, at_end)
+            if fcntl is not None:
+                _acquire(lock, at_end)
+                remove_unfinished(folder, glob.escape(path.stem) if is_file else "*")
         except BlockingIOError:
+            what = f"{str(path)!r}" if is_file else f"output_dir {str(path)!r}"
             raise InputError(
-                f"another process is writing into {str(path)!r}; wait for it, end it, or choose another name"
+                f"another process is writing into {what}; wait for it, end it, or choose another "
+                f"{'file' if is_file else 'folder'}"
             ) from None
         except OSError:
-            pass  # writing will say what is wrong
-        else:
-            remove_unfinished(folder, glob.escape(path.stem) if is_file else "*")
+            pass  # writing will say what is wrong with the place
         yield
 
 
 def _acquire(lock: Path, at_end: ExitStack) -> None:
-    # A POSIX record lock: freed when the process dies, and not inherited by forked data-loader workers.
-    file = at_end.enter_context(open(lock, "a"))  # noqa: SIM115
+    """Lock a file until `at_end` closes.
+
+    This is a POSIX record lock. It ends with the process, however that ends, and forked data-loader workers, which may
+    outlive the process for a moment, do not inherit it. An flock, which most libraries use, they would inherit: a run
+    that was killed could not be resumed until the last worker is gone.
+    """
+    file = at_end.enter_context(lock.open("a"))
     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if not (lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
         raise BlockingIOError  # another run ended just now, and removed the file

@@ -13,10 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from hyenadna.errors import InputError
-
-from .results import write_whole
-from .settings import SETTINGS_FILE
+from .folder import SETTINGS_FILE, read_settings, write_whole
 
 __all__ = ["Parts", "changed_settings", "read_earlier_settings", "share"]
 
@@ -74,16 +71,9 @@ def read_earlier_settings(output: Path) -> dict:
     Raises:
         InputError: The file cannot be read, or holds something else.
     """
-    path = output / SETTINGS_FILE
-    if not path.is_file():
+    if not (output / SETTINGS_FILE).is_file():
         return {}
-    try:
-        settings = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error}; choose another folder") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"{path} holds a {type(settings).__name__}, not settings; choose another folder")
-    return settings
+    return read_settings(output)
 
 
 def changed_settings(earlier: dict, settings: dict) -> dict:
