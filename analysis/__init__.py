@@ -1,4 +1,4 @@
-"""What a trained model says about DNA: likelihoods, effects of variants, embeddings, and their pictures.
+"""What a trained model says: likelihoods, effects of variants, embeddings, and their pictures.
 
     from hyenadna.analysis import log_likelihoods, score_variants
     log_likelihoods(model, ["ACGTTG"])               # the log-probability of each base
@@ -12,7 +12,8 @@
 | `pictures.py`, `map.html` | the map of embeddings, the picture of substitutions |
 | `sequences.py` | sequences that a person gave, read one after another |
 
-`embed` and `mutagenesis` are modules here; their functions have the same names: `hyenadna.analysis.embed.embed`.
+`embed` and `mutagenesis` are modules here; their functions are `embed.embed` and
+`mutagenesis.mutagenesis`.
 Positions count from 0, but for those of a VCF, which count from 1.
 """
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .sequences import open_sequences, read_sequences
     from .variants import score_variants
 
-# Each name is imported when it is first asked for: `--help` of one command must not load the libraries of another.
+# Each name is imported when it is first asked for: one command does not load the libraries of all.
 _FILE_OF_NAME = {
     "cross_validate": "classifier",
     "draw_map": "pictures",

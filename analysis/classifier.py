@@ -29,7 +29,8 @@ CLASSIFIERS = ("logistic", "boosted_trees")
 def groups_of(sequences: Sequence[str]) -> np.ndarray:
     """Number the rows so that related ones have the same number, int64 `(rows,)`.
 
-    Related are rows of the same double-stranded DNA or of the same gene, and rows that share a relative.
+    Related are rows of the same double-stranded DNA or of the same gene, and rows that share a
+    relative.
 
     Args:
         sequences: Of the rows; `GeneSequences` also know the gene of each.
@@ -59,7 +60,7 @@ def groups_of(sequences: Sequence[str]) -> np.ndarray:
 
 
 def check_classes(labels: Sequence[str], groups: np.ndarray, folds: int) -> None:
-    """Raise `InputError` if there is one class, or one has fewer groups of rows than there are folds."""
+    """Raise `InputError` if there is one class, or one has fewer groups of rows than folds."""
     pairs = np.unique(np.column_stack([labels, groups]), axis=0)
     names, counts = np.unique(pairs[:, 0], return_counts=True)
     if len(names) < 2 or counts.min() < folds:
@@ -103,10 +104,13 @@ def cross_validate(
         groups = np.arange(len(labels))
     check_classes(labels, groups, folds)
     if classifier == "logistic":
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
+        # The solver needs dimensions of one scale; trees do not.
+        solver = LogisticRegression(max_iter=1000, class_weight="balanced")
+        model = make_pipeline(StandardScaler(), solver)
     else:
         model = HistGradientBoostingClassifier(random_state=seed)
 
+    # With nothing to keep together, the plain splitter balances the classes better.
     if len(np.unique(groups)) < len(groups):
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         splits = splitter.split(vectors, labels, groups)

@@ -1,20 +1,23 @@
-"""Embeddings of sequences, a classifier on them, their picture: `hyenadna embed --model CHECKPOINT --data genes.fa`.
+"""Embeddings of sequences, and what they tell: `hyenadna embed --model M --data genes.fa`.
 
     hyenadna embed --model pretrained --data promoters.csv --output_dir embeddings
-    hyenadna embed --model pretrained --gtf genes.gtf.gz --fasta hg38.fa --classifier boosted_trees   # genes by biotype
-    hyenadna embed biotypes.yaml --model pretrained --data transcripts.fa --picture tsne              # the paper's
-    accelerate launch -m hyenadna embed --model pretrained --data promoters.csv              # several devices
+    # genes, classified by biotype; with the settings of the paper; on several devices
+    hyenadna embed --model pretrained --gtf genes.gtf.gz --fasta hg38.fa --classifier boosted_trees
+    hyenadna embed biotypes.yaml --model pretrained --data transcripts.fa --picture tsne
+    accelerate launch -m hyenadna embed --model pretrained --data promoters.csv
 
-An embedding is the mean, the last or the maximum of a layer's output over the positions of a sequence. A sequence
-longer than `--chunk` (by default what the model reads) is cut into chunks of that length; their embeddings are
-averaged, each weighted by its length, as for the paper's biotypes (arXiv 2306.15794).
+An embedding is the mean, the last or the maximum of a layer's output over the positions of a
+sequence. A sequence longer than `--chunk` (by default what the model reads) is cut into chunks of
+that length; their embeddings are averaged, each weighted by its length, as for the paper's biotypes
+(arXiv 2306.15794).
 
-The output folder gets `embeddings.parquet` (or `.npz`). With `--classifier` it also gets the cross-validated F1 in
-`metrics.json`; rows of the same gene, or of the same DNA on either strand, are in one fold. With `--picture` it gets a
-map of two dimensions in `embeddings.png` and `embeddings.html`, one file that needs no network.
+The output folder gets `embeddings.parquet` (or `.npz`). With `--classifier` it also gets the
+cross-validated F1 in `metrics.json`; rows of the same gene, or of the same DNA on either strand,
+are in one fold. With `--picture` it gets a map of two dimensions in `embeddings.png` and
+`embeddings.html`, one file that needs no network.
 
     from hyenadna.analysis.embed import embed
-    embed(model, ["ACGTTG", "GGCA"], pooling="mean")          # (2, d_model), float32; the model stays as it was
+    embed(model, ["ACGTTG", "GGCA"], pooling="mean")          # float32 (2, d_model)
 """
 
 import hashlib
@@ -121,14 +124,14 @@ class EmbedArguments:
             raise InputError(f"seed must be between 0 and {_LARGEST_SEED:,}")
 
 
-# ---------------------------------------------------------------------------------------------- embeddings
+# ------------------------------------------------------------------------------ embeddings
 
 
 def chunks_of(lengths: Sequence[int], chunk: int) -> np.ndarray:
-    """Cut sequences into pieces of at most `chunk` bases, int64 `(pieces, 3)`: sequence, start, end, from 0.
+    """Cut sequences into pieces of at most `chunk` bases: sequence, start, end, int64 `(n, 3)`.
 
-    The pieces of a sequence are as equal in length as can be. A short last piece would otherwise count as much as the
-    others in `max` and `last` pooling.
+    The pieces of a sequence are as equal in length as can be. A short last piece would otherwise
+    count as much as the others in `max` and `last` pooling.
 
     >>> chunks_of([10], 4).tolist()
     [[0, 0, 3], [0, 3, 6], [0, 6, 10]]
@@ -142,11 +145,11 @@ def chunks_of(lengths: Sequence[int], chunk: int) -> np.ndarray:
 
 
 def batches_of(pieces: np.ndarray, batch_bases: int) -> list[np.ndarray]:
-    """Return the numbers of pieces of similar length, the longest first, in batches of at most `batch_bases` bases.
+    """Return batches of numbers of pieces: the longest first, of similar length in a batch.
 
     Args:
         pieces: From `chunks_of`.
-        batch_bases: Padding included; a longer piece is a batch of its own.
+        batch_bases: Bases in a batch, padding included; a longer piece is a batch of its own.
     """
     sizes = _sizes(pieces)
     order = np.argsort(-sizes, kind="stable")
@@ -171,7 +174,7 @@ def _pooled(
     pooling: str,
     layer: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the numbers of pieces and their embeddings, float32 `(pieces, d_model)`, batch by batch."""
+    """Yield the numbers of pieces and their embeddings, float32 `(n, d_model)`, by batches."""
     backbone = model.base_model
     is_inner = layer not in (-1, model.config.n_layer)
     for numbers in batches:
@@ -202,9 +205,10 @@ def embed(
         model: Any HyenaDNA model, with a head or without; it is left as it was.
         sequences: Of IUPAC letters, none empty.
         pooling: `"mean"`, `"last"` or `"max"` over the positions.
-        layer: 0: the embeddings of the letters; i: block i; -1 or `n_layer`: the last, after the final norm.
-        chunk: Bases to read at a time, by default `max_seq_len`. A longer sequence is cut; the embeddings of its
-            chunks are averaged, each weighted by its length.
+        layer: 0: the embeddings of the letters; i: block i; -1 or `n_layer`: the last, after the
+            final norm.
+        chunk: Bases to read at a time, by default `max_seq_len`. A longer sequence is cut; the
+            embeddings of its chunks are averaged, each weighted by its length.
         batch_bases: Bases in one batch, padding included.
         progress: Show a progress bar.
 
@@ -218,14 +222,16 @@ def embed(
     """
     if isinstance(sequences, str):
         raise InputError("sequences is one text; embed takes a list of them: [text]")
-    sequences = list(sequences)  # a column of a table is looked up by its index, which may be in another order
+    # A column of a pandas table is looked up by its index, which may be in another order.
+    sequences = list(sequences)
     lengths = [len(sequence) for sequence in sequences]
     _check(model.config, lengths, pooling, layer, chunk)
     pieces = chunks_of(lengths, chunk or model.config.max_seq_len)
     batches = batches_of(pieces, batch_bases)
     vectors = np.zeros((len(pieces), model.config.d_model), dtype=np.float32)
 
-    modes = [(module, module.training) for module in model.modules()]  # parts may be frozen in another mode
+    # Parts of the model may be in another mode than the whole, because they are frozen.
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with tqdm(total=sum(lengths), unit="base", unit_scale=True, disable=not progress) as bar:
@@ -252,7 +258,8 @@ def _check(config: HyenaDNAConfig, lengths: Sequence[int], pooling: str, layer: 
 
 
 def average(vectors: np.ndarray, pieces: np.ndarray, count: int) -> np.ndarray:
-    """Average the embeddings of the pieces of each sequence, weighted by their lengths, float32 `(count, d)`."""
+    """Average the embeddings of the pieces of each sequence by length, float32 `(count, d)`."""
+    # In float64: a chromosome has thousands of pieces.
     sizes = _sizes(pieces).astype(np.float64)
     sums = np.zeros((count, vectors.shape[1]))
     np.add.at(sums, pieces[:, 0], vectors * sizes[:, None])
@@ -260,7 +267,7 @@ def average(vectors: np.ndarray, pieces: np.ndarray, count: int) -> np.ndarray:
     return (sums / lengths[:, None]).astype(np.float32)
 
 
-# ---------------------------------------------------------------------------------------------- rows
+# ------------------------------------------------------------------------------ rows
 
 
 class Rows(NamedTuple):
@@ -356,20 +363,23 @@ def _rows_of_frequent_classes(labels: list[str], args: EmbedArguments) -> list[i
     return sorted(kept)
 
 
-# ---------------------------------------------------------------------------------------------- the command
+# ------------------------------------------------------------------------------ the command
 
 
 def run(args: EmbedArguments) -> np.ndarray:
     """Embed, classify and draw what the settings name; return the embeddings `(rows, d_model)`.
 
-    Every process writes its embeddings into the output folder now and then, from where an interrupted run goes on.
+    Every process writes its embeddings into the output folder now and then, from where an
+    interrupted run goes on.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
     """
     start = time.monotonic()
     state = PartialState(cpu=args.use_cpu)
     rows = read_rows(args)
+    # What classifier and picture cannot use must be told before the hours of work.
     groups = _check_tasks(args, rows)
     model, config = load_checkpoint(HyenaDNAModel, args.model, {})
     _check(config, rows.lengths, args.pooling, args.layer, args.chunk)
@@ -411,13 +421,14 @@ def run(args: EmbedArguments) -> np.ndarray:
             results |= _classify(output, rows, embeddings, groups, args)
         results["train_seconds"] = round(time.monotonic() - start, 1)
         write_json(output / METRICS_FILE, results)
+        # Last: until `metrics.json` is there, a run goes on from its parts.
         parts.remove()
     print(f"{len(rows.ids):,} embeddings of {config.d_model} numbers are in {output}")
     return embeddings
 
 
 def _check_tasks(args: EmbedArguments, rows: Rows) -> np.ndarray | None:
-    """Refuse what classifier and picture could not use before the work; return the groups that share a fold."""
+    """Refuse what classifier and picture could not use; return the groups that share a fold."""
     if (args.classifier or args.picture) and rows.labels is None:
         raise InputError(f"{args.data} has no labels ({args.label_column}), which classifier and picture need")
     if args.picture:
@@ -435,7 +446,8 @@ def _settings(args: EmbedArguments, rows: Rows) -> dict:
     settings = {name: getattr(args, name) for name in names}
     settings["data_sha256"] = _digest(rows.sequences)
     labels = rows.labels or rows.ids
-    settings["rows_sha256"] = _digest([f"{name}\t{label}" for name, label in zip(rows.ids, labels, strict=True)])
+    pairs = [f"{name}\t{label}" for name, label in zip(rows.ids, labels, strict=True)]
+    settings["rows_sha256"] = _digest(pairs)
     return settings
 
 
@@ -447,7 +459,7 @@ def _digest(texts: Sequence[str]) -> str:
 
 
 def _check_folder(output: Path, settings: dict, resume: bool) -> None:
-    """Raise `InputError` if the folder holds another run, or one that is to be continued only when asked."""
+    """Raise `InputError` if the folder holds another run, or one to be continued when asked."""
     earlier = read_earlier_settings(output)
     check_output_folder(output, settings, resume, ("model", "data", "gtf", "fasta"))
     if not earlier or not (output / ".unfinished").is_dir():
@@ -474,7 +486,8 @@ def _embed_in_parts(
     """
     vectors = np.zeros((len(pieces), model.config.d_model), dtype=np.float32)
     done = _read_parts(parts, vectors)
-    # Whole batches, as an uninterrupted run has them: in others, pieces would be padded and rounded otherwise.
+    # Whole batches, as an uninterrupted run has them: in others, pieces would be padded and rounded
+    # otherwise.
     batches = [numbers for numbers in batches_of(pieces, args.batch_bases) if not done[numbers].all()]
     batches = share(batches, state.process_index, state.num_processes)
     sizes = _sizes(pieces)
@@ -509,7 +522,8 @@ def _read_parts(parts: Parts, vectors: np.ndarray) -> np.ndarray:
                 numbers = part["numbers"]
                 vectors[numbers] = part["vectors"]
         except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-            # A machine that lost its power may leave a part cut short. Its pieces are embedded again.
+            # A machine that lost its power may leave a part cut short. Its pieces are embedded
+            # again.
             logger.warning(f"{parts.path(name)} is damaged and passed over: {error}")
             continue
         done[numbers] = True
@@ -524,7 +538,7 @@ def _draw(output: Path, rows: Rows, embeddings: np.ndarray, args: EmbedArguments
 
 
 def _classify(output: Path, rows: Rows, embeddings: np.ndarray, groups: np.ndarray, args: EmbedArguments) -> dict:
-    """Cross-validate the classifier, draw its confusion matrix, and return its entries of `metrics.json`."""
+    """Cross-validate the classifier, draw its errors, and return its part of `metrics.json`."""
     metrics, predicted = cross_validate(
         embeddings, rows.labels, args.classifier, folds=args.folds, seed=args.seed, groups=groups
     )

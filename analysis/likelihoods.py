@@ -7,8 +7,9 @@
     >>> [scores.shape for scores in log_likelihoods(model, ["ACGTTG", "GGCA"])]
     [(6,), (4,)]
 
-Log-probabilities are natural logarithms of the model's softmax over its whole vocabulary, as in the loss. The first
-base of a sequence has no context and no score. Letters other than A, C, G and T are context only.
+Log-probabilities are natural logarithms of the model's softmax over its whole vocabulary, as in the
+loss. The first base of a sequence has no context and no score. Letters other than A, C, G and T are
+context only.
 """
 
 import math
@@ -34,7 +35,8 @@ def log_probabilities_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.T
     """Return the log-probability of each target, float32 `(batch, length)`.
 
     Args:
-        logits: Of shape `(batch, length, vocabulary)`. The softmax is computed in float32 whatever their type.
+        logits: Of shape `(batch, length, vocabulary)`. The softmax is computed in float32 whatever
+            their type.
         targets: Token ids `(batch, length)`.
     """
     log_p = logits.float().log_softmax(-1)
@@ -59,12 +61,16 @@ def target_log_probabilities(model: HyenaDNAForCausalLM, hidden: torch.Tensor, i
 
 @torch.no_grad()
 def base_log_probabilities(model: HyenaDNAForCausalLM, ids: torch.Tensor, chunk: int) -> torch.Tensor:
-    """Return the log-probability of each token given those before it, float32 `(batch, length)`; of the first, NaN.
+    """Return the log-probability of each token given those before it, and NaN for the first.
 
     Args:
         model: In evaluation mode.
         ids: Token ids `(batch, length)`. Padding is on the right, where it has no effect.
-        chunk: Positions to read at a time. Longer rows are streamed through the generation cache, which is exact.
+        chunk: Positions to read at a time. Longer rows are streamed through the generation cache,
+            which is exact.
+
+    Returns:
+        float32 `(batch, length)`.
     """
     length = ids.shape[1]
     scores = torch.full(ids.shape, math.nan, device=ids.device)
@@ -102,16 +108,16 @@ def log_likelihoods(
     Args:
         model: A language model; it is put into evaluation mode.
         sequences: Of IUPAC letters, none empty and none longer than `max_seq_len`.
-        strand: `"forward"` or `"reverse"`, the strand that the model reads. On the reverse strand, the context of a
-            base is what follows it.
+        strand: `"forward"` or `"reverse"`, the strand that the model reads. On the reverse strand,
+            the context of a base is what follows it.
         ignore_soft_masked: Give lower-case letters no score; they are still context.
         batch_bases: Bases in one batch, padding included.
         chunk: Positions of a long sequence to read at a time.
         progress: Show a progress bar.
 
     Returns:
-        For each sequence the log-probabilities of its bases, float32 `(length,)`, in the order of `sequences` and of
-        the bases in it, whatever the strand; NaN where there is no score.
+        For each sequence the log-probabilities of its bases, float32 `(length,)`, in the order of
+        `sequences` and of the bases in it, whatever the strand; NaN where there is no score.
 
     Raises:
         InputError: A sequence is empty, too long, or has other characters; there is no such strand.
@@ -128,6 +134,7 @@ def log_likelihoods(
 
     ids = []
     for i, sequence in enumerate(sequences):
+        # The model reads the other strand from its own 5' end; the scores are turned back below.
         forward = encode_named(sequence, f"sequence {i}")
         ids.append(complement_ids(forward) if strand == "reverse" else forward)
     if not ids:
@@ -147,7 +154,9 @@ def log_likelihoods(
 
 
 def _batches(lengths: Sequence[int], batch_bases: int) -> Iterator[list[int]]:
-    """Yield the numbers of sequences of similar length, the longest last in each batch and first of all batches."""
+    """Yield batches of numbers of sequences, the batch with the longest sequences first."""
+    # Neighbours in length waste little on padding. The longest come first, so that a batch too large
+    # for the memory fails at once.
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     end = len(order)
     while end:
@@ -160,11 +169,12 @@ def _batches(lengths: Sequence[int], batch_bases: int) -> Iterator[list[int]]:
 def _score_batch(
     model: HyenaDNAForCausalLM, batch: list[np.ndarray], chunk: int, ignore_soft_masked: bool
 ) -> list[np.ndarray]:
-    """Score sequences given as ids that still know lower case, uint8; NaN where there is no score."""
+    """Score sequences given as ids that still know lower case; NaN where there is no score."""
     tokens, lengths = pad(batch)
     log_p = base_log_probabilities(model, torch.from_numpy(tokens).to(model.device), chunk).cpu().numpy()
 
-    # One comparison for the whole batch: a model of short reads spends more time here than in its layers.
+    # One comparison for the whole batch: a model of short reads spends more time here than in its
+    # layers.
     has_score = is_base(tokens)
     if ignore_soft_masked:
         for row, ids in enumerate(batch):

@@ -34,7 +34,7 @@ __all__ = ["Region", "mutagenesis", "read_region", "run_mutagenesis"]
 def mutagenesis(
     model: HyenaDNAForCausalLM, sequence: str, first: int, last: int, batch_size: int = 32, progress: bool = False
 ) -> np.ndarray:
-    """Score all substitutions of a window: log-likelihood with each base minus that of the window as it is.
+    """Score substitutions: log-likelihood of a window with each base minus that of the window.
 
     Args:
         model: A language model; it is put into evaluation mode.
@@ -45,8 +45,8 @@ def mutagenesis(
         progress: Show a progress bar for each strand.
 
     Returns:
-        float64 `(last - first, 4)`, for A, C, G, T, averaged over both strands; 0 for the base that is there, and NaN
-        where the window has none of the four.
+        float64 `(last - first, 4)`, for A, C, G, T, averaged over both strands; 0 for the base that
+        is there, and NaN where the window has none of the four.
 
     Raises:
         InputError: The positions are not in the sequence, or it has other characters.
@@ -65,7 +65,8 @@ def mutagenesis(
 
     forward = _substitute(model, ids, first, last, batch_size, progress)
     reverse = _substitute(model, ids_of_reverse, length - last, length - first, batch_size, progress)
-    # Back to the forward strand: positions run the other way, and T, G, C, A are the complements of A, C, G, T.
+    # Back to the forward strand: positions run the other way, and T, G, C, A are the complements of
+    # A, C, G, T.
     reverse = reverse[::-1, ::-1]
 
     letters = ids[first:last].astype(int)
@@ -81,10 +82,10 @@ def mutagenesis(
 def _substitute(
     model: HyenaDNAForCausalLM, ids: np.ndarray, first: int, last: int, batch_size: int, progress: bool
 ) -> np.ndarray:
-    """Return the log-likelihood of a sequence with each of A, C, G, T at the positions [first, last).
+    """Return the log-likelihood of a sequence with each base at the positions [first, last).
 
-    A substitution leaves everything before it as it was. So the sequence is read once up to a few neighbouring
-    positions, into a cache, and from there once for each substitution at one of them.
+    A substitution leaves everything before it as it was. So the sequence is read once up to a few
+    neighbouring positions, into a cache, and from there once for each substitution at one of them.
 
     Args:
         model: In evaluation mode.
@@ -95,7 +96,7 @@ def _substitute(
         progress: Show a progress bar.
 
     Returns:
-        float64 `(last - first, 4)`.
+        float64 `(last - first, 4)`, for A, C, G, T.
     """
     x = torch.from_numpy(ids.astype(np.int64)).to(model.device)
     log_p = model(x[None]).logits[0].float().log_softmax(-1)  # (length, vocabulary)
@@ -124,8 +125,8 @@ def _substitute(
             with branches(cache, torch.zeros_like(offset)):
                 hidden = model.hyena(rows, past_key_values=cache).last_hidden_state
 
-        # The likelihood is a sum over positions: those before the substitution are as they were, the substituted base
-        # is read off the first pass, and only those after it need the new one.
+        # The likelihood is a sum over positions: those before the substitution are as they were,
+        # the substituted base is read off the first pass, and only those after it need the new one.
         log_p_after = target_log_probabilities(model, hidden, rows)
         is_before = torch.arange(1, rows.shape[1], device=x.device) <= offset[:, None]
         sum_after = log_p_after.masked_fill_(is_before, 0).double().sum(1)
@@ -135,7 +136,7 @@ def _substitute(
     return result.cpu().numpy()
 
 
-# ---------------------------------------------------------------------------------------------- the command
+# ------------------------------------------------------------------------------ the command
 
 
 @dataclass
@@ -161,11 +162,12 @@ def read_region(genome: SequenceFile, text: str, window: int) -> Region:
     Args:
         genome: The genome.
         text: Such as `chr20:1,000-1,200`, 0-based and half-open, or the name of a sequence.
-        window: Bases that the model reads; the region is in their middle, except near the ends of the sequence.
+        window: Bases that the model reads; the region is in their middle, except near the ends of
+            the sequence.
 
     Raises:
-        InputError: It is no region of the genome, is longer than the window, or a letter in the window is of no
-            nucleotide.
+        InputError: It is no region of the genome, is longer than the window, or a letter in the
+            window is of no nucleotide.
     """
     if text.lower().endswith(".bed"):
         raise InputError("mutagenesis takes one region, such as chr20:1000-1200")
@@ -182,7 +184,7 @@ def read_region(genome: SequenceFile, text: str, window: int) -> Region:
 def run_mutagenesis(
     model: HyenaDNAForCausalLM, genome: SequenceFile, region: Region, output: Path, batch_size: int = 32
 ) -> pd.DataFrame:
-    """Score all substitutions of a region; write `mutagenesis.tsv` and `mutagenesis.png`, and return the table.
+    """Score all substitutions of a region; write `mutagenesis.tsv` and `.png`.
 
     Args:
         model: A language model.

@@ -1,4 +1,4 @@
-"""Pictures of what a model says: a map of embeddings in two dimensions, and the effects of substitutions.
+"""Pictures of what a model says: maps of embeddings, and effects of substitutions.
 
 plane = map_to_plane(vectors, "tsne")
 draw_map(Path("map.png"), plane, labels, "my sequences")
@@ -27,7 +27,7 @@ __all__ = ["METHODS", "check_map", "colours_of", "draw_map", "draw_mutagenesis",
 
 METHODS = ("tsne", "pca", "umap")
 
-# ---------------------------------------------------------------------------------------------- map of embeddings
+# ------------------------------------------------------------------------------ map of embeddings
 
 
 def check_map(method: str, rows: int) -> None:
@@ -41,8 +41,8 @@ def check_map(method: str, rows: int) -> None:
 def map_to_plane(vectors: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
     """Map vectors `(rows, d)` to `(rows, 2)`.
 
-    Each dimension is first scaled to mean 0 and deviation 1. t-SNE and UMAP start from at most 50 principal
-    components. The same seed gives the same map again.
+    Each dimension is first scaled to mean 0 and deviation 1. t-SNE and UMAP start from at most 50
+    principal components. The same seed gives the same map again.
 
     Args:
         vectors: Embeddings `(rows, d)`.
@@ -94,7 +94,8 @@ def draw_map(path: Path, plane: np.ndarray, labels: Sequence[str], title: str) -
     for name in sorted(names, key=lambda name: -(labels == name).sum()):
         points = plane[labels == name]
         axes.scatter(*points.T, s=size, color=colours[name], alpha=0.7, linewidths=0)
-        # A larger dot for the legend. The space keeps a class such as "_x", which matplotlib would leave out.
+        # A larger dot for the legend. The space keeps a class such as "_x", which matplotlib would
+        # leave out.
         axes.scatter([], [], s=30, color=colours[name], label=f" {name} ({len(points):,})")
 
     legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
@@ -109,7 +110,9 @@ def draw_map(path: Path, plane: np.ndarray, labels: Sequence[str], title: str) -
 def write_html(
     path: Path, plane: np.ndarray, labels: Sequence[str], ids: Sequence[str], lengths: Sequence[int], title: str
 ) -> None:
-    """Write the map as one page that needs no network: hover shows a point's id, a click on a class hides it.
+    """Write the map as one page that needs no network.
+
+    Hover shows the id of a point; a click on a class hides it.
 
     Args:
         path: The page.
@@ -127,7 +130,8 @@ def write_html(
         points.append([*xy, number[label], name, int(length)])
     data = {"classes": [[name, colours[name]] for name in names], "points": points}
 
-    # A class or an id may read "</script>" or "<!--<script>", after which no parser would find the script's end.
+    # A class or an id may read "</script>" or "<!--<script>", after which no parser would find the
+    # script's end.
     heading = title.replace("&", "&amp;").replace("<", "&lt;")
     content = {"title": heading, "data": json.dumps(data).replace("<", "\\u003c")}
     template = files(__package__).joinpath("map.html").read_text(encoding="utf-8")
@@ -135,11 +139,11 @@ def write_html(
     write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
 
-# ---------------------------------------------------------------------------------------------- mutagenesis
+# ------------------------------------------------------------------------------ mutagenesis
 
 
 def draw_mutagenesis(path: Path, scores: np.ndarray, start: int, title: str) -> None:
-    """Draw the scores of substitutions as a PNG: blue makes the sequence less likely, red more likely.
+    """Draw the scores of substitutions as a PNG: blue for less likely, red for more.
 
     Args:
         path: The picture.

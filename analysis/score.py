@@ -1,14 +1,16 @@
-"""Log-likelihoods of sequences: `hyenadna score --model FOLDER --data sequences.fa --output scores.tsv`.
+"""Log-likelihoods of sequences: `hyenadna score --model M --data x.fa --output scores.tsv`.
 
     from hyenadna.analysis.score import log_likelihoods
-    log_likelihoods(model, ["ACGTTG", "GGCA"])               # for each sequence the log-probability of each base
+    log_likelihoods(model, ["ACGTTG", "GGCA"])          # the log-probability of each base
 
-A base's log-probability (natural logarithm) is that of the language model's softmax over its whole vocabulary, given
-all the bases before it, as in the loss. The first base has no context and no score. Letters other than A, C, G and T
-have no score either, nor have lower-case ones if asked: they are context only. On the reverse strand the context of a
-base is what follows it. Both strands are scored and averaged unless one is asked for.
+A base's log-probability (natural logarithm) is that of the language model's softmax over its whole
+vocabulary, given all the bases before it, as in the loss. The first base has no context and no
+score. Letters other than A, C, G and T have no score either, nor have lower-case ones if asked:
+they are context only. On the reverse strand the context of a base is what follows it. Both strands
+are scored and averaged unless one is asked for.
 
-The command reads, scores and writes a block of sequences at a time, so a file may hold any number of them.
+The command reads, scores and writes a block of sequences at a time, so a file may hold any number
+of them.
 """
 
 import argparse
@@ -33,7 +35,8 @@ from .sequences import encode_named, open_sequences, read_sequences
 
 __all__ = ["log_likelihoods", "main", "read_sequences", "score_file", "summary"]
 
-# A block is scored and written at once. Larger blocks make batches of more similar lengths, and cost more memory.
+# A block is scored and written at once. Larger blocks make batches of more similar lengths, and
+# cost more memory.
 _BASES_PER_BLOCK = 2**21
 _SEQUENCES_PER_BLOCK = 2**15
 
@@ -42,11 +45,12 @@ def summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
     """Return the log-likelihood and the per-base perplexity of one sequence.
 
     Args:
-        scores: For each strand that was read the log-probabilities of the bases `(length,)`, NaN where there is none.
+        scores: For each strand that was read the log-probabilities of the bases `(length,)`, NaN
+            where there is none.
 
     Returns:
-        `log_likelihood_STRAND` of each strand, `log_likelihood` (their mean), `scored_bases` and `perplexity`. What no
-        base has a score for is NaN.
+        `log_likelihood_STRAND` of each strand, `log_likelihood` (their mean), `scored_bases` and
+        `perplexity`. What no base has a score for is NaN.
 
     >>> summary({"forward": np.array([math.nan, -1.0, -3.0])})["log_likelihood"]
     -4.0
@@ -68,12 +72,13 @@ def summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
     row["scored_bases"] = max(counts)
     row["perplexity"] = math.nan
     if sum(counts):
+        # One strand may have no score: of "AN", only the A read from the other side has one.
         known = sum(total for total in sums if not math.isnan(total))
         row["perplexity"] = math.exp(-known / sum(counts))
     return row
 
 
-# ---------------------------------------------------------------------------------------------- the command
+# ------------------------------------------------------------------------------ the command
 
 
 @dataclass
@@ -203,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_files(args: argparse.Namespace) -> list[Path]:
-    """Return the files to write, or raise `InputError` if they are the input, each other, or in no folder."""
+    """Return the files to write; refuse the input, the same file twice, and a missing folder."""
     paths = [path for path in (args.data, args.output, args.per_position) if path is not None]
     if len({Path(path).resolve() for path in paths}) < len(paths):
         raise InputError(f"data, output and per_position must be different files: {paths}")
@@ -219,6 +224,7 @@ def _check_files(args: argparse.Namespace) -> list[Path]:
 
 def _check_sequences(path: str, names: Sequence[str], sequences: Sequence[str]) -> list[int]:
     """Read all sequences once before the work, and return their lengths."""
+    # A letter that the model does not know must be told before hours of work, not after them.
     lengths = []
     for name, sequence in zip(names, sequences, strict=True):
         encode_named(sequence, f"{path}: {name}")
@@ -240,6 +246,7 @@ def main(argv: list[str] | None = None) -> None:
     strands = STRANDS[1:] if args.strand == "both" else (args.strand,)
     options = {name: getattr(args, name) for name in ("ignore_soft_masked", "batch_bases", "chunk")}
     with ExitStack() as at_end:
+        # Both locks before the first file: a run that is refused must not have started another.
         for path in outputs:
             at_end.enter_context(locked(path, is_file=True))
         files = [at_end.enter_context(whole_file(path)) for path in outputs]

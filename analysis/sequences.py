@@ -18,7 +18,7 @@ __all__ = ["FileSequences", "encode_named", "open_sequences", "read_sequences"]
 
 
 class FileSequences(Sequence):
-    """The sequences of a file, each read when it is asked for, so that any number of them fits in memory."""
+    """The sequences of a file, each read when it is asked for: any number fits in memory."""
 
     def __init__(self, file: SequenceFile):
         self.file = file
@@ -39,12 +39,14 @@ def open_sequences(
 ) -> tuple[list[str], Sequence[str]]:
     """Return the ids and the sequences of a FASTA file (plain or bgzip), a table or a text file.
 
-    The sequences of FASTA and text are read when they are asked for; those of a table are in memory.
+    The sequences of FASTA and text are read when they are asked for; those of a table are in
+    memory.
 
     Args:
         path: The file.
         sequence_column: Column of a table that holds the sequences.
-        id_column: Column of a table that holds the ids; without it, rows are named by their number, from 0.
+        id_column: Column of a table that holds the ids; without it, rows are named by their number,
+            from 0.
 
     Raises:
         InputError: The file cannot be read, or holds no sequences.
@@ -70,10 +72,11 @@ def read_sequences(path: str, sequence_column: str = "sequence", id_column: str 
 
 
 def encode_named(sequence: str, name: str) -> np.ndarray:
-    """Return the ids of a sequence as `encode` does, uint8 `(length,)`; an error says whose they are.
+    """Return the ids of a sequence, uint8 `(length,)`; an error says whose they are.
 
     Raises:
-        InputError: The sequence is empty, or holds a character that is no IUPAC letter for a nucleotide.
+        InputError: The sequence is empty, or holds a character that is no IUPAC letter for a
+            nucleotide.
     """
     if not sequence:
         raise InputError(f"{name} is empty")

@@ -1,19 +1,21 @@
-"""Variant effects: `hyenadna variants --model FOLDER --vcf v.vcf.gz --fasta genome.fa --output_dir out`.
+"""Variant effects: `hyenadna variants --model M --vcf v.vcf.gz --fasta g.fa --output_dir out`.
 
-    hyenadna variants --model FOLDER --fasta genome.fa --mutagenesis chr20:1,000,000-1,000,200 --output_dir out
+    hyenadna variants --model M --fasta g.fa --mutagenesis chr20:1,000,000-1,000,200 --output_dir out
     accelerate launch --multi_gpu --num_processes 4 -m hyenadna variants --model ...   # also on CPUs
 
-The score of an alternative allele is the log-likelihood (natural logarithm) of a window of the genome with it minus
-that with the reference allele, averaged over both strands: below 0, the model finds it less likely. Only A, C, G and T
-count as targets. `distance` is one minus the cosine between the mean embeddings of the two windows.
+The score of an alternative allele is the log-likelihood (natural logarithm) of a window of the
+genome with it minus that with the reference allele, averaged over both strands: below 0, the model
+finds it less likely. Only A, C, G and T count as targets. `distance` is one minus the cosine
+between the mean embeddings of the two windows.
 
-`variants.tsv` has one line per alternative allele, in the order of the VCF, with the reason where there is no score.
-`variants.vcf` is the input with `HYENA_LLR`, `HYENA_DISTANCE` and `HYENA_SKIP` in INFO; if the input is compressed, it
-is `variants.vcf.gz` (bgzip) with an index. Records are scored and written in parts of 256, each whole or not at all: a
-run that was killed goes on where it was. Positions of a VCF count from 1, all others here from 0.
+`variants.tsv` has one line per alternative allele, in the order of the VCF, with the reason where
+there is no score. `variants.vcf` is the input with `HYENA_LLR`, `HYENA_DISTANCE` and `HYENA_SKIP`
+in INFO; if the input is compressed, it is `variants.vcf.gz` (bgzip) with an index. Records are
+scored and written in parts of 256, each whole or not at all: a run that was killed goes on where it
+was. Positions of a VCF count from 1, all others here from 0.
 
     from hyenadna.analysis.variants import score_variants
-    score_variants(model, genome, [["chr20", "1000001", "rs1", "A", "G"]])      # a table, one row per allele
+    score_variants(model, genome, [["chr20", "1000001", "rs1", "A", "G"]])    # a row per allele
 """
 
 import argparse
@@ -68,7 +70,7 @@ _NUMBERS = ["llr", "llr_forward", "llr_reverse", "distance"]
 COLUMNS = ["line", "chrom", "pos", "id", "ref", "alt", "llr", "llr_forward", "llr_reverse", "distance", "skip"]
 
 
-# ---------------------------------------------------------------------------------------------- alleles
+# ------------------------------------------------------------------------------ alleles
 
 
 def skip_reason(genome: SequenceFile, sequence: int | None, position: int, ref: str, alt: str, window: int) -> str:
@@ -110,10 +112,10 @@ def skip_reason(genome: SequenceFile, sequence: int | None, position: int, ref: 
 def surroundings(
     genome: SequenceFile, sequence: int, position: int, ref: str, alt: str, window: int
 ) -> tuple[str, str]:
-    """Return what is before and after a variant in its window, in capitals, the same for both alleles.
+    """Return what is before and after a variant in its window, in capitals.
 
-    Together with the longer allele, in the middle, they are `window` bases; fewer at the ends of the chromosome.
-    `position` counts from 0.
+    It is the same for both alleles. Together with the longer one, in the middle, they are `window`
+    bases; fewer at the ends of the chromosome. `position` counts from 0.
     """
     around = window - max(len(ref), len(alt))
     after = position + len(ref)
@@ -136,14 +138,17 @@ def score_variants(
     Args:
         model: A language model, in evaluation mode.
         genome: The genome.
-        records: The fields of each record as text, from CHROM, POS (counted from 1), ID, REF, ALT on.
+        records: The fields of each record as text, from CHROM, POS (counted from 1), ID, REF, ALT
+            on.
         first: Number of the first record, for the column `line`.
         window: Bases around a variant that the model reads.
         batch_size: Windows in one batch.
-        share_prefix: Read what is before a variant once for both alleles: faster, equal but for rounding.
+        share_prefix: Read what is before a variant once for both alleles: faster, equal but for
+            rounding.
 
     Returns:
-        A row for each alternative allele, with the columns `COLUMNS`. `llr` is NaN where `skip` says why.
+        A row for each alternative allele, with the columns `COLUMNS`. `llr` is NaN where `skip`
+        says why.
     """
     rows = _score_alleles(model, genome, records, first, window, batch_size, share_prefix)
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -158,72 +163,100 @@ def _score_alleles(
     batch_size: int,
     share_prefix: bool,
 ) -> list[dict]:
-    """Return the rows of `score_variants` as Python has them: a table of pandas costs more than they do."""
+    """Return the rows of `score_variants` as dicts: a table for each part would cost more."""
     rows = []
-    scored = []  # those of `rows` that get a score
-    prefixes = []  # two for each scored allele: what the model reads before it on either strand
-    pairs = []  # likewise: what follows with the reference and with the alternative
+    scored = []
+    # Two for each scored allele, one a strand: what the model reads before the variant, and what
+    # follows with the reference and with the alternative.
+    prefixes = []
+    pairs = []
+    for row, sequence in _alleles_of(records, genome, first):
+        rows.append(row)
+        position = row["pos"] - 1
+        ref = row["ref"].upper()
+        alt = row["alt"].upper()
+        row["skip"] = skip_reason(genome, sequence, position, ref, alt, window)
+        if row["skip"]:
+            continue
+        before, after = surroundings(genome, sequence, position, ref, alt, window)
+        if UNK in (before + after).encode().translate(ID_OF_BYTE):
+            row["skip"] = "no_nucleotide_in_window"
+            continue
+        scored.append(row)
+        prefixes += [before, reverse_complement(after)]
+        pairs.append((ref + after, alt + after))
+        pairs.append((reverse_complement(before + ref), reverse_complement(before + alt)))
+
+    # A part may have none: a contig that the FASTA lacks, or symbolic alleles only.
+    if scored:
+        _add_scores(scored, *_score_pairs(model, prefixes, pairs, batch_size, share_prefix))
+    return rows
+
+
+def _alleles_of(
+    records: Iterable[Sequence[str]], genome: SequenceFile, first: int
+) -> Iterator[tuple[dict, int | None]]:
+    """Yield a row for each alternative allele, without its scores, and the number of its chromosome."""
     for line, record in enumerate(records, first):
         chrom, pos, name, ref, alts = record[:5]
-        position = int(pos) - 1
         sequence = genome.number_of(chrom)
         for alt in alts.split(","):
             row = dict.fromkeys(COLUMNS, math.nan)
-            row |= {"line": line, "chrom": chrom, "pos": position + 1, "id": name, "ref": ref, "alt": alt}
-            row["skip"] = skip_reason(genome, sequence, position, ref.upper(), alt.upper(), window)
-            rows.append(row)
-            if row["skip"]:
-                continue
+            row |= {"line": line, "chrom": chrom, "pos": int(pos), "id": name, "ref": ref, "alt": alt}
+            yield row, sequence
 
-            before, after = surroundings(genome, sequence, position, ref, alt, window)
-            if UNK in (before + after).encode().translate(ID_OF_BYTE):
-                row["skip"] = "no_nucleotide_in_window"
-                continue
-            scored.append(row)
-            alleles = (ref.upper(), alt.upper())
-            prefixes += [before, reverse_complement(after)]
-            pairs.append(tuple(allele + after for allele in alleles))
-            pairs.append(tuple(reverse_complement(before + allele) for allele in alleles))
-    if not scored:  # a contig that the FASTA lacks, or symbolic alleles only
-        return rows
 
+def _score_pairs(
+    model: HyenaDNAForCausalLM,
+    prefixes: list[str],
+    pairs: list[tuple[str, str]],
+    batch_size: int,
+    share_prefix: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return log-likelihoods `(n, 2)` of the pairs, and mean embeddings `(n, 2, d_model)`."""
     if share_prefix:
-        totals, means = score_continuations(model, prefixes, pairs, batch_size)
-    else:
-        windows = [prefix + end for prefix, pair in zip(prefixes, pairs, strict=True) for end in pair]
-        number = {text: i for i, text in enumerate(dict.fromkeys(windows))}  # alternatives share their reference
-        index = [number[text] for text in windows]
-        totals, means = score_windows(model, list(number), batch_size)
-        totals = totals[index]
-        means = means[index]
-    # (alleles, strands, reference and alternative)
-    totals = totals.reshape(-1, 2, 2)
-    means = means.reshape(len(scored), 2, 2, -1)
-    for row, total, mean in zip(scored, totals, means, strict=True):
+        return score_continuations(model, prefixes, pairs, batch_size)
+
+    windows = [prefix + end for prefix, pair in zip(prefixes, pairs, strict=True) for end in pair]
+    # The alternatives of a record share the window of their reference.
+    number = {text: i for i, text in enumerate(dict.fromkeys(windows))}
+    index = np.array([number[text] for text in windows]).reshape(-1, 2)
+    totals, means = score_windows(model, list(number), batch_size)
+    return totals[index], means[index]
+
+
+def _add_scores(rows: list[dict], totals: np.ndarray, means: np.ndarray) -> None:
+    """Write the scores into rows; totals and means are of two pairs for each, one a strand."""
+    totals = totals.reshape(len(rows), 2, 2)
+    means = means.reshape(len(rows), 2, 2, -1)
+    for row, total, mean in zip(rows, totals, means, strict=True):
         forward, reverse = (total[:, 1] - total[:, 0]).tolist()
         row["llr_forward"] = forward
         row["llr_reverse"] = reverse
         row["llr"] = (forward + reverse) / 2
+        # The model reads one direction. Both strands together see what is on either side of a base.
         ref_mean, alt_mean = mean.sum(0)
         norms = np.linalg.norm(ref_mean) * np.linalg.norm(alt_mean)
         row["distance"] = 1 - float(ref_mean @ alt_mean / norms)
-    return rows
 
 
-# ---------------------------------------------------------------------------------------------- windows
+# ------------------------------------------------------------------------------ windows
 
 
 def _token_ids(sequences: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids `(n, longest)`, with pads on the right, where a causal model never sees them, and lengths."""
+    """Return token ids `(n, longest)`, padded on the right, and lengths `(n,)`."""
     tokens, lengths = pad([encode(sequence) for sequence in sequences])
     return torch.from_numpy(tokens), torch.from_numpy(lengths)
 
 
 @torch.no_grad()
 def score_windows(model: HyenaDNAForCausalLM, sequences: list[str], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the log-likelihood of each sequence, float64 `(n,)`, and its mean embedding, float64 `(n, d_model)`.
+    """Return the log-likelihood and the mean embedding of each sequence.
 
     Only sequences of one length share a batch, so that each is rounded as it would be alone.
+
+    Returns:
+        float64 `(n,)` and float64 `(n, d_model)`.
     """
     totals = np.zeros(len(sequences))
     means = np.zeros((len(sequences), model.config.d_model))
@@ -246,11 +279,12 @@ def score_continuations(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score two continuations of each prefix, which the model reads once for both.
 
-    Equal to whole windows but for rounding: a sum over 1,000 float32 log-probabilities is not determined to 1e-5.
+    Equal to whole windows but for rounding: a sum over 1,000 float32 log-probabilities is not
+    determined to 1e-5.
 
     Returns:
-        Log-likelihood of each continuation given its prefix, float64 `(n, 2)`, and the mean embedding of prefix and
-        continuation, float64 `(n, 2, d_model)`.
+        Log-likelihood of each continuation given its prefix, float64 `(n, 2)`, and the mean
+        embedding of prefix and continuation, float64 `(n, 2, d_model)`.
     """
     totals = np.zeros((len(pairs), 2))
     means = np.zeros((len(pairs), 2, model.config.d_model))
@@ -268,7 +302,9 @@ def score_continuations(
 
 
 def _score_ends(model: HyenaDNAForCausalLM, shared: list[str], ends: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the log-likelihoods of ends, two for each shared beginning, and mean embeddings of both together.
+    """Return log-likelihoods of ends, two for each shared beginning, and mean embeddings.
+
+    An embedding is the mean over the beginning and the end.
 
     Args:
         model: A language model.
@@ -304,11 +340,11 @@ def _score_ends(model: HyenaDNAForCausalLM, shared: list[str], ends: list[str]) 
     return total, embedding / whole
 
 
-# ---------------------------------------------------------------------------------------------- parts
+# ------------------------------------------------------------------------------ parts
 
 
 def _write_rows(path: Path, rows: list[dict]) -> None:
-    """Write a part: tab-separated, with a header. `csv` writes floats by `repr`, so that nothing is rounded."""
+    """Write a part, separated by tabs. `csv` writes floats by `repr`: nothing is rounded."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
         writer.writeheader()
@@ -330,6 +366,7 @@ def _read_rows(parts: Parts, names: Sequence[str]) -> Iterator[dict[str, str]]:
                     raise ValueError("its header is another")
                 for values in reader:
                     row = dict(zip(COLUMNS, values, strict=True))
+                    # A damaged digit must be told here, before it is joined to the others.
                     for column in _NUMBERS:
                         float(row[column])
                     yield row
@@ -337,7 +374,7 @@ def _read_rows(parts: Parts, names: Sequence[str]) -> Iterator[dict[str, str]]:
             raise InputError(f"{path} is damaged: {error}. Remove it, and the same command makes it again") from error
 
 
-# ---------------------------------------------------------------------------------------------- joining
+# ------------------------------------------------------------------------------ joining
 
 
 def _score_text(text: str) -> str:
@@ -349,7 +386,10 @@ def _info_items(alleles: list[dict[str, str]]) -> list[str]:
     items = []
     for key, (column, kind, _) in ADDED.items():
         values = [allele[column] for allele in alleles]
-        texts = [_score_text(value) for value in values] if kind == "Float" else [value or "." for value in values]
+        if kind == "Float":
+            texts = [_score_text(value) for value in values]
+        else:
+            texts = [value or "." for value in values]
         if any(text != "." for text in texts):
             items.append(f"{key}={','.join(texts)}")
     return items
@@ -360,24 +400,27 @@ def annotated(lines: Iterable[str], rows: Iterable[dict[str, str]]) -> Iterator[
 
     Args:
         lines: Of the VCF, without their ends.
-        rows: Of the table of scores, in the order of the VCF. Both are read once, a record at a time.
+        rows: Of the table of scores, in the order of the VCF. Both are read once, a record at a
+            time.
 
     Raises:
         InputError: The rows are not those of the VCF.
     """
     alleles_of_records = groupby(rows, key=lambda row: row["line"])
+    # An earlier run may have annotated the input: its values are replaced.
     old_headers = tuple(f"##INFO=<ID={key}," for key in ADDED)
     old_keys = {*ADDED, ".", ""}
     number = 0
     for line in lines:
         if line.startswith(old_headers):
-            continue  # of an earlier run, as are the values below
+            continue
         if line.startswith("#CHROM"):
             for key, (_, kind, description) in ADDED.items():
                 yield f'##INFO=<ID={key},Number=A,Type={kind},Description="{description}">'
         elif not line.startswith("#"):
             fields = line.split("\t", 8)
             alleles = list(next(alleles_of_records, (None, []))[1])
+            # A part that a machine lost in part, at the end of a line, would shift all scores after it.
             if len(alleles) != fields[4].count(",") + 1 or alleles[0]["line"] != str(number):
                 raise InputError(f"the parts have no scores of record {number} (from 0): remove them and start again")
             number += 1
@@ -388,7 +431,7 @@ def annotated(lines: Iterable[str], rows: Iterable[dict[str, str]]) -> Iterator[
 
 
 def _write_annotated(vcf: str, output: Path, rows: Iterable[dict[str, str]]) -> str:
-    """Write the annotated VCF, compressed and indexed if the input is compressed; return what was written."""
+    """Write the annotated VCF, compressed and indexed as the input; return what was written."""
     name = "variants.vcf.gz" if is_compressed(vcf) else "variants.vcf"
     written = write_vcf(output / name, annotated(vcf_lines(vcf), rows))
     if written.problem:
@@ -422,7 +465,7 @@ def _join(vcf: str, output: Path, parts: Parts, names: Sequence[str]) -> None:
     print("\n".join(lines))
 
 
-# ---------------------------------------------------------------------------------------------- the command
+# ------------------------------------------------------------------------------ the command
 
 
 def run_vcf(
@@ -435,10 +478,10 @@ def run_vcf(
     batch_size: int = _BATCH_SIZE,
     share_prefix: bool = False,
 ) -> None:
-    """Score the alleles of a VCF, and write `variants.tsv` and `variants.vcf` (or `.vcf.gz`) into a folder.
+    """Score the alleles of a VCF; write `variants.tsv` and the annotated VCF into a folder.
 
-    Several processes share the work. What an interrupted run left in the folder is taken as it is: the caller has
-    compared its settings.
+    Several processes share the work. What an interrupted run left in the folder is taken as it is:
+    the caller has compared its settings.
 
     Args:
         model: A language model, in evaluation mode.
@@ -450,7 +493,9 @@ def run_vcf(
     """
     state = PartialState()
     parts = Parts(output / "parts", ".tsv")
+    # The parts are removed last, so a table beside them may be of an interrupted join.
     is_finished = (output / "variants.tsv").exists() and not parts.folder.exists()
+    # All processes must have looked before the fastest makes the folder of parts.
     state.wait_for_everyone()
     if is_finished:
         if state.is_main_process:
@@ -460,12 +505,14 @@ def run_vcf(
     parts.folder.mkdir(exist_ok=True)
     names = [f"{number:06d}" for number in range(-(-records // _RECORDS_PER_PART))]
     mine = set(share(parts.missing(names), state.process_index, state.num_processes))
-    state.wait_for_everyone()  # every process must have listed what is missing before any of them writes a part
+    # Every process must have listed what is missing before any of them writes a part.
+    state.wait_for_everyone()
     start = time.perf_counter()
     scored = 0
     fields = vcf_records(vcf)
     with tqdm(total=len(mine), unit="part", disable=not state.is_local_main_process) as bar:
         for number, name in enumerate(names):
+            # Read also what is done or another's: a VCF has no index of its lines.
             batch = list(islice(fields, _RECORDS_PER_PART))
             if name not in mine:
                 continue
@@ -540,7 +587,8 @@ def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     _check_arguments(args)
     (genome,) = open_genomes([args.fasta])
-    # Without cpu=True, accelerate takes each process for a run of its own. Fast processes wait long for the slowest.
+    # Without cpu=True, accelerate takes each process for a run of its own. Fast processes wait long
+    # for the slowest.
     on_cpu = args.device == "cpu" or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=7))
     output = Path(args.output_dir)
@@ -555,6 +603,7 @@ def main(argv: list[str] | None = None) -> None:
     _check_folder(output, settings)
     region = None
     if args.mutagenesis is not None:
+        # Before anything is written: a mistyped region must not claim the folder for itself.
         region = read_region(genome, args.mutagenesis, args.window)
 
     device = args.device or (str(state.device) if state.device.type == "cuda" else None)

@@ -32,7 +32,10 @@ def test_parts_are_whole_or_missing(tmp_path):
 def test_every_item_has_one_process():
     items = list(range(11))
     shares = [share(items, rank, 3) for rank in range(3)]
-    assert sorted(sum(shares, [])) == items and max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert (
+        sorted(item for items_of_one in shares for item in items_of_one) == items
+        and max(map(len, shares)) - min(map(len, shares)) <= 1
+    )
 
 
 def test_settings_are_compared_as_the_file_holds_them(tmp_path):

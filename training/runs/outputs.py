@@ -1,4 +1,4 @@
-"""Output files and folders: one writer at a time, every file whole or not there, no litter of killed runs.
+"""Output files and folders: one writer at a time, whole or not there, no litter.
 
 with locked(Path("scores.tsv"), is_file=True), whole_file(Path("scores.tsv")) as file:
     file.write(...)
@@ -26,7 +26,8 @@ __all__ = ["inert", "locked", "remove_unfinished", "temporary_name", "whole_file
 def temporary_name(path: Path) -> Path:
     """Return the name under which this process writes a file before it is whole.
 
-    It is hidden, keeps the ending, which tells some writers what to write, and no other process uses it.
+    It is hidden, keeps the ending, which tells some writers what to write, and no other process
+    uses it.
     """
     return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
 
@@ -44,7 +45,7 @@ def whole_file(path: Path) -> Iterator[TextIO]:
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Remove what killed runs left half-written. Call it only while no other run can be writing there.
+    """Remove what killed runs left half-written. No other run may be writing there.
 
     Args:
         folder: Where to look; its sub-folders are left alone.
@@ -56,10 +57,11 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
 
 
 def inert(text: str) -> str:
-    """Return the text of a table's cell so that no spreadsheet takes it for a formula: with an apostrophe in front.
+    """Return the text of a cell so that no spreadsheet takes it for a formula.
 
-    Names come from files that others made, and `=HYPERLINK(...)` is a name to FASTA and VCF. Numbers, and marks such as
-    a lone `-`, stay as they are.
+    A text that would be one gets an apostrophe in front.
+    Names come from files that others made, and `=HYPERLINK(...)` is a name to FASTA and VCF.
+    Numbers, and marks such as a lone `-`, stay as they are.
 
     >>> inert("=1+1"), inert("-"), inert("-5"), inert("chr1")
     ("'=1+1", '-', '-5', 'chr1')
@@ -77,8 +79,9 @@ def inert(text: str) -> str:
 def locked(path: Path, *, is_file: bool = False) -> Iterator[None]:
     """Keep a folder or file to this process, and remove what killed runs left half-written there.
 
-    A folder is made if it is missing, and removed at the end if nothing was written into it. Where it can only be read,
-    or the file system or the operating system has no such locks, nothing is locked.
+    A folder is made if it is missing, and removed at the end if nothing was written into it. Where
+    it can only be read, or the file system or the operating system has no such locks, nothing is
+    locked.
 
     Args:
         path: The folder, or the file.
@@ -115,9 +118,10 @@ def locked(path: Path, *, is_file: bool = False) -> Iterator[None]:
 def _acquire(lock: Path, at_end: ExitStack) -> None:
     """Lock a file until `at_end` closes.
 
-    This is a POSIX record lock. It ends with the process, however that ends, and forked data-loader workers, which may
-    outlive the process for a moment, do not inherit it. An flock, which most libraries use, they would inherit: a run
-    that was killed could not be resumed until the last worker is gone.
+    This is a POSIX record lock. It ends with the process, however that ends, and forked data-loader
+    workers, which may outlive the process for a moment, do not inherit it. An flock, which most
+    libraries use, they would inherit: a run that was killed could not be resumed until the last
+    worker is gone.
     """
     file = at_end.enter_context(lock.open("a"))
     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

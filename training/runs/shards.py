@@ -1,4 +1,4 @@
-"""Unfinished work of a long job: parts in one folder, each written whole, so that a killed job goes on where it was.
+"""Unfinished work of a long job, in parts, so that a killed job goes on where it was.
 
 parts = Parts(output / "parts", ".tsv")
 for name in share(parts.missing(names), rank, processes):
@@ -57,7 +57,7 @@ class Parts:
 
 
 def share(items: Sequence[T], rank: int, processes: int) -> Sequence[T]:
-    """Return the items of one process of several: every n-th, so that all end at about the same time.
+    """Return the items of one process of several: every n-th, so that all end together.
 
     >>> share("abcde", 1, 2)
     'bd'
