@@ -1,7 +1,9 @@
 """A classifier on embeddings, cross-validated so that related rows are never on both sides.
 
-groups = groups_of(sequences)
-metrics, predicted = cross_validate(vectors, labels, "logistic", folds=5, groups=groups)
+    groups = groups_of(sequences)
+    metrics, predicted = cross_validate(vectors, labels, "logistic", folds=5, groups=groups)
+
+Rows of one group are in one fold, so no row is predicted from a relative.
 """
 
 from collections.abc import Sequence

@@ -46,14 +46,13 @@ from hyenadna.genomics.labels import check_sequences, label_text
 from hyenadna.genomics.letters import encode, pad
 from hyenadna.genomics.sources import has_labels, read_parts
 from hyenadna.inputs_hyenadna import pool
+from hyenadna.training.runs.files import write_json, write_whole
 from hyenadna.training.runs.folder import (
     METRICS_FILE,
     SETTINGS_FILE,
     check_output_folder,
     hardware,
     versions,
-    write_json,
-    write_whole,
 )
 from hyenadna.training.runs.models import load_checkpoint
 from hyenadna.training.runs.outputs import locked, remove_unfinished

@@ -23,7 +23,7 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import SequenceFile
 from hyenadna.genomics.intervals import read_regions
 from hyenadna.genomics.letters import FIRST_BASE, LAST_BASE, SOFT_MASKED, complement_ids, encode, is_base
-from hyenadna.training.runs.folder import write_whole
+from hyenadna.training.runs.files import write_whole
 
 from .likelihoods import target_log_probabilities
 from .pictures import draw_mutagenesis

@@ -1,8 +1,10 @@
 """Pictures of what a model says: maps of embeddings, and effects of substitutions.
 
-plane = map_to_plane(vectors, "tsne")
-draw_map(Path("map.png"), plane, labels, "my sequences")
-write_html(Path("map.html"), plane, labels, ids, lengths, "my sequences")
+    plane = map_to_plane(vectors, "tsne")
+    draw_map(Path("map.png"), plane, labels, "my sequences")
+    write_html(Path("map.html"), plane, labels, ids, lengths, "my sequences")
+
+Names of classes and rows are drawn as they are, whatever they contain.
 """
 
 import importlib.util
@@ -21,7 +23,7 @@ from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
 from hyenadna.errors import InputError
-from hyenadna.training.runs.folder import write_whole
+from hyenadna.training.runs.files import write_whole
 
 __all__ = ["METHODS", "check_map", "colours_of", "draw_map", "draw_mutagenesis", "map_to_plane", "write_html"]
 

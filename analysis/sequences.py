@@ -1,7 +1,9 @@
 """Sequences that a person gave, to be read one after another: FASTA, a table or a text file.
 
-names, sequences = open_sequences("reads.fa")
-sequences[7]                                        # read from the file now
+    names, sequences = open_sequences("reads.fa")
+    sequences[7]                                        # read from the file now
+
+A table is in memory as a whole; FASTA and text are not.
 """
 
 from collections.abc import Iterator, Sequence

@@ -46,7 +46,8 @@ from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.files import is_compressed
 from hyenadna.genomics.letters import ID_OF_BYTE, UNK, encode, pad, reverse_complement
 from hyenadna.genomics.vcf import check_vcf, vcf_lines, vcf_records, write_vcf
-from hyenadna.training.runs.folder import SETTINGS_FILE, write_json
+from hyenadna.training.runs.files import write_json
+from hyenadna.training.runs.folder import SETTINGS_FILE
 from hyenadna.training.runs.models import load_language_model
 from hyenadna.training.runs.outputs import inert, locked, remove_unfinished, whole_file
 from hyenadna.training.runs.shards import Parts, changed_settings, read_earlier_settings, share

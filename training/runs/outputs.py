@@ -1,7 +1,9 @@
 """Output files and folders: one writer at a time, whole or not there, no litter.
 
-with locked(Path("scores.tsv"), is_file=True), whole_file(Path("scores.tsv")) as file:
-    file.write(...)
+    with locked(Path("scores.tsv"), is_file=True), whole_file(Path("scores.tsv")) as file:
+        file.write(...)
+
+A killed process leaves a hidden file at most; the next writer of the same place removes it.
 """
 
 import glob
@@ -15,21 +17,14 @@ from typing import TextIO
 
 from hyenadna.errors import InputError
 
+from .files import temporary_name
+
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows
     fcntl = None
 
-__all__ = ["inert", "locked", "remove_unfinished", "temporary_name", "whole_file"]
-
-
-def temporary_name(path: Path) -> Path:
-    """Return the name under which this process writes a file before it is whole.
-
-    It is hidden, keeps the ending, which tells some writers what to write, and no other process
-    uses it.
-    """
-    return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
+__all__ = ["inert", "locked", "remove_unfinished", "whole_file"]
 
 
 @contextmanager
@@ -125,8 +120,10 @@ def _acquire(lock: Path, at_end: ExitStack) -> None:
     """
     file = at_end.enter_context(lock.open("a"))
     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # Between opening and locking the file, another run may have ended and removed it. The lock would
+    # then be on a file that nobody else can find, so the place counts as taken.
     if not (lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
-        raise BlockingIOError  # another run ended just now, and removed the file
+        raise BlockingIOError
     at_end.callback(lock.unlink, missing_ok=True)
 
 

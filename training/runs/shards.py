@@ -1,10 +1,12 @@
 """Unfinished work of a long job, in parts, so that a killed job goes on where it was.
 
-parts = Parts(output / "parts", ".tsv")
-for name in share(parts.missing(names), rank, processes):
-    parts.write(name, table.to_csv)
-...                                                 # when all are there: join them, then
-parts.remove()
+    parts = Parts(output / "parts", ".tsv")
+    for name in share(parts.missing(names), rank, processes):
+        parts.write(name, table.to_csv)
+    ...                                                 # when all are there: join them, then
+    parts.remove()
+
+Several processes may share the work; each writes parts of its own.
 """
 
 import json
@@ -13,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from .folder import SETTINGS_FILE, read_settings, write_whole
+from .files import write_whole
+from .folder import SETTINGS_FILE, read_settings
 
 __all__ = ["Parts", "changed_settings", "read_earlier_settings", "share"]
 
