@@ -126,14 +126,14 @@ def test_long_sequences_use_several_groups_of_channels(monkeypatch):
     def narrow(batch, channels, length, device):
         return [(slice(b, b + 1), slice(c, min(c + 3, channels))) for c in range(0, channels, 3) for b in range(batch)]
 
-    monkeypatch.setattr(cache_hyenadna, "groups", narrow)
+    monkeypatch.setattr(cache_hyenadna, "channel_groups", narrow)
     model = random_model(max_seq_len=LENGTH, d_model=8, hyena_order=3).double()
     ids = random_ids(2, LENGTH)
     assert_equal(chunked(model, [50, 1], input_ids=ids), full(model, input_ids=ids), torch.float64)
 
 
 def test_filters_stay_in_float32_under_autocast(monkeypatch):
-    monkeypatch.setattr("hyenadna.implicit_filter._CACHED_FILTER", 0)
+    monkeypatch.setattr("hyenadna.implicit_filter._KEPT_FILTERS", 0)
     mixer = random_model().hyena.backbone.layers[0].mixer
     with torch.no_grad():
         k, _ = mixer.filters(60)
@@ -341,7 +341,7 @@ def test_what_cannot_be_cropped(model):
 @pytest.mark.parametrize("hyena_order", [2, 3])
 def test_filters_too_long_to_be_kept(hyena_order, monkeypatch):
     """As behind more than 32,768 bases at d_model 128."""
-    monkeypatch.setattr(implicit_filter, "_CACHED_FILTER", 0)
+    monkeypatch.setattr(implicit_filter, "_KEPT_FILTERS", 0)
     model = random_model(max_seq_len=LENGTH, hyena_order=hyena_order).double()
     ids = random_ids(2, LENGTH)
     expected = full(model, input_ids=ids)
