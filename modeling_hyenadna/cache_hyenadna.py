@@ -166,7 +166,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
             ValueError: The number is positive, or there are fewer positions.
             RuntimeError: The inputs of the short convolution before them are no longer kept.
         """
-        count = -tokens_to_remove
+        count = -int(tokens_to_remove)  # a tensor in Transformers 5.16, which later sums would change in place
         if count < 0 or count > self.length:
             raise ValueError(
                 f"`crop` was called with {tokens_to_remove} on a cache of {self.length} positions. Pass 0 or the "

@@ -307,6 +307,16 @@ def test_cropped_positions_leave_no_trace(model, sizes):
         assert_equal(logits, full(model, input_ids=whole)[:, 70 - count :], torch.float64)
 
 
+def test_the_number_to_crop_may_be_a_tensor(model):
+    """As in the assisted decoding of Transformers 5.16. The length must stay a number of its own."""
+    ids, new = random_ids(1, 70), random_ids(1, 60, seed=2)
+    cache = filled(model, ids, record=True)
+    cache.crop(torch.tensor(-5))
+    assert all(type(layer.length) is int for layer in cache.layers)
+    expected = full(model, input_ids=torch.cat([ids[:, :65], new], dim=1))[:, 65:]
+    assert_equal(chunked_after(model, cache, new), expected, torch.float64)
+
+
 def chunked_after(model, cache, ids, sizes=(3, 1, 1, 20, 1)):
     logits, start, sizes = [], 0, list(sizes)
     with torch.no_grad():
