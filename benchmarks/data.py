@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hyenadna.training.genome import open_genomes, tile
-from hyenadna.training.windows import WindowCollator, WindowDataset, WindowSampler
+from hyenadna.genomics.genome import open_genomes, tile
+from hyenadna.genomics.windows import WindowCollator, WindowDataset, WindowSampler
 
 
 def random_genome(folder: str) -> Path:
@@ -35,7 +35,7 @@ def pipeline(path: str, length: int, reverse_complement: float, ignore_soft_mask
         WindowDataset(genomes, windows, length),
         batch_size=rows,
         sampler=sampler,
-        collate_fn=WindowCollator(ignore_soft_masked),
+        collate_fn=WindowCollator(0.0 if ignore_soft_masked else 1.0),
     )
     while True:
         for batch in loader:

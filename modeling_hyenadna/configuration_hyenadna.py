@@ -74,7 +74,7 @@ class HyenaDNAConfig(PreTrainedConfig):
 
     model_type = "hyenadna"
     tokenizer_class = "HyenaDNATokenizer"  # for folders without tokenizer files; no field, so it is not saved
-    keys_to_ignore_at_inference = ["past_key_values"]  # a list: Trainer adds another to it
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # a list: Trainer adds another to it
     attribute_map = {
         "hidden_size": "d_model",
         "num_hidden_layers": "n_layer",

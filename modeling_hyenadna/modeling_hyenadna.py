@@ -14,27 +14,26 @@ from torch import nn
 from transformers import DynamicCache
 from transformers import initialization as init
 from transformers.generation import GenerationMixin, StoppingCriteria, StoppingCriteriaList
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
     SequenceClassifierOutputWithPast,
     TokenClassifierOutput,
 )
-from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
+from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
-from transformers.utils.import_utils import is_tracing
-from transformers.utils.output_capturing import capture_outputs
 
 from .cache_hyenadna import check_cache, continue_operator
 from .checkpoint_hyenadna import check_checkpoint
 from .configuration_hyenadna import HyenaDNAConfig
 from .feed_forward import compute_dtype, feed_forward
+from .fused_inference import norm_stream, run_block
 from .implicit_filter import HyenaDNAFilter, HyenaDNAFilterLinear, HyenaDNAPositionalEmbedding, HyenaDNASin
-from .inference import norm_stream, run_block
 from .inputs_hyenadna import (
+    check_arguments,
     check_labels,
+    check_positions,
     check_range,
     check_shape,
     next_token_labels,
@@ -44,6 +43,14 @@ from .inputs_hyenadna import (
     sequence_labels,
 )
 from .long_convolution import gated_long_convolution, long_convolution, project, project_back
+from .transformers_api import (
+    CACHE,
+    GradientCheckpointingLayer,
+    capture_outputs,
+    generates_with_cache,
+    is_tracing,
+    one_cache,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -203,10 +210,10 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         mask: torch.Tensor | None = None,
         order: torch.Tensor | None = None,
         buffers: dict[str, torch.Tensor] | None = None,
-        past_key_values=None,
+        layer=None,
     ) -> torch.Tensor:
         hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
-        layer, inference = past_key_values, not (self.training or torch.is_grad_enabled() or is_tracing(hidden_states))
+        inference = not (self.training or torch.is_grad_enabled() or is_tracing(hidden_states))
         if (
             inference
             and order is None
@@ -253,7 +260,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     base_model_prefix = "hyena"
     supports_gradient_checkpointing = True
     _no_split_modules = ["HyenaDNABlock"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _can_record_outputs = {"hidden_states": HyenaDNABlock}
     _keep_in_fp32_modules_strict = ["filter_fn"]
     # The quantizers of Transformers leave alone what this list names, by a pattern from the start of a layer's name.
@@ -352,6 +359,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         past_key_values=None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
+        cache=None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
         """Run the backbone.
@@ -363,30 +371,40 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
                 cache of `past` positions it is (batch, past + length).
             past_key_values: A `DynamicCache` that an earlier call returned, or a new one: the input continues what was
                 read with it, and is added to it.
+            cache: The same, by the name that Transformers uses since 5.24.
             inputs_embeds: Embeddings of shape (batch, length, d_model), instead of `input_ids`.
             use_cache: Make a cache if none was passed, and return it. Unlike `generate`, a single call does not unless
                 it is asked to, because a cache takes several times the memory of its input.
+            kwargs: What Transformers and its friends pass and read: `output_hidden_states`, `return_dict`,
+                `num_items_in_batch`, `shift_labels`. `position_ids` have to count up, `token_type_ids` to be 0, and
+                neither changes anything. Any other name is an error, unless its value is `None`.
 
         Returns:
-            `last_hidden_state` of shape (batch, length, d_model), after the final norm, and `past_key_values`. With
-            `output_hidden_states=True` also `hidden_states`, n_layer + 1 of them: the embeddings and the output of
-            each block, the last one's after the final norm.
+            `last_hidden_state` of shape (batch, length, d_model), after the final norm, and the cache: `cache`, before
+            Transformers 5.24 `past_key_values`. With `output_hidden_states=True` also `hidden_states`, n_layer + 1 of
+            them: the embeddings and the output of each block, the last one's after the final norm.
 
         Raises:
+            TypeError: An argument has a name that the model does not know.
             ValueError: The inputs contradict each other or the configuration; see the message.
         """
         # 1. Check, and embed.
+        check_arguments(kwargs)
+        past_key_values = one_cache(past_key_values, cache)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass `input_ids` or `inputs_embeds`: exactly one of them.")
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         layers = check_cache(self.config, past_key_values)
         past = None if past_key_values is None else layers[0].length
+        if past is not None and self._runs_blocks_twice():
+            layers, past = _without_cache(layers, past)
         check_shape(self.config, input_ids, inputs_embeds, past or 0)
         if inputs_embeds is None:
             check_range(input_ids, "input_ids", self.config.vocab_size)
             inputs_embeds = self.get_input_embeddings()(input_ids)
         mask, order = read_mask(attention_mask, inputs_embeds, past)
+        check_positions(kwargs.get("position_ids"), attention_mask, inputs_embeds)
 
         # 2. Run the blocks. A name more for the embeddings would keep them in memory.
         dropout, embedding = self.backbone.dropout, self.get_input_embeddings()
@@ -400,7 +418,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         # `assistant_early_exit` runs the first few blocks only: it lowers `n_layer` for the time of a draft.
         blocks = list(self.backbone.layers)[: self.config.n_layer]
         for block, layer in zip(blocks, layers, strict=True):
-            hidden_states = block(hidden_states, mask, order, buffers, past_key_values=layer)
+            hidden_states = block(hidden_states, mask, order, buffers, layer=layer)
 
         # 3. Final norm.
         norm = self.backbone.ln_f
@@ -409,7 +427,24 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
             hidden_states = norm_stream(norm, hidden_states)
         else:
             hidden_states = norm(hidden_states.to(norm.weight.dtype))
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE: past_key_values})
+
+    def _runs_blocks_twice(self) -> bool:
+        """Whether activations are checkpointed: the backward pass runs the blocks once more."""
+        return torch.is_grad_enabled() and any(
+            block.training and getattr(block, "gradient_checkpointing", False) for block in self.backbone.layers
+        )
+
+
+def _without_cache(layers: list, past: int) -> tuple[list, None]:
+    """No layers of a cache, where blocks run twice and would add their positions to it twice; raise if it is in use."""
+    if past:
+        raise ValueError(
+            f"The cache holds {past} positions, but activations are checkpointed, and a block that runs twice cannot "
+            "continue a cache. Use `torch.no_grad()`, `model.eval()` or `model.gradient_checkpointing_disable()`."
+        )
+    logger.warning_once("Activations are checkpointed, so nothing is kept in the cache.")
+    return [None] * len(layers), None
 
 
 # ------------------------------------------------------------------------------------------------------------ the heads
@@ -437,6 +472,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache=None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """Predict the next token at every position; see `HyenaDNAModel.forward` for the other arguments.
@@ -457,40 +493,62 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep  # -0 is all of them
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
 
         loss = None
         if labels is not None:
             if kwargs.get("shift_labels") is None:
-                shifted = next_token_labels(labels, attention_mask)[..., None]
-                kwargs["shift_labels"] = slice_logits_to_keep(shifted, logits_to_keep)[..., 0].contiguous()
+                kwargs["shift_labels"] = next_token_labels(labels, attention_mask)[:, kept].contiguous()
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: getattr(outputs, CACHE)}
         )
 
     # -- generation
 
-    def adjust_generation_fn(self, generation_config, *args, **kwargs):
-        # A published folder has no generation_config.json, and what Transformers then makes up knows no vocabulary.
-        super().adjust_generation_fn(generation_config, *args, **kwargs)
-        _set_generation_defaults(self.generation_config, self.config)
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in Transformers, and a folder without generation_config.json, as published ones are, gets our defaults."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        _set_generation_defaults(model.generation_config, model.config)  # what Transformers made up knows no vocabulary
+        return loaded
 
-    def _prepare_generated_length(self, generation_config, model_input_name, input_ids_length, inputs_tensor, **kwargs):
-        generation_config = super()._prepare_generated_length(
-            generation_config,
-            model_input_name=model_input_name,
-            input_ids_length=input_ids_length,
-            inputs_tensor=inputs_tensor,
-            **kwargs,
-        )
-        self._prompt_ids = input_ids_length
+    def generate(self, inputs=None, generation_config=None, *args, **kwargs):
+        """As in Transformers, with the one kind of cache that there is; `use_cache=False` gives the same, slower.
+
+        A cache to continue may be passed as `cache` or as `past_key_values`, whatever the release.
+
+        Raises:
+            ValueError: Another kind of cache is asked for, or the prompt and `max_new_tokens` exceed `max_seq_len`.
+        """
+        kinds = [kwargs.get("cache_implementation")]
+        kinds += [getattr(c, "cache_implementation", None) for c in (generation_config, self.generation_config)]
+        kind = next((kind for kind in kinds if kind is not None), "dynamic")
+        if kind != "dynamic":
+            raise ValueError(
+                f"cache_implementation={kind!r} is for attention: HyenaDNA has one kind of cache, which grows as it "
+                "is used. Leave it out, or pass 'dynamic'."
+            )
+        cache = one_cache(kwargs.pop("past_key_values", None), kwargs.pop("cache", None))
+        if not generates_with_cache(HyenaDNAForCausalLM):
+            if cache is not None:
+                raise ValueError("No cache can be continued: `generate` of this Transformers release cannot use it.")
+            kwargs["use_cache"] = False
+        if cache is not None:
+            kwargs[CACHE] = cache
+        return super().generate(inputs, generation_config, *args, **kwargs)
+
+    def _prepare_generated_length(self, generation_config, **kwargs):
+        generation_config = super()._prepare_generated_length(generation_config, **kwargs)
         # `peft` has this method replaced by its own, which puts a soft prompt in front of the tokens.
         adapter = getattr(getattr(self.prepare_inputs_for_generation, "__self__", None), "active_peft_config", None)
-        prompt = inputs_tensor.shape[1] + (getattr(adapter, "num_virtual_tokens", None) or 0)
-        length = prompt + generation_config.max_length - input_ids_length
+        prompt = kwargs["inputs_tensor"].shape[1] + (getattr(adapter, "num_virtual_tokens", None) or 0)
+        length = prompt + generation_config.max_length - kwargs["input_ids_length"]
         if length > self.config.max_seq_len:
             raise ValueError(
                 f"Prompt ({prompt} tokens) and new tokens may reach a length of {length}, but the model takes at most "
@@ -498,29 +556,26 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             )
         return generation_config
 
-    def _prepare_cache_for_generation(self, generation_config, *args, **kwargs):
-        if generation_config.cache_implementation not in (None, "dynamic"):
-            raise ValueError(
-                f"cache_implementation={generation_config.cache_implementation!r} is for attention: HyenaDNA has one "
-                "kind of cache, which grows as it is used. Leave it out, or pass 'dynamic'."
-            )
-        return super()._prepare_cache_for_generation(generation_config, *args, **kwargs)
-
     def prepare_inputs_for_generation(
-        self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, **kwargs
+        self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, cache=None, **kwargs
     ):
-        if past_key_values is None and inputs_embeds is not None and not is_first_iteration:
+        cache = one_cache(past_key_values, cache)
+        if inputs_embeds is not None and is_first_iteration:
+            self._prompt_length = input_ids.shape[1]  # of token ids: 0 where only embeddings came
+        elif inputs_embeds is not None and cache is None:
             # The prompt came as embeddings: the tokens generated since, which `input_ids` ends in, follow it.
-            generated = self.get_input_embeddings()(input_ids[:, self._prompt_ids :])
+            generated = self.get_input_embeddings()(input_ids[:, self._prompt_length :])
             inputs_embeds = torch.cat([inputs_embeds, generated.to(inputs_embeds.dtype)], dim=1)
             is_first_iteration = True
         inputs = super().prepare_inputs_for_generation(
             input_ids,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
-            past_key_values=past_key_values,
+            **{CACHE: cache},
             **kwargs,
         )
+        if CACHE in inputs:  # peft up to 0.21 looks for the old name, on any release, and has the prompt read again
+            inputs["past_key_values"] = inputs[CACHE]
         mask = inputs.get("attention_mask")
         if mask is not None and mask.ndim == 2 and (mask[:, -1] == 0).any():
             # `generate` reads the last column: pads behind a prompt have to stand in front of it.
@@ -624,6 +679,7 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        cache=None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutputWithPast:
         """Classify whole sequences; see `HyenaDNAModel.forward` for the other arguments.
@@ -645,6 +701,7 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
         pooled = pool(outputs.last_hidden_state, attention_mask, self.config.pooling)
@@ -661,7 +718,7 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
                 # Transformers divides by it for classes only, and an accumulated batch would count several times.
                 loss = loss * labels.numel() / count
         return SequenceClassifierOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: getattr(outputs, CACHE)}
         )
 
 
@@ -685,6 +742,7 @@ class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
+        cache=None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Classify every token; see `HyenaDNAModel.forward` for the other arguments.
@@ -703,6 +761,7 @@ class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
         logits = self.score(self.dropout(outputs.last_hidden_state))

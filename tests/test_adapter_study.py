@@ -6,10 +6,10 @@ import pytest
 from datasets import DatasetDict
 from transformers import TrainingArguments
 
-from hyenadna.training import adapter_study as study
+from hyenadna.errors import InputError
 from hyenadna.training import cli
-from hyenadna.training.adapter_study import StudyArguments, adapter_study, planned_runs, study_table
-from hyenadna.training.errors import InputError
+from hyenadna.training.experiments import adapter_study as study
+from hyenadna.training.experiments.adapter_study import StudyArguments, adapter_study, planned_runs, study_table
 from hyenadna.training.finetune import FinetuneResult
 
 from .conftest import random_model

@@ -11,14 +11,14 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import accuracy_score
 from sklearn.naive_bayes import MultinomialNB
 
-from hyenadna.training import benchmark as module
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import read_labelled_data
+from hyenadna.genomics.letters import reverse_complement
 from hyenadna.training import cli
-from hyenadna.training.baselines import LOGISTIC, MAJORITY, NAIVE_BAYES, count_kmers, fit_baselines
-from hyenadna.training.benchmark import SETS, BenchmarkArguments, benchmark, load_task, planned_tasks
-from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
-from hyenadna.training.labelled_data import read_labelled_data
-from hyenadna.training.settings import parse_settings
+from hyenadna.training.experiments import benchmark as module
+from hyenadna.training.experiments.baselines import LOGISTIC, MAJORITY, NAIVE_BAYES, count_kmers, fit_baselines
+from hyenadna.training.experiments.benchmark import SETS, BenchmarkArguments, benchmark, load_task, planned_tasks
+from hyenadna.training.runs.settings import parse_settings
 
 from .test_finetune import QUICK, TINY, make_rows
 

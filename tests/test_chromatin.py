@@ -9,8 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from transformers import EvalPrediction
 
+from hyenadna.errors import InputError
 from hyenadna.training import cli
-from hyenadna.training.chromatin import (
+from hyenadna.training.experiments.chromatin import (
     ChromatinArguments,
     auroc_of_tracks,
     chromatin,
@@ -18,8 +19,7 @@ from hyenadna.training.chromatin import (
     make_compute_metrics,
     read_chromatin,
 )
-from hyenadna.training.errors import InputError
-from hyenadna.training.settings import parse_settings
+from hyenadna.training.runs.settings import parse_settings
 
 from .test_benchmark import flags
 from .test_finetune import QUICK

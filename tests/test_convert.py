@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import hyenadna
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, safe_pickle
-from hyenadna.convert_hyenadna import CheckpointError, convert
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna.errors import CheckpointError
+from hyenadna.hub_upload import safe_pickle
+from hyenadna.hub_upload.convert import convert
 from hyenadna.training import cli
 
 from .conftest import random_ids, random_model

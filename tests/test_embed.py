@@ -17,12 +17,8 @@ import torch
 from sklearn.metrics import f1_score
 
 import hyenadna
-from hyenadna.tokenization import HyenaDNATokenizer
-from hyenadna.training import cli
-from hyenadna.training import embed as module
-from hyenadna.training.annotation import GeneSequences, read_genes
-from hyenadna.training.dna import reverse_complement
-from hyenadna.training.embed import (
+from hyenadna.analysis import embed as module
+from hyenadna.analysis.embed import (
     EmbedArguments,
     average,
     batches_of,
@@ -34,11 +30,15 @@ from hyenadna.training.embed import (
     read_rows,
     run,
 )
-from hyenadna.training.embedding_map import colours_of, map_to_plane, write_html
-from hyenadna.training.errors import InputError
-from hyenadna.training.genome import SequenceFile
-from hyenadna.training.report import write_report
-from hyenadna.training.settings import parse_settings
+from hyenadna.analysis.embedding_map import colours_of, map_to_plane, write_html
+from hyenadna.errors import InputError
+from hyenadna.genomics.genes import GeneSequences, read_genes
+from hyenadna.genomics.genome import SequenceFile
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.tokenization import HyenaDNATokenizer
+from hyenadna.training import cli
+from hyenadna.training.experiments.report import write_report
+from hyenadna.training.runs.settings import parse_settings
 
 from .conftest import random_model
 from .test_finetune import make_rows
@@ -207,7 +207,7 @@ def test_killed_and_resumed(checkpoint, tmp_path, monkeypatch):
     expected = run(make_args(checkpoint, tmp_path / "rows.csv", tmp_path / "whole", **args))
     program = f"""
 import time
-from hyenadna.training import embed as module
+from hyenadna.analysis import embed as module
 module._SHARD, encode, calls = 1, module.encode, []
 module.encode = lambda text: (calls.append(text), time.sleep(600 * (len(calls) > 60)), encode(text))[2]
 module.run(module.EmbedArguments(model={str(checkpoint)!r}, data={str(tmp_path / "rows.csv")!r}, use_cpu=True,
@@ -240,7 +240,7 @@ module_encode = module.encode
 def test_two_processes_share_the_work(checkpoint, tmp_path):
     make_rows(40).to_csv(tmp_path / "rows.csv", index=False)
     expected = run(make_args(checkpoint, tmp_path / "rows.csv", tmp_path / "one", batch_bases=40))
-    command = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2 -m hyenadna.training.embed"
+    command = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2 -m hyenadna.analysis.embed"
     command += (
         f" --model {checkpoint} --data {tmp_path}/rows.csv --output_dir {tmp_path}/two --batch_bases 40 --use_cpu"
     )

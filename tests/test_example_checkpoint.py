@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import hyenadna
-from hyenadna.training.labelled_data import load_splice_junctions
+from hyenadna.genomics.labelled import load_splice_junctions
 
 FOLDER = Path(hyenadna.example_checkpoint())
 

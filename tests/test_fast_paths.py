@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hyenadna import HyenaDNAForCausalLM, feed_forward, implicit_filter, inference, long_convolution
+from hyenadna import HyenaDNAForCausalLM, feed_forward, fused_inference, implicit_filter, long_convolution
 from hyenadna.modeling_hyenadna import is_plain
 
 from . import reference
@@ -22,9 +22,9 @@ def pieces(request, monkeypatch):
         def groups(batch, channels, length, device):
             return [(slice(b, b + 2), slice(c, c + 3)) for c in range(0, channels, 3) for b in range(0, batch, 2)]
 
-        for module in (long_convolution, inference):
+        for module in (long_convolution, fused_inference):
             monkeypatch.setattr(module, "groups", groups)
-        for module in (feed_forward, inference):
+        for module in (feed_forward, fused_inference):
             monkeypatch.setattr(module, "tile", lambda length, width, device: 6 if request.param == "halves" else 5)
     return request.param
 

@@ -9,11 +9,11 @@ from datasets import DatasetDict
 from transformers import TrainingArguments
 
 from hyenadna import HyenaDNAForCausalLM
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import read_labelled_data
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
-from hyenadna.training.errors import InputError
-from hyenadna.training.few_shot import ContextRows, FewShotArguments, draw_samples, few_shot, few_shot_table
-from hyenadna.training.labelled_data import read_labelled_data
+from hyenadna.training.experiments.few_shot import ContextRows, FewShotArguments, draw_samples, few_shot, few_shot_table
 from hyenadna.training.soft_prompt import NextTokenCollator
 
 from .conftest import random_model

@@ -18,10 +18,10 @@ from sklearn.metrics import accuracy_score, log_loss, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, pipeline
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
+from hyenadna.errors import InputError
+from hyenadna.genomics.letters import reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
-from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
 from hyenadna.training.finetune import (
     FinetuneArguments,
     SequenceCollator,
@@ -33,8 +33,8 @@ from hyenadna.training.finetune import (
     make_weighted_loss,
     parse,
 )
-from hyenadna.training.results import predictions_table, write_confusion_matrix, write_json, write_whole
-from hyenadna.training.trainer import HyenaDNATrainer, RecipeArguments
+from hyenadna.training.runs.results import predictions_table, write_confusion_matrix, write_json, write_whole
+from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
 TINY = {"d_model": 8, "n_layer": 1, "max_seq_len": 40}
 QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "use_cpu": True, "disable_tqdm": True}

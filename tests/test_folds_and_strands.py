@@ -10,10 +10,10 @@ import torch
 from datasets import Dataset, DatasetDict
 from sklearn.metrics import matthews_corrcoef
 
-from hyenadna.training.dna import reverse_complement, strand_free
-from hyenadna.training.errors import InputError
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import count_table, has_labels, part_of_file, read_labelled_data
+from hyenadna.genomics.letters import reverse_complement, strand_free
 from hyenadna.training.finetune import finetune, load_model
-from hyenadna.training.labelled_data import count_table, has_labels, part_of_file, read_labelled_data
 
 from .test_finetune import make_args, make_rows
 

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from hyenadna import HyenaDNAForSequenceClassification, HyenaDNATokenizer
+from hyenadna.errors import CheckpointError, PushError
 from hyenadna.hub_upload import export as export_module
 from hyenadna.hub_upload import push as push_module
 from hyenadna.hub_upload.export import export
-from hyenadna.hub_upload.push import PushError, files_to_push, push
-from hyenadna.safe_pickle import CheckpointError
+from hyenadna.hub_upload.push import files_to_push, push
 from hyenadna.training import cli
 
 from .conftest import random_ids, random_model
@@ -126,7 +126,7 @@ WITH = """
 import sys
 import torch, hyenadna
 from datasets import Dataset
-from hyenadna.convert_hyenadna import convert
+from hyenadna.hub_upload.convert import convert
 from hyenadna.training.trainer import HyenaDNATrainer, RecipeArguments
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import save_file

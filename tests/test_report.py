@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from hyenadna.errors import InputError
 from hyenadna.training import cli
-from hyenadna.training.errors import InputError
-from hyenadna.training.report import collect, report_text, summarize, warnings_of, write_report
+from hyenadna.training.experiments.report import collect, report_text, summarize, warnings_of, write_report
 
 HARDWARE = {"device": "Abacus", "processes": 1, "threads": 2}
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hyenadna import HyenaDNATokenizer
+from hyenadna.analysis.score import log_likelihoods, read_sequences, summary
+from hyenadna.errors import InputError
 from hyenadna.training import cli
-from hyenadna.training.errors import InputError
-from hyenadna.training.score import log_likelihoods, read_sequences, summary
 
 from .conftest import random_model
 

@@ -14,11 +14,11 @@ from sklearn.metrics import accuracy_score
 from transformers import EarlyStoppingCallback, EvalPrediction
 
 from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
+from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
-from hyenadna.training.adapters import add_lora, add_prompt, load_adapted
-from hyenadna.training.errors import InputError
 from hyenadna.training.finetune import FinetuneArguments, StrandedRows, finetune
+from hyenadna.training.runs.adapters import add_lora, add_prompt, load_adapted
 from hyenadna.training.soft_prompt import (
     NextTokenCollator,
     SoftPromptArguments,

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hyenadna.errors import InputError
+from hyenadna.genomics.genome import overlapping
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.window_rows import WindowRows, digest_of
 from hyenadna.training import cli
-from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
-from hyenadna.training.genome import overlapping
-from hyenadna.training.settings import parse_settings
-from hyenadna.training.species import (
+from hyenadna.training.experiments.species import (
     DrawnWindows,
     EpochRows,
     SpeciesArguments,
@@ -23,7 +23,7 @@ from hyenadna.training.species import (
     open_species,
     species,
 )
-from hyenadna.training.window_rows import WindowRows, digest_of
+from hyenadna.training.runs.settings import parse_settings
 
 from .test_benchmark import flags
 from .test_finetune import QUICK
@@ -133,7 +133,7 @@ def test_windows_are_a_function_of_seed_epoch_and_number(genomes):
 
 def test_gaps_are_drawn_again(tmp_path):
     (tmp_path / "a.fa").write_text(f">a\n{'N' * 900}{'ACGT' * 25}\n")
-    from hyenadna.training.genome import open_genomes
+    from hyenadna.genomics.genome import open_genomes
 
     windows = DrawnWindows(open_genomes([tmp_path / "a.fa"]), [np.array([[0, 0, 0, 1000]])], 20, 0)
     gaps = sum(windows.draw(i, 0)[1].count("N") > 10 for i in range(100))
@@ -187,7 +187,15 @@ def test_two_processes_and_a_resumed_run(genomes, tmp_path):
     args += flags(d_model=8, n_layer=1, embed_dropout=0, num_train_epochs=2, learning_rate=0.01, disable_tqdm=True)
     args += flags(per_device_train_batch_size=8)
     both = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    both += ["-m", "hyenadna.training.species", *args, "--output_dir", str(tmp_path / "two"), "--ddp_backend", "gloo"]
+    both += [
+        "-m",
+        "hyenadna.training.experiments.species",
+        *args,
+        "--output_dir",
+        str(tmp_path / "two"),
+        "--ddp_backend",
+        "gloo",
+    ]
     both += ["--per_device_train_batch_size", "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(both, env=environment, capture_output=True, text=True, check=False)

@@ -7,8 +7,8 @@ import struct
 import pytest
 from Bio.bgzf import BgzfReader
 
-from hyenadna.training.errors import InputError
-from hyenadna.training.tabix import bin_of, check_end, write_indexed
+from hyenadna.errors import InputError
+from hyenadna.genomics.tabix import bin_of, check_end, write_indexed
 
 HEADER = ["##fileformat=VCFv4.2", "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"]
 

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from transformers import DataCollatorForLanguageModeling, DataCollatorWithPadding, Trainer, TrainingArguments
 
 from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNATokenizer
-from hyenadna.training.errors import InputError
+from hyenadna.errors import InputError
 from hyenadna.training.finetune import FinetuneArguments
-from hyenadna.training.settings import SETTINGS_FILE, check_output_folder
-from hyenadna.training.trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint
+from hyenadna.training.runs.settings import SETTINGS_FILE, check_output_folder
+from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint
 
 from .conftest import random_ids, random_model
 
@@ -185,7 +185,7 @@ def overwrite(path: Path) -> None:
 )
 def test_a_broken_checkpoint_is_passed_over_for_the_one_before(damage, name, message, tmp_path, monkeypatch):
     warned = []
-    monkeypatch.setattr("hyenadna.training.trainer.logger.warning", warned.append)
+    monkeypatch.setattr("hyenadna.training.runs.trainer.logger.warning", warned.append)
     assert last_complete_checkpoint(tmp_path) is None
     for step in (5, 10, 20):
         write_checkpoint(tmp_path / f"checkpoint-{step}")

@@ -14,10 +14,11 @@ import torch
 from Bio.bgzf import BgzfWriter
 
 from hyenadna import HyenaDNATokenizer
-from hyenadna.training import cli, variants
-from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
-from hyenadna.training.genome import open_genomes
+from hyenadna.analysis import variants
+from hyenadna.errors import InputError
+from hyenadna.genomics.genome import open_genomes
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.training import cli
 
 from .conftest import random_model
 
@@ -142,6 +143,31 @@ def test_what_cannot_be_scored_says_why(folder, capsys):
     assert first.split("\t")[7] == f"HYENA_SKIP=REF_mismatch_fasta_has_{at(50)}"
     llr, distance = (f"{float(scores[name][11]):.6g}" for name in ("llr", "distance"))
     assert f"HYENA_LLR={llr},.;HYENA_DISTANCE={distance},.;HYENA_SKIP=.,symbolic_allele" in last
+
+
+def between_good_parts():
+    good = record(30, at(30), other(at(30)))
+    return HEADER + good + record(31, "A", "<DEL>") * 511 + good
+
+
+@pytest.mark.parametrize("flags", [(), ("--share_prefix",)])
+@pytest.mark.parametrize(
+    ("content", "skipped", "scored"),
+    [
+        (HEADER + record(5, "A", "C", chrom="chrM"), ["contig_not_in_fasta"], 0),  # a whole file of one record
+        (between_good_parts(), ["symbolic_allele"] * 511, 2),  # records 256 to 511 are the second part
+        (HEADER, [], 0),
+    ],
+)
+def test_a_part_without_any_scorable_allele(folder, flags, content, skipped, scored, capsys):
+    assert run(folder, content, *flags) == 0
+    scores = table(folder)
+    reasons = scores["skip"][scores["skip"] != ""]
+    assert reasons.tolist() == skipped and scores["llr"].notna().sum() == scored
+    assert f"{scored} of {len(scores)} alleles scored" in capsys.readouterr().out
+    written = (folder / "out/variants.vcf").read_text().splitlines()
+    records = [line for line in written if not line.startswith("#")]
+    assert [line.split("\t")[7].startswith("HYENA_SKIP=") for line in records] == (scores["skip"] != "").tolist()
 
 
 @pytest.mark.parametrize(
@@ -269,7 +295,7 @@ def test_a_window_with_other_letters_is_skipped(folder, capsys):
 
 
 LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
-LAUNCH += "--dynamo_backend no --main_process_port 0 -m hyenadna.training.variants"
+LAUNCH += "--dynamo_backend no --main_process_port 0 -m hyenadna.analysis.variants"
 
 
 def test_two_processes_killed_and_resumed_equal_one(folder):

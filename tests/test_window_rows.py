@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from hyenadna.errors import InputError
+from hyenadna.genomics.genome import PARTS, check_interval, last_bases, open_genomes, overlapping, read_bed
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
 from hyenadna.tokenization import HyenaDNATokenizer
-from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
+from hyenadna.training.experiments.species import DrawnWindows, EpochRows, held_out_regions, open_species
 from hyenadna.training.finetune import SequenceCollator, StrandedRows, _TellEpoch
-from hyenadna.training.genome import PARTS, check_interval, last_bases, open_genomes, overlapping, read_bed
-from hyenadna.training.species import DrawnWindows, EpochRows, held_out_regions, open_species
-from hyenadna.training.window_rows import WindowRows, WindowSequences, digest_of
 
 from .test_species import make_args
 

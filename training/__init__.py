@@ -1,1 +1,1 @@
-"""Recipes: labelled data, metrics, fine-tuning, the demo and the command line `hyenadna`."""
+"""Commands that train, and the command line `hyenadna`."""

@@ -4,9 +4,7 @@ import importlib
 import sys
 from importlib.metadata import version
 
-from hyenadna.safe_pickle import CheckpointError
-
-from .errors import InputError
+from hyenadna.errors import HyenaDNAError
 
 COMMANDS = {
     "demo": "train on built-in splice junctions, test, save, reload: five minutes on two cores",
@@ -26,12 +24,26 @@ COMMANDS = {
     "export": "make a folder that loads anywhere, with or without this package, and prove it",
     "push": "publish an exported folder on the Hub, in one commit",
 }
-_ELSEWHERE = {  # imported on demand: nothing in training needs them
-    "convert": "hyenadna.convert_hyenadna",
+_ELSEWHERE = {  # the others are in `hyenadna.training`; all are imported on demand
+    "few-shot": "hyenadna.training.experiments.few_shot",
+    "adapter-study": "hyenadna.training.experiments.adapter_study",
+    "benchmark": "hyenadna.training.experiments.benchmark",
+    "chromatin": "hyenadna.training.experiments.chromatin",
+    "species": "hyenadna.training.experiments.species",
+    "report": "hyenadna.training.experiments.report",
+    "embed": "hyenadna.analysis.embed",
+    "score": "hyenadna.analysis.score",
+    "variants": "hyenadna.analysis.variants",
+    "convert": "hyenadna.hub_upload.convert",
     "export": "hyenadna.hub_upload.export",
     "push": "hyenadna.hub_upload.push",
 }
 _OPTIONAL = {"accelerate", "datasets", "evaluate", "matplotlib", "pandas", "peft", "pyfaidx", "scipy", "sklearn"}
+
+
+def module_of(name: str) -> str:
+    """Return the module of a command."""
+    return _ELSEWHERE.get(name, f"hyenadna.training.{name.replace('-', '_')}")
 
 
 def usage() -> str:
@@ -56,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"hyenadna: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        module = importlib.import_module(_ELSEWHERE.get(name, f"hyenadna.training.{name.replace('-', '_')}"))
+        module = importlib.import_module(module_of(name))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _OPTIONAL:
             raise
@@ -65,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         module.main(rest)
         leave_together()
-    except (InputError, CheckpointError) as error:
+    except HyenaDNAError as error:
         print(f"hyenadna {name}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 from hyenadna import example_checkpoint
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import load_splice_junctions
 
-from .errors import InputError
 from .finetune import FinetuneArguments, finetune
-from .labelled_data import load_splice_junctions
 
 SUMMARY_FILE, EXPORT_FOLDER, TUNED_FOLDER = "demo_summary.txt", "hyenadna-splice-junctions", "from-human-chr20"
 

@@ -30,14 +30,27 @@ from torch import nn
 from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    LabelledData,
+    count_table,
+    read_labelled_data,
+)
+from hyenadna.genomics.letters import reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
-
-from .dna import reverse_complement
-from .errors import InputError
-from .labelled_data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, LabelledData, count_table, read_labelled_data
-from .metrics import make_compute_metrics, predicted_labels, probabilities
-from .results import hardware, predictions_table, versions, write_confusion_matrix, write_json, write_whole
-from .settings import (
+from hyenadna.training.runs.metrics import make_compute_metrics, predicted_labels, probabilities
+from hyenadna.training.runs.results import (
+    hardware,
+    predictions_table,
+    versions,
+    write_confusion_matrix,
+    write_json,
+    write_whole,
+)
+from hyenadna.training.runs.settings import (
     METRICS_FILE,
     SETTINGS_FILE,
     SHAPE,
@@ -47,7 +60,7 @@ from .settings import (
     result_settings,
     setting,
 )
-from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
+from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
 
 _LABEL_DTYPE = {SINGLE_LABEL: torch.int64, MULTI_LABEL: torch.float32, REGRESSION: torch.float32}
 
@@ -280,7 +293,7 @@ def classifier(args: FinetuneArguments, labelled: LabelledData) -> dict:
     if not args.truncation:
         check_lengths(labelled, model.config.max_seq_len, int(args.add_special_tokens), args.model is None)
     if args.lora_rank:
-        from .adapters import add_lora  # peft is slow to import
+        from hyenadna.training.runs.adapters import add_lora  # peft is slow to import
 
         model = add_lora(model, args.lora_rank)
     return {
@@ -441,7 +454,7 @@ def _write_predictions(output: Path, data: LabelledData, part: str, probability:
 def _load_finished(output: Path) -> FinetuneResult:
     print(f"{output} holds this run, and it is finished: nothing to do")
     if (output / "adapter_config.json").exists():
-        from .adapters import load_adapted
+        from hyenadna.training.runs.adapters import load_adapted
 
         model = load_adapted(output)
     else:

@@ -23,15 +23,15 @@ from datasets import Dataset, DatasetDict
 from transformers import EvalPrediction, set_seed
 
 from hyenadna import HyenaDNAForCausalLM
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
 from hyenadna.tokenization import HyenaDNATokenizer
+from hyenadna.training.runs.adapters import add_prompt
+from hyenadna.training.runs.metrics import make_compute_metrics
+from hyenadna.training.runs.settings import parse_settings, refuse_unused, setting
+from hyenadna.training.runs.trainer import load_checkpoint
 
-from .adapters import add_prompt
-from .errors import InputError
 from .finetune import FinetuneArguments, FinetuneResult, SequenceCollator, check_lengths, load_model, train_and_test
-from .labelled_data import SINGLE_LABEL, LabelledData
-from .metrics import make_compute_metrics
-from .settings import parse_settings, refuse_unused, setting
-from .trainer import load_checkpoint
 
 FORMS = ("classifier", "next_token")
 _LETTERS = {2: "AN", 3: "AGN", 4: "ACGN", 5: "ACGTN"}

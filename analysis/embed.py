@@ -3,7 +3,7 @@
     hyenadna embed --model pretrained --data promoters.csv --output_dir embeddings
     hyenadna embed --model pretrained --gtf genes.gtf.gz --fasta hg38.fa --classifier boosted_trees   # genes by biotype
     hyenadna embed biotypes.yaml --model pretrained --data transcripts.fa --picture tsne              # the paper's
-    accelerate launch -m hyenadna.training.embed --model pretrained --data promoters.csv              # several devices
+    accelerate launch -m hyenadna embed --model pretrained --data promoters.csv              # several devices
 
 An embedding is the mean, the last or the maximum of a layer's output over the positions of a sequence. What is longer
 than `--chunk` (by default what the model reads) is cut into chunks of that length, whose embeddings are averaged, each
@@ -12,7 +12,7 @@ with `--classifier` also its cross-validated F1 in `metrics.json` (rows of the s
 strand, are in one fold), and with `--picture` a map of two dimensions in `embeddings.png` and `embeddings.html`, one
 file that needs no network.
 
-    from hyenadna.training.embed import embed
+    from hyenadna.analysis.embed import embed
     embed(model, ["ACGTTG", "GGCA"], pooling="mean")          # (2, d_model), float32; the model stays as it was
 """
 
@@ -41,17 +41,17 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hyenadna import HyenaDNAModel
+from hyenadna.errors import InputError
+from hyenadna.genomics.genes import GeneSequences, read_genes
+from hyenadna.genomics.genome import SOFT_MASKED, VOCABULARY, SequenceFile
+from hyenadna.genomics.labelled import check_sequences, dna_keys, has_labels, label_text, read_parts
 from hyenadna.inputs_hyenadna import pool
+from hyenadna.training.runs.results import hardware, versions, write_confusion_matrix, write_json, write_whole
+from hyenadna.training.runs.settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
+from hyenadna.training.runs.trainer import load_checkpoint
 
-from .annotation import GeneSequences, read_genes
 from .embedding_map import METHODS, check_map, draw_map, map_to_plane, write_html
-from .errors import InputError
-from .genome import SOFT_MASKED, VOCABULARY, SequenceFile
-from .labelled_data import check_sequences, dna_keys, has_labels, label_text, read_parts
-from .results import hardware, versions, write_confusion_matrix, write_json, write_whole
 from .score import encode, read_sequences
-from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
-from .trainer import load_checkpoint
 
 POOLINGS, CLASSIFIERS = ("mean", "last", "max"), ("logistic", "boosted_trees")
 _SHARD = 2**22  # bases between two files of unfinished work
@@ -486,6 +486,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from .cli import main as command_line
+    from hyenadna.training.cli import main as command_line
 
     sys.exit(command_line(["embed", *sys.argv[1:]]))

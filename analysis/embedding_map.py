@@ -13,8 +13,8 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
-from .errors import InputError
-from .results import write_whole
+from hyenadna.errors import InputError
+from hyenadna.training.runs.results import write_whole
 
 METHODS = ("tsne", "pca", "umap")
 

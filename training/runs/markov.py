@@ -1,6 +1,6 @@
 """Markov models of DNA, to see whether a network learned more than the frequencies of k-mers.
 
-    from hyenadna.training.markov import MarkovModels, count_contexts
+    from hyenadna.training.runs.markov import MarkovModels, count_contexts
     models = MarkovModels(count_contexts(windows_of_training, order=8))
     models.perplexity(count_contexts(windows_of_test, order=8))          # {1: 3.95, 2: 3.93, ...}
 
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .errors import InputError
+from hyenadna.errors import InputError
 
 STRENGTHS = (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)  # what a_k is chosen from
 

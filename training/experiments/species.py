@@ -2,7 +2,7 @@
 
     hyenadna species species.yaml --data genomes --output_dir species-1k          # the paper's settings
     hyenadna species --data genomes --window 16384 --model pretrained --truncation False
-    accelerate launch -m hyenadna.training.species --data genomes --window 1024   # on several devices
+    accelerate launch -m hyenadna species --data genomes --window 1024   # on several devices
 
 `--data` is a folder with a sub-folder of FASTA files for each species (plain or bgzip; `genomes/human/chr1.fa`). A row
 is a random window of a random place; species count the same, and within one every position. Each epoch draws new
@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .dna import reverse_complement
-from .errors import InputError
-from .finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
-from .genome import FASTA, PARTS, SequenceFile, last_bases, open_genomes, overlapping, subtract
-from .labelled_data import SINGLE_LABEL, LabelledData
-from .settings import parse_settings, setting
-from .window_rows import WindowRows, WindowSequences, digest_of
+from hyenadna.errors import InputError
+from hyenadna.genomics.genome import FASTA, PARTS, SequenceFile, last_bases, open_genomes, overlapping, subtract
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
+from hyenadna.training.finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
+from hyenadna.training.runs.settings import parse_settings, setting
 
 _MEAN_UP_TO = 32_768  # bases; the paper pools longer windows by their last position
 _TRIES = 20  # to find a window that is no gap
@@ -264,6 +264,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from .cli import main as command_line
+    from hyenadna.training.cli import main as command_line
 
     sys.exit(command_line(["species", *sys.argv[1:]]))

@@ -1,6 +1,6 @@
 """Log-likelihoods of sequences: `hyenadna score --model FOLDER --data sequences.fa --output scores.tsv`.
 
-    from hyenadna.training.score import log_likelihoods
+    from hyenadna.analysis.score import log_likelihoods
     log_likelihoods(model, ["ACGTTG", "GGCA"])               # for each sequence the log-probability of each base
 
 A base's log-probability (natural logarithm) is that of the language model's softmax over its whole vocabulary, given
@@ -21,13 +21,12 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
-
-from .dna import reverse_complement
-from .errors import InputError
-from .genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, TABLES, VOCABULARY, open_genomes
-from .labelled_data import read_parts
-from .results import write_whole
-from .trainer import load_checkpoint
+from hyenadna.errors import InputError
+from hyenadna.genomics.genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, TABLES, VOCABULARY, open_genomes
+from hyenadna.genomics.labelled import read_parts
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.training.runs.results import write_whole
+from hyenadna.training.runs.trainer import load_checkpoint
 
 STRANDS = ("both", "forward", "reverse")
 

@@ -27,12 +27,11 @@ from matplotlib.figure import Figure
 from transformers import set_seed
 
 from hyenadna import HyenaDNAForCausalLM
-
-from .errors import InputError
-from .finetune import FinetuneArguments, read_data, settings_of
-from .labelled_data import SINGLE_LABEL, LabelledData, count_table
-from .results import versions, write_json, write_whole
-from .settings import (
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, count_table
+from hyenadna.training.finetune import FinetuneArguments, read_data, settings_of
+from hyenadna.training.runs.results import versions, write_json, write_whole
+from hyenadna.training.runs.settings import (
     METRICS_FILE,
     SETTINGS_FILE,
     check_output_folder,
@@ -41,8 +40,8 @@ from .settings import (
     refuse_unused,
     setting,
 )
-from .soft_prompt import NOT_FOR_LETTERS, NextTokenCollator, letters_of_labels, load_language_model
-from .trainer import HyenaDNATrainer
+from hyenadna.training.runs.trainer import HyenaDNATrainer
+from hyenadna.training.soft_prompt import NOT_FOR_LETTERS, NextTokenCollator, letters_of_labels, load_language_model
 
 _NOT_USED = (*NOT_FOR_LETTERS, "lora_rank", "freeze_backbone", "truncation", "reverse_complement", "patience")
 _NOT_USED += ("test_time_averaging", "num_train_epochs", "max_steps")
@@ -299,6 +298,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from .cli import main as command_line
+    from hyenadna.training.cli import main as command_line
 
     sys.exit(command_line(["few-shot", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
     hyenadna chromatin chromatin_profile.yaml --data deepsea --fasta hg19.fa --output_dir chromatin   # the paper's
     hyenadna chromatin --data peaks --fasta hg38.fa --window 1024 --tracks CTCF H3K27ac               # some tracks
-    accelerate launch -m hyenadna.training.chromatin --data deepsea --fasta hg19.fa                   # on many devices
+    accelerate launch -m hyenadna chromatin --data deepsea --fasta hg19.fa                   # on many devices
 
 `--data` is a folder with a table for each of `train`, `valid` and `test` (csv, tsv, parquet; a file name may go on, as
 in `train_hg19_coords_targets.csv`), a row for each window and a column of 0 and 1 for each track. The other columns:
@@ -32,13 +32,13 @@ import pandas as pd
 from scipy.stats import rankdata
 from transformers import EvalPrediction
 
-from .errors import InputError
-from .finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
-from .genome import SequenceFile, centre, check_interval, overlapping, read_bed, whole_numbers
-from .labelled_data import MULTI_LABEL, LabelledData, check_sequences, dna_keys, part_of_file
-from .results import write_whole
-from .settings import parse_settings, setting
-from .window_rows import WindowRows, WindowSequences, digest_of
+from hyenadna.errors import InputError
+from hyenadna.genomics.genome import SequenceFile, centre, check_interval, overlapping, read_bed, whole_numbers
+from hyenadna.genomics.labelled import MULTI_LABEL, LabelledData, check_sequences, dna_keys, part_of_file
+from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
+from hyenadna.training.finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
+from hyenadna.training.runs.results import write_whole
+from hyenadna.training.runs.settings import parse_settings, setting
 
 _COORDINATES, _PUBLISHED = ("chromosome", "start", "end"), ("Chr_No", "Start", "End")
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
@@ -311,6 +311,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from .cli import main as command_line
+    from hyenadna.training.cli import main as command_line
 
     sys.exit(command_line(["chromatin", *sys.argv[1:]]))

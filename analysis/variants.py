@@ -1,7 +1,7 @@
 """Variant effects: `hyenadna variants --model FOLDER --vcf v.vcf.gz --fasta genome.fa --output_dir out`.
 
     hyenadna variants --model FOLDER --fasta genome.fa --mutagenesis chr20:1,000,000-1,000,200 --output_dir out
-    accelerate launch --multi_gpu --num_processes 4 -m hyenadna.training.variants --model ...   # CPUs, too
+    accelerate launch --multi_gpu --num_processes 4 -m hyenadna variants --model ...   # CPUs, too
 
 The score of an alternative allele is the log-likelihood (natural logarithm) of a window of the genome with it minus
 that with the reference allele, averaged over both strands: below 0, the model finds it less likely. Only A, C, G and T
@@ -39,13 +39,22 @@ from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.cache_hyenadna import branches
+from hyenadna.errors import InputError
+from hyenadna.genomics.genome import (
+    FIRST_BASE,
+    ID_OF_BYTE,
+    LAST_BASE,
+    SOFT_MASKED,
+    VOCABULARY,
+    SequenceFile,
+    open_genomes,
+    read_regions,
+)
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.tabix import check_end, write_indexed
+from hyenadna.training.runs.results import write_json, write_whole
 
-from .dna import reverse_complement
-from .errors import InputError
-from .genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, VOCABULARY, SequenceFile, open_genomes, read_regions
-from .results import write_json, write_whole
 from .score import encode, load_language_model
-from .tabix import check_end, write_indexed
 
 _PART = 256  # lines of a VCF that are scored and written at a time
 ADDED = {  # keys of INFO: column, type, description
@@ -270,6 +279,8 @@ def score_part(
                 pair = (ref.upper() + after, alt.upper() + after)
                 prefixes += [before, reverse_complement(after)]
                 pairs += [pair, tuple(reverse_complement(before + allele.upper()) for allele in (ref, alt))]
+    if not scored:  # a contig that the FASTA lacks, or symbolic alleles only
+        return pd.DataFrame(rows, columns=COLUMNS)
     if share_prefix:
         totals, means = read_pairs(model, prefixes, pairs, batch_size)
     else:
@@ -564,6 +575,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from .cli import main as command_line
+    from hyenadna.training.cli import main as command_line
 
     sys.exit(command_line(["variants", *sys.argv[1:]]))

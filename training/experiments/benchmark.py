@@ -5,7 +5,7 @@
     hyenadna benchmark --suite genomic-benchmarks --data_dir .genomic_benchmarks               # a local copy
     hyenadna benchmark --data promoters.csv --seeds 0 1 2 --output_dir mine                    # your own set
     hyenadna benchmark genomic_benchmarks.yaml --model pretrained --output_dir gb --resume     # go on
-    accelerate launch -m hyenadna.training.benchmark --suite genomic-benchmarks                # on several devices
+    accelerate launch -m hyenadna benchmark --suite genomic-benchmarks                # on several devices
 
 Each set, seed and fold is a run of `hyenadna finetune` in a folder of its own, beside simple baselines on the same
 rows; `report.md` and `report.png` put them beside the paper's figures. The validation part is split off the training
@@ -25,15 +25,16 @@ from pathlib import Path
 import pandas as pd
 from datasets import Dataset, DatasetDict, load_dataset
 
+from hyenadna.errors import InputError
+from hyenadna.genomics.genome import SequenceFile, check_interval, whole_numbers
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions, part_of_file, read_table
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.training.finetune import FinetuneArguments, classifier, finetune, read_data, settings_of
+from hyenadna.training.runs.results import hardware, versions, write_json
+from hyenadna.training.runs.settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
+
 from .baselines import fit_baselines
-from .dna import reverse_complement
-from .errors import InputError
-from .finetune import FinetuneArguments, classifier, finetune, read_data, settings_of
-from .genome import SequenceFile, check_interval, whole_numbers
-from .labelled_data import SINGLE_LABEL, LabelledData, load_splice_junctions, part_of_file, read_table
 from .report import SETS, write_report
-from .results import hardware, versions, write_json
-from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
 
 SUITES = ("genomic-benchmarks", "nucleotide-transformer")
 SPLICE = "splice_junctions"
@@ -237,6 +238,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from .cli import main as command_line
+    from hyenadna.training.cli import main as command_line
 
     sys.exit(command_line(["benchmark", *sys.argv[1:]]))

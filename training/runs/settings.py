@@ -18,7 +18,8 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.training_args import OptimizerNames
 
-from .errors import InputError
+from hyenadna.errors import InputError
+
 from .trainer import RecipeArguments, last_complete_checkpoint
 
 # Of a model from scratch; a checkpoint has its own.
@@ -172,7 +173,7 @@ def parse_settings(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0].endswith((".yaml", ".yml")):
-        shipped = Path(__file__).with_name("recipes") / argv[0]  # the paper's settings, by their name
+        shipped = Path(__file__).parents[1] / "experiments" / "recipes" / argv[0]  # the paper's settings, by their name
         try:
             content = yaml.safe_load(
                 (shipped if not Path(argv[0]).exists() and shipped.exists() else Path(argv[0])).read_text()

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .errors import InputError
-from .results import write_whole
-from .settings import METRICS_FILE
+from hyenadna.errors import InputError
+from hyenadna.training.runs.results import write_whole
+from hyenadna.training.runs.settings import METRICS_FILE
 
 # The sets of the paper; of one without a figure the cell is empty.
 SETS = pd.read_csv(Path(__file__).with_name("benchmark_sets.csv"), keep_default_na=False)

@@ -28,15 +28,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from .configuration_hyenadna import HyenaDNAConfig
-from .modeling_hyenadna import (
+from hyenadna.configuration_hyenadna import HyenaDNAConfig
+from hyenadna.errors import CheckpointError
+from hyenadna.modeling_hyenadna import (
     HyenaDNAForCausalLM,
     HyenaDNAForSequenceClassification,
     HyenaDNAForTokenClassification,
     HyenaDNAModel,
     HyenaDNAPreTrainedModel,
 )
-from .safe_pickle import CheckpointError, kind_of
+
+from .safe_pickle import kind_of
 from .safe_pickle import load as load_without_running
 
 # Names in other layouts -> ours, applied from top to bottom; None drops the tensor.

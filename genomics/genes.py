@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .dna import reverse_complement
-from .errors import InputError
+from hyenadna.errors import InputError
+
 from .genome import SequenceFile, check_interval
+from .letters import reverse_complement
 
 # GENCODE, Ensembl (GTF and GFF3), RefSeq; a feature's own attribute comes before these
 BIOTYPES = ("biotype", "transcript_type", "transcript_biotype", "gene_type", "gene_biotype")

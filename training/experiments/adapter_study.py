@@ -19,12 +19,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from transformers import TrainingArguments
 
-from .errors import InputError
-from .finetune import FinetuneArguments, finetune, read_data, settings_of
-from .labelled_data import SINGLE_LABEL, load_splice_junctions
-from .results import write_json, write_whole
-from .settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
-from .soft_prompt import (
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import SINGLE_LABEL, load_splice_junctions
+from hyenadna.training.finetune import FinetuneArguments, finetune, read_data, settings_of
+from hyenadna.training.runs.results import write_json, write_whole
+from hyenadna.training.runs.settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
+from hyenadna.training.soft_prompt import (
     FORMS,
     NOT_FOR_LETTERS,
     SoftPromptArguments,
@@ -230,6 +230,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from .cli import main as command_line
+    from hyenadna.training.cli import main as command_line
 
     sys.exit(command_line(["adapter-study", *sys.argv[1:]]))

@@ -16,9 +16,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 from transformers import EvalPrediction
 
-from .errors import InputError
-from .labelled_data import SINGLE_LABEL, LabelledData
-from .metrics import make_compute_metrics
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
+from hyenadna.training.runs.metrics import make_compute_metrics
 
 MAJORITY, NAIVE_BAYES, LOGISTIC = "most frequent class", "5-mer naive Bayes", "1..6-mer logistic regression"
 PENALTIES = (0.001, 0.01, 0.1, 1.0)  # values of C, from strong to weak

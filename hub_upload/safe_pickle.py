@@ -18,10 +18,7 @@ from pathlib import Path
 
 import torch
 
-
-class CheckpointError(ValueError):
-    """A checkpoint, a folder or a setting cannot be used as it is. The command line prints it without a traceback."""
-
+from hyenadna.errors import CheckpointError
 
 _STORAGES = {
     "DoubleStorage": torch.float64,

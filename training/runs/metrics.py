@@ -1,6 +1,6 @@
 """Metrics as local `evaluate.Metric` classes, so nothing is fetched from the Hub, and `compute_metrics` for `Trainer`.
 
-    from hyenadna.training.metrics import MatthewsCorrelation
+    from hyenadna.training.runs.metrics import MatthewsCorrelation
     MatthewsCorrelation(keep_in_memory=True).compute(predictions=[0, 1, 1], references=[0, 1, 0])   # {"mcc": 0.5}
 
 Predictions and references are class indices, or lists of 0 and 1 for multi-label problems; a multi-label result is the

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from Bio.bgzf import BgzfWriter
 
-from .errors import InputError
+from hyenadna.errors import InputError
 
 _END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")  # an empty block, the last of a file
 _LONGEST = 2**29  # what the bins of a .tbi reach

@@ -1,6 +1,6 @@
 """Labelled DNA sequences: read them from where they are, check every row, split them honestly.
 
-    from hyenadna.training.labelled_data import read_labelled_data
+    from hyenadna.genomics.labelled import read_labelled_data
     data = read_labelled_data("promoters.csv")       # or a folder, a FASTA file, a Hub id, a `datasets` object
     data.parts["train"][0]                           # {"row": 0, "sequence": "ACGT...", "label": 1}
 
@@ -21,8 +21,9 @@ import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, train_test_split
 
-from .dna import strand_free
-from .errors import InputError
+from hyenadna.errors import InputError
+
+from .letters import strand_free
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from hyenadna.training import labelled_data
-from hyenadna.training.dna import reverse_complement, strand_free
-from hyenadna.training.errors import InputError
-from hyenadna.training.labelled_data import count_table, load_splice_junctions, read_fasta, read_labelled_data
+from hyenadna.errors import InputError
+from hyenadna.genomics import labelled
+from hyenadna.genomics.labelled import count_table, load_splice_junctions, read_fasta, read_labelled_data
+from hyenadna.genomics.letters import reverse_complement, strand_free
 
 
 def random_sequences(n: int, length: int = 24, seed: int = 0) -> list[str]:
@@ -173,7 +173,7 @@ def test_hub_id(monkeypatch):
         asked.append((name, configuration))
         return DatasetDict(train=Dataset.from_pandas(table()))
 
-    monkeypatch.setattr(labelled_data, "load_dataset", fake_load_dataset)
+    monkeypatch.setattr(labelled, "load_dataset", fake_load_dataset)
     assert all_rows(read_labelled_data("someone/promoters")) == expected_rows()
     assert all_rows(read_labelled_data("someone/tasks:promoters")) == expected_rows()
     assert asked == [("someone/promoters", None), ("someone/tasks", "promoters")]
@@ -181,7 +181,7 @@ def test_hub_id(monkeypatch):
     def failing_load_dataset(name, configuration):
         raise ConnectionError("no network here")
 
-    monkeypatch.setattr(labelled_data, "load_dataset", failing_load_dataset)
+    monkeypatch.setattr(labelled, "load_dataset", failing_load_dataset)
     with pytest.raises(InputError, match=r"someone/promoters.*no such file.*ConnectionError: no network here"):
         read_labelled_data("someone/promoters")
 

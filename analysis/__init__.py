@@ -1,0 +1,1 @@
+"""What a trained model says: likelihoods, effects of variants, embeddings and their picture."""

@@ -1,0 +1,1 @@
+"""The files and coordinates of the field, without a model: FASTA, intervals, windows, labelled tables, genes, VCF."""

@@ -1,0 +1,1 @@
+"""What the commands share: settings, the folder of a run, the trainer, adapters, metrics, results."""
