@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, DynamicCache
-from transformers.utils.import_utils import is_tracing
 
 from .long_convolution import groups, long_convolution, next_fast_length
+from .transformers_api import is_tracing
 
 # The newest inputs, up to so many, are summed over directly at each step; older ones have been added ahead of time.
 _TAIL = 32

@@ -202,7 +202,7 @@ def test_peft(name, tmp_path):
 def test_prefix_tuning_is_refused():
     peft = pytest.importorskip("peft")
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
-    with pytest.raises(ValueError, match="Prefix tuning.*no attention.*PromptTuningConfig"):
+    with pytest.raises(ValueError, match=r"Prefix tuning.*no attention.*PromptTuningConfig"):
         peft.get_peft_model(random_model(), config)(input_ids=random_ids(1, 5))
 
 
@@ -300,7 +300,7 @@ def test_a_filter_of_integers_is_refused():
     model = random_model()
     filters = model.hyena.backbone.layers[0].mixer.filter_fn.implicit_filter
     filters[0] = torch.ao.nn.quantized.dynamic.Linear(filters[0].in_features, filters[0].out_features)
-    with torch.no_grad(), pytest.raises(ValueError, match="filters was quantized.*`filter_fn` in their name"):
+    with torch.no_grad(), pytest.raises(ValueError, match=r"filters was quantized.*`filter_fn` in their name"):
         model(random_ids(1, 10))
 
 
