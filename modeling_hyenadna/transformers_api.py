@@ -8,10 +8,10 @@ This is all that the files which travel to the Hub rely on, with the first relea
     GradientCheckpointingLayer                   5.0   `gradient_checkpointing` of a block; the cache is our own affair
     initialization, `_init_weights`              5.0   initial weights that do not touch loaded ones
     `_keep_in_fp32_modules_strict`               5.0
-    `_keep_in_fp32_modules`      5.16, if not before   what quantizers leave alone; else filters of integers are refused
-    `_get_stopping_criteria`     5.16, if not before   `stop_strings`; without it, the library's error
-    `_from_model_config`         5.16, if not before   whether a generation_config was read from a file
-    init_continuous_batching     5.16, if not before   only to refuse it
+    `_keep_in_fp32_modules`                      5.16  what quantizers leave alone; else filters of integers are refused
+    `_get_stopping_criteria`                     5.16  `stop_strings`; without it, the library's error
+    `_from_model_config`                         5.16  whether a generation_config was read from a file
+    init_continuous_batching                     5.16  only to refuse it
     `_tied_weights_keys` as a dictionary         5.0
     `_skip_keys_device_placement`                5.0   under both names of the cache
     `_load_pretrained_model`                     5.4   where files are known and nothing is loaded
