@@ -311,7 +311,7 @@ def test_a_token_that_was_added_is_generated():
     tokenizer = HyenaDNATokenizer(add_eos_token=False)
     tokenizer.add_tokens(["m"])
     model = random_model(d_model=16)
-    model.resize_token_embeddings(len(tokenizer))
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     ids = tokenizer("Am" * 12, return_tensors="pt").input_ids
     assert set(ids[0].tolist()) == {7, 12}
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
