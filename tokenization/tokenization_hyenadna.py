@@ -158,6 +158,18 @@ class HyenaDNATokenizer(TokenizersBackend):
                 steps.append(normalizers.Replace(Regex(f"[{letters}]"), base))
         self._tokenizer.normalizer = normalizers.Sequence(steps)
 
+    def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
+        """As in Transformers; but "m", which is read as `N` in a sequence, becomes a token "m", and `N` stays `N`."""
+        tokens = []
+        for token in new_tokens:
+            if not isinstance(token, AddedToken):
+                token = AddedToken(token, normalized=not special_tokens)
+            if token.normalized and self._tokenizer.normalizer.normalize_str(token.content) != token.content:
+                places = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "special")}
+                token = AddedToken(token.content, normalized=False, **places)
+            tokens.append(token)
+        return super()._add_tokens(tokens, special_tokens)
+
     def _special_ids(self) -> tuple[list[int], list[int]]:
         """Ids that the backend's post-processor puts before and after a sequence."""
         ids = self._tokenizer.post_processor.process(self._one_base).ids
