@@ -5,7 +5,6 @@ its shape: B batch, L sequence length, D `d_model`, C (`hyena_order` + 1) * D pr
 convolutions, T taps or lags.
 """
 
-import copy
 import math
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import DynamicCache
 from transformers import initialization as init
-from transformers.generation import GenerationMixin, StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
@@ -31,6 +29,7 @@ from .checkpoint_hyenadna import check_checkpoint
 from .configuration_hyenadna import HyenaDNAConfig
 from .feed_forward import compute_dtype, feed_forward
 from .fused_inference import BlockParts, Workspace, norm_in_place, run_block
+from .generation_hyenadna import HyenaDNAGenerationMixin, set_generation_defaults
 from .implicit_filter import HyenaDNAFilter, HyenaDNAFilterLinear, HyenaDNAPositionalEmbedding, HyenaDNASin
 from .inputs_hyenadna import (
     check_arguments,
@@ -39,7 +38,6 @@ from .inputs_hyenadna import (
     check_range,
     check_shape,
     next_token_labels,
-    pads_first,
     pool,
     read_mask,
     sequence_labels,
@@ -49,15 +47,11 @@ from .transformers_api import (
     CACHE,
     GradientCheckpointingLayer,
     capture_outputs,
-    generates_with_cache,
     is_tracing,
     one_cache,
 )
 
 logger = logging.get_logger(__name__)
-
-# The tokens of the published vocabulary that are no base and no end of sequence: `generate` must not emit them.
-_SPECIAL_TOKENS = [0, 2, 3, 4, 5, 6]
 
 
 # --------------------------------------------------------------------------------------------------------- the operator
@@ -616,7 +610,7 @@ def _refuse_used_cache(past_length: int) -> None:
 # ------------------------------------------------------------------------------------------------------------ the heads
 
 
-class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
+class HyenaDNAForCausalLM(HyenaDNAGenerationMixin, HyenaDNAPreTrainedModel):
     """The backbone and a linear head that predicts the next token."""
 
     _tied_weights_keys = {"lm_head.weight": "hyena.backbone.embeddings.word_embeddings.weight"}
@@ -626,7 +620,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         self.hyena = HyenaDNAModel(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
-        _set_generation_defaults(self.generation_config, config)
+        set_generation_defaults(self.generation_config, config)
 
     @can_return_tuple
     def forward(
@@ -673,156 +667,6 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: getattr(outputs, CACHE)}
         )
-
-    # -- generation
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """As in Transformers, and a folder without generation_config.json, as published ones are, gets our defaults."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        _set_generation_defaults(model.generation_config, model.config)  # what Transformers made up knows no vocabulary
-        return loaded
-
-    def generate(self, inputs=None, generation_config=None, *args, **kwargs):
-        """As in Transformers, with the one kind of cache that there is; `use_cache=False` gives the same, slower.
-
-        A cache to continue may be passed as `cache` or as `past_key_values`, whatever the release.
-
-        Raises:
-            ValueError: Another kind of cache is asked for, or the prompt and `max_new_tokens` exceed `max_seq_len`.
-        """
-        kinds = [kwargs.get("cache_implementation")]
-        kinds += [getattr(c, "cache_implementation", None) for c in (generation_config, self.generation_config)]
-        kind = next((kind for kind in kinds if kind is not None), "dynamic")
-        if kind != "dynamic":
-            raise ValueError(
-                f"cache_implementation={kind!r} is for attention: HyenaDNA has one kind of cache, which grows as it "
-                "is used. Leave it out, or pass 'dynamic'."
-            )
-        cache = one_cache(kwargs.pop("past_key_values", None), kwargs.pop("cache", None))
-        if not generates_with_cache(HyenaDNAForCausalLM):
-            if cache is not None:
-                raise ValueError("No cache can be continued: `generate` of this Transformers release cannot use it.")
-            kwargs["use_cache"] = False
-        if cache is not None:
-            kwargs[CACHE] = cache
-        return super().generate(inputs, generation_config, *args, **kwargs)
-
-    def _prepare_generated_length(self, generation_config, **kwargs):
-        generation_config = super()._prepare_generated_length(generation_config, **kwargs)
-        # `peft` has this method replaced by its own, which puts a soft prompt in front of the tokens.
-        adapter = getattr(getattr(self.prepare_inputs_for_generation, "__self__", None), "active_peft_config", None)
-        prompt = kwargs["inputs_tensor"].shape[1] + (getattr(adapter, "num_virtual_tokens", None) or 0)
-        length = prompt + generation_config.max_length - kwargs["input_ids_length"]
-        if length > self.config.max_seq_len:
-            raise ValueError(
-                f"Prompt ({prompt} tokens) and new tokens may reach a length of {length}, but the model takes at most "
-                f"max_seq_len={self.config.max_seq_len}. Ask for fewer `max_new_tokens`, or shorten the prompt."
-            )
-        return generation_config
-
-    def prepare_inputs_for_generation(
-        self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, cache=None, **kwargs
-    ):
-        cache = one_cache(past_key_values, cache)
-        if inputs_embeds is not None and is_first_iteration:
-            self._prompt_length = input_ids.shape[1]  # of token ids: 0 where only embeddings came
-        elif inputs_embeds is not None and cache is None:
-            # The prompt came as embeddings: the tokens generated since, which `input_ids` ends in, follow it.
-            generated = self.get_input_embeddings()(input_ids[:, self._prompt_length :])
-            inputs_embeds = torch.cat([inputs_embeds, generated.to(inputs_embeds.dtype)], dim=1)
-            is_first_iteration = True
-        inputs = super().prepare_inputs_for_generation(
-            input_ids,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **{CACHE: cache},
-            **kwargs,
-        )
-        if CACHE in inputs:  # peft up to 0.21 looks for the old name, on any release, and has the prompt read again
-            inputs["past_key_values"] = inputs[CACHE]
-        mask = inputs.get("attention_mask")
-        if mask is not None and mask.ndim == 2 and (mask[:, -1] == 0).any():
-            # `generate` reads the last column: pads behind a prompt have to stand in front of it.
-            order = pads_first(mask != 0)
-            for name in {"input_ids", "inputs_embeds", "attention_mask"} & set(inputs):
-                x = inputs[name]
-                if x is not None and x.shape[1] == order.shape[1]:
-                    inputs[name] = x.gather(1, order) if x.ndim == 2 else x[torch.arange(len(x))[:, None], order]
-        return inputs
-
-    def _get_stopping_criteria(self, generation_config, stopping_criteria, tokenizer=None, **kwargs):
-        stop_strings = generation_config.stop_strings
-        if stop_strings is None or tokenizer is None:
-            return super()._get_stopping_criteria(generation_config, stopping_criteria, tokenizer=tokenizer, **kwargs)
-        # The library's own criterion cannot be used: it puts "abcdef" through the tokenizer and wants it back.
-        criteria = StoppingCriteriaList([*stopping_criteria, *_stop_at(stop_strings, tokenizer)])
-        others = copy.copy(generation_config)
-        others.stop_strings = None
-        return super()._get_stopping_criteria(others, criteria, tokenizer=tokenizer, **kwargs)
-
-    def init_continuous_batching(self, *args, **kwargs):
-        raise NotImplementedError(
-            "Continuous batching (`generate_batch`) keeps keys and values of attention in pages, and HyenaDNA has no "
-            "attention. Pass a padded batch and its `attention_mask` to `generate`: the outputs are those of each "
-            "sequence alone."
-        )
-
-    # -- vocabulary
-
-    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, *args, **kwargs) -> nn.Embedding:
-        """As in Transformers; `generate` may emit the tokens that were added, so `new_num_tokens` has to count tokens.
-
-        What pads the embedding, by `pad_to_multiple_of` or because 12 tokens have 16 rows, is not emitted.
-        """
-        rows = self.config.vocab_size
-        embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
-        if new_num_tokens is not None:
-            self.config.set_token_count(new_num_tokens)
-            suppressed = self.generation_config.suppress_tokens or []
-            while rows - 1 in suppressed:  # the rows at the end that had no token
-                rows -= 1
-            kept = [i for i in suppressed if i < min(rows, new_num_tokens)]
-            self.generation_config.suppress_tokens = kept + list(range(new_num_tokens, self.config.vocab_size)) or None
-        return embedding
-
-
-def _set_generation_defaults(generation_config, config: HyenaDNAConfig) -> None:
-    """Emit bases, `N` and the end of the sequence only; what a checkpoint or a user set stays.
-
-    Of another vocabulary, all tokens are emitted, and the rows without one are not.
-    """
-    if generation_config.suppress_tokens is None:
-        if generation_config._from_model_config:  # and not from a file: Trainer's `use_cache=False` is for training
-            generation_config.use_cache = True
-        published = 12 <= config.token_count < 16
-        without_token = list(range(config.token_count, config.vocab_size))
-        generation_config.suppress_tokens = (_SPECIAL_TOKENS if published else []) + without_token or None
-
-
-class _StopAtTokens(StoppingCriteria):
-    """Stop a sequence whose last tokens are these."""
-
-    def __init__(self, token_ids: list[int]):
-        self.token_ids = torch.tensor(token_ids)
-
-    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
-        wanted = self.token_ids.to(input_ids.device)
-        if input_ids.shape[1] < len(wanted):
-            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        return (input_ids[:, -len(wanted) :] == wanted).all(dim=1)
-
-
-def _stop_at(stop_strings: str | list[str], tokenizer) -> list[_StopAtTokens]:
-    """Criteria for strings of bases, of which each is one token."""
-    criteria = []
-    for text in [stop_strings] if isinstance(stop_strings, str) else stop_strings:
-        token_ids = tokenizer(text, add_special_tokens=False).input_ids
-        if not token_ids or tokenizer.unk_token_id in token_ids:
-            raise ValueError(f"`stop_strings` holds {text!r}, but strings of bases were expected, such as 'TAA'.")
-        criteria.append(_StopAtTokens(token_ids))
-    return criteria
 
 
 class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
