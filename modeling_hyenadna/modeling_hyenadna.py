@@ -601,8 +601,7 @@ def _refuse_used_cache(past_length: int) -> None:
     if past_length:
         raise ValueError(
             f"The cache holds {past_length} positions, but activations are checkpointed, and a block that runs twice "
-            "cannot continue a cache. Use `torch.no_grad()`, `model.eval()` or "
-            "`model.gradient_checkpointing_disable()`."
+            "cannot continue a cache. Use `torch.no_grad()` or `model.eval()`, or switch checkpointing off."
         )
     logger.warning_once("Activations are checkpointed, so nothing is kept in the cache.")
 

@@ -337,7 +337,7 @@ def test_what_cannot_be_cropped(model):
         with pytest.raises(error, match=message):
             cache.crop(count)
     cache.crop(0)
-    assert cache.get_seq_length() == 40 and cache.is_croppable
+    assert cache.get_seq_length() == 40 and cache.layers[0].is_croppable
     cache = filled(model, random_ids(1, 40), record=True)
     cache.crop(-3)
     with pytest.raises(RuntimeError, match="crop them at once"):
