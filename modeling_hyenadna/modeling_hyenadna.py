@@ -559,6 +559,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, cache=None, **kwargs
     ):
+        kwargs.pop("tokenizer", None)  # of the stop strings: `generate` hands it on to every model
         cache = one_cache(past_key_values, cache)
         if inputs_embeds is not None and is_first_iteration:
             self._prompt_length = input_ids.shape[1]  # of token ids: 0 where only embeddings came
