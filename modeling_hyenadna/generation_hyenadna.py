@@ -56,6 +56,7 @@ class HyenaDNAGenerationMixin(GenerationMixin):
         self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, cache=None, **kwargs
     ):
         cache = one_cache(past_key_values, cache)
+        kwargs.pop("tokenizer", None)  # for stop strings: `generate` hands it on to every model
         if inputs_embeds is not None and is_first_iteration:
             self._prompt_length = input_ids.shape[1]  # in token ids: 0 where only embeddings came
         elif inputs_embeds is not None and cache is None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .configuration_hyenadna import HyenaDNAConfig
+from .transformers_api import is_tracing
 
 # The filters of a block are kept between calls if they hold at most this many numbers: 16 MB in float32.
 _KEPT_FILTERS = 2**22
@@ -225,9 +226,9 @@ class FilterValues:
 
     def values(self, channels: slice) -> tuple[Tensor, Tensor]:
         """Filters (M, channels, length), valid until the next call, and skips (M, channels) of these channels."""
-        if not self._start <= channels.start < channels.stop <= self._stop:
-            stop = max(channels.start + self.width, channels.stop)
-            self._compute(channels.start, min(self.d_model, stop))
+        stop = min(channels.stop, self.d_model)
+        if not self._start <= channels.start < stop <= self._stop:
+            self._compute(channels.start, min(self.d_model, max(channels.start + self.width, stop)))
         k_MDL = self._k_MDL[:, channels.start - self._start : channels.stop - self._start]
         return k_MDL, self.skip_MD[:, channels]
 
@@ -342,7 +343,8 @@ def _call_linear(module: nn.Linear, x: Tensor) -> Tensor:
             "rounding a thousandfold. Leave out all layers with `filter_fn` in their name; they hold few weights. "
             "`from_pretrained(..., quantization_config=...)` does so by itself, unless it was told otherwise."
         )
-    if type(weight).__module__.split(".")[0] != "torch":  # rounded weights do little harm, rounded inputs would
+    if not is_tracing(x) and not type(weight).__module__.startswith("torch."):
+        # A quantizer's tensor: rounded weights do little harm, the rounded inputs of its layers would.
         return F.linear(x, weight.dequantize().to(x.dtype), module.bias)
     if weight.dtype == x.dtype:
         return module(x)

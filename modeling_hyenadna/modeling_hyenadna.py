@@ -113,10 +113,9 @@ class HyenaDNAOperator(nn.Module):
         """The filters (hyena_order - 1, d_model, length) and the weights of their skips (hyena_order - 1, d_model)."""
         # A graph must not look at the kept filters: they are compared with the weights by value.
         by_modules = is_tracing(self.filter_fn.bias) or not all_untouched(self.filter_fn)
-        with torch.autocast(self.filter_fn.bias.device.type, enabled=False):
-            if by_modules or torch.is_grad_enabled():
-                return self.filter_fn(length, by_modules=by_modules)
-            return self.filter_fn.evaluated(length).values(slice(0, self.config.d_model))
+        if by_modules or torch.is_grad_enabled():
+            return self.filter_fn(length, by_modules=by_modules)
+        return self.filter_fn.evaluated(length).values(slice(0, self.config.d_model))
 
     def _as_one_op(self, u_BLD: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
         """Everything up to the last gate, (batch, d_model, length), with the little memory of one operation."""

@@ -526,7 +526,7 @@ def test_a_module_in_training_mode_drops_out_the_same_inputs():
     assert not torch.equal(a, b)
 
 
-# -- pads behind tokens that are in the cache
+# -- pads after tokens that are in the cache
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -557,6 +557,6 @@ def test_pads_behind_a_cache_are_exact(ends, hyena_order, grad):
 def test_pads_behind_what_branches_share_are_refused(model):
     cache = filled(model, random_ids(1, 10))
     mask = torch.tensor([[1] * 14, [1] * 10 + [0, 1, 1, 1]])
-    with branches(cache, torch.zeros(2, dtype=torch.long)), pytest.raises(ValueError, match="pads behind the tokens"):
+    with branches(cache, torch.zeros(2, dtype=torch.long)), pytest.raises(ValueError, match="pads after the tokens"):
         model(random_ids(2, 4), attention_mask=mask, past_key_values=cache)
     assert cache.get_seq_length() == 10
