@@ -279,6 +279,8 @@ def score_part(
                 pair = (ref.upper() + after, alt.upper() + after)
                 prefixes += [before, reverse_complement(after)]
                 pairs += [pair, tuple(reverse_complement(before + allele.upper()) for allele in (ref, alt))]
+    if not scored:  # a contig that the FASTA lacks, or symbolic alleles only
+        return pd.DataFrame(rows, columns=COLUMNS)
     if share_prefix:
         totals, means = read_pairs(model, prefixes, pairs, batch_size)
     else:

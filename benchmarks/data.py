@@ -35,7 +35,7 @@ def pipeline(path: str, length: int, reverse_complement: float, ignore_soft_mask
         WindowDataset(genomes, windows, length),
         batch_size=rows,
         sampler=sampler,
-        collate_fn=WindowCollator(ignore_soft_masked),
+        collate_fn=WindowCollator(0.0 if ignore_soft_masked else 1.0),
     )
     while True:
         for batch in loader:

@@ -264,7 +264,15 @@ def _part_name(value, where: str) -> str:
 
 def _bed_lines(path: str | Path, genomes: list[SequenceFile]) -> tuple[list[tuple], list[str] | None]:
     """Return where each line of a BED file stands, its chromosome, start and end; and their parts, if it names them."""
-    found, fourth = [], []
+    found, names = _bed_fields(path, genomes)
+    if not any(fields[0].lower() in _PART_NAMES for fields in names):
+        return found, None
+    return found, [_part_name(fields[0].lower(), line[0]) for fields, line in zip(names, found, strict=True)]
+
+
+def _bed_fields(path: str | Path, genomes: list[SequenceFile]) -> tuple[list[tuple], list[list[str]]]:
+    """Return where each line of a BED file stands, its chromosome, start and end; and its fourth and fifth column."""
+    found, names = [], []
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -278,12 +286,10 @@ def _bed_lines(path: str | Path, genomes: list[SequenceFile]) -> tuple[list[tupl
         if len(fields) < 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
             raise InputError(f"{where} is {line[:60]!r}; expected chromosome, start and end, separated by tabs")
         found.append((where, fields[0], int(fields[1]), int(fields[2])))
-        fourth.append(fields[3].lower() if len(fields) > 3 else "")
+        names.append([*fields[3:5], "", ""][:2])
     if not found:
         raise InputError(f"{path}: there is no interval")
-    if not any(name in _PART_NAMES for name in fourth):
-        return found, None
-    return found, [_part_name(name, line[0]) for name, line in zip(fourth, found, strict=True)]
+    return found, names
 
 
 def read_bed(path: str | Path, genomes: list[SequenceFile], file: int) -> tuple[np.ndarray, list[str] | None]:
@@ -298,6 +304,48 @@ def read_bed(path: str | Path, genomes: list[SequenceFile], file: int) -> tuple[
     for (_, sequence, start, end), (where, *_) in zip(rows, lines, strict=True):
         check_interval(genomes[file], sequence, start, end, where)
     return np.array(rows, dtype=np.int64), parts
+
+
+def class_weights(
+    windows: np.ndarray, bed: Sequence[str | Path], genomes: list[SequenceFile], weights: dict[str, float]
+) -> np.ndarray:
+    """Return the weight of each window by the classes of the BED intervals that it overlaps, float64 `(windows,)`.
+
+    The class is the fourth column of the BED file, or the fifth where the fourth names parts. Of several classes the
+    largest weight counts: a window of 1,024 bases around an exon of 150 is an exon, whatever surrounds it.
+
+    Args:
+        windows: `(n, 4)`.
+        bed: One BED file for each genome.
+        genomes: From `open_genomes`.
+        weights: Of the classes; a class without one has the weight 1.
+
+    Raises:
+        InputError: No interval has one of the classes.
+    """
+    intervals = {}
+    for file, path in enumerate(bed):
+        lines, names = _bed_fields(path, [genomes[file]])
+        column = int(any(fields[0].lower() in _PART_NAMES for fields in names))
+        for (where, name, start, end), fields in zip(lines, names, strict=True):
+            row = (file, genomes[file].find(name, where), start, end)
+            intervals.setdefault(fields[column], []).append(row)
+
+    unknown = [name for name in weights if name not in intervals]
+    if unknown:
+        known = sorted(filter(None, intervals))
+        known = [*known[:20], "..."] if len(known) > 20 else known
+        raise InputError(
+            f"class_weights: no interval of {list(map(str, bed))} is of the class {unknown[0]!r}; the classes are "
+            f"{known or 'missing: the fourth column names them, or the fifth if the fourth names parts'}"
+        )
+
+    result = np.full(len(windows), -np.inf)
+    for name, rows in intervals.items():
+        of_class = overlapping(windows, np.array(rows, dtype=np.int64))
+        result[of_class] = np.maximum(result[of_class], weights.get(name, 1.0))
+    result[np.isinf(result)] = 1.0  # splits of a table, or a window that lies beside its interval
+    return result
 
 
 def check_interval(genome: SequenceFile, sequence: int, start: int, end: int, where: str) -> None:

@@ -9,6 +9,7 @@ it does not matter how many processes and workers read, or from where a run is r
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -69,22 +70,56 @@ class WindowDataset(torch.utils.data.Dataset):
 
 
 class WindowCollator:
-    """Turn ids of `WindowDataset` into inputs and labels; pads, N and, if asked, lower case are no targets.
+    """Turn ids of `WindowDataset` into inputs and labels; pads and N are no targets.
 
-    There is no attention mask: pads stand behind the sequence, where a causal model does not see them.
+    There is no attention mask: pads follow the sequence, where a causal model does not see them.
+
+    Args:
+        soft_masked_weight: Of lower-case bases in the loss, 0 to 1. At 0 they are no targets. Between 0 and 1 a batch
+            also has `loss_weights`, float32 of the shape of the labels, 0 where there is no target.
     """
 
-    def __init__(self, ignore_soft_masked: bool = False):
+    def __init__(self, soft_masked_weight: float = 1.0):
         table = torch.arange(2 * SOFT_MASKED)
         self.input_of_id = table % SOFT_MASKED
         self.label_of_id = self.input_of_id.clone()
         self.label_of_id[[PAD, N, N + SOFT_MASKED]] = -100
-        if ignore_soft_masked:
+        if soft_masked_weight == 0:
             self.label_of_id[SOFT_MASKED:] = -100
+
+        self.weight_of_id = None
+        if 0 < soft_masked_weight < 1:
+            weights = torch.where(table < SOFT_MASKED, 1.0, soft_masked_weight)
+            self.weight_of_id = weights.masked_fill(self.label_of_id == -100, 0.0)
 
     def __call__(self, ids: np.ndarray) -> dict[str, torch.Tensor]:
         index = torch.from_numpy(ids).int()
-        return {"input_ids": self.input_of_id[index], "labels": self.label_of_id[index]}
+        batch = {"input_ids": self.input_of_id[index], "labels": self.label_of_id[index]}
+        if self.weight_of_id is not None:
+            batch["loss_weights"] = self.weight_of_id[index]
+        return batch
+
+
+@dataclass
+class WindowGroup:
+    """Windows that are sampled alike: their file, its weight times theirs, and their rows."""
+
+    file: int
+    weight: float
+    rows: np.ndarray
+
+
+def _groups(windows: np.ndarray, weights: Sequence[float], window_weights: np.ndarray | None) -> list[WindowGroup]:
+    """Return the groups in the order of the files; a file without windows is an empty one."""
+    groups = []
+    for file, weight in enumerate(weights):
+        rows = np.flatnonzero(windows[:, 0] == file)
+        if window_weights is None or not len(rows):
+            groups.append(WindowGroup(file, weight, rows))
+            continue
+        for factor in np.unique(window_weights[rows]).tolist():
+            groups.append(WindowGroup(file, weight * factor, rows[window_weights[rows] == factor]))
+    return groups
 
 
 class WindowSampler(torch.utils.data.Sampler):
@@ -97,11 +132,15 @@ class WindowSampler(torch.utils.data.Sampler):
     Args:
         windows: Windows `(n, 4)`.
         weights: Of each file.
+        window_weights: Of each window `(n,)`, times that of its file. Windows of one file and one weight are one group,
+            whose windows take turns.
         rows_per_step: Windows in one optimizer step, over all processes and accumulated batches.
         length: Of a window, in bases.
         seed: Of the order and of the strands.
         reverse_complement: Probability of the other strand.
         stages: For a warm-up of the sequence length: (first optimizer step, length in bases), in order.
+        shortest: Of random lengths. Each step then cuts its windows into equal pieces, of a length between this and
+            `length` (in a warm-up, that of the stage); each doubling of the length is as likely as the others.
     """
 
     def __init__(
@@ -113,9 +152,12 @@ class WindowSampler(torch.utils.data.Sampler):
         seed: int = 0,
         reverse_complement: float = 0.0,
         stages: Sequence[tuple[int, int]] = (),
+        window_weights: np.ndarray | None = None,
+        shortest: int | None = None,
     ):
-        self.rows_of_file = [np.flatnonzero(windows[:, 0] == file) for file in range(len(weights))]
-        self.per_epoch = [round(w * len(r)) for w, r in zip(weights, self.rows_of_file, strict=True)]
+        self.groups = _groups(windows, weights, window_weights)
+        self.per_epoch = [round(group.weight * len(group.rows)) for group in self.groups]
+        self.shortest = shortest
         self.rows_per_step, self.length, self.seed = rows_per_step, length, seed
         self.reverse_complement, self.stages = reverse_complement, [(0, length), *stages]
         self.steps_per_epoch = -(-sum(self.per_epoch) // rows_per_step)
@@ -126,17 +168,25 @@ class WindowSampler(torch.utils.data.Sampler):
 
     def length_at(self, step: int) -> int:
         """Return the length in bases at an optimizer step, counted from 0 over all epochs."""
-        return next(length for first, length in reversed(self.stages) if first <= step)
+        longest = next(length for first, length in reversed(self.stages) if first <= step)
+        if self.shortest is None or self.shortest >= longest:
+            return longest
+
+        exponent = np.random.default_rng((self.seed, step, 4)).random()
+        drawn = self.shortest * (longest / self.shortest) ** exponent
+        # Equal pieces: pads at the end of the last one would cost as much as bases.
+        pieces = min(round(longest / drawn), longest // self.shortest)
+        return -(-longest // pieces)
 
     def rows(self) -> np.ndarray:
         """Return the rows of the epoch in order, int64 `(len(self),)`."""
         chosen = []
-        for file, (rows, count) in enumerate(zip(self.rows_of_file, self.per_epoch, strict=True)):
+        for number, (group, count) in enumerate(zip(self.groups, self.per_epoch, strict=True)):
             position, stop = self.epoch * count, (self.epoch + 1) * count
-            while position < stop:  # a file's stream: one shuffled pass after the other
-                turn, first = divmod(position, len(rows))
-                last = min(len(rows), first + stop - position)
-                shuffled = np.random.default_rng((self.seed, file, turn, 1)).permutation(rows)
+            while position < stop:  # a group's stream: one shuffled pass after the other
+                turn, first = divmod(position, len(group.rows))
+                last = min(len(group.rows), first + stop - position)
+                shuffled = np.random.default_rng((self.seed, number, turn, 1)).permutation(group.rows)
                 chosen.append(shuffled[first:last])
                 position += last - first
         order = np.random.default_rng((self.seed, self.epoch, 2)).permutation(np.concatenate(chosen))

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import runpy
+import sys
 import tomllib
 from pathlib import Path
 
@@ -9,7 +11,10 @@ import pytest
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import hyenadna
-from hyenadna.training import cli
+from hyenadna import errors
+from hyenadna.training import adapters, cli, trainer
+from hyenadna.training.runs import adapters as adapters_of_runs
+from hyenadna.training.runs import trainer as trainer_of_runs
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {  # room -> its import name
@@ -114,6 +119,26 @@ def test_the_top_of_a_room_holds_commands():
             assert command or path.name in ("__init__.py", "cli.py") or relative in PUBLIC, relative
     for module in modules:
         assert (ROOT / room_of(module) / f"{module.rpartition('.')[2]}.py").exists(), module
+
+
+@pytest.mark.parametrize("documented, real", [(trainer, trainer_of_runs), (adapters, adapters_of_runs)])
+def test_documented_import_paths(documented, real):
+    for name in documented.__all__:
+        assert getattr(documented, name) is getattr(real, name)
+
+
+def test_python_dash_m_runs_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["hyenadna", "score"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("hyenadna", run_name="__main__")
+    assert stop.value.code == 2 and "--model" in capsys.readouterr().err
+
+
+def test_the_errors_have_one_base():
+    assert issubclass(errors.HyenaDNAError, ValueError)
+    assert issubclass(errors.PushError, errors.CheckpointError)
+    for error in (errors.InputError, errors.CheckpointError):
+        assert issubclass(error, errors.HyenaDNAError)
 
 
 def test_every_package_folder_is_in_the_wheel():

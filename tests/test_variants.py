@@ -145,6 +145,31 @@ def test_what_cannot_be_scored_says_why(folder, capsys):
     assert f"HYENA_LLR={llr},.;HYENA_DISTANCE={distance},.;HYENA_SKIP=.,symbolic_allele" in last
 
 
+def between_good_parts():
+    good = record(30, at(30), other(at(30)))
+    return HEADER + good + record(31, "A", "<DEL>") * 511 + good
+
+
+@pytest.mark.parametrize("flags", [(), ("--share_prefix",)])
+@pytest.mark.parametrize(
+    ("content", "skipped", "scored"),
+    [
+        (HEADER + record(5, "A", "C", chrom="chrM"), ["contig_not_in_fasta"], 0),  # a whole file of one record
+        (between_good_parts(), ["symbolic_allele"] * 511, 2),  # records 256 to 511 are the second part
+        (HEADER, [], 0),
+    ],
+)
+def test_a_part_without_any_scorable_allele(folder, flags, content, skipped, scored, capsys):
+    assert run(folder, content, *flags) == 0
+    scores = table(folder)
+    reasons = scores["skip"][scores["skip"] != ""]
+    assert reasons.tolist() == skipped and scores["llr"].notna().sum() == scored
+    assert f"{scored} of {len(scores)} alleles scored" in capsys.readouterr().out
+    written = (folder / "out/variants.vcf").read_text().splitlines()
+    records = [line for line in written if not line.startswith("#")]
+    assert [line.split("\t")[7].startswith("HYENA_SKIP=") for line in records] == (scores["skip"] != "").tolist()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -28,7 +28,7 @@ def test_windows_end_in_sep_and_are_padded_on_the_right(tmp_path):
     assert set(batch) == {"input_ids", "labels"}
     assert batch["input_ids"].tolist() == (ids % SOFT_MASKED).tolist() and batch["input_ids"].dtype == torch.int64
     assert batch["labels"].tolist() == [[7, 8, 9, 10, -100, SEP], [7, 8, 9, SEP, -100, -100]]
-    masked = WindowCollator(ignore_soft_masked=True)(ids)
+    masked = WindowCollator(soft_masked_weight=0.0)(ids)
     assert masked["input_ids"].equal(batch["input_ids"])
     assert masked["labels"].tolist() == [[7, 8, 9, 10, -100, SEP], [-100, -100, -100, SEP, -100, -100]]
 

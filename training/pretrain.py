@@ -37,7 +37,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import FIRST_BASE, SOFT_MASKED, SequenceFile, open_genomes, split_windows
+from hyenadna.genomics.genome import FIRST_BASE, SOFT_MASKED, SequenceFile, class_weights, open_genomes, split_windows
 from hyenadna.genomics.windows import SEP, WindowCollator, WindowDataset, WindowSampler
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training.runs.markov import ContextCounts, MarkovModels, count_contexts
@@ -85,7 +85,21 @@ class PretrainArguments(RecipeArguments):
     validation_fraction: float = setting(0.05, "Last bases of each file to validate on where no validation is given.")
     sequence_column: str = setting("sequence", "Column of csv and parquet files; a column split may name the part.")
     window: int | None = setting(None, "Bases in a window (max_seq_len - 2, as published: 1024 of 1026).")
-    soft_masked: str = setting("keep", "keep: lower case counts as upper case; ignore: it is no target of the loss.")
+    min_window: int | None = setting(
+        None, "Each training step draws the length of its windows, from this one to window; else all are window."
+    )
+    class_weights: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "How often windows of a BED class come in an epoch: exon=4 repeat=0.1 (others 1). The class is the "
+            "4th column, or the 5th if the 4th names splits."
+        },
+    )
+    soft_masked: str = setting(
+        "keep",
+        "keep: lower case counts as upper case; ignore: it is no target of the loss; a number between 0 and 1: its "
+        "weight in the training loss alone.",
+    )
     reverse_complement: float = setting(0.0, "Probability to train on a window's other strand.")
     # model
     model: str | None = setting(
@@ -123,8 +137,11 @@ class PretrainArguments(RecipeArguments):
         self.check_training()
         if not 0 <= self.reverse_complement <= 1:
             raise InputError(f"reverse_complement is {self.reverse_complement}; it is a probability, 0 to 1")
-        if self.soft_masked not in ("keep", "ignore"):
-            raise InputError(f"soft_masked is {self.soft_masked!r}; use 'keep' or 'ignore'")
+        _ = self.soft_masked_weight, self.weight_of_class  # which raise an error for what they cannot read
+        if self.class_weights and not self.bed:
+            raise InputError("class_weights needs bed: a column of the BED files names the class of each interval")
+        if self.min_window is not None and self.min_window < 1:
+            raise InputError(f"min_window is {self.min_window}; it must be at least 1")
         if self.weights and (len(self.weights) != len(self.data) or not all(weight > 0 for weight in self.weights)):
             raise InputError(f"weights are {self.weights} for {len(self.data)} files; give a positive one for each")
         if not 0 <= self.markov_order <= 10:
@@ -144,6 +161,35 @@ class PretrainArguments(RecipeArguments):
             )
         if self.include_num_input_tokens_seen == "no":
             raise InputError("include_num_input_tokens_seen is 'no'; without the tokens there is no speed to report")
+
+    @property
+    def soft_masked_weight(self) -> float:
+        """The weight of lower-case bases in the loss, 0 to 1."""
+        try:
+            weight = {"keep": 1.0, "ignore": 0.0}.get(self.soft_masked)
+            weight = float(self.soft_masked) if weight is None else weight
+        except ValueError:
+            weight = math.nan
+        if not 0 <= weight <= 1:
+            raise InputError(f"soft_masked is {self.soft_masked!r}; use 'keep', 'ignore' or a weight between 0 and 1")
+        return weight
+
+    @property
+    def weight_of_class(self) -> dict[str, float]:
+        """The weights of the BED classes by name."""
+        weights = {}
+        for pair in self.class_weights:
+            name, _, number = pair.rpartition("=")
+            try:
+                weight = float(number)
+            except ValueError:
+                weight = math.nan
+            if not name or not 0 < weight < math.inf:
+                raise InputError(f"class_weights has {pair!r}; expected a class and a positive weight, such as exon=4")
+            if name in weights:
+                raise InputError(f"class_weights names the class {name!r} twice; give it one weight")
+            weights[name] = weight
+        return weights
 
 
 def load_model(args: PretrainArguments) -> tuple[HyenaDNAForCausalLM, HyenaDNATokenizer]:
@@ -211,6 +257,29 @@ class PretrainTrainer(HyenaDNATrainer):
     def _get_train_sampler(self, train_dataset=None) -> WindowSampler:
         return self.sampler
 
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        """Count the targets of an optimizer step; where they have weights, by these."""
+        if not batch_samples or "loss_weights" not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        total = sum(batch["loss_weights"][:, 1:].sum() for batch in batch_samples).to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            total = self.accelerator.gather(total).sum()
+        return total
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the loss of the model, or with `loss_weights` `(batch, length)` the weighted mean of its targets."""
+        if "loss_weights" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(input_ids=inputs["input_ids"])
+        nats = _nats(outputs.logits, inputs["labels"][:, 1:])
+        weights = inputs["loss_weights"][:, 1:]
+
+        total = weights.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = (nats * weights).sum() / total
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over the processes, not summed
+        return (loss, outputs) if return_outputs else loss
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Return, instead of logits and labels, the sum of the losses and the number of bases of each row `(batch,)`.
 
@@ -221,7 +290,7 @@ class PretrainTrainer(HyenaDNATrainer):
             logits = model(input_ids=inputs["input_ids"]).logits
         labels = inputs["labels"][:, 1:]
         labels = labels.masked_fill(labels == SEP, -100)
-        nats = cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
+        nats = _nats(logits, labels)
         return None, nats.sum(dim=1, dtype=torch.float64), (labels != -100).sum(dim=1)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -273,6 +342,11 @@ class PretrainTrainer(HyenaDNATrainer):
             staging.rmdir()
             rotate_checkpoints(str(output), self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
+
+
+def _nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return -log p of the labels that follow each position, `(batch, length - 1)`; 0 where a label is -100."""
+    return cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
 
 
 def _per_base(output: EvalPrediction) -> dict[str, float]:
@@ -339,7 +413,7 @@ def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> d
         `{"strengths": [...], "training_bases": n, part: {"bases": n, "perplexity": {"0": ..., "1": ..., ...}}}` for
         each part but `train`.
     """
-    keep, both = args.soft_masked == "keep", args.reverse_complement > 0
+    keep, both = args.soft_masked_weight > 0, args.reverse_complement > 0
     train, order = datasets["train"], args.markov_order
     halves = [_contexts(train, np.arange(half, len(train), 2), order, both, keep, "train") for half in range(2)]
     models = MarkovModels(*halves)
@@ -384,6 +458,8 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
             f"window is {window} bases and [SEP], but max_seq_len of the model is {model.config.max_seq_len}; use a "
             f"window of {model.config.max_seq_len - 1} at most, or a model with a larger max_seq_len"
         )
+    if args.min_window is not None and args.min_window > window:
+        raise InputError(f"min_window is {args.min_window}, longer than the window of {window} bases")
     with args.main_process_first(local=False, desc="indexing"):  # one process writes the indexes that are missing
         genomes = open_genomes(args.data, args.sequence_column)
     parts = split_windows(
@@ -394,19 +470,32 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
         validation=args.validation,
         test=args.test,
         validation_fraction=args.validation_fraction,
-        ignore_soft_masked=args.soft_masked == "ignore",
+        ignore_soft_masked=args.soft_masked_weight == 0,
     )
     datasets = {part: WindowDataset(genomes, windows, window) for part, windows in parts.items()}
     some = np.unique(np.linspace(0, len(parts["validation"]) - 1, args.eval_windows).round().astype(int))
     datasets["eval"] = WindowDataset(genomes, parts["validation"][some], window)
     weights = args.weights or [1.0] * len(genomes)
     rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    sampler = WindowSampler(parts["train"], weights, rows_per_step, window, args.seed, args.reverse_complement)
-    for file, weight, rows, count in zip(genomes, weights, sampler.rows_of_file, sampler.per_epoch, strict=True):
-        if len(rows) and not count:
+    window_weights = None
+    if args.class_weights:
+        window_weights = class_weights(parts["train"], args.bed, genomes, args.weight_of_class)
+    sampler = WindowSampler(
+        parts["train"],
+        weights,
+        rows_per_step,
+        window,
+        args.seed,
+        args.reverse_complement,
+        window_weights=window_weights,
+        shortest=args.min_window,
+    )
+    for group, count in zip(sampler.groups, sampler.per_epoch, strict=True):
+        if len(group.rows) and not count:
+            of_class = " times class weight" if args.class_weights else ""
             raise InputError(
-                f"{file.path} has {len(rows)} training windows and weight {weight}: none of them would be read in an "
-                "epoch. Give it a larger weight, or leave it out"
+                f"{genomes[group.file].path} has {len(group.rows)} training windows and weight{of_class} "
+                f"{group.weight:g}: none of them would be read in an epoch. Give it a larger weight, or leave it out"
             )
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * sampler.steps_per_epoch)
     warmup = args.length_warmup_steps
@@ -437,7 +526,7 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
         train_dataset=datasets["train"],
         eval_dataset=datasets["eval"],
         processing_class=tokenizer,
-        data_collator=WindowCollator(args.soft_masked == "ignore"),
+        data_collator=WindowCollator(args.soft_masked_weight),
         sampler=sampler,
         markov={part: min(markov[part]["perplexity"].values()) for part in datasets if part in markov},
     )
