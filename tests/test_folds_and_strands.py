@@ -15,7 +15,8 @@ from hyenadna.genomics.labelled import count_table, has_labels, part_of_file, re
 from hyenadna.genomics.letters import reverse_complement, strand_free
 from hyenadna.training.finetune import finetune, load_model
 
-from .test_finetune import make_args, make_rows
+from .helpers.recipes import finetune_args as make_args
+from .helpers.recipes import make_rows
 
 
 def folds_of(data, k: int, **settings) -> list:

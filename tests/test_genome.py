@@ -30,20 +30,9 @@ from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.windows import WindowDataset
 from hyenadna.tokenization import HyenaDNATokenizer
 
+from .helpers.genomes import random_dna, windows, write_fasta
+
 ROWS = ("file", "sequence", "start", "end")
-
-
-def random_dna(n: int, seed: int = 0, letters: str = "ACGT") -> str:
-    return "".join(np.random.default_rng(seed).choice(list(letters), n))
-
-
-def write_fasta(path: Path, sequences: dict[str, str], width: int = 7, end: str = "\n") -> Path:
-    """`width` is no divisor of anything that the tests ask for."""
-    with open(path, "w", newline="") as file:
-        for name, sequence in sequences.items():
-            lines = [sequence[i : i + width] for i in range(0, len(sequence), width)]
-            file.write(end.join([f">{name} a description", *lines]) + end)
-    return path
 
 
 GENOME = {"1": random_dna(103), "2": "n" * 40 + random_dna(60, 1, "ACGTacgtNRy"), "X": random_dna(20, 2)}
@@ -52,10 +41,6 @@ GENOME = {"1": random_dna(103), "2": "n" * 40 + random_dna(60, 1, "ACGTacgtNRy")
 @pytest.fixture
 def genome(tmp_path) -> Path:
     return write_fasta(tmp_path / "g.fa", GENOME)
-
-
-def windows(*rows) -> np.ndarray:
-    return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
 
 def covered(parts: np.ndarray) -> list[tuple[int, int, int]]:

@@ -27,7 +27,7 @@ from hyenadna.training.soft_prompt import (
 )
 
 from .conftest import random_model
-from .test_finetune import QUICK, make_rows
+from .helpers.recipes import QUICK, make_rows
 
 T = 4
 

@@ -7,7 +7,7 @@ from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from hyenadna.genomics.genome import SOFT_MASKED, open_genomes, tile
 from hyenadna.genomics.windows import PAD, SEP, WindowCollator, WindowDataset, WindowSampler
 
-from .test_genome import random_dna, windows, write_fasta
+from .helpers.genomes import random_dna, windows, write_fasta
 
 
 @pytest.fixture
