@@ -16,6 +16,7 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.genome import (
     SOFT_MASKED,
     centre,
+    class_weights,
     count_bases,
     merge,
     open_genomes,
@@ -256,6 +257,23 @@ def test_bed_parts_are_centred_or_tiled(genome, tmp_path):
         InputError, match=r"1 train windows share bases with validation windows.*1:0-31.*shorter window"
     ):
         split_windows(genomes, 42, bed=[bed])
+
+
+def test_weights_of_bed_classes(genome, tmp_path):
+    genomes, bed = open_genomes([genome]), tmp_path / "classes.bed"
+    bed.write_text("1\t10\t20\texon\n1\t18\t30\trepeat\n1\t40\t50\tintron\n2\t0\t5\texon\n")
+    cut = windows((0, 0, 0, 10), (0, 0, 10, 12), (0, 0, 19, 29), (0, 0, 20, 29), (0, 0, 45, 46), (0, 1, 4, 9))
+    expected = [1, 3, 3, 0.5, 1, 3]  # beside all, exon, both, repeat, a class without a weight, exon
+    assert class_weights(cut, [bed], genomes, {"exon": 3.0, "repeat": 0.5}).tolist() == expected
+    assert class_weights(cut, [bed], genomes, {"repeat": 0.5}).tolist() == [1, 1, 1, 0.5, 1, 1]
+
+    bed.write_text("1\t10\t20\ttrain\texon\n1\t30\t40\tvalid\trepeat\n")
+    assert class_weights(cut, [bed], genomes, {"exon": 3.0}).tolist() == [1, 3, 3, 1, 1, 1]
+    with pytest.raises(InputError, match=r"no interval of .* is of the class 'train'; the classes are .*'exon'"):
+        class_weights(cut, [bed], genomes, {"exon": 3.0, "train": 2.0})
+    bed.write_text("1\t10\t20\n")
+    with pytest.raises(InputError, match="of the class 'exon'; the classes are missing: the fourth column names them"):
+        class_weights(cut, [bed], genomes, {"exon": 3.0})
 
 
 def test_bases_that_are_named_twice_come_once(genome, tmp_path):

@@ -23,7 +23,7 @@ from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
 from hyenadna.errors import InputError
 from hyenadna.genomics.genome import split_windows
 from hyenadna.training import cli
-from hyenadna.training.pretrain import PretrainArguments, PretrainTrainer, length_stages, pretrain
+from hyenadna.training.pretrain import PretrainArguments, PretrainTrainer, length_stages, load_model, pretrain
 from hyenadna.training.runs.markov import MarkovModels, count_contexts
 from hyenadna.training.runs.settings import parse_settings
 
@@ -380,6 +380,80 @@ def test_soft_masked_bases_are_left_out_of_loss_and_counts(run):
     assert masked["markov"]["validation"]["bases"] == masked["metrics"]["validation"]["bases"]
 
 
+@pytest.fixture
+def mostly_soft_masked(tmp_path) -> Path:
+    """Four training windows of 32, all of one step, of which the first half is in lower case; two to validate on."""
+    dna = random_dna(6 * 32, 9)
+    dna = "".join(dna[i : i + 16].lower() + dna[i + 16 : i + 32] for i in range(0, len(dna), 32))
+    return write_fasta(tmp_path / "g.fa", {"1": dna})
+
+
+ONE_STEP = {"max_steps": 1, "logging_steps": 1, "markov_order": 0, "embed_dropout": 0.0, "reverse_complement": 0.0}
+ONE_STEP |= {"length_warmup_steps": 0, "length_warmup_stages": [], "validation": ["1:128-192"], "test": []}
+
+
+@pytest.mark.parametrize("rows, accumulated", [(4, 1), (1, 4)])
+def test_a_weight_of_soft_masked_bases_is_that_of_their_loss(rows, accumulated, mostly_soft_masked):
+    folder = mostly_soft_masked.parent
+    batch = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulated}
+    args = make_args(folder, "weighted", soft_masked="0.25", **ONE_STEP, **batch)
+    model, tokenizer = load_model(args)
+    dna = mostly_soft_masked.read_text().partition("\n")[2].replace("\n", "")
+    total, weights = 0.0, 0.0
+    for start in range(0, 128, 32):
+        window = dna[start : start + 32]
+        ids = tokenizer(window, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            log_p = model(input_ids=ids).logits.log_softmax(dim=-1)
+        for i, letter in enumerate(f"{window}S"):  # the last one is [SEP]; the first base has no context
+            if i:
+                weight = 0.25 if letter.islower() else 1.0
+                total -= weight * log_p[0, i - 1, ids[0, i]].item()
+                weights += weight
+
+    result = pretrain(args)
+    assert losses(folder / "weighted") == [pytest.approx(total / weights, rel=1e-5)]
+    assert result.results["metrics"]["validation"]["bases"] == 2 * 31  # all of them: the weight is of the training loss
+
+
+@pytest.mark.parametrize("word, number", [("keep", "1"), ("ignore", "0.0")])
+def test_the_words_for_soft_masked_are_the_weights_one_and_zero(word, number, mostly_soft_masked):
+    folder = mostly_soft_masked.parent
+    results = [pretrain(make_args(folder, soft, soft_masked=soft, **ONE_STEP)).results for soft in (word, number)]
+    check_equal_weights(folder / word, folder / number)
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_classes_and_random_lengths_are_resumed(run, monkeypatch):
+    """Also: a class of twice the weight comes twice, and the log says how long the windows of a step were."""
+    folder, _ = run
+    (folder / "classes.bed").write_text("1\t0\t320\trare\n1\t320\t960\toften\n2\t420\t484\toften\n")
+    chosen = {"bed": [str(folder / "classes.bed")], "bed_windows": "tile", "class_weights": ["often=2", "rare=0.5"]}
+    chosen |= {"min_window": 8, "length_warmup_steps": 0, "length_warmup_stages": [], "soft_masked": "0.5"}
+    chosen |= {"logging_steps": 1, "eval_strategy": "no", "markov_order": 0}
+    whole = pretrain(make_args(folder, "classes", **chosen))
+    history = json.loads((folder / "classes" / "trainer_state.json").read_text())["log_history"]
+    lengths = [line["length"] for line in history if "loss" in line]
+    assert set(lengths) == {8, 11, 16, 32} and len(lengths) == 30
+    # 9 windows are rare (one is of N alone) and 22 are often: 4 + 44 an epoch, in 12 steps of 4.
+    assert whole.results["windows"]["train"] == 31
+    assert history[11]["epoch"] == 1.0
+
+    args = make_args(folder, "classes_resumed", **chosen)
+    save = PretrainTrainer._save_checkpoint
+
+    def saved_and_stopped(self, *rest):
+        save(self, *rest)
+        self.progress.stop()
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(PretrainTrainer, "_save_checkpoint", saved_and_stopped)
+        pretrain(args)
+    args = make_args(folder, "classes_resumed", resume=True, **chosen)
+    assert pretrain(args).results["resumed_from"]
+    check_equal_weights(folder / "classes", folder / "classes_resumed")
+
+
 def test_from_a_checkpoint(run):
     folder, result = run
     shape = dict.fromkeys(TINY)
@@ -413,6 +487,20 @@ def test_stages_of_the_length():
         ({"window": 34}, r"window is 34 bases and \[SEP\], but max_seq_len of the model is 34; use a window of 33"),
         ({"reverse_complement": 2}, "reverse_complement is 2"),
         ({"soft_masked": "drop"}, "soft_masked is 'drop'"),
+        ({"soft_masked": "1.5"}, "soft_masked is '1.5'; use 'keep', 'ignore' or a weight between 0 and 1"),
+        ({"soft_masked": "-0.1"}, "soft_masked is '-0.1'"),
+        ({"soft_masked": "nan"}, "soft_masked is 'nan'"),
+        ({"class_weights": ["exon=2"]}, "class_weights needs bed"),
+        ({"class_weights": ["exon"]}, "class_weights has 'exon'; expected a class and a positive weight"),
+        ({"class_weights": ["exon=0"]}, "class_weights has 'exon=0'"),
+        ({"class_weights": ["exon=-1"]}, "class_weights has 'exon=-1'"),
+        ({"class_weights": ["exon=inf"]}, "class_weights has 'exon=inf'"),
+        ({"class_weights": ["=2"]}, "class_weights has '=2'"),
+        ({"class_weights": ["exon=2", "exon=3"]}, "names the class 'exon' twice"),
+        ({"class_weights": ["exom=2"], "bed": ["BED"]}, r"is of the class 'exom'; the classes are \['exon'\]"),
+        ({"class_weights": ["exon=0.001"], "bed": ["BED"]}, "weight times class weight 0.001: none of them"),
+        ({"min_window": 0}, "min_window is 0; it must be at least 1"),
+        ({"min_window": 33}, "min_window is 33, longer than the window of 32 bases"),
         ({"weights": [1, 2]}, r"weights are \[1, 2\] for 1 files"),
         ({"weights": [0]}, r"weights are \[0\]"),
         ({"weights": [float("nan")]}, r"weights are \[nan\]"),
@@ -432,6 +520,9 @@ def test_stages_of_the_length():
 )
 def test_settings_that_are_refused(changes, message, run):
     folder, _ = run
+    (folder / "exons.bed").write_text("1\t0\t320\texon\n")
+    if "bed" in changes:
+        changes = {**changes, "bed": [str(folder / "exons.bed")]}
     with pytest.raises(InputError, match=message):
         pretrain(make_args(folder, "refused", **changes))
     assert not (folder / "refused").exists()

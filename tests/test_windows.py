@@ -1,5 +1,6 @@
 """Batches of windows: their ids and labels, and who sees which base when."""
 
+import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
@@ -33,6 +34,16 @@ def test_windows_end_in_sep_and_are_padded_on_the_right(tmp_path):
     assert masked["labels"].tolist() == [[7, 8, 9, 10, -100, SEP], [-100, -100, -100, SEP, -100, -100]]
 
 
+def test_soft_masked_bases_weigh_as_much_as_asked(tmp_path):
+    genomes = open_genomes([write_fasta(tmp_path / "g.fa", {"1": "ACnNacg"})])
+    ids = WindowDataset(genomes, windows((0, 0, 0, 4), (0, 0, 4, 7)), 4).__getitems__([0, 1])
+    batch = WindowCollator(soft_masked_weight=0.25)(ids)
+    assert batch["loss_weights"].tolist() == [[1, 1, 0, 0, 1], [0.25, 0.25, 0.25, 1, 0]]
+    assert batch["loss_weights"].dtype == torch.float32
+    assert batch["labels"].equal(WindowCollator()(ids)["labels"])
+    assert "loss_weights" not in WindowCollator(1.0)(ids) and "loss_weights" not in WindowCollator(0.0)(ids)
+
+
 def test_a_shorter_length_cuts_windows_into_pieces(small):
     genomes, cut = small
     dataset = WindowDataset(genomes, cut, 8)
@@ -58,6 +69,24 @@ def test_lengths_are_a_function_of_the_step(small):
     assert [length for _, length, _ in sampler] == [2] * 12 + [4] * 8
     sampler.epoch = 1
     assert [length for _, length, _ in sampler] == [4] * 4 + [8] * 16
+
+
+def test_random_lengths_cut_equal_pieces_and_depend_on_seed_and_step_alone():
+    cut = windows((0, 0, 0, 1000))
+    sampler = WindowSampler(cut, [1.0], 1, 1000, seed=3, shortest=60)
+    lengths = [sampler.length_at(step) for step in range(2000)]
+    assert lengths == [WindowSampler(cut, [1.0], 1, 1000, seed=3, shortest=60).length_at(s) for s in range(2000)]
+    assert lengths != [WindowSampler(cut, [1.0], 1, 1000, seed=4, shortest=60).length_at(s) for s in range(2000)]
+    assert set(lengths) <= {-(-1000 // pieces) for pieces in range(1, 17)}
+    assert min(lengths) == 63 and max(lengths) == 1000
+    # Four doublings from 62.5 to 1,000; of equal chance, but for where the lengths are rounded.
+    share = [sum(low < length <= 2 * low for length in lengths) / 2000 for low in (62.4, 125, 250, 500)]
+    assert all(0.1 < part < 0.4 for part in share)
+    # In a warm-up the stage is the longest; a stage below the shortest stays as it is.
+    warm = WindowSampler(cut, [1.0], 1, 1000, shortest=60, stages=[(0, 50), (10, 120)])
+    assert {warm.length_at(step) for step in range(10)} == {50}
+    assert {warm.length_at(step) for step in range(10, 99)} == {60, 120}
+    assert [length for _, length, _ in sampler] == lengths[:1]
 
 
 def test_order_and_strands_depend_on_seed_and_epoch_alone(small):
@@ -87,6 +116,24 @@ def test_weights_of_files():
         assert sorted(row for row in seen[-1] if row < 6) == sorted([*range(6), *range(6)])
     for file, times in ((range(0, 6), 8), (range(6, 16), 2), (range(16, 20), 4)):  # even, over four epochs
         assert all(sum(rows.count(row) for rows in seen) == times for row in file)
+
+
+def test_weights_of_windows():
+    """Times those of their file; the windows of one weight take turns."""
+    cut = windows(*[(file, 0, i, i + 1) for file, n in enumerate((8, 0, 4)) for i in range(n)])
+    factors = np.array([0.5] * 4 + [2.0] * 4 + [1.0] * 4)
+    sampler = WindowSampler(cut, [2.0, 1.0, 0.5], 1, 1, window_weights=factors)
+    assert [(group.file, group.weight, group.rows.tolist()) for group in sampler.groups] == [
+        (0, 1.0, [0, 1, 2, 3]),
+        (0, 4.0, [4, 5, 6, 7]),
+        (1, 1.0, []),
+        (2, 0.5, [8, 9, 10, 11]),
+    ]
+    rows = [row for row, _, _ in sampler]
+    assert [rows.count(row) for row in range(8)] == [1] * 4 + [4] * 4
+    assert sum(row >= 8 for row in rows) == 2 and len(rows) == 22
+    equal = WindowSampler(cut, [2.0, 1.0, 0.5], 1, 1, window_weights=np.ones(12))
+    assert list(equal) == list(WindowSampler(cut, [2.0, 1.0, 0.5], 1, 1))
 
 
 @pytest.mark.parametrize("stages", [(), [(0, 3), (2, 5)]])

@@ -3,6 +3,7 @@
     hyenadna pretrain --data hg38.fa --validation chr8 --test chr20 chr21:0-20,000,000      # whole chromosomes, tiled
     hyenadna pretrain --data hg38.fa --bed sequences.bed                                    # intervals, with splits
     hyenadna pretrain --data human.fa mouse.fa.gz --weights 1 0.5 --reverse_complement 0.5  # several species
+    hyenadna pretrain --data hg38.fa --bed classes.bed --class_weights exon=4 repeat=0.1    # some regions more often
     hyenadna pretrain --data hg38.fa --output_dir pretrained --resume                       # go on after a kill
     accelerate launch -m hyenadna.training.pretrain --data hg38.fa                          # on several devices
 
