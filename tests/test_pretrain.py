@@ -27,7 +27,7 @@ from hyenadna.training.pretrain import PretrainArguments, PretrainTrainer, lengt
 from hyenadna.training.runs.markov import MarkovModels, count_contexts
 from hyenadna.training.runs.settings import parse_settings
 
-from .helpers.genomes import make_genome, write_fasta
+from .helpers.genomes import make_genome, random_dna, write_fasta
 
 TINY = {"d_model": 8, "n_layer": 1, "max_seq_len": 34}  # windows of 32 bases
 QUICK = {"use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 4, "markov_order": 3}
