@@ -141,16 +141,20 @@ def table(rows: list[dict]) -> str:
 def growth(lengths: list[int], d_model: int, n_layer: int) -> list[dict]:
     """Seconds of the model's own steps for n bases from an empty prompt: what n log^2 n is about."""
     import torch
+    from transformers import DynamicCache
 
     from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 
     torch.manual_seed(0)
     longest = max(lengths)
     model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=d_model, n_layer=n_layer, max_seq_len=longest)).eval()
-    ids, rows, cache, start = torch.randint(7, 11, (1, longest)), [], None, time.perf_counter()
+    ids = torch.randint(7, 11, (1, longest))
+    cache = DynamicCache(config=model.config)
+    rows = []
+    start = time.perf_counter()
     with torch.no_grad():
         for i in range(longest):
-            cache = model(ids[:, i : i + 1], past_key_values=cache, use_cache=True).past_key_values
+            model(ids[:, i : i + 1], past_key_values=cache)
             if i + 1 in lengths:
                 rows.append({"model": "steps", "new": i + 1, "seconds": time.perf_counter() - start})
                 print(f"{i + 1:>8,} steps {rows[-1]['seconds']:10.2f} s", flush=True)

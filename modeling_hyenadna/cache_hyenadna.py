@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, DynamicCache
+from transformers.utils.import_utils import is_tracing
 
 from .long_convolution import groups, long_convolution, next_fast_length
 
@@ -203,8 +204,10 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         if self.rows is None:
             self.reserve(length)
 
-    def reads_blocks(self, length: int) -> bool:
+    def reads_blocks(self, length: int, mask_BL: Tensor | None) -> bool:
         """Whether `run_block` may continue this cache; it is slower than `continue_operator` for one position."""
+        if self.length > 0 and mask_BL is not None:  # pads behind what is cached
+            return False
         return not self.record_past and (self.length == 0 or self.rows is not None or length > 1)
 
     def reserve(self, length: int) -> None:
@@ -216,6 +219,33 @@ class HyenaDNACacheLayer(CacheLayerMixin):
             larger = self.keys.new_empty(*self.keys.shape[:3], capacity)
             larger[..., : self.length] = self.keys[..., : self.length]
             self.keys = larger
+
+    def move(self, pads_B: Tensor, length: int) -> Tensor:
+        """Move each row's inputs to the right by its number of pads: the pads get in front of all its tokens.
+
+        Args:
+            pads_B: How many of the next `length` positions are pads, the first ones of each row.
+            length: Number of the positions that follow.
+
+        Returns:
+            What has moved beyond the end, and takes the place of the pads: (B, M, D, length), else zeros.
+
+        Raises:
+            ValueError: Several continuations share the cache.
+        """
+        if self.rows is not None:
+            raise ValueError(
+                "`attention_mask` has pads behind the tokens that `branches` continues, and these belong to all "
+                "continuations: pad on the right, or continue each length by itself."
+            )
+        now = self.length
+        source_BL = torch.arange(now + length, device=pads_B.device) - pads_B[:, None]
+        known_BL = (source_BL >= 0) & (source_BL < now)
+        index = source_BL.clamp(0, now - 1)[:, None, None].expand(-1, *self.keys.shape[1:3], -1)
+        moved = self.keys[..., :now].gather(-1, index).masked_fill(~known_BL[:, None, None], 0)
+        self.keys[..., :now] = moved[..., :now]
+        self.blocks, self.future, self.settled = [], None, 0  # what they contribute, they contribute later now
+        return moved[..., now:]
 
     def lags(self, mixer, length: int) -> _Filters:
         """The filters, up to at least so many lags."""
@@ -324,6 +354,14 @@ def branches(cache: DynamicCache, rows: Tensor):
             layer.rows = None
 
 
+def _pads_in_front(window_BLC: Tensor, pads_B: Tensor, past: int) -> Tensor:
+    """The same rows with the pads, which follow the first `past` positions, in front of these, as zeros."""
+    position_L = torch.arange(window_BLC.shape[1], device=window_BLC.device)
+    source_BL = torch.where(position_L < past + pads_B[:, None], position_L - pads_B[:, None], position_L)
+    moved_BLC = window_BLC.gather(1, source_BL.clamp(min=0)[..., None].expand_as(window_BLC))
+    return moved_BLC.masked_fill((source_BL < 0)[..., None], 0)
+
+
 def continue_operator(mixer, p_BLC: Tensor, mask_BL: Tensor | None, layer: HyenaDNACacheLayer) -> Tensor:
     """Everything between the two projections of the operator `mixer`, for positions that follow those in the cache.
 
@@ -333,7 +371,8 @@ def continue_operator(mixer, p_BLC: Tensor, mask_BL: Tensor | None, layer: Hyena
     Args:
         mixer: The `HyenaDNAOperator`.
         p_BLC: Projections of the new positions, of shape (batch, length, (order + 1) * d_model).
-        mask_BL: True where there is a token, of shape (batch, length). A row's pads are in front of all its tokens.
+        mask_BL: True where there is a token, of shape (batch, length). A row's pads are in front of its tokens; behind
+            tokens in the cache they count as if they were in front of those too.
         layer: The block's layer of the cache, which is changed.
 
     Returns:
@@ -344,8 +383,13 @@ def continue_operator(mixer, p_BLC: Tensor, mask_BL: Tensor | None, layer: Hyena
     layer.start(mixer, batch, length, p_BLC.device)
     dtype = layer.dtype
     now, one = layer.length, length == 1 and not grad and layer.rows is None
+    # Pads between what is cached and what follows it would be a gap. In a traced step of one token there are none.
+    pads_B, moved = None, None
+    if mask_BL is not None and now > 0 and not (length == 1 and is_tracing(mask_BL)):
+        pads_B = (~mask_BL).sum(1)
+        moved = layer.move(pads_B, length)
     # 1. What the inputs before these positions contribute to them.
-    if not one or now - layer.settled >= _TAIL or (layer.blocks and layer.blocks[-1][2] <= now):
+    if not one or moved is not None or now - layer.settled >= _TAIL or (layer.blocks and layer.blocks[-1][2] <= now):
         layer.settle(mixer, length)
 
     # 2. The short convolution, over the columns that are kept and the new ones.
@@ -354,6 +398,8 @@ def continue_operator(mixer, p_BLC: Tensor, mask_BL: Tensor | None, layer: Hyena
     if mask_BL is not None:
         x_BLC = x_BLC.masked_fill(~mask_BL[..., None], 0)
     window_BLC = torch.cat([layer.columns(), x_BLC], dim=1)
+    if moved is not None:
+        window_BLC = _pads_in_front(window_BLC, pads_B, window_BLC.shape[1] - length)
     recent_BLC = window_BLC[:, window_BLC.shape[1] - length - layer.taps + 1 :]
     if mixer.short_is_plain():
         w_CT, x_BLC = short.weight[:, 0].to(dtype), short.bias.to(dtype)
@@ -375,6 +421,8 @@ def continue_operator(mixer, p_BLC: Tensor, mask_BL: Tensor | None, layer: Hyena
     due = layer.due(slice(None), slice(None), length)
     for o, gate in enumerate(reversed(gates[1:])):
         u_BLD = mixer.dropout(v_BLD * gate)
+        if moved is not None:
+            u_BLD = torch.where(mask_BL[..., None], u_BLD, moved[:, o].transpose(1, 2))
         layer.keep(slice(None), o, slice(None), u_BLD.detach().transpose(1, 2))
         if one:
             tail = layer.keys[:, o, :, layer.settled : now + 1]

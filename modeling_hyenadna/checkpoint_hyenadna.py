@@ -22,10 +22,11 @@ def check_checkpoint(model: PreTrainedModel, state_dict, checkpoint_files, load_
         if name.endswith("word_embeddings.weight"):
             expected = (config.vocab_size, config.d_model)
             if tuple(tensor.shape) != expected and not load_config.ignore_mismatched_sizes:
-                raise ValueError(
+                raise RuntimeError(  # as the library does for sizes that do not match
                     f"`{name}` of the checkpoint has shape {tuple(tensor.shape)}, but the configuration says "
                     f"vocab_size={expected[0]} rows and d_model={expected[1]}. Correct config.json, or load with the "
-                    "checkpoint's own sizes and call `resize_token_embeddings`."
+                    "checkpoint's own sizes and call `resize_token_embeddings`, or pass "
+                    "`ignore_mismatched_sizes=True` for a new embedding."
                 )
         else:
             length = tensor.shape[1]

@@ -74,7 +74,7 @@ class HyenaDNAConfig(PreTrainedConfig):
 
     model_type = "hyenadna"
     tokenizer_class = "HyenaDNATokenizer"  # for folders without tokenizer files; no field, so it is not saved
-    keys_to_ignore_at_inference = ["past_key_values"]  # a list: Trainer adds another to it
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # a list: Trainer adds another to it
     attribute_map = {
         "hidden_size": "d_model",
         "num_hidden_layers": "n_layer",
@@ -132,6 +132,8 @@ class HyenaDNAConfig(PreTrainedConfig):
             kwargs.pop("auto_map", None)
         if self.d_inner is None:
             self.d_inner = 4 * self.d_model
+        # Sixteen rows are the twelve published tokens, padded, unless somebody says otherwise.
+        self.set_token_count(12 if (self.vocab_size, self.pad_vocab_size_multiple) == (16, 1) else self.vocab_size)
         if self.pad_vocab_size_multiple > 1:
             # Write 1 afterwards: with 8, a vocabulary resized to 17 would come back as 24.
             self.vocab_size += -self.vocab_size % self.pad_vocab_size_multiple
@@ -140,11 +142,29 @@ class HyenaDNAConfig(PreTrainedConfig):
             classifier = any(name.endswith("ForSequenceClassification") for name in self.architectures or ())
             self.pooling = "last" if classifier else "mean"
         super().__post_init__(**kwargs)
+        if not hasattr(self, "auto_map"):
+            self.auto_map = {}  # `trl` reads it from every configuration whose architecture Transformers does not have
 
     def to_dict(self) -> dict:
         """As in Transformers. `peft` asks for it, after its own import, before it looks us up."""
         tell_peft()
-        return super().to_dict()
+        values = super().to_dict()
+        values.pop("_token_count", None)
+        if not values.get("auto_map"):
+            values.pop("auto_map", None)
+        return values
+
+    @property
+    def token_count(self) -> int:
+        """Number of tokens of the vocabulary: the rows of the embedding from here on are padding, and never emitted.
+
+        It is not saved, but `suppress_tokens` in generation_config.json is, which follows from it.
+        """
+        return min(self._token_count, self.vocab_size)
+
+    def set_token_count(self, count: int) -> None:
+        """See `token_count`."""
+        self._token_count = count
 
     @property
     def layer_types(self) -> list[str]:

@@ -20,11 +20,29 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
+class HyenaDNAFilterLinear(nn.Linear):
+    """A layer of a filter's MLP: a class of its own, because quantizers that go by the exact class have to skip it."""
+
+
 def _linear(module: nn.Linear, x: Tensor) -> Tensor:
-    """The module in the type of `x`; a call where that is its own, for an adapter around it to have its effect."""
-    if module.weight.dtype == x.dtype:
+    """The module in the type of `x`; a call where that is its own, for an adapter around it to have its effect.
+
+    Raises:
+        ValueError: The weight was replaced by integers: 8 bits for what the sines read make every output wrong.
+    """
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        kind = weight.dtype if isinstance(weight, Tensor) else type(module)
+        raise ValueError(
+            f"A layer of the Hyena filters was quantized ({kind}), which makes every output wrong: their sines amplify "
+            "rounding a thousandfold. Leave out all layers with `filter_fn` in their name; they hold few weights. "
+            "`from_pretrained(..., quantization_config=...)` does so by itself, unless it was told otherwise."
+        )
+    if type(weight).__module__.split(".")[0] != "torch":  # rounded weights do little harm, rounded inputs would
+        return F.linear(x, weight.dequantize().to(x.dtype), module.bias)
+    if weight.dtype == x.dtype:
         return module(x)
-    return F.linear(x, module.weight.to(x.dtype), None if module.bias is None else module.bias.to(x.dtype))
+    return F.linear(x, weight.to(x.dtype), None if module.bias is None else module.bias.to(x.dtype))
 
 
 class HyenaDNASin(nn.Module):
@@ -146,10 +164,10 @@ class HyenaDNAFilter(nn.Module):
         self.bias = nn.Parameter(torch.empty(width))
         # The published model has one sine at 1, 3, 5, ...: here 1 holds its frequency and serves the others, because
         # Transformers cannot save a module that is shared inside one layer.
-        layers = [nn.Linear(config.emb_dim, config.filter_order), HyenaDNASin(config)]
+        layers = [HyenaDNAFilterLinear(config.emb_dim, config.filter_order), HyenaDNASin(config)]
         for _ in range(config.num_inner_mlps):
-            layers += [nn.Linear(config.filter_order, config.filter_order), nn.Identity()]
-        self.implicit_filter = nn.Sequential(*layers, nn.Linear(config.filter_order, width, bias=False))
+            layers += [HyenaDNAFilterLinear(config.filter_order, config.filter_order), nn.Identity()]
+        self.implicit_filter = nn.Sequential(*layers, HyenaDNAFilterLinear(config.filter_order, width, bias=False))
         self.pos_emb = HyenaDNAPositionalEmbedding(config)
         self._cached = None
 

@@ -5,9 +5,83 @@ Checks and branches on values run only where values can be read: not while a gra
 
 import torch
 import torch.nn.functional as F
-from transformers.utils.import_utils import is_tracing
+import transformers
+from transformers.cache_utils import Cache
 
 from .configuration_hyenadna import HyenaDNAConfig
+from .transformers_api import NEWEST_TESTED, is_tracing
+
+# What Transformers, Trainer, accelerate, peft and pipelines pass to `forward` beside its own arguments.
+OTHER_ARGUMENTS = {
+    "output_hidden_states",  # read by Transformers' decorators
+    "return_dict",
+    "output_attentions",  # peft passes it with any value; there are none
+    "num_items_in_batch",  # read by the loss functions
+    "shift_labels",
+    "position_ids",  # checked, and of no use: a convolution counts by itself
+    "token_type_ids",  # of older tokenizers
+}
+
+
+def check_arguments(kwargs: dict) -> None:
+    """Raise where an argument would be ignored that was meant to change something.
+
+    Raises:
+        TypeError: The model does not know a name. A cache that comes under an unknown name, as from a newer release of
+            Transformers, would be a wrong result in silence.
+        ValueError: Attentions or segments are asked for.
+    """
+    unknown = [name for name, value in kwargs.items() if value is not None and name not in OTHER_ARGUMENTS]
+    for name in unknown:
+        if isinstance(kwargs[name], Cache):
+            raise TypeError(
+                f"A cache came as `{name}`, which HyenaDNA does not know: it takes `past_key_values` or `cache`. If "
+                f"`generate` passed it, this Transformers ({transformers.__version__}) is too new; {NEWEST_TESTED} is "
+                "the newest that was tested. `use_cache=False` does without a cache."
+            )
+    if unknown:
+        raise TypeError(
+            f"HyenaDNA does not know {', '.join(f'`{name}`' for name in unknown)}, and would ignore it. It takes "
+            "`input_ids` or `inputs_embeds`, `attention_mask`, `past_key_values` (or `cache`) and `use_cache`, with a "
+            "head `labels`, with that of a language model `logits_to_keep`; and "
+            f"{', '.join(f'`{name}`' for name in sorted(OTHER_ARGUMENTS))}."
+        )
+    if kwargs.get("output_attentions"):
+        raise ValueError(
+            "`output_attentions` was asked for, but HyenaDNA has no attention. `output_hidden_states` works."
+        )
+    types = kwargs.get("token_type_ids")
+    if types is not None and not (is_tracing(types) or types.is_meta) and types.any():
+        raise ValueError(
+            "`token_type_ids` holds other numbers than 0, but HyenaDNA knows no segments. Leave it out, or, for pairs, "
+            "join the sequences with `[SEP]`."
+        )
+
+
+def check_positions(
+    position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor
+) -> None:
+    """Raise where positions start again inside a row, as in a padding-free batch: the model would see one sequence."""
+    if position_ids is None or is_tracing(position_ids) or position_ids.is_meta:
+        return
+    batch, length = inputs_embeds.shape[:2]
+    if position_ids.ndim != 2 or position_ids.shape[0] not in (1, batch) or position_ids.shape[1] != length:
+        raise ValueError(
+            f"`position_ids` has shape {tuple(position_ids.shape)}, but the input has (batch, length) = "
+            f"{(batch, length)}. HyenaDNA counts positions by itself: leave it out."
+        )
+    if attention_mask is not None:  # what stands at a pad is anybody's convention
+        mask = attention_mask[:, -length:].to(position_ids.device) != 0
+        position_ids = torch.where(mask, position_ids, -1)
+    before = position_ids.cummax(dim=1).values[:, :-1]
+    again = (position_ids[:, 1:] <= before) & (position_ids[:, 1:] >= 0)
+    if again.any():
+        row, position = again.nonzero()[0].tolist()
+        raise ValueError(
+            f"`position_ids` start again at position {position + 1} of row {row}: a batch without padding "
+            "(`DataCollatorWithFlattening`, `padding_free=True`) has several sequences in a row, and a convolution "
+            "would run through all of them. Pad instead: with an `attention_mask` each is computed as if it were alone."
+        )
 
 
 def check_shape(
@@ -71,15 +145,8 @@ def read_mask(
     if past is not None:
         if on_cpu.all():
             return None, None
-        pads = ~on_cpu
-        late = pads.any(dim=1) & (attention_mask[:, :past] != 0).any(dim=1).cpu()
-        if late.any():
-            raise ValueError(
-                f"Row {late.nonzero()[0].item()} of `attention_mask` has pads behind tokens that are in the cache. A "
-                "convolution would take them for a gap: pad prompts on the left, all in the first call."
-            )
         # Tokens that follow see what is to the right, too.
-        return mask, pads_first(mask) if (pads[:, 1:] & on_cpu[:, :-1]).any() else None
+        return mask, pads_first(mask) if (~on_cpu[:, 1:] & on_cpu[:, :-1]).any() else None
     empty = (~on_cpu.any(dim=1)).nonzero()
     if len(empty):
         raise ValueError(f"Row {empty[0].item()} of `attention_mask` is 0 everywhere: that sequence has no token.")
@@ -92,7 +159,9 @@ def read_mask(
 
 def pads_first(mask: torch.Tensor) -> torch.Tensor:
     """For each row the positions of the pads and then those of the tokens, each in their order: (batch, length)."""
-    return mask.to(torch.int8).argsort(dim=1, stable=True)
+    # Sorted by a key without ties: a stable sort of the mask gives the same, but has no counterpart in ONNX.
+    length = mask.shape[1]
+    return (mask.to(torch.int64) * length + torch.arange(length, device=mask.device)).argsort(dim=1)
 
 
 def next_token_labels(labels: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

@@ -4,6 +4,7 @@ Read top to bottom: operator, block, model, heads. Inside the operator a tensor'
 L sequence length, D `d_model`, C (`hyena_order` + 1) * D projected channels, M `hyena_order` - 1 convolutions.
 """
 
+import copy
 import math
 from pathlib import Path
 
@@ -12,28 +13,27 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import DynamicCache
 from transformers import initialization as init
-from transformers.generation import GenerationMixin
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.generation import GenerationMixin, StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
     SequenceClassifierOutputWithPast,
     TokenClassifierOutput,
 )
-from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
+from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
-from transformers.utils.import_utils import is_tracing
-from transformers.utils.output_capturing import capture_outputs
 
 from .cache_hyenadna import check_cache, continue_operator
 from .checkpoint_hyenadna import check_checkpoint
 from .configuration_hyenadna import HyenaDNAConfig
 from .feed_forward import compute_dtype, feed_forward
 from .fused_inference import norm_stream, run_block
-from .implicit_filter import HyenaDNAFilter, HyenaDNAPositionalEmbedding, HyenaDNASin
+from .implicit_filter import HyenaDNAFilter, HyenaDNAFilterLinear, HyenaDNAPositionalEmbedding, HyenaDNASin
 from .inputs_hyenadna import (
+    check_arguments,
     check_labels,
+    check_positions,
     check_range,
     check_shape,
     next_token_labels,
@@ -43,18 +43,26 @@ from .inputs_hyenadna import (
     sequence_labels,
 )
 from .long_convolution import gated_long_convolution, long_convolution, project, project_back
+from .transformers_api import (
+    CACHE,
+    GradientCheckpointingLayer,
+    capture_outputs,
+    generates_with_cache,
+    is_tracing,
+    one_cache,
+)
 
 logger = logging.get_logger(__name__)
 
-# Rows of the embedding that no base and no end of sequence has: `generate` must not emit them.
-_NOT_GENERATED = [0, 2, 3, 4, 5, 6, 12, 13, 14, 15]
+# The tokens of the published vocabulary that are no base and no end of sequence: `generate` must not emit them.
+_SPECIAL_TOKENS = [0, 2, 3, 4, 5, 6]
 
 
 # --------------------------------------------------------------------------------------------------------- the operator
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether only the module's own weights are at work: no adapter in its place, no hook, nothing offloaded.
+    """Whether only the module's own weights are at work: no adapter, no hook, nothing offloaded, nothing quantized.
 
     Then its weights may be used without calling it, and nobody sees what it returns but its caller.
     """
@@ -62,7 +70,9 @@ def is_plain(module: nn.Module) -> bool:
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     if not own or hooks or nn.modules.module._has_any_global_hook():
         return False
-    return not any(p.is_meta for p in module.parameters(recurse=False))
+    # A quantizer may leave the module as it is, and put integers or a tensor of another class in the weight's place.
+    weights = module.parameters(recurse=False)
+    return all(type(w) in (nn.Parameter, torch.Tensor) and w.is_floating_point() and not w.is_meta for w in weights)
 
 
 class HyenaDNAResidualLinear(nn.Linear):
@@ -100,7 +110,7 @@ class HyenaDNAOperator(nn.Module):
                 convolution of zeros adds nothing, so that pads in front of all tokens are as good as none.
             layer: The block's `HyenaDNACacheLayer`, whose positions these follow.
         """
-        length, dtype = u_BLD.shape[1], compute_dtype(self.in_proj.weight, u_BLD.device.type)
+        length, device = u_BLD.shape[1], u_BLD.device.type
         # 1. Move pads to the left. Everything outside this operator acts on single positions and keeps its order.
         if order_BL is not None:
             u_BLD = u_BLD.gather(1, order_BL[..., None].expand_as(u_BLD))
@@ -115,7 +125,8 @@ class HyenaDNAOperator(nn.Module):
             y_BDL = self._plain(self.in_proj(u_BLD), mask_BL)
         else:
             if is_plain(self.in_proj):
-                with torch.autocast(u_BLD.device.type, enabled=False):
+                dtype = compute_dtype(self.in_proj.weight, device)
+                with torch.autocast(device, enabled=False):
                     p_BCL = project(u_BLD.to(dtype), self.in_proj.weight.to(dtype))
                 in_bias_C = self.in_proj.bias
             else:
@@ -129,7 +140,8 @@ class HyenaDNAOperator(nn.Module):
         if is_tracing(y_BDL) or not is_plain(out):
             y_BLD = out(y_BDL.transpose(1, 2))
         else:
-            with torch.autocast(u_BLD.device.type, enabled=False):
+            dtype = compute_dtype(out.weight, device)
+            with torch.autocast(device, enabled=False):
                 y_BLD = project_back(y_BDL.to(dtype), out.weight.to(dtype), out.bias.to(dtype))
         return self._to_order(y_BLD, order_BL)
 
@@ -141,7 +153,8 @@ class HyenaDNAOperator(nn.Module):
 
     def filters(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The filters (hyena_order - 1, d_model, length) and the weights of their skips (hyena_order - 1, d_model)."""
-        plain = not all(map(is_plain, self.filter_fn.modules()))
+        # A traced graph must not look into the memo of the filters: it compares weights by value.
+        plain = is_tracing(self.filter_fn.bias) or not all(map(is_plain, self.filter_fn.modules()))
         with torch.autocast(self.filter_fn.bias.device.type, enabled=False):
             if plain or torch.is_grad_enabled():
                 return self.filter_fn(length, plain=plain)
@@ -197,14 +210,14 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         mask: torch.Tensor | None = None,
         order: torch.Tensor | None = None,
         buffers: dict[str, torch.Tensor] | None = None,
-        past_key_values=None,
+        layer=None,
     ) -> torch.Tensor:
         hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
-        layer, inference = past_key_values, not (self.training or torch.is_grad_enabled() or is_tracing(hidden_states))
+        inference = not (self.training or torch.is_grad_enabled() or is_tracing(hidden_states))
         if (
             inference
             and order is None
-            and (layer is None or layer.reads_blocks(hidden_states.shape[1]))
+            and (layer is None or layer.reads_blocks(hidden_states.shape[1], mask))
             and all(is_plain(module) for part in self.children() for module in part.modules())
         ):
             return run_block(self, hidden_states, mask, {} if buffers is None else buffers, layer)
@@ -222,7 +235,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
 # What `is_plain` knows: with another class in one of these places, an adapter's or a quantizer's, its module is called.
 _OWN = {nn.Linear, nn.Conv1d, nn.LayerNorm, nn.Dropout, nn.Identity, nn.Sequential, HyenaDNAResidualLinear}
 _OWN |= {HyenaDNASin, HyenaDNAPositionalEmbedding, HyenaDNAFilter, HyenaDNAOperator, HyenaDNAMLP, HyenaDNABlock}
-_OWN |= {nn.Embedding}
+_OWN |= {nn.Embedding, HyenaDNAFilterLinear}
 
 
 class HyenaDNAEmbeddings(nn.Module):
@@ -247,9 +260,11 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     base_model_prefix = "hyena"
     supports_gradient_checkpointing = True
     _no_split_modules = ["HyenaDNABlock"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _can_record_outputs = {"hidden_states": HyenaDNABlock}
     _keep_in_fp32_modules_strict = ["filter_fn"]
+    # The quantizers of Transformers leave alone what this list names, by a pattern from the start of a layer's name.
+    _keep_in_fp32_modules = [".*filter_fn"]
     # Published files hold what can be computed, and each frequency thrice. A trained `z` is found before loading.
     _keys_to_ignore_on_load_unexpected = [
         r"filter_fn\.pos_emb\.(z|t)$",
@@ -344,6 +359,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         past_key_values=None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
+        cache=None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
         """Run the backbone.
@@ -355,30 +371,40 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
                 cache of `past` positions it is (batch, past + length).
             past_key_values: A `DynamicCache` that an earlier call returned, or a new one: the input continues what was
                 read with it, and is added to it.
+            cache: The same, by the name that Transformers uses since 5.24.
             inputs_embeds: Embeddings of shape (batch, length, d_model), instead of `input_ids`.
             use_cache: Make a cache if none was passed, and return it. Unlike `generate`, a single call does not unless
                 it is asked to, because a cache takes several times the memory of its input.
+            kwargs: What Transformers and its friends pass and read: `output_hidden_states`, `return_dict`,
+                `num_items_in_batch`, `shift_labels`. `position_ids` have to count up, `token_type_ids` to be 0, and
+                neither changes anything. Any other name is an error, unless its value is `None`.
 
         Returns:
-            `last_hidden_state` of shape (batch, length, d_model), after the final norm, and `past_key_values`. With
-            `output_hidden_states=True` also `hidden_states`, n_layer + 1 of them: the embeddings and the output of
-            each block, the last one's after the final norm.
+            `last_hidden_state` of shape (batch, length, d_model), after the final norm, and the cache: `cache`, before
+            Transformers 5.24 `past_key_values`. With `output_hidden_states=True` also `hidden_states`, n_layer + 1 of
+            them: the embeddings and the output of each block, the last one's after the final norm.
 
         Raises:
+            TypeError: An argument has a name that the model does not know.
             ValueError: The inputs contradict each other or the configuration; see the message.
         """
         # 1. Check, and embed.
+        check_arguments(kwargs)
+        past_key_values = one_cache(past_key_values, cache)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass `input_ids` or `inputs_embeds`: exactly one of them.")
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         layers = check_cache(self.config, past_key_values)
         past = None if past_key_values is None else layers[0].length
+        if past is not None and self._runs_blocks_twice():
+            layers, past = _without_cache(layers, past)
         check_shape(self.config, input_ids, inputs_embeds, past or 0)
         if inputs_embeds is None:
             check_range(input_ids, "input_ids", self.config.vocab_size)
             inputs_embeds = self.get_input_embeddings()(input_ids)
         mask, order = read_mask(attention_mask, inputs_embeds, past)
+        check_positions(kwargs.get("position_ids"), attention_mask, inputs_embeds)
 
         # 2. Run the blocks. A name more for the embeddings would keep them in memory.
         dropout, embedding = self.backbone.dropout, self.get_input_embeddings()
@@ -389,8 +415,10 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         buffers = {} if inference and all(map(is_plain, self.backbone.layers)) else None
         if buffers is not None and input_ids is not None and is_plain(embedding) and is_plain(dropout):
             buffers["stream"] = hidden_states
-        for block, layer in zip(self.backbone.layers, layers, strict=True):
-            hidden_states = block(hidden_states, mask, order, buffers, past_key_values=layer)
+        # `assistant_early_exit` runs the first few blocks only: it lowers `n_layer` for the time of a draft.
+        blocks = list(self.backbone.layers)[: self.config.n_layer]
+        for block, layer in zip(blocks, layers, strict=True):
+            hidden_states = block(hidden_states, mask, order, buffers, layer=layer)
 
         # 3. Final norm.
         norm = self.backbone.ln_f
@@ -399,7 +427,24 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
             hidden_states = norm_stream(norm, hidden_states)
         else:
             hidden_states = norm(hidden_states.to(norm.weight.dtype))
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE: past_key_values})
+
+    def _runs_blocks_twice(self) -> bool:
+        """Whether activations are checkpointed: the backward pass runs the blocks once more."""
+        return torch.is_grad_enabled() and any(
+            block.training and getattr(block, "gradient_checkpointing", False) for block in self.backbone.layers
+        )
+
+
+def _without_cache(layers: list, past: int) -> tuple[list, None]:
+    """No layers of a cache, where blocks run twice and would add their positions to it twice; raise if it is in use."""
+    if past:
+        raise ValueError(
+            f"The cache holds {past} positions, but activations are checkpointed, and a block that runs twice cannot "
+            "continue a cache. Use `torch.no_grad()`, `model.eval()` or `model.gradient_checkpointing_disable()`."
+        )
+    logger.warning_once("Activations are checkpointed, so nothing is kept in the cache.")
+    return [None] * len(layers), None
 
 
 # ------------------------------------------------------------------------------------------------------------ the heads
@@ -415,7 +460,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         self.hyena = HyenaDNAModel(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
-        _set_generation_defaults(self.generation_config)
+        _set_generation_defaults(self.generation_config, config)
 
     @can_return_tuple
     def forward(
@@ -427,6 +472,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache=None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """Predict the next token at every position; see `HyenaDNAModel.forward` for the other arguments.
@@ -447,40 +493,62 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep  # -0 is all of them
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
 
         loss = None
         if labels is not None:
             if kwargs.get("shift_labels") is None:
-                shifted = next_token_labels(labels, attention_mask)[..., None]
-                kwargs["shift_labels"] = slice_logits_to_keep(shifted, logits_to_keep)[..., 0].contiguous()
+                kwargs["shift_labels"] = next_token_labels(labels, attention_mask)[:, kept].contiguous()
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: getattr(outputs, CACHE)}
         )
 
     # -- generation
 
-    def adjust_generation_fn(self, generation_config, *args, **kwargs):
-        # A published folder has no generation_config.json, and what Transformers then makes up knows no vocabulary.
-        super().adjust_generation_fn(generation_config, *args, **kwargs)
-        _set_generation_defaults(self.generation_config)
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in Transformers, and a folder without generation_config.json, as published ones are, gets our defaults."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        _set_generation_defaults(model.generation_config, model.config)  # what Transformers made up knows no vocabulary
+        return loaded
 
-    def _prepare_generated_length(self, generation_config, model_input_name, input_ids_length, inputs_tensor, **kwargs):
-        generation_config = super()._prepare_generated_length(
-            generation_config,
-            model_input_name=model_input_name,
-            input_ids_length=input_ids_length,
-            inputs_tensor=inputs_tensor,
-            **kwargs,
-        )
-        self._prompt_ids = input_ids_length
+    def generate(self, inputs=None, generation_config=None, *args, **kwargs):
+        """As in Transformers, with the one kind of cache that there is; `use_cache=False` gives the same, slower.
+
+        A cache to continue may be passed as `cache` or as `past_key_values`, whatever the release.
+
+        Raises:
+            ValueError: Another kind of cache is asked for, or the prompt and `max_new_tokens` exceed `max_seq_len`.
+        """
+        kinds = [kwargs.get("cache_implementation")]
+        kinds += [getattr(c, "cache_implementation", None) for c in (generation_config, self.generation_config)]
+        kind = next((kind for kind in kinds if kind is not None), "dynamic")
+        if kind != "dynamic":
+            raise ValueError(
+                f"cache_implementation={kind!r} is for attention: HyenaDNA has one kind of cache, which grows as it "
+                "is used. Leave it out, or pass 'dynamic'."
+            )
+        cache = one_cache(kwargs.pop("past_key_values", None), kwargs.pop("cache", None))
+        if not generates_with_cache(HyenaDNAForCausalLM):
+            if cache is not None:
+                raise ValueError("No cache can be continued: `generate` of this Transformers release cannot use it.")
+            kwargs["use_cache"] = False
+        if cache is not None:
+            kwargs[CACHE] = cache
+        return super().generate(inputs, generation_config, *args, **kwargs)
+
+    def _prepare_generated_length(self, generation_config, **kwargs):
+        generation_config = super()._prepare_generated_length(generation_config, **kwargs)
         # `peft` has this method replaced by its own, which puts a soft prompt in front of the tokens.
         adapter = getattr(getattr(self.prepare_inputs_for_generation, "__self__", None), "active_peft_config", None)
-        prompt = inputs_tensor.shape[1] + (getattr(adapter, "num_virtual_tokens", None) or 0)
-        length = prompt + generation_config.max_length - input_ids_length
+        prompt = kwargs["inputs_tensor"].shape[1] + (getattr(adapter, "num_virtual_tokens", None) or 0)
+        length = prompt + generation_config.max_length - kwargs["input_ids_length"]
         if length > self.config.max_seq_len:
             raise ValueError(
                 f"Prompt ({prompt} tokens) and new tokens may reach a length of {length}, but the model takes at most "
@@ -488,29 +556,26 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             )
         return generation_config
 
-    def _prepare_cache_for_generation(self, generation_config, *args, **kwargs):
-        if generation_config.cache_implementation not in (None, "dynamic"):
-            raise ValueError(
-                f"cache_implementation={generation_config.cache_implementation!r} is for attention: HyenaDNA has one "
-                "kind of cache, which grows as it is used. Leave it out, or pass 'dynamic'."
-            )
-        return super()._prepare_cache_for_generation(generation_config, *args, **kwargs)
-
     def prepare_inputs_for_generation(
-        self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, **kwargs
+        self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, cache=None, **kwargs
     ):
-        if past_key_values is None and inputs_embeds is not None and not is_first_iteration:
+        cache = one_cache(past_key_values, cache)
+        if inputs_embeds is not None and is_first_iteration:
+            self._prompt_length = input_ids.shape[1]  # of token ids: 0 where only embeddings came
+        elif inputs_embeds is not None and cache is None:
             # The prompt came as embeddings: the tokens generated since, which `input_ids` ends in, follow it.
-            generated = self.get_input_embeddings()(input_ids[:, self._prompt_ids :])
+            generated = self.get_input_embeddings()(input_ids[:, self._prompt_length :])
             inputs_embeds = torch.cat([inputs_embeds, generated.to(inputs_embeds.dtype)], dim=1)
             is_first_iteration = True
         inputs = super().prepare_inputs_for_generation(
             input_ids,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
-            past_key_values=past_key_values,
+            **{CACHE: cache},
             **kwargs,
         )
+        if CACHE in inputs:  # peft up to 0.21 looks for the old name, on any release, and has the prompt read again
+            inputs["past_key_values"] = inputs[CACHE]
         mask = inputs.get("attention_mask")
         if mask is not None and mask.ndim == 2 and (mask[:, -1] == 0).any():
             # `generate` reads the last column: pads behind a prompt have to stand in front of it.
@@ -521,11 +586,77 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
                     inputs[name] = x.gather(1, order) if x.ndim == 2 else x[torch.arange(len(x))[:, None], order]
         return inputs
 
+    def _get_stopping_criteria(self, generation_config, stopping_criteria, tokenizer=None, **kwargs):
+        stop_strings = generation_config.stop_strings
+        if stop_strings is None or tokenizer is None:
+            return super()._get_stopping_criteria(generation_config, stopping_criteria, tokenizer=tokenizer, **kwargs)
+        # The library's own criterion cannot be used: it puts "abcdef" through the tokenizer and wants it back.
+        criteria = StoppingCriteriaList([*stopping_criteria, *_stop_at(stop_strings, tokenizer)])
+        others = copy.copy(generation_config)
+        others.stop_strings = None
+        return super()._get_stopping_criteria(others, criteria, tokenizer=tokenizer, **kwargs)
 
-def _set_generation_defaults(generation_config) -> None:
-    """Emit bases, `N` and the end of the sequence only; what a checkpoint or a user set stays."""
+    def init_continuous_batching(self, *args, **kwargs):
+        raise NotImplementedError(
+            "Continuous batching (`generate_batch`) keeps keys and values of attention in pages, and HyenaDNA has no "
+            "attention. Pass a padded batch and its `attention_mask` to `generate`: the outputs are those of each "
+            "sequence alone."
+        )
+
+    # -- vocabulary
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, *args, **kwargs) -> nn.Embedding:
+        """As in Transformers; `generate` may emit the tokens that were added, so `new_num_tokens` has to count tokens.
+
+        What pads the embedding, by `pad_to_multiple_of` or because 12 tokens have 16 rows, is not emitted.
+        """
+        rows = self.config.vocab_size
+        embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
+        if new_num_tokens is not None:
+            self.config.set_token_count(new_num_tokens)
+            suppressed = self.generation_config.suppress_tokens or []
+            while rows - 1 in suppressed:  # the rows at the end that had no token
+                rows -= 1
+            kept = [i for i in suppressed if i < min(rows, new_num_tokens)]
+            self.generation_config.suppress_tokens = kept + list(range(new_num_tokens, self.config.vocab_size)) or None
+        return embedding
+
+
+def _set_generation_defaults(generation_config, config: HyenaDNAConfig) -> None:
+    """Emit bases, `N` and the end of the sequence only; what a checkpoint or a user set stays.
+
+    Of another vocabulary, all tokens are emitted, and the rows without one are not.
+    """
     if generation_config.suppress_tokens is None:
-        generation_config.suppress_tokens = list(_NOT_GENERATED)
+        if generation_config._from_model_config:  # and not from a file: Trainer's `use_cache=False` is for training
+            generation_config.use_cache = True
+        published = 12 <= config.token_count < 16
+        without_token = list(range(config.token_count, config.vocab_size))
+        generation_config.suppress_tokens = (_SPECIAL_TOKENS if published else []) + without_token or None
+
+
+class _StopAtTokens(StoppingCriteria):
+    """Stop a sequence whose last tokens are these."""
+
+    def __init__(self, token_ids: list[int]):
+        self.token_ids = torch.tensor(token_ids)
+
+    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
+        wanted = self.token_ids.to(input_ids.device)
+        if input_ids.shape[1] < len(wanted):
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        return (input_ids[:, -len(wanted) :] == wanted).all(dim=1)
+
+
+def _stop_at(stop_strings: str | list[str], tokenizer) -> list[_StopAtTokens]:
+    """Criteria for strings of bases, of which each is one token."""
+    criteria = []
+    for text in [stop_strings] if isinstance(stop_strings, str) else stop_strings:
+        token_ids = tokenizer(text, add_special_tokens=False).input_ids
+        if not token_ids or tokenizer.unk_token_id in token_ids:
+            raise ValueError(f"`stop_strings` holds {text!r}, but strings of bases were expected, such as 'TAA'.")
+        criteria.append(_StopAtTokens(token_ids))
+    return criteria
 
 
 class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
@@ -548,6 +679,7 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        cache=None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutputWithPast:
         """Classify whole sequences; see `HyenaDNAModel.forward` for the other arguments.
@@ -569,6 +701,7 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
         pooled = pool(outputs.last_hidden_state, attention_mask, self.config.pooling)
@@ -585,7 +718,7 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
                 # Transformers divides by it for classes only, and an accumulated batch would count several times.
                 loss = loss * labels.numel() / count
         return SequenceClassifierOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: getattr(outputs, CACHE)}
         )
 
 
@@ -609,6 +742,7 @@ class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
+        cache=None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Classify every token; see `HyenaDNAModel.forward` for the other arguments.
@@ -627,6 +761,7 @@ class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
         logits = self.score(self.dropout(outputs.last_hidden_state))

@@ -31,6 +31,13 @@ def random_ids(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randint(7, 12, shape, generator=torch.Generator().manual_seed(seed))
 
 
+def checkpoint_activations(model, settings: dict | None = None) -> None:
+    """By the name that Transformers 5.23 gave it, or by the one that it had before."""
+    name = "activation_checkpointing_enable"
+    enable = getattr(model, name) if hasattr(model, name) else model.gradient_checkpointing_enable
+    enable(settings)
+
+
 @pytest.fixture
 def golden() -> Path:
     return Path(__file__).parent / "golden"

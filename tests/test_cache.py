@@ -16,9 +16,10 @@ from hyenadna import (
     implicit_filter,
 )
 from hyenadna.cache_hyenadna import HyenaDNACacheLayer, branches
+from hyenadna.transformers_api import CACHE
 
 from . import reference
-from .conftest import random_ids, random_model
+from .conftest import checkpoint_activations, random_ids, random_model
 
 LENGTH = 150
 
@@ -146,14 +147,14 @@ def test_a_cache_goes_on_in_another_mode_and_leaves_an_earlier_graph_alone():
     expected = full(model, input_ids=ids)
     for made, continued in ((torch.inference_mode, torch.no_grad), (torch.no_grad, torch.inference_mode)):
         with made():
-            cache = model(ids[:, :15], use_cache=True).past_key_values
+            cache = getattr(model(ids[:, :15], use_cache=True), CACHE)
         with continued():
             for cut in (slice(15, 30), slice(30, 40)):
                 logits = model(ids[:, cut], past_key_values=cache).logits
                 torch.testing.assert_close(logits, expected[:, cut], rtol=1e-4, atol=1e-4)
     first = model(ids[:, :15], use_cache=True)
     with torch.no_grad():
-        model(ids[:, 15:], past_key_values=first.past_key_values)
+        model(ids[:, 15:], past_key_values=getattr(first, CACHE))
     first.logits.sum().backward()
 
 
@@ -213,24 +214,50 @@ def test_hidden_states_come_in_the_callers_order():
 def test_a_cache_is_made_only_on_request(cls):
     model, ids = random_model(cls), random_ids(1, 10)
     for kwargs in ({}, {"use_cache": False}, {"use_cache": None}):
-        assert getattr(model(ids, **kwargs), "past_key_values", None) is None
+        assert getattr(model(ids, **kwargs), CACHE, None) is None
     cache = DynamicCache(config=model.config)
     first, second = model(ids, past_key_values=cache), model(ids, past_key_values=cache)
     assert cache.get_seq_length() == 20
     assert not torch.equal(first[0], second[0])  # the second call follows the first
     if cls is not HyenaDNAForTokenClassification:  # its output has no such field
-        assert first.past_key_values is cache and model(ids, use_cache=True).past_key_values.get_seq_length() == 10
+        assert getattr(first, CACHE) is cache
+        assert getattr(model(ids, use_cache=True), CACHE).get_seq_length() == 10
 
 
-def test_no_cache_while_activations_are_checkpointed():
-    model, ids = random_model(), random_ids(1, 20)
-    model.activation_checkpointing_enable()
-    expected = model(ids, labels=ids)
-    model.train()
-    model.hyena.backbone.dropout.p = 0.0
-    out = model(ids, labels=ids, use_cache=True)
-    out.loss.backward()
+@pytest.mark.parametrize("passed", [False, True])
+def test_no_cache_while_activations_are_checkpointed(passed):
+    """A block that runs again in the backward pass would add its positions once more, and continue itself."""
+    model, ids = random_model(embed_dropout=0.0).double().train(), random_ids(2, 20)
+
+    def gradients(**kwargs):
+        model.zero_grad()
+        out = model(ids, labels=ids, **kwargs)
+        out.loss.backward()
+        return out, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    expected, plain = gradients()
+    checkpoint_activations(model)
+    out, checkpointed = gradients(**({"cache": DynamicCache(config=model.config)} if passed else {"use_cache": True}))
     torch.testing.assert_close(out.logits, expected.logits)
+    assert plain.keys() == checkpointed.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(checkpointed[name], gradient, msg=name)
+    assert getattr(out, CACHE).get_seq_length() == 0
+
+
+def test_a_cache_in_use_and_checkpointed_activations():
+    model, ids = random_model(embed_dropout=0.0).train(), random_ids(1, 20)
+    expected = model(ids).logits
+    checkpoint_activations(model)
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():  # no block runs twice
+        first = model(ids[:, :15], cache=cache).logits
+        torch.testing.assert_close(first, expected[:, :15], rtol=1e-4, atol=1e-4)
+    assert cache.get_seq_length() == 15
+    with pytest.raises(ValueError, match=r"holds 15 positions.*checkpointed.*no_grad"):
+        model(ids[:, 15:], cache=cache)
+    model.eval()
+    torch.testing.assert_close(model(ids[:, 15:], cache=cache).logits, expected[:, 15:], rtol=1e-4, atol=1e-4)
 
 
 # -- what the library does with a cache

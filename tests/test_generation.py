@@ -5,6 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
+from hyenadna.transformers_api import CACHE
 
 from .conftest import random_ids, random_model
 
@@ -112,7 +113,7 @@ def test_all_ways_to_generate_are_the_same_without_a_cache(model, kwargs, padded
             **kwargs,
         )
         results.append(out)
-        assert (out.past_key_values is not None) == use_cache
+        assert (getattr(out, CACHE) is not None) == use_cache
     assert torch.equal(results[0].sequences, results[1].sequences)
     for cached, plain in zip(results[0].scores, results[1].scores, strict=True):
         torch.testing.assert_close(cached, plain, rtol=1e-4, atol=1e-4)  # Transformers computes them in float32
@@ -132,11 +133,12 @@ def test_going_on_from_a_returned_cache(model):
     kwargs = {"min_new_tokens": 10, "max_new_tokens": 10, "do_sample": False}
     first = model.generate(ids, return_dict_in_generate=True, **kwargs)
     prompt = torch.cat([first.sequences, more], dim=1)
-    assert first.past_key_values.get_seq_length() == 39  # the newest token has not been read
-    out = model.generate(prompt, past_key_values=first.past_key_values, **kwargs)
+    cache = getattr(first, CACHE)
+    assert cache.get_seq_length() == 39  # the newest token has not been read
+    out = model.generate(prompt, cache=cache, **kwargs)
     assert torch.equal(out, without_cache(model, prompt, **kwargs))
     empty = DynamicCache()  # made without the configuration
-    assert torch.equal(model.generate(prompt, past_key_values=empty, **kwargs), out)
+    assert torch.equal(model.generate(prompt, cache=empty, **kwargs), out)
 
 
 def test_assisted_decoding_and_prompt_lookup_crop_the_cache(model):
@@ -163,7 +165,7 @@ def test_a_checkpoint_of_trainer_generates_with_a_cache(model, tmp_path):
     model.config.use_cache = True
     again = HyenaDNAForCausalLM.from_pretrained(tmp_path)
     out = again.generate(random_ids(1, 10), max_new_tokens=5, return_dict_in_generate=True)
-    assert out.past_key_values is not None
+    assert getattr(out, CACHE) is not None
 
 
 def test_prompts_as_embeddings(model):
@@ -180,6 +182,34 @@ def test_prompts_as_embeddings(model):
         x = torch.cat([x, model.get_input_embeddings()(best)[:, None]], dim=1)
     both = model.generate(ids, inputs_embeds=embeds, max_new_tokens=9, do_sample=False)
     assert torch.equal(both[:, 12:], expected)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("way", ["plain", "unequal", "embeddings", "chunks", "assisted"])
+@torch.no_grad()
+def test_every_token_is_the_argmax_of_one_full_pass(model, way, use_cache):
+    """In float64, over what was generated: nothing of `generate` is in the comparison."""
+    if not use_cache and way in ("chunks", "assisted"):
+        pytest.skip("Transformers does not do this without a cache")
+    model = copy.deepcopy(model).double()
+    ids = random_ids(1 if way == "assisted" else 3, 30)
+    mask = torch.ones_like(ids)
+    settings = {"min_new_tokens": 60, "max_new_tokens": 60, "do_sample": False, "use_cache": use_cache}
+    given = {"inputs": ids, "attention_mask": mask}
+    if way == "unequal":
+        mask[1, :7], mask[2, :29] = 0, 0
+    elif way == "embeddings":
+        given = {"inputs_embeds": model.get_input_embeddings()(ids)}
+    elif way == "chunks":
+        settings["prefill_chunk_size"] = 7
+    elif way == "assisted":
+        settings["assistant_model"] = random_model(max_seq_len=130, seed=12, n_layer=1).double()
+    new = model.generate(**given, **settings)[:, -60:]
+    whole = torch.cat([ids, new], dim=1)
+    whole_mask = torch.cat([mask, torch.ones_like(new)], dim=1)
+    logits = model(whole, attention_mask=whole_mask).logits[:, 29:-1, ALLOWED[1:]]
+    assert torch.equal(new, torch.tensor(ALLOWED[1:])[logits.argmax(-1)])
+    assert len(set(new.flatten().tolist())) > 3
 
 
 def test_a_beam_as_wide_as_all_prefixes_finds_the_best_sequence(model):

@@ -17,7 +17,7 @@ from hyenadna import (
 )
 
 from . import reference
-from .conftest import random_ids, random_model
+from .conftest import checkpoint_activations, random_ids, random_model
 
 HEADS = [HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification]
 POOLINGS = ["mean", "last", "first", "max"]
@@ -437,7 +437,7 @@ def test_checkpointing_changes_neither_gradients_nor_names(use_reentrant):
     torch.manual_seed(5)
     plain = gradients(model, batch)
     names = set(model.state_dict())
-    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+    checkpoint_activations(model, {"use_reentrant": use_reentrant})
     assert set(model.state_dict()) == names
     torch.manual_seed(5)
     assert_same_gradients(plain, gradients(model, batch))

@@ -15,6 +15,7 @@ from peft import (
     LoHaConfig,
     LoraConfig,
     PeftModel,
+    PeftModelForCausalLM,
     PrefixTuningConfig,
     PromptEncoderConfig,
     PromptTuningConfig,
@@ -30,6 +31,7 @@ from hyenadna import (
     HyenaDNATokenizer,
 )
 from hyenadna.training.runs.trainer import HyenaDNATrainer
+from hyenadna.transformers_api import CACHE
 
 from .conftest import random_ids, random_model
 
@@ -130,6 +132,54 @@ def test_beam_search_with_a_prompt(side, settings):
         expected = base.generate(inputs_embeds=embeds, **settings)  # no peft, no padding
         for alone, new in zip(expected, found, strict=True):
             assert alone.tolist() == new[: len(alone)].tolist()
+
+
+@pytest.fixture(params=["past_key_values", "cache"])
+def peft_reads(request, monkeypatch):
+    """peft as it is, and one that looks for the cache by its new name, as a later release may."""
+    if request.param == "past_key_values":
+        return
+    if CACHE == "past_key_values":
+        pytest.skip("before Transformers 5.24 there is no new name to look for")
+    original = PeftModelForCausalLM.prepare_inputs_for_generation
+
+    def by_the_new_name(self, *args, **kwargs):
+        prepare = self.base_model_prepare_inputs_for_generation
+
+        def prepared(*args, **kwargs):
+            inputs = prepare(*args, **kwargs)
+            return inputs | {"past_key_values": inputs.get("cache")}
+
+        self.base_model_prepare_inputs_for_generation = prepared
+        try:
+            inputs = original(self, *args, **kwargs)
+        finally:
+            self.base_model_prepare_inputs_for_generation = prepare
+        inputs["cache"] = inputs.pop("past_key_values")
+        return inputs
+
+    monkeypatch.setattr(PeftModelForCausalLM, "prepare_inputs_for_generation", by_the_new_name)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@torch.no_grad()
+def test_a_prompt_is_read_once(peft_reads, use_cache):
+    """With a release of Transformers whose name of the cache peft does not know, it would be put in at each base."""
+    model = adapted("CAUSAL_LM").double()
+    base, prompt = model.get_base_model(), model.get_prompt(1)
+    base.lm_head.weight.normal_(generator=torch.Generator().manual_seed(3))
+    lengths = []
+    base.hyena.register_forward_hook(lambda module, args, output: lengths.append(output[0].shape[1]))
+    ids, mask = random_ids(2, 12), torch.ones(2, 12, dtype=torch.long)
+    mask[1, :5] = 0
+    settings = {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False, "use_cache": use_cache}
+    new = model.generate(input_ids=ids, attention_mask=mask, **settings)[:, 12:]
+    assert lengths == ([T + 12] + [1] * 8 if use_cache else list(range(T + 12, T + 21)))
+    for row, keep, tokens in zip(ids, mask.bool(), new, strict=True):
+        embeds = base.get_input_embeddings()(torch.cat([row[keep], tokens])[None])
+        logits = base(inputs_embeds=torch.cat([prompt, embeds], dim=1)).logits[0, -10:-1, 7:12]  # the bases
+        assert torch.equal(logits.argmax(-1) + 7, tokens)
+    assert len(set(new.flatten().tolist())) > 2
 
 
 # ------------------------------------------------------------------------------------------- what is trained and saved

@@ -5,7 +5,7 @@ This class adds speed: a plain sequence is looked up in a table of 256 entries, 
 cannot do (pairs, offsets, special tokens inside the text, tokens that the user has added, ...).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -64,10 +64,11 @@ class HyenaDNATokenizer(TokenizersBackend):
         add_eos_token: append `[SEP]`, unless a call says `add_special_tokens=False`. If None: what the loaded
             `tokenizer.json` does, else True. May be changed later: `tokenizer.add_eos_token = False`.
         padding_side: `"left"`, as published, or `"right"`.
-        characters: accepted because published files hold it; must be `["A", "C", "G", "T", "N"]`.
-        kwargs: passed to `TokenizersBackend`. A published `"add_special_tokens": false` is dropped: it had no effect.
+        kwargs: passed to `TokenizersBackend`. Published files hold `characters`, which must be `["A", "C", "G", "T",
+            "N"]`, and `"add_special_tokens": false`, which is dropped because it had no effect.
 
     Raises:
+        AttributeError: an argument has the name of a method, such as `add_special_tokens`.
         ValueError: another vocabulary (`characters`, `vocab`), or a backend (`tokenizer_object`, `tokenizer_file`).
     """
 
@@ -80,9 +81,9 @@ class HyenaDNATokenizer(TokenizersBackend):
         do_upper_case: bool = True,
         add_eos_token: bool | None = None,
         padding_side: str = "left",
-        characters: Sequence[str] = BASES,
         **kwargs: Any,
     ):
+        characters = kwargs.pop("characters", BASES)
         vocab = kwargs.pop("vocab", VOCABULARY)
         if tuple(characters) != BASES or vocab != VOCABULARY:
             came = f"characters={list(characters)}" if tuple(characters) != BASES else f"vocab={vocab}"
@@ -97,8 +98,10 @@ class HyenaDNATokenizer(TokenizersBackend):
                     "from_pretrained(folder), and other backends with transformers.PreTrainedTokenizerFast."
                 )
         # Found in published files, and not to be saved again: auto_map names code that our folder does not hold.
-        for name in ("add_special_tokens", "auto_map", "clean_up_tokenization_spaces", "merges"):
+        for name in ("auto_map", "clean_up_tokenization_spaces", "merges"):
             kwargs.pop(name, None)
+        if "name_or_path" in kwargs:  # from files; a user who passes it hears from the library, as of any method's name
+            kwargs.pop("add_special_tokens", None)
         add_bos_token = kwargs.pop("add_bos_token", None)
         if add_eos_token is None and kwargs.get("post_processor") is None:  # there is one when tokenizer.json was read
             add_eos_token = True
@@ -124,9 +127,15 @@ class HyenaDNATokenizer(TokenizersBackend):
             self.add_bos_token = add_bos_token
         if add_eos_token is not None:
             self.add_eos_token = add_eos_token
+        self.init_kwargs["add_eos_token"] = self.add_eos_token
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> "HyenaDNATokenizer":
+        if "add_special_tokens" in kwargs:
+            raise AttributeError(
+                "add_special_tokens conflicts with the method add_special_tokens in HyenaDNATokenizer: pass it to a "
+                "call, `tokenizer(text, add_special_tokens=False)`, or load with `add_eos_token=False`."
+            )
         tokenizer = super().from_pretrained(*args, **kwargs)
         if kwargs.get("_from_pipeline") == "text-generation":
             tokenizer.add_eos_token = False  # a prompt is to be continued, and [SEP] ends it

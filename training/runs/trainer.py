@@ -36,6 +36,9 @@ class RecipeArguments(TrainingArguments):
     resume: bool = field(
         default=False, metadata={"help": "Continue the interrupted run in output_dir, if there is one."}
     )
+    # Trainer writes this to config.json. False, its own default, helps attention only, and what is published should say
+    # that the model has a cache.
+    use_cache: bool = field(default=True, metadata={"help": "What config.json says; training never uses a cache."})
     dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches for a GPU."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter takes part."})
     # The data sets hand out strings, which the collator turns into what the model takes.

@@ -1,0 +1,122 @@
+"""What the model needs of Transformers that is private or young, in one place, and what it does about other releases.
+
+A name that starts with an underscore, or that came in the last year, may go in any release (one every twelve days).
+This is all that the files which travel to the Hub rely on, with the first release that has it in this form:
+
+    capture_outputs, `_can_record_outputs`       5.2   hidden states by hooks on the blocks
+    is_tracing                                   5.0   no branch on values in a graph
+    GradientCheckpointingLayer                   5.0   `gradient_checkpointing` of a block; the cache is our own affair
+    initialization, `_init_weights`              5.0   initial weights that do not touch loaded ones
+    `_keep_in_fp32_modules_strict`               5.0
+    `_tied_weights_keys` as a dictionary         5.0
+    `_skip_keys_device_placement`                5.0   under both names of the cache
+    `_load_pretrained_model`                     5.4   where files are known and nothing is loaded
+    load_state_dict (checkpoint_hyenadna.py)     5.0
+    `@strict`, `validate_layer_type`             5.4   a configuration is a dataclass (configuration_hyenadna.py)
+    `_prepare_generated_length`                  5.0   the early message about a length; without it, a late one
+    prepare_inputs_for_generation                5.0   with `is_first_iteration`
+    DynamicCache(config=...), `_layer_type`      5.14  a cache layer registers itself (cache_hyenadna.py)
+    `layer_class_to_replicate`                   5.0   a cache that was made without a configuration
+    crop(tokens_to_remove)                       5.15  a negative number, for assisted decoding
+    is_croppable                                 5.17  asked for by assisted decoding since then
+
+The oldest release that works is 5.16, where assisted decoding got the form of `crop` that it has today.
+"""
+
+import warnings
+
+import torch
+import transformers
+from packaging.version import Version
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils.import_utils import is_tracing
+from transformers.utils.output_capturing import capture_outputs
+
+__all__ = ["CACHE", "GradientCheckpointingLayer", "capture_outputs", "generates_with_cache", "is_tracing", "one_cache"]
+
+# The newest release that the whole test suite passes on. `generate` is checked at run time on a newer one.
+NEWEST_TESTED = "5.24.0"
+
+# What the installed release calls the cache in outputs and in `generate`: renamed in 5.24. `forward` takes both names.
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
+def one_cache(past_key_values, cache):
+    """The cache, under whichever of its two names it came.
+
+    Raises:
+        ValueError: Two different ones came.
+    """
+    if cache is None or cache is past_key_values:
+        return past_key_values
+    if past_key_values is not None:
+        raise ValueError(
+            "`past_key_values` and `cache` are two names of one argument, but they differ. Pass one of them."
+        )
+    return cache
+
+
+_cache_works: bool | None = None  # with `generate` of the installed release; not known before the first call
+
+
+def generates_with_cache(model_class) -> bool:
+    """Whether `generate` of the installed release is right with our cache; if not, a warning says so once a process.
+
+    A release that hands over the cache under another name would generate from the last token alone, without a word:
+    5.24 did. So on a release newer than the newest tested, a toy model generates a few tokens, and its logits are
+    compared with those of a full pass. Neither the caller's model nor the state of the random numbers is touched.
+
+    Args:
+        model_class: `HyenaDNAForCausalLM`, of the copy of this code that asks.
+    """
+    global _cache_works
+    if _cache_works is None:
+        _cache_works = True  # first, because the toy generates too
+        error = None
+        if Version(transformers.__version__) > Version(NEWEST_TESTED):
+            error = _generation_error(model_class)
+        if error is not None:
+            _cache_works = False
+            warnings.warn(
+                f"`generate` of Transformers {transformers.__version__} does not work with HyenaDNA's cache: {error}. "
+                "This process generates without a cache, which gives the same tokens, slower. The newest release that "
+                f"was tested is {NEWEST_TESTED}: `pip install transformers=={NEWEST_TESTED}`.",
+                stacklevel=3,
+            )
+    return _cache_works
+
+
+def _generation_error(model_class) -> str | None:
+    """What is wrong with the logits of a toy model that generates with a cache, or `None`."""
+    try:
+        difference = _toy_difference(model_class)
+    except Exception as error:  # of any kind: nobody knows what the release does
+        return f"{type(error).__name__}: {error}"
+    if difference > 1e-4:
+        return f"logits differ by {difference:.2g} of their standard deviation from those of a full pass"
+    return None
+
+
+@torch.no_grad()
+def _toy_difference(model_class) -> float:
+    """Largest difference of the logits of `generate` and of a full pass, in standard deviations."""
+    new = 4
+    # Everything is on the CPU, so no other device's random numbers are used.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.autocast("cpu", enabled=False):
+        torch.manual_seed(0)
+        toy = model_class(model_class.config_class(d_model=4, filter_order=4, max_seq_len=16)).double().eval()
+        for parameter in toy.parameters():
+            parameter.normal_(std=0.5)  # with the initial weights, which are small, a lost past would hardly show
+        out = toy.generate(
+            torch.tensor([[7, 8, 9, 10, 11, 7], [10, 8, 10, 7, 7, 9]]),
+            max_new_tokens=new,
+            min_new_tokens=new,
+            do_sample=False,
+            use_cache=True,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        expected = toy(out.sequences).logits[:, -new - 1 : -1]
+    logits = torch.stack(out.logits, dim=1).to(expected.dtype)  # Transformers keeps them in float32
+    return float((logits - expected).abs().max() / expected.std())
