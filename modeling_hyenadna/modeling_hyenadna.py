@@ -61,6 +61,14 @@ _SPECIAL_TOKENS = [0, 2, 3, 4, 5, 6]
 # --------------------------------------------------------------------------------------------------------- the operator
 
 
+def _has_global_hook() -> bool:
+    """Whether PyTorch calls something around every module of the process. Its own such function is younger than 2.6."""
+    module = nn.modules.module
+    forward = module._global_forward_hooks or module._global_forward_pre_hooks
+    backward = module._global_backward_hooks or module._global_backward_pre_hooks
+    return bool(forward or backward)
+
+
 def is_plain(module: nn.Module) -> bool:
     """Whether only the module's own weights are at work: no adapter, no hook, nothing offloaded, nothing quantized.
 
@@ -68,7 +76,7 @@ def is_plain(module: nn.Module) -> bool:
     """
     own = type(module) in _OWN and "forward" not in vars(module)  # accelerate hooks in by such an attribute
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    if not own or hooks or nn.modules.module._has_any_global_hook():
+    if not own or hooks or _has_global_hook():
         return False
     # A quantizer may leave the module as it is, and put integers or a tensor of another class in the weight's place.
     weights = module.parameters(recurse=False)
