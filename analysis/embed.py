@@ -19,7 +19,6 @@ file that needs no network.
 import hashlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -42,16 +41,28 @@ from transformers import PreTrainedModel
 
 from hyenadna import HyenaDNAModel
 from hyenadna.errors import InputError
+from hyenadna.genomics.fasta import SequenceFile
 from hyenadna.genomics.genes import GeneSequences, read_genes
-from hyenadna.genomics.genome import SOFT_MASKED, VOCABULARY, SequenceFile
-from hyenadna.genomics.labelled import check_sequences, dna_keys, has_labels, label_text, read_parts
+from hyenadna.genomics.labels import check_sequences, label_text
+from hyenadna.genomics.letters import SOFT_MASKED, VOCABULARY, encode
+from hyenadna.genomics.sources import has_labels, read_parts
+from hyenadna.genomics.splits import dna_keys
 from hyenadna.inputs_hyenadna import pool
-from hyenadna.training.runs.results import hardware, versions, write_confusion_matrix, write_json, write_whole
-from hyenadna.training.runs.settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
-from hyenadna.training.runs.trainer import load_checkpoint
+from hyenadna.training.runs.folder import (
+    METRICS_FILE,
+    SETTINGS_FILE,
+    check_output_folder,
+    hardware,
+    versions,
+    write_json,
+    write_whole,
+)
+from hyenadna.training.runs.models import load_checkpoint
+from hyenadna.training.runs.pictures import write_confusion_matrix
+from hyenadna.training.runs.settings import parse_settings, setting
 
 from .embedding_map import METHODS, check_map, draw_map, map_to_plane, write_html
-from .score import encode, read_sequences
+from .score import read_sequences
 
 POOLINGS, CLASSIFIERS = ("mean", "last", "max"), ("logistic", "boosted_trees")
 _SHARD = 2**22  # bases between two files of unfinished work
@@ -486,6 +497,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from hyenadna.training.cli import main as command_line
+    from hyenadna.training.cli import run_module
 
-    sys.exit(command_line(["embed", *sys.argv[1:]]))
+    run_module(__spec__.name)

@@ -22,26 +22,14 @@ from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import FIRST_BASE, ID_OF_BYTE, LAST_BASE, SOFT_MASKED, TABLES, VOCABULARY, open_genomes
-from hyenadna.genomics.labelled import read_parts
-from hyenadna.genomics.letters import reverse_complement
-from hyenadna.training.runs.results import write_whole
-from hyenadna.training.runs.trainer import load_checkpoint
+from hyenadna.genomics.fasta import open_genomes
+from hyenadna.genomics.files import TABLES
+from hyenadna.genomics.letters import FIRST_BASE, LAST_BASE, SOFT_MASKED, VOCABULARY, encode, reverse_complement
+from hyenadna.genomics.sources import read_parts
+from hyenadna.training.runs.folder import write_whole
+from hyenadna.training.runs.models import load_language_model
 
 STRANDS = ("both", "forward", "reverse")
-
-
-def encode(sequence: str) -> np.ndarray:
-    """Ids of the letters, uint8, `SOFT_MASKED` added to lower-case ones; codes other than A, C, G, T are N.
-
-    Raises:
-        InputError: A character is no IUPAC letter for a nucleotide.
-    """
-    ids = np.frombuffer(sequence.encode(errors="replace").translate(ID_OF_BYTE), np.uint8)
-    wrong = np.flatnonzero(ids == VOCABULARY["[UNK]"])
-    if len(wrong):
-        raise InputError(f"{sequence[wrong[0]]!r} at position {wrong[0]} is no IUPAC letter for a nucleotide")
-    return ids
 
 
 @torch.no_grad()
@@ -171,15 +159,6 @@ def read_sequences(path: str, sequence_column: str, id_column: str) -> tuple[lis
     return list(table["id"] if "id" in table else map(str, table["row"])), table["sequence"].tolist()
 
 
-def load_language_model(name: str, device: str | None) -> HyenaDNAForCausalLM:
-    """Load a checkpoint in float32 for evaluation, on a GPU if there is one and no other device is asked for."""
-    model, _ = load_checkpoint(HyenaDNAForCausalLM, name, {})
-    try:
-        return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (RuntimeError, AssertionError) as error:  # no such device, or PyTorch is built without it
-        raise InputError(f"device {device!r} cannot be used: {error}") from error
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hyenadna score", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--model", required=True, help="folder or Hub id of a language model")
@@ -232,3 +211,9 @@ def main(argv: list[str] | None = None) -> None:
     loss = -sum(float(np.nansum(v, dtype=np.float64)) for s in strands for v in scores[s]) / max(total, 1)
     perplexity = math.exp(loss) if total else math.nan
     print(f"{len(rows):,} sequences, {total:,} scores: perplexity {perplexity:.4f}; {args.output}")
+
+
+if __name__ == "__main__":
+    from hyenadna.training.cli import run_module
+
+    run_module(__spec__.name)

@@ -14,13 +14,10 @@ was. Positions of a VCF count from 1; all others here from 0.
 """
 
 import argparse
-import gzip
 import json
 import math
-import os
 import re
 import shutil
-import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -40,21 +37,21 @@ from transformers import DynamicCache
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.cache_hyenadna import branches
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import (
+from hyenadna.genomics.fasta import SequenceFile, open_genomes
+from hyenadna.genomics.files import is_compressed
+from hyenadna.genomics.intervals import read_regions
+from hyenadna.genomics.letters import (
     FIRST_BASE,
     ID_OF_BYTE,
     LAST_BASE,
     SOFT_MASKED,
     VOCABULARY,
-    SequenceFile,
-    open_genomes,
-    read_regions,
+    encode,
+    reverse_complement,
 )
-from hyenadna.genomics.letters import reverse_complement
-from hyenadna.genomics.tabix import check_end, write_indexed
-from hyenadna.training.runs.results import write_json, write_whole
-
-from .score import encode, load_language_model
+from hyenadna.genomics.vcf import check_vcf, vcf_lines, vcf_records, write_vcf
+from hyenadna.training.runs.folder import write_json, write_whole
+from hyenadna.training.runs.models import load_language_model
 
 _PART = 256  # lines of a VCF that are scored and written at a time
 ADDED = {  # keys of INFO: column, type, description
@@ -63,75 +60,6 @@ ADDED = {  # keys of INFO: column, type, description
     "HYENA_SKIP": ("skip", "String", "Why there is no HYENA_LLR"),
 }
 COLUMNS = ["line", "chrom", "pos", "id", "ref", "alt", "llr", "llr_forward", "llr_reverse", "distance", "skip"]
-
-
-# ------------------------------------------------------------------------------------------------ files
-
-
-def is_compressed(path: str) -> bool:
-    """Whether a file is gzip or bgzip, whatever its name."""
-    with open(path, "rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-def read_lines(path: str) -> Iterator[str]:
-    """Yield the lines of a VCF, plain, gzip or bgzip, without their ends.
-
-    Raises:
-        InputError: It cannot be read to its end.
-    """
-    try:
-        packed = is_compressed(path)
-        if packed:
-            check_end(path)
-        with (gzip.open if packed else open)(path, "rt") as file:
-            for line in file:
-                if not line.endswith("\n"):
-                    raise InputError(f"{path} is truncated: its last line has no end: {line[:60]!r}")
-                yield line[:-1]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text: {error}. Is it a BCF? `bcftools view` makes a VCF of it") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read to its end: {error}") from error
-
-
-def check_vcf(path: str) -> tuple[int, int]:
-    """Read a VCF once, and return the number of its records and a checksum of its lines.
-
-    Raises:
-        InputError: There is no header, or a line has too few fields or no position.
-    """
-    header, records, checksum = False, 0, 0
-    for number, line in enumerate(read_lines(path), 1):
-        checksum = zlib.crc32(line.encode() + b"\n", checksum)
-        if line.startswith("#"):
-            header |= line.startswith("#CHROM\tPOS\tID\tREF\tALT")
-            continue
-        if not header:
-            raise InputError(f"{path}: line {number} comes before the header (#CHROM, POS, ID, REF, ALT ...): no VCF?")
-        fields = line.split("\t", 8)
-        if len(fields) < 8 or not fields[1].isdecimal():
-            raise InputError(
-                f"{path}: line {number} is {line[:60]!r}; expected at least 8 fields separated by tabs, the second of "
-                "them a position"
-            )
-        records += 1
-    if not header:
-        raise InputError(f"{path} has no header line (#CHROM, POS, ID, REF, ALT ...)")
-    return records, checksum
-
-
-def records_of(path: str) -> Iterator[list[str]]:
-    """The first eight fields of each record."""
-    return (line.split("\t", 8)[:8] for line in read_lines(path) if not line.startswith("#"))
-
-
-def find_sequence(genome: SequenceFile, name: str) -> int | None:
-    """Number of a chromosome, with or without `chr` in front; None if there is none."""
-    for spelling in (name, f"chr{name}", name.removeprefix("chr"), {"MT": "chrM", "chrM": "MT"}.get(name, name)):
-        if spelling in genome.number:
-            return genome.number[spelling]
-    return None
 
 
 # ------------------------------------------------------------------------------------------------ scores
@@ -264,7 +192,7 @@ def score_part(
     """Score the alternative alleles of VCF records, the first of which has the number `first`, counted from 0."""
     rows, scored, prefixes, pairs = [], [], [], []
     for line, (chrom, pos, name, ref, alts, *_) in enumerate(records, first):
-        sequence = find_sequence(genome, chrom)
+        sequence = genome.number_of(chrom)
         for alt in alts.split(","):
             row = dict.fromkeys(COLUMNS, math.nan)
             row |= {"line": line, "chrom": chrom, "pos": int(pos), "id": name, "ref": ref, "alt": alt}
@@ -439,7 +367,7 @@ def annotated(vcf: str, table: pd.DataFrame) -> Iterator[str]:
         key: table[of].map(text).groupby(table["line"]).agg(",".join).to_dict() for key, (of, *_) in ADDED.items()
     }
     number = 0
-    for line in read_lines(vcf):
+    for line in vcf_lines(vcf):
         if line.startswith(tuple(f"##INFO=<ID={key}," for key in ADDED)):
             continue  # of an earlier run, as are the values below
         if line.startswith("#CHROM"):
@@ -454,25 +382,13 @@ def annotated(vcf: str, table: pd.DataFrame) -> Iterator[str]:
         yield line
 
 
-def write_vcf(args: argparse.Namespace, output: Path, table: pd.DataFrame) -> str:
+def write_annotated(args: argparse.Namespace, output: Path, table: pd.DataFrame) -> str:
     """Write the annotated VCF, compressed and indexed if the input is compressed; return what was written."""
-    lines = annotated(args.vcf, table)
-    if not is_compressed(args.vcf):
-
-        def write(temporary: Path) -> None:
-            with open(temporary, "w") as file:
-                file.writelines(f"{line}\n" for line in lines)
-
-        write_whole(output / "variants.vcf", write)
-        return "variants.vcf"
-    path, unfinished, reason = output / "variants.vcf.gz", output / ".unfinished.tbi", []
-    write_whole(path, lambda temporary: reason.append(write_indexed(temporary, unfinished, lines)))
-    index = path.with_name(f"{path.name}.tbi")
-    if reason[0]:
-        index.unlink(missing_ok=True)
-        return f"variants.vcf.gz, without an index: {reason[0]}"
-    os.replace(unfinished, index)
-    return "variants.vcf.gz and .tbi"
+    name = "variants.vcf.gz" if is_compressed(args.vcf) else "variants.vcf"
+    written = write_vcf(output / name, annotated(args.vcf, table))
+    if written.problem:
+        return f"{name}, without an index: {written.problem}"
+    return f"{name} and {written.index.suffix}" if written.index else name
 
 
 def finish(args: argparse.Namespace, output: Path, parts: int) -> None:
@@ -480,7 +396,7 @@ def finish(args: argparse.Namespace, output: Path, parts: int) -> None:
     table = pd.concat([read_part(part_path(output, i)) for i in range(parts)] or [pd.DataFrame(columns=COLUMNS)])
     path = output / "variants.tsv"
     write_whole(path, lambda temporary: table.to_csv(temporary, sep="\t", index=False, na_rep="nan"))
-    written = write_vcf(args, output, table)
+    written = write_annotated(args, output, table)
     shutil.rmtree(output / "parts", ignore_errors=True)
     skipped = table["skip"][table["skip"] != ""]
     reasons = skipped.str.replace(r"(REF_mismatch).*", r"\1", regex=True).value_counts()
@@ -502,7 +418,7 @@ def run_vcf(
     missing = [part for part in range(parts) if not part_path(output, part).exists()]
     state.wait_for_everyone()  # before one of them writes what another has not looked for yet
     mine, alleles, start = set(missing[state.process_index :: state.num_processes]), 0, time.perf_counter()
-    lines = records_of(args.vcf)
+    lines = vcf_records(args.vcf)
     with tqdm(total=len(mine), unit="part", disable=not state.is_local_main_process) as bar:
         for part in range(parts):
             here, path = list(islice(lines, _PART)), part_path(output, part)
@@ -575,6 +491,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from hyenadna.training.cli import main as command_line
+    from hyenadna.training.cli import run_module
 
-    sys.exit(command_line(["variants", *sys.argv[1:]]))
+    run_module(__spec__.name)

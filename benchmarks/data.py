@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hyenadna.genomics.genome import open_genomes, tile
+from hyenadna.genomics.fasta import open_genomes
+from hyenadna.genomics.intervals import tile, whole_sequences
 from hyenadna.genomics.windows import WindowCollator, WindowDataset, WindowSampler
 
 
@@ -28,7 +29,7 @@ def random_genome(folder: str) -> Path:
 def pipeline(path: str, length: int, reverse_complement: float, ignore_soft_masked: bool):
     """Yield the number of bases of one batch after the other."""
     genomes = open_genomes([path])
-    windows = tile(np.array([(0, i, 0, n) for i, n in enumerate(genomes[0].lengths) if n], dtype=np.int64), length)
+    windows = tile(whole_sequences(genomes), length)
     rows = max(1, 2**16 // length)
     sampler = WindowSampler(windows, [1.0], rows, length, reverse_complement=reverse_complement)
     loader = torch.utils.data.DataLoader(

@@ -553,4 +553,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from hyenadna.training.cli import run_module
+
+    run_module(__spec__.name)

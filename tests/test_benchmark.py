@@ -123,8 +123,11 @@ def test_coordinates_with_a_genome(tmp_path):
     with pytest.raises(InputError, match="--fasta"):
         load_task(args, "human_enhancers_cohn")
     args.fasta = str(tmp_path / "other.fa")
-    (tmp_path / "other.fa").write_text(f">1\n{genome['chr1']}\n")
-    with pytest.raises(InputError, match=r"negative\.csv\.gz: row 0: there is no sequence 'chr1'.*did you mean '1'"):
+    (tmp_path / "other.fa").write_text(f">1\n{genome['chr1']}\n>2\n{genome['chr2']}\n")
+    assert load_task(args, "human_enhancers_cohn")["train"]["sequence"][:] == data["train"]["sequence"][:]
+    (tmp_path / "other.fa").write_text(f">x1\n{genome['chr1']}\n")
+    (tmp_path / "other.fa.fai").unlink()
+    with pytest.raises(InputError, match=r"negative\.csv\.gz: row 0: there is no sequence 'chr1'.*which has \['x1'\]"):
         load_task(args, "human_enhancers_cohn")
     args.fasta = str(tmp_path / "genome.fa")
     for column, value, message in (

@@ -32,8 +32,8 @@ from hyenadna.analysis.embed import (
 )
 from hyenadna.analysis.embedding_map import colours_of, map_to_plane, write_html
 from hyenadna.errors import InputError
+from hyenadna.genomics.fasta import SequenceFile
 from hyenadna.genomics.genes import GeneSequences, read_genes
-from hyenadna.genomics.genome import SequenceFile
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
@@ -269,7 +269,7 @@ def test_what_cannot_be_done_is_said_before_the_work(checkpoint, tmp_path):
         assert not (tmp_path / "out").exists()
 
     refuse("packed.fa.gz", "packed.fa.gz cannot be read")
-    refuse("empty.csv", "empty.csv cannot be read")
+    refuse("empty.csv", "empty.csv is empty")
     refuse("holes.parquet", "holes.parquet: the label of row 0 is missing")
     refuse("one.csv", "two classes and 5 rows of each", classifier="logistic")
     refuse(
@@ -448,7 +448,7 @@ def test_bad_annotation(annotation, checkpoint):
             read_genes(folder / "bad.gtf", file, **options)
 
     refuse(re.sub(r'gene_type "\w+"; ', "", text), r"line 2: the gene has no biotype, only \['gene_id', 'note'\]")
-    refuse(text.replace("chr1", "1"), r"line 2: there is no sequence '1' .*did you mean 'chr1'\?")
+    refuse(text.replace("chr1", "7"), r"line 2: there is no sequence '7' .*which has")
     refuse(text.replace("\t60\t", "\t6000\t"), "line 2: chr1:0-6000 ends outside of chr1, which has 900 bases")
     refuse(text.replace("\t", " "), "line 2 is .*nine columns")
     refuse(text, r"has no feature 'transcript'; it has \['exon', 'gene'\]", feature="transcript")

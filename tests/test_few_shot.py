@@ -14,7 +14,7 @@ from hyenadna.genomics.labelled import read_labelled_data
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
 from hyenadna.training.experiments.few_shot import ContextRows, FewShotArguments, draw_samples, few_shot, few_shot_table
-from hyenadna.training.soft_prompt import NextTokenCollator
+from hyenadna.training.runs.language import NextTokenCollator
 
 from .conftest import random_model
 from .helpers.recipes import make_rows
@@ -176,9 +176,6 @@ def test_tuning_changes_the_answer(checkpoint, data, tmp_path):
         ({"samples": [31]}, "31 samples of 30 rows"),
         ({"shots": [5], "samples": [8]}, r"5 shots of up to \d+ bases make a context of 1\d+ tokens.*at most 3 shots"),
         ({"label_letters": "AA"}, "do not fit the 2 classes"),
-        ({"lora_rank": 2}, "few-shot does not use lora_rank: leave it out"),
-        ({"truncation": True, "reverse_complement": 0.5}, "few-shot does not use truncation, reverse_complement"),
-        ({"freeze_backbone": True, "pooling": "last"}, "few-shot does not use pooling, freeze_backbone"),
         ({"max_steps": 9, "num_train_epochs": 3}, "few-shot does not use num_train_epochs, max_steps"),
     ],
 )

@@ -22,18 +22,17 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
-from hyenadna.training.finetune import (
-    FinetuneArguments,
+from hyenadna.training.finetune import FinetuneArguments, finetune, main, parse
+from hyenadna.training.runs.folder import write_json, write_whole
+from hyenadna.training.runs.pictures import write_confusion_matrix
+from hyenadna.training.runs.supervised import (
     SequenceCollator,
+    SetEpoch,
     StrandedRows,
-    _TellEpoch,
-    finetune,
-    load_model,
-    main,
+    make_classifier,
     make_weighted_loss,
-    parse,
+    predictions_table,
 )
-from hyenadna.training.runs.results import predictions_table, write_confusion_matrix, write_json, write_whole
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
 from .helpers.recipes import QUICK, TINY, make_rows
@@ -77,7 +76,7 @@ def test_parameter_groups_by_hand(tmp_path):
 def test_frozen_parameters_are_in_no_group(run, tmp_path):
     folder, _, _ = run
     args = FinetuneArguments(output_dir=str(tmp_path), model=str(folder), freeze_backbone=True)
-    model, _ = load_model(args, "single_label_classification", ["AT rich", "GC rich"])
+    model, _ = make_classifier(args, "single_label_classification", ["AT rich", "GC rich"])
     optimizer = HyenaDNATrainer(model=model, args=args, eval_dataset=[{}]).create_optimizer()
     assert [p for group in optimizer.param_groups for p in group["params"]] == [model.score.weight]
 
@@ -128,7 +127,7 @@ def test_strands_depend_on_seed_epoch_and_row_only():
     class State:
         epoch = 2.0
 
-    _TellEpoch(stranded).on_epoch_begin(None, State, None)
+    SetEpoch(stranded).on_epoch_begin(None, State, None)
     second = [stranded[i]["sequence"] for i in reversed(range(400))][::-1]  # the order of asking does not matter
     assert second != first
     stranded.epoch.fill_(0)
@@ -467,7 +466,7 @@ def test_from_a_language_model(tmp_path):
     pretrained = HyenaDNAForCausalLM(HyenaDNAConfig(**TINY))
     pretrained.save_pretrained(tmp_path / "pretrained")  # no tokenizer beside it
     args = FinetuneArguments(output_dir=str(tmp_path), model=str(tmp_path / "pretrained"), embed_dropout=0.3)
-    model, tokenizer = load_model(args, "single_label_classification", ["a", "b", "c"])
+    model, tokenizer = make_classifier(args, "single_label_classification", ["a", "b", "c"])
     own, theirs = model.hyena.state_dict(), pretrained.hyena.state_dict()
     assert own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name]) for name in own)
     assert model.score.weight.shape == (3, 8) and model.config.pooling == "mean"
@@ -479,11 +478,11 @@ def test_from_a_classifier_of_the_same_and_of_other_labels(run, tmp_path):
     folder, _, result = run
     args = FinetuneArguments(output_dir=str(tmp_path), model=str(folder))
     trained = result.model.score.weight
-    same, _ = load_model(args, "single_label_classification", ["AT rich", "GC rich"])
+    same, _ = make_classifier(args, "single_label_classification", ["AT rich", "GC rich"])
     assert torch.equal(same.score.weight, trained)
-    renamed, _ = load_model(args, "single_label_classification", ["a", "b"])
+    renamed, _ = make_classifier(args, "single_label_classification", ["a", "b"])
     assert not torch.equal(renamed.score.weight, trained) and renamed.score.weight.std() < 0.05
-    more, _ = load_model(args, "single_label_classification", ["a", "b", "c"])
+    more, _ = make_classifier(args, "single_label_classification", ["a", "b", "c"])
     assert more.score.weight.shape == (3, 8)
 
 
@@ -500,7 +499,7 @@ def test_frozen_backbone_stays(run, tmp_path):
 def test_checkpoints_that_do_not_load(run, tmp_path):
     def load(name, **changes):
         args = FinetuneArguments(output_dir=str(tmp_path / "out"), model=str(name), **changes)
-        return load_model(args, "single_label_classification", ["a", "b"])
+        return make_classifier(args, "single_label_classification", ["a", "b"])
 
     with pytest.raises(InputError, match="neither a folder with a checkpoint nor"):
         load(tmp_path / "nothing")
@@ -518,7 +517,7 @@ def test_checkpoints_that_do_not_load(run, tmp_path):
     with pytest.raises(InputError, match=r"'d_model': 16.*checkpoint has its own"):
         load(run[0], d_model=16)
     with pytest.raises(InputError, match="freeze_backbone needs a checkpoint"):
-        load_model(
+        make_classifier(
             FinetuneArguments(output_dir=str(tmp_path), freeze_backbone=True), "single_label_classification", ["a", "b"]
         )
 

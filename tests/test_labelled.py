@@ -11,8 +11,9 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hyenadna.errors import InputError
-from hyenadna.genomics import labelled
-from hyenadna.genomics.labelled import count_table, load_splice_junctions, read_fasta, read_labelled_data
+from hyenadna.genomics import sources
+from hyenadna.genomics.fasta import read_fasta
+from hyenadna.genomics.labelled import count_table, load_splice_junctions, read_labelled_data
 from hyenadna.genomics.letters import reverse_complement, strand_free
 
 
@@ -173,7 +174,7 @@ def test_hub_id(monkeypatch):
         asked.append((name, configuration))
         return DatasetDict(train=Dataset.from_pandas(table()))
 
-    monkeypatch.setattr(labelled, "load_dataset", fake_load_dataset)
+    monkeypatch.setattr(sources, "load_dataset", fake_load_dataset)
     assert all_rows(read_labelled_data("someone/promoters")) == expected_rows()
     assert all_rows(read_labelled_data("someone/tasks:promoters")) == expected_rows()
     assert asked == [("someone/promoters", None), ("someone/tasks", "promoters")]
@@ -181,7 +182,7 @@ def test_hub_id(monkeypatch):
     def failing_load_dataset(name, configuration):
         raise ConnectionError("no network here")
 
-    monkeypatch.setattr(labelled, "load_dataset", failing_load_dataset)
+    monkeypatch.setattr(sources, "load_dataset", failing_load_dataset)
     with pytest.raises(InputError, match=r"someone/promoters.*no such file.*ConnectionError: no network here"):
         read_labelled_data("someone/promoters")
 

@@ -15,8 +15,9 @@ from transformers import DataCollatorForLanguageModeling, DataCollatorWithPaddin
 from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNATokenizer
 from hyenadna.errors import InputError
 from hyenadna.training.finetune import FinetuneArguments
-from hyenadna.training.runs.settings import SETTINGS_FILE, check_output_folder
-from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint
+from hyenadna.training.runs.checkpoints import last_complete_checkpoint
+from hyenadna.training.runs.folder import SETTINGS_FILE, check_output_folder
+from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
 from .conftest import random_ids, random_model
 
@@ -185,7 +186,7 @@ def overwrite(path: Path) -> None:
 )
 def test_a_broken_checkpoint_is_passed_over_for_the_one_before(damage, name, message, tmp_path, monkeypatch):
     warned = []
-    monkeypatch.setattr("hyenadna.training.runs.trainer.logger.warning", warned.append)
+    monkeypatch.setattr("hyenadna.training.runs.checkpoints.logger.warning", warned.append)
     assert last_complete_checkpoint(tmp_path) is None
     for step in (5, 10, 20):
         write_checkpoint(tmp_path / f"checkpoint-{step}")

@@ -16,8 +16,9 @@ from Bio.bgzf import BgzfWriter
 from hyenadna import HyenaDNATokenizer
 from hyenadna.analysis import variants
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import open_genomes
+from hyenadna.genomics.fasta import open_genomes
 from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.vcf import check_vcf
 from hyenadna.training import cli
 
 from .conftest import random_model
@@ -201,7 +202,7 @@ def test_a_cut_archive_and_missing_files(folder, capsys):
         (folder / "cut.vcf.gz").write_bytes((folder / "blocks.vcf.gz").read_bytes()[:-cut])
         assert run(folder, None, "--vcf", folder / "cut.vcf.gz") == 1
         assert "truncated: the block that ends" in capsys.readouterr().err
-    assert variants.check_vcf(str(folder / "blocks.vcf.gz"))[0] == 5000
+    assert check_vcf(str(folder / "blocks.vcf.gz"))[0] == 5000
     for flags, message in (
         (("--vcf", folder / "none.vcf"), "no such file"),
         ((), "one of them"),
@@ -412,4 +413,4 @@ def test_the_distance_is_between_mean_embeddings(folder, model):
 
 def test_names_of_chromosomes(folder):
     (genome,) = open_genomes([folder / "g.fa"])
-    assert [variants.find_sequence(genome, name) for name in ("chr20", "20", "21", "chr2")] == [0, 0, None, None]
+    assert [genome.number_of(name) for name in ("chr20", "20", "21", "chr2")] == [0, 0, None, None]

@@ -5,10 +5,13 @@ import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 
-from hyenadna.genomics.genome import SOFT_MASKED, open_genomes, tile
-from hyenadna.genomics.windows import PAD, SEP, WindowCollator, WindowDataset, WindowSampler
+from hyenadna.genomics.fasta import open_genomes
+from hyenadna.genomics.intervals import tile
+from hyenadna.genomics.letters import PAD, SEP, SOFT_MASKED, reverse_complement
+from hyenadna.genomics.windows import WindowCollator, WindowDataset, WindowSampler
+from hyenadna.tokenization import HyenaDNATokenizer
 
-from .helpers.genomes import random_dna, windows, write_fasta
+from .helpers.genomes import GENOME, random_dna, windows, write_fasta
 
 
 @pytest.fixture
@@ -171,3 +174,13 @@ def test_each_base_comes_once_an_epoch_over_two_ranks_and_two_workers(stages, sm
             assert len(strands) == len(expected) == sum(bool(t) for t in text)
             assert all(sum(t in pair for t in text) == 1 for pair in strands)
         assert sum(map(len, text)) == 83 + 45
+
+
+def test_the_other_strand_is_that_of_strings(tmp_path):
+    genomes = open_genomes([write_fasta(tmp_path / "g.fa", GENOME)])
+    dataset = WindowDataset(genomes, windows((0, 1, 40, 100)), 60)
+    text = reverse_complement(GENOME["2"][40:100])
+    tokens = HyenaDNATokenizer()(text)["input_ids"]
+    ids = dataset[(0, 60, True)][0]
+    assert (ids % SOFT_MASKED).tolist() == tokens
+    assert (ids[:-1] >= SOFT_MASKED).tolist() == [letter.islower() for letter in text]

@@ -46,6 +46,12 @@ def module_of(name: str) -> str:
     return _ELSEWHERE.get(name, f"hyenadna.training.{name.replace('-', '_')}")
 
 
+def run_module(module: str) -> None:
+    """Run the command of a module that was started by its own name: `python -m hyenadna.training.finetune ...`."""
+    name = next(name for name in COMMANDS if module_of(name) == module)
+    sys.exit(main([name, *sys.argv[1:]]))
+
+
 def usage() -> str:
     """Return what `hyenadna --help` prints."""
     lines = [f"  {name:<13} {help}" for name, help in COMMANDS.items()]

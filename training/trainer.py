@@ -1,5 +1,7 @@
-"""The documented import path of the trainer, which lies in `runs/trainer.py`."""
+"""The documented import path of the trainer, which lies in `runs/`."""
 
-from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
+from hyenadna.training.runs.checkpoints import last_complete_checkpoint
+from hyenadna.training.runs.models import load_checkpoint
+from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
 __all__ = ["HyenaDNATrainer", "RecipeArguments", "last_complete_checkpoint", "load_checkpoint"]

@@ -1,8 +1,10 @@
-"""Small random genomes, and windows of them."""
+"""Small genomes for tests, written to files."""
 
 from pathlib import Path
 
 import numpy as np
+
+from hyenadna.genomics.intervals import Intervals
 
 
 def random_dna(n: int, seed: int = 0, letters: str = "ACGT") -> str:
@@ -18,8 +20,16 @@ def write_fasta(path: Path, sequences: dict[str, str], width: int = 7, end: str 
     return path
 
 
-def windows(*rows) -> np.ndarray:
-    return np.array(rows, dtype=np.int64).reshape(-1, 4)
+GENOME = {"1": random_dna(103), "2": "n" * 40 + random_dna(60, 1, "ACGTacgtNRy"), "X": random_dna(20, 2)}
+
+
+def windows(*rows) -> Intervals:
+    return Intervals.of(rows)
+
+
+def covered(parts: Intervals) -> list[tuple[int, int, int]]:
+    """Every base of these windows: (file, sequence, position)."""
+    return [(file, seq, i) for file, seq, start, end in parts.tolist() for i in range(start, end)]
 
 
 def make_genome(folder: Path) -> Path:

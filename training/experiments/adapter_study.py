@@ -11,58 +11,67 @@ of its own. `adapter_study.md` is the table, with the seconds that each took; `a
 against the number of trained parameters. Without `--data`, the built-in splice junctions are used.
 """
 
-import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from datasets import DatasetDict
 from matplotlib.figure import Figure
 from transformers import TrainingArguments
 
 from hyenadna.errors import InputError
-from hyenadna.genomics.labelled import SINGLE_LABEL, load_splice_junctions
-from hyenadna.training.finetune import FinetuneArguments, finetune, read_data, settings_of
-from hyenadna.training.runs.results import write_json, write_whole
-from hyenadna.training.runs.settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions
+from hyenadna.training.finetune import FinetuneArguments, finetune
+from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_output_folder, write_json, write_whole
+from hyenadna.training.runs.language import letters_of_labels
+from hyenadna.training.runs.models import BackboneArguments
+from hyenadna.training.runs.pictures import draw_accuracy, finish_accuracy, save_figure
+from hyenadna.training.runs.settings import names_of, parse_settings, setting
+from hyenadna.training.runs.supervised import (
+    HeadArguments,
+    RowsArguments,
+    SupervisedArguments,
+    majority_share,
+    read_data,
+    settings_of,
+    tested_part,
+)
 from hyenadna.training.soft_prompt import (
     FORMS,
-    NOT_FOR_LETTERS,
     SoftPromptArguments,
     check_room,
-    letters_of_labels,
-    load_language_model,
+    language_model_for_letters,
     soft_prompt,
 )
 
-# Of Trainer's settings, those that every run of a study shares.
+# Of Trainer's settings, those that every run of a study shares. The others are those of the recipes.
 _SHARED = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "bf16", "fp16")
 _SHARED += ("gradient_accumulation_steps", "gradient_checkpointing", "dataloader_num_workers", "use_cpu")
 _SHARED += ("disable_tqdm", "ddp_backend")
 
 
 @dataclass
-class StudyArguments(FinetuneArguments):
-    """Settings of `hyenadna adapter-study`, on top of those of `hyenadna finetune`."""
+class StudyArguments(RowsArguments, HeadArguments, BackboneArguments, SupervisedArguments):
+    """Settings of `hyenadna adapter-study`, which its runs share."""
 
-    prompt_lengths: list[int] = field(
-        default_factory=lambda: [2, 8, 32, 128], metadata={"help": "Lengths of the prompts, in tokens."}
-    )
-    forms: list[str] = field(
-        default_factory=lambda: list(FORMS), metadata={"help": "Forms of the prompts: classifier, next_token."}
-    )
-    lora_ranks: list[int] = field(default_factory=lambda: [1, 4, 16], metadata={"help": "Ranks of LoRA."})
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; the table has their mean."})
+    prompt_lengths: list[int] = setting([2, 8, 32, 128], "Lengths of the prompts, in tokens.")
+    forms: list[str] = setting(list(FORMS), "Forms of the prompts: classifier, next_token.")
+    lora_ranks: list[int] = setting([1, 4, 16], "Ranks of LoRA.")
+    seeds: list[int] = setting([0], "Seeds; the table has their mean.")
     label_letters: str | None = setting(None, "For next_token: a letter of ACGTN for each class, in sorted order.")
     prompt_learning_rate: float = setting(1e-2, "Highest learning rate of the prompts.")
     probe_learning_rate: float = setting(1e-2, "Highest learning rate of the linear probe.")
     lora_learning_rate: float = setting(2e-3, "Highest learning rate of LoRA.")
     # other defaults than those of fine-tuning; learning_rate is that of full fine-tuning
-    output_dir: str = setting("hyenadna-adapter-study", "Folder for everything that the study writes.")
-    patience: int = setting(5, "Stop a run after so many evaluations without a better one; 0: never.")
+    output_dir: str = setting("hyenadna-adapter-study", "Folder for everything that the study writes.", decides=False)
+    patience: int = setting(5, "Stop a run after that many evaluations without a better one; 0: never.")
     per_device_train_batch_size: int = setting(32, "Batch size on each device.")
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_rows()
+        self.check_supervised()
+        self.check_head(self.label_smoothing_factor)
         if self.model is None:
             raise InputError("a study needs a checkpoint (model)")
         for name in ("prompt_lengths", "lora_ranks"):
@@ -70,8 +79,6 @@ class StudyArguments(FinetuneArguments):
                 raise InputError(f"{name} is {getattr(self, name)}; each must be at least 1")
         if not set(self.forms) <= set(FORMS) or not self.seeds:
             raise InputError(f"forms is {self.forms} and seeds {self.seeds}; forms are {FORMS}, seeds at least one")
-        if self.freeze_backbone or self.lora_rank is not None:
-            raise InputError("a study chooses freeze_backbone and lora_rank by itself: leave them out")
         if self.class_weights and "next_token" in self.forms:
             raise InputError("class_weights are for a head: leave them out, or say --forms classifier")
 
@@ -118,7 +125,7 @@ def planned_runs(args: StudyArguments) -> list[dict]:
 def _refuse_what_no_run_gets(args: StudyArguments) -> None:
     usual = StudyArguments(**{name: getattr(args, name) for name in ("model", "learning_rate", *_SHARED)})
     known = {"output_dir", "learning_rate", *_SHARED}
-    names = [f.name for f in fields(TrainingArguments) if f.name not in known]
+    names = [name for name in names_of(TrainingArguments) if name not in known]
     given = [name for name in names if getattr(args, name) != getattr(usual, name)]
     if given:
         raise InputError(
@@ -136,63 +143,93 @@ def adapter_study(args: StudyArguments) -> list[dict]:
     _refuse_what_no_run_gets(args)
     data = load_splice_junctions() if args.data is None else None
     labelled = read_data(args, data)
-    if labelled.problem_type != SINGLE_LABEL:
-        raise InputError(f"the study compares accuracies of single labels, but the problem is {labelled.problem_type}")
-    # what would stop a run only after others took their hours
-    if "next_token" in args.forms and args.prompt_lengths:
-        letters_of_labels(labelled.label_names, args.label_letters)
-    model, _ = load_language_model(args)
-    for run in planned_runs(args):
-        if "tokens" in run:
-            check_room(args, labelled, model.config.max_seq_len, run["settings"]["form"], run["tokens"])
-    output, settings, is_main = Path(args.output_dir), settings_of(args, labelled), args.process_index == 0
+    _check_every_run(args, labelled)
+
+    output = Path(args.output_dir)
+    is_main = args.process_index == 0
+    settings = settings_of(args, labelled)
     if is_main:
-        if not (args.resume and (output / SETTINGS_FILE).exists()):
-            check_output_folder(output, settings, False, ())  # with it, each run checks its own folder
+        if not (args.resume and (output / SETTINGS_FILE).exists()):  # with --resume, each run checks its own folder
+            check_output_folder(output, settings, resume=False)
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS_FILE, settings)
 
-    own = {f.name for f in fields(FinetuneArguments)} - {f.name for f in fields(TrainingArguments)}
-    shared = {name: getattr(args, name) for name in (*_SHARED, *sorted(own - {"resume"}))}
-    shared = {name: value for name, value in shared.items() if value is not None}  # which recipes choose by themselves
-    part = "test" if "test" in labelled.parts else "validation"
-    counts = np.bincount(np.array(labelled.parts[part]["label"][:]))
-    rows, majority = [], float(counts.max() / counts.sum())
+    part = tested_part(labelled)
+    majority = majority_share(labelled, part)
+    rows = []
     for run in planned_runs(args):
-        done = []
-        for seed in args.seeds:
-            folder = output / f"{run['name']}-seed{seed}"
-            print(f"\n== {run['name']}, seed {seed} ==")
-            settings = {**shared, **run["settings"], "output_dir": str(folder), "seed": seed, "resume": True}
-            if settings.get("form") == "next_token":
-                settings = {name: value for name, value in settings.items() if name not in NOT_FOR_LETTERS}
-            recipe, cls = (soft_prompt, SoftPromptArguments) if "form" in settings else (finetune, FinetuneArguments)
-            done.append(recipe(cls(**settings), data).results)
-        if not is_main:
-            continue
-        accuracy = [results["metrics"][part]["accuracy"] for results in done]
-        rows.append(
-            {
-                "method": run["method"],
-                "tokens": run.get("tokens"),
-                "rank": run.get("rank"),
-                "trained_parameters": done[0]["trained_parameters"],
-                "parameters": done[0]["parameters"],
-                "accuracy": float(np.mean(accuracy)),
-                "accuracy_sd": float(np.std(accuracy)),
-                "validation_accuracy": float(np.mean([r["metrics"]["validation"]["accuracy"] for r in done])),
-                "mcc": float(np.mean([results["metrics"][part]["mcc"] for results in done])),
-                "train_seconds": float(np.mean([results["train_seconds"] for results in done])),
-                "resumed": any(results["resumed_from"] for results in done),
-            }
-        )
-        write_json(output / METRICS_FILE, {"rows": rows, "evaluated_on": part, "majority_accuracy": majority})
-        table = study_table(rows, majority)
-        write_whole(output / "adapter_study.md", lambda path, table=table: path.write_text(table + "\n"))
-        draw_study(rows, majority, part, output / "adapter_study.png")
+        done = [_one_run(args, run, seed, data) for seed in args.seeds]
+        if is_main:
+            rows.append(_row(run, done, part))
+            table = _write_study(output, rows, part, majority)
     if is_main:
         print(f"\n{table}\n\nadapter_study.md and adapter_study.png are in {output}")
     return rows
+
+
+def _check_every_run(args: StudyArguments, labelled: LabelledData) -> None:
+    """Fail fast: raise for any run what would otherwise stop it only after the runs before it took their hours."""
+    if labelled.problem_type != SINGLE_LABEL:
+        raise InputError(f"the study compares accuracies of single labels, but the problem is {labelled.problem_type}")
+    if "next_token" in args.forms and args.prompt_lengths:
+        letters_of_labels(labelled.label_names, args.label_letters)
+    model, _ = language_model_for_letters(args)
+    for run in planned_runs(args):
+        if "tokens" in run:
+            check_room(args, labelled, model.config.max_seq_len, run["settings"]["form"], run["tokens"])
+
+
+def _one_run(args: StudyArguments, run: dict, seed: int, data: DatasetDict | None) -> dict:
+    """Do one run in its folder and return its results."""
+    print(f"\n== {run['name']}, seed {seed} ==")
+    if "form" in run["settings"]:
+        recipe = soft_prompt
+        cls = SoftPromptArguments
+    else:
+        recipe = finetune
+        cls = FinetuneArguments
+
+    settings = _shared_settings(args, cls)
+    if run["settings"].get("form") == "next_token":  # there is no head
+        settings = {name: value for name, value in settings.items() if name not in names_of(HeadArguments)}
+    folder = Path(args.output_dir, f"{run['name']}-seed{seed}")
+    settings |= {**run["settings"], "output_dir": str(folder), "seed": seed, "resume": True}
+    return recipe(cls(**settings), data).results
+
+
+def _shared_settings(args: StudyArguments, cls: type) -> dict:
+    """Return what a study passes on to a run of this class: what is not None, which recipes choose by themselves."""
+    own = set(names_of(StudyArguments)) - set(names_of(TrainingArguments)) - {"resume"}
+    names = {*_SHARED, *own} & set(names_of(cls))
+    return {name: getattr(args, name) for name in sorted(names) if getattr(args, name) is not None}
+
+
+def _row(run: dict, done: list[dict], part: str) -> dict:
+    """Average the results of one way of adapting over the seeds."""
+    accuracy = [results["metrics"][part]["accuracy"] for results in done]
+    validation_accuracy = [results["metrics"]["validation"]["accuracy"] for results in done]
+    return {
+        "method": run["method"],
+        "tokens": run.get("tokens"),
+        "rank": run.get("rank"),
+        "trained_parameters": done[0]["trained_parameters"],
+        "parameters": done[0]["parameters"],
+        "accuracy": float(np.mean(accuracy)),
+        "accuracy_sd": float(np.std(accuracy)),
+        "validation_accuracy": float(np.mean(validation_accuracy)),
+        "mcc": float(np.mean([results["metrics"][part]["mcc"] for results in done])),
+        "train_seconds": float(np.mean([results["train_seconds"] for results in done])),
+        "resumed": any(results["resumed_from"] for results in done),
+    }
+
+
+def _write_study(output: Path, rows: list[dict], part: str, majority: float) -> str:
+    """Write what is known so far, and return the table."""
+    write_json(output / METRICS_FILE, {"rows": rows, "evaluated_on": part, "majority_accuracy": majority})
+    table = study_table(rows, majority)
+    write_whole(output / "adapter_study.md", lambda path: path.write_text(table + "\n"))
+    draw_study(rows, majority, part, output / "adapter_study.png")
+    return table
 
 
 def study_table(rows: list[dict], majority: float) -> str:
@@ -216,11 +253,9 @@ def draw_study(rows: list[dict], majority: float, part: str, path: Path) -> None
     for method in dict.fromkeys(row["method"] for row in rows):
         chosen = [row for row in rows if row["method"] == method]
         x, y, sd = ([row[name] for row in chosen] for name in ("trained_parameters", "accuracy", "accuracy_sd"))
-        axes.errorbar(x, y, sd, marker="o", capsize=3, label=method)
-    axes.axhline(majority, color="grey", linestyle=":", label="most frequent class")
-    axes.set(xscale="log", xlabel="trained parameters", ylabel=f"accuracy ({part} part)")
-    axes.legend()
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=150))
+        draw_accuracy(axes, x, y, sd, method)
+    finish_accuracy(axes, majority, part, "trained parameters")
+    save_figure(path, figure)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -230,6 +265,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from hyenadna.training.cli import main as command_line
+    from hyenadna.training.cli import run_module
 
-    sys.exit(command_line(["adapter-study", *sys.argv[1:]]))
+    run_module(__spec__.name)

@@ -18,20 +18,35 @@ region, start, end, strand, 0-based, half-open; needs `--fasta`); or FASTA, csv 
 clone of the Hub's repository (`train.parquet` beside `train.fna`, `data/train-00000-of-00001.parquet`).
 """
 
-import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from datasets import Dataset, DatasetDict, load_dataset
 
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import SequenceFile, check_interval, whole_numbers
-from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions, part_of_file, read_table
+from hyenadna.genomics.fasta import SequenceFile
+from hyenadna.genomics.files import part_of_file, read_table
+from hyenadna.genomics.intervals import check_interval, whole_numbers
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions
 from hyenadna.genomics.letters import reverse_complement
-from hyenadna.training.finetune import FinetuneArguments, classifier, finetune, read_data, settings_of
-from hyenadna.training.runs.results import hardware, versions, write_json
-from hyenadna.training.runs.settings import METRICS_FILE, SETTINGS_FILE, check_output_folder, parse_settings, setting
+from hyenadna.training.finetune import FinetuneArguments, finetune
+from hyenadna.training.runs.folder import (
+    METRICS_FILE,
+    SETTINGS_FILE,
+    check_output_folder,
+    hardware,
+    versions,
+    write_json,
+)
+from hyenadna.training.runs.settings import names_of, parse_settings, setting
+from hyenadna.training.runs.supervised import (
+    ClassifierArguments,
+    RowsArguments,
+    classifier_for_trainer,
+    read_data,
+    settings_of,
+)
 
 from .baselines import fit_baselines
 from .report import SETS, write_report
@@ -41,22 +56,22 @@ SPLICE = "splice_junctions"
 
 
 @dataclass
-class BenchmarkArguments(FinetuneArguments):
-    """Settings of `hyenadna benchmark`, on top of those of `hyenadna finetune`."""
+class BenchmarkArguments(RowsArguments, ClassifierArguments):
+    """Settings of `hyenadna benchmark`, beside those of its runs, which are those of `hyenadna finetune`."""
 
     suite: str | None = setting(None, f"Sets of the paper: {' or '.join(SUITES)}.")
-    tasks: list[str] = field(default_factory=list, metadata={"help": "Sets of the suite; by default all."})
+    tasks: list[str] = setting([], "Sets of the suite; by default all.")
     data_dir: str | None = setting(None, "Local copy of the suite, a folder for each set; by default the Hub.")
     fasta: str | None = setting(None, "Genome (FASTA), for sets that are given by their coordinates.")
-    seeds: list[int] = field(
-        default_factory=lambda: [0], metadata={"help": "A run for each of these, in the place of seed."}
-    )
-    cross_validation: int = setting(0, "A run for each of so many folds of the training rows; 0: one split.")
+    seeds: list[int] = setting([0], "A run for each of these, in place of seed.")
+    cross_validation: int = setting(0, "A run for each of that many folds of the training rows; 0: one split.")
     baselines: bool = setting(True, "Fit k-mer baselines on the same rows.")
-    output_dir: str = setting("hyenadna-benchmark", "Folder for everything that the benchmark writes.")
+    output_dir: str = setting("hyenadna-benchmark", "Folder for everything that the benchmark writes.", decides=False)
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_rows()
+        self.check_classifier()
         if self.suite is not None and self.suite not in SUITES:
             raise InputError(f"suite is {self.suite!r}; use one of {', '.join(SUITES)}")
         if self.suite is None and (self.tasks or self.data_dir):
@@ -170,15 +185,16 @@ def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> Da
 
 
 def _run_arguments(args: BenchmarkArguments, task: str, data, name: str, seed: int, fold: int | None):
-    settings = {f.name: getattr(args, f.name) for f in fields(FinetuneArguments) if f.init}
-    own = {"task": task, "output_dir": str(Path(args.output_dir, task, name)), "seed": seed, "resume": True}
-    own |= {"data": data if isinstance(data, str) else None, "fold": fold}
-    own["folds"] = None if fold is None else args.cross_validation
-    if args.suite is not None:
+    settings = {name: getattr(args, name) for name in names_of(FinetuneArguments)}
+    settings |= {"task": task, "output_dir": str(Path(args.output_dir, task, name)), "seed": seed, "resume": True}
+    settings["data"] = data if isinstance(data, str) else None
+    settings["fold"] = fold
+    settings["folds"] = None if fold is None else args.cross_validation
+    if args.suite is not None and args.model is None and args.max_seq_len is None:
         longest = int(SETS.loc[SETS["task"] == task, "longest"].iloc[0])
-        if args.model is None and args.max_seq_len is None and longest > 1024:
-            own["max_seq_len"] = longest + 2
-    return FinetuneArguments(**{**settings, **own})
+        if longest > 1024:  # what a model from scratch reads by default
+            settings["max_seq_len"] = longest + 2
+    return FinetuneArguments(**settings)
 
 
 def write_baselines(folder: Path, task: str, data: LabelledData, args: FinetuneArguments) -> None:
@@ -210,7 +226,7 @@ def benchmark(args: BenchmarkArguments) -> str:
         sources[task] = load_task(args, task)
         run = _run_arguments(args, task, sources[task], "", args.seeds[0], folds[0])
         print(f"checking {task}")
-        classifier(run, read_data(run, None if run.data else sources[task]))
+        classifier_for_trainer(run, read_data(run, None if run.data else sources[task]))
     for task, source in sources.items():
         for seed in args.seeds:
             for fold in folds:
@@ -238,6 +254,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from hyenadna.training.cli import main as command_line
+    from hyenadna.training.cli import run_module
 
-    sys.exit(command_line(["benchmark", *sys.argv[1:]]))
+    run_module(__spec__.name)

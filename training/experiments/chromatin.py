@@ -20,11 +20,9 @@ them); 919 tracks without one are DeepSEA's, in its order: 125 DHS, 690 TF, 104 
 chromatin profile); `tracks.csv` that of every track, and `predictions.npz` the probabilities.
 """
 
-import hashlib
 import itertools
-import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,35 +31,42 @@ from scipy.stats import rankdata
 from transformers import EvalPrediction
 
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import SequenceFile, centre, check_interval, overlapping, read_bed, whole_numbers
-from hyenadna.genomics.labelled import MULTI_LABEL, LabelledData, check_sequences, dna_keys, part_of_file
+from hyenadna.genomics.fasta import SequenceFile
+from hyenadna.genomics.files import TABLES, part_of_file
+from hyenadna.genomics.intervals import Intervals, centre, check_interval, overlapping, read_bed, whole_numbers
+from hyenadna.genomics.labelled import MULTI_LABEL, LabelledData
+from hyenadna.genomics.labels import check_sequences
+from hyenadna.genomics.splits import dna_keys
 from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
-from hyenadna.training.finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
-from hyenadna.training.runs.results import write_whole
+from hyenadna.training.runs.folder import Fingerprint, write_whole
+from hyenadna.training.runs.models import RunResult
 from hyenadna.training.runs.settings import parse_settings, setting
+from hyenadna.training.runs.supervised import ClassifierArguments, classifier_for_trainer, train_and_test
 
 _COORDINATES, _PUBLISHED = ("chromosome", "start", "end"), ("Chr_No", "Start", "End")
-_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 _DEEPSEA = ["DHS"] * 125 + ["TF"] * 690 + ["HM"] * 104
 
 
 @dataclass
-class ChromatinArguments(FinetuneArguments):
-    """Settings of `hyenadna chromatin`, on top of those of `hyenadna finetune`."""
+class ChromatinArguments(ClassifierArguments):
+    """Settings of `hyenadna chromatin`, beside those of a classifier."""
 
+    data: str | None = setting(None, "Folder with a table for each of train, valid and test.", compared=False)
+    sequence_column: str = setting("sequence", "Column with the sequences, in place of coordinates.")
+    id_column: str = setting("id", "Column with names of the rows, which is no track.")
+    task: str | None = setting(None, "Name of the data in reports (chromatin_profile).")
     fasta: str | None = setting(None, "Genome of the coordinates (FASTA, plain or bgzip).")
     window: int = setting(1024, "Bases around the centre of each interval.")
-    tracks: list[str] = field(default_factory=list, metadata={"help": "Tracks to learn; by default all."})
+    tracks: list[str] = setting([], "Tracks to learn; by default all.")
     track_kinds: str | None = setting(None, "Table (csv, tsv) with columns track and kind.")
-    output_dir: str = setting("hyenadna-chromatin", "Folder for everything that the run writes.")
+    output_dir: str = setting("hyenadna-chromatin", "Folder for everything that the run writes.", decides=False)
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_classifier()
         if self.window < 1:
             raise InputError(f"window is {self.window}; it must be at least 1")
-        if self.folds is not None or self.validation_data or self.test_data:
-            raise InputError("the folder of data has its parts: leave folds, validation_data and test_data out")
-        self.problem_type, self.task = MULTI_LABEL, self.task or "chromatin_profile"
+        self.task = self.task or "chromatin_profile"
 
 
 def read_chromatin(args: ChromatinArguments) -> LabelledData:
@@ -78,7 +83,7 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
     for path in sorted(folder.iterdir()):
         part = part_of_file(path)
         is_labels = "labels" in path.name.split(".")[0]
-        if part is None or is_labels or not path.name.lower().endswith((*_TABLES, ".bed")):
+        if part is None or is_labels or not path.name.lower().endswith((*TABLES, ".bed")):
             continue
         if part in parts:
             raise InputError(f"{folder} holds the {part} part twice; one of them is {path.name}")
@@ -95,11 +100,10 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
     _warn_about_shared_dna(parts)
     if isinstance(parts["train"], WindowRows):
         return LabelledData(parts, MULTI_LABEL, names["train"], digest_of(parts))
-    content = hashlib.sha256()
+    content = Fingerprint()
     for part, rows in parts.items():
-        content.update(f"{part}{rows['sequence']}".encode())
-        content.update(np.ascontiguousarray(rows["label"]).tobytes())
-    return LabelledData(parts, MULTI_LABEL, names["train"], content.hexdigest())
+        content.add(f"{part}{rows['sequence']}").add(rows["label"])
+    return LabelledData(parts, MULTI_LABEL, names["train"], content.text)
 
 
 def _warn_about_shared_dna(parts: dict) -> None:
@@ -159,13 +163,14 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
     numbers = {name: genome.find(name, f"{path}: row {chromosomes.eq(name).argmax()}") for name in chromosomes.unique()}
     for row in np.flatnonzero((starts < 0) | (ends <= starts) | (ends > genome.lengths[chromosomes.map(numbers)])):
         check_interval(genome, numbers[chromosomes[row]], int(starts[row]), int(ends[row]), f"{path}: row {row}")
-    windows = np.column_stack([np.zeros(len(table), np.int64), chromosomes.map(numbers), starts, ends])
-    return WindowRows([genome], centre(windows.astype(np.int64), args.window, [genome]), labels), names
+    sequence = chromosomes.map(numbers).to_numpy(np.int64)
+    windows = Intervals(np.zeros(len(table), dtype=np.int64), sequence, starts, ends)
+    return WindowRows([genome], centre(windows, args.window, [genome]), labels), names
 
 
 def _read_bed(path: Path, genome: SequenceFile | None, args: ChromatinArguments):
     windows, _ = read_bed(path, [_needed(genome, path)], 0)
-    files = [path.with_name(f"{path.stem}_labels{end}") for end in (".npy", *_TABLES)]
+    files = [path.with_name(f"{path.stem}_labels{end}") for end in (".npy", *TABLES)]
     file = next((file for file in files if file.exists()), None)
     if file is None:
         raise InputError(f"{path}: its labels are missing; expected {files[0].name} or {files[1].name} beside it")
@@ -254,7 +259,7 @@ def auroc_of_tracks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return areas
 
 
-def make_compute_metrics(kinds: list[str]):
+def make_track_metrics(kinds: list[str]):
     """Return `compute_metrics` for `Trainer`: `auroc` (mean), and `auroc_median_KIND` of each kind of tracks."""
     kinds = np.array(kinds)
 
@@ -270,7 +275,7 @@ def make_compute_metrics(kinds: list[str]):
     return compute_metrics
 
 
-def chromatin(args: ChromatinArguments) -> FinetuneResult:
+def chromatin(args: ChromatinArguments) -> RunResult:
     """Train, evaluate and save a model of chromatin tracks.
 
     Raises:
@@ -279,8 +284,8 @@ def chromatin(args: ChromatinArguments) -> FinetuneResult:
     labelled = read_chromatin(args)
     kinds = kinds_of(labelled.label_names, args)
 
-    def prepare(args: FinetuneArguments, labelled: LabelledData) -> dict:
-        return {**classifier(args, labelled), "compute_metrics": make_compute_metrics(kinds)}
+    def prepare(args: ChromatinArguments, labelled: LabelledData) -> dict:
+        return {**classifier_for_trainer(args, labelled), "compute_metrics": make_track_metrics(kinds)}
 
     result = train_and_test(args, labelled, prepare)
     if args.process_index == 0:
@@ -288,7 +293,7 @@ def chromatin(args: ChromatinArguments) -> FinetuneResult:
     return result
 
 
-def _write_tracks(output: Path, result: FinetuneResult, labelled: LabelledData, kinds: list[str]) -> None:
+def _write_tracks(output: Path, result: RunResult, labelled: LabelledData, kinds: list[str]) -> None:
     """Write `tracks.csv` from the predictions of the run: also of one that was finished before."""
     part, names = result.results["predictions_of"], labelled.label_names
     if (output / "predictions.npz").exists():
@@ -311,6 +316,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from hyenadna.training.cli import main as command_line
+    from hyenadna.training.cli import run_module
 
-    sys.exit(command_line(["chromatin", *sys.argv[1:]]))
+    run_module(__spec__.name)

@@ -15,9 +15,8 @@ the test part (or the validation part if there is none), `few_shot.md` and `few_
 
 import copy
 import json
-import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,49 +28,45 @@ from transformers import set_seed
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, count_table
-from hyenadna.training.finetune import FinetuneArguments, read_data, settings_of
-from hyenadna.training.runs.results import versions, write_json, write_whole
-from hyenadna.training.runs.settings import (
+from hyenadna.training.runs.folder import (
     METRICS_FILE,
     SETTINGS_FILE,
     check_output_folder,
     one_writer,
-    parse_settings,
-    refuse_unused,
-    setting,
+    versions,
+    write_json,
+    write_whole,
 )
-from hyenadna.training.runs.trainer import HyenaDNATrainer
-from hyenadna.training.soft_prompt import NOT_FOR_LETTERS, NextTokenCollator, letters_of_labels, load_language_model
-
-_NOT_USED = (*NOT_FOR_LETTERS, "lora_rank", "freeze_backbone", "truncation", "reverse_complement", "patience")
-_NOT_USED += ("test_time_averaging", "num_train_epochs", "max_steps")
+from hyenadna.training.runs.language import NextTokenCollator, letters_of_labels
+from hyenadna.training.runs.models import BackboneArguments
+from hyenadna.training.runs.pictures import draw_accuracy, finish_accuracy, save_figure
+from hyenadna.training.runs.settings import parse_settings, refuse_unused, setting, settings_not_compared
+from hyenadna.training.runs.supervised import RowsArguments, majority_share, read_data, settings_of, tested_part
+from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
+from hyenadna.training.soft_prompt import language_model_for_letters
 
 
 @dataclass
-class FewShotArguments(FinetuneArguments):
-    """Settings of `hyenadna few-shot`, on top of those of `hyenadna finetune`."""
+class FewShotArguments(RowsArguments, BackboneArguments, RecipeArguments):
+    """Settings of `hyenadna few-shot`, beside those of `transformers.TrainingArguments`."""
 
-    shots: list[int] = field(
-        default_factory=lambda: [1, 2, 4], metadata={"help": "Numbers k of labelled examples in the context."}
-    )
-    samples: list[int] = field(
-        default_factory=lambda: [4, 16, 64], metadata={"help": "Numbers n of labelled samples to tune on."}
-    )
-    repeats: int = setting(3, "Repeat each with so many other samples.")
+    shots: list[int] = setting([1, 2, 4], "Numbers k of labelled examples in the context.")
+    samples: list[int] = setting([4, 16, 64], "Numbers n of labelled samples to tune on.")
+    repeats: int = setting(3, "Repeat each that many times, with other samples.")
     tuning_steps: int = setting(50, "Steps of tuning; 0: none.")
     label_letters: str | None = setting(None, "A letter of ACGTN for each class, in their sorted order.")
-    # other defaults than those of fine-tuning
-    output_dir: str = setting("hyenadna-few-shot", "Folder for everything that the run writes.")
+    # other defaults than those of Transformers; a run is too short for evaluations and checkpoints on the way
+    output_dir: str = setting("hyenadna-few-shot", "Folder for everything that the run writes.", decides=False)
     learning_rate: float = setting(1e-4, "Highest learning rate.")
     per_device_train_batch_size: int = setting(16, "Batch size on each device.")
-    per_device_eval_batch_size: int = setting(16, "Batch size on each device for evaluation.")
-    eval_strategy: str = setting("no", "Leave this: evaluation is at the end.")
-    save_strategy: str = setting("no", "Leave this: a run is too short for checkpoints.")
-    logging_strategy: str = setting("no", "When to log.")
-    load_best_model_at_end: bool = setting(False, "Leave this: nothing is chosen on a validation part.")
+    per_device_eval_batch_size: int = setting(16, "Batch size on each device for evaluation.", decides=False)
+    save_strategy: str = setting("no", "When to save a checkpoint.", decides=False)
+    logging_strategy: str = setting("no", "When to log.", decides=False)
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_rows()
+        self.check_training()
         if self.model is None:
             raise InputError("few-shot needs a checkpoint (model): a random model has learned nothing")
         for name, values in (("shots", self.shots), ("samples", self.samples)):
@@ -88,7 +83,7 @@ class FewShotArguments(FinetuneArguments):
             raise InputError(f"repeats is {self.repeats}; it must be at least 1")
         if self.tuning_steps < 0:
             raise InputError(f"tuning_steps is {self.tuning_steps}; it must be at least 0")
-        refuse_unused(self, _NOT_USED, "few-shot")
+        refuse_unused(self, ("label_smoothing_factor", "num_train_epochs", "max_steps"), "few-shot")
 
 
 def draw_samples(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -179,9 +174,7 @@ def _one_result(
         model=model,
         args=own,
         train_dataset=ContextRows(samples, samples, k, seed, queries=args.tuning_steps * batch),
-        data_collator=collator,
-        preprocess_logits_for_metrics=collator.letter_logits,
-        compute_metrics=collator.metrics,
+        **collator.for_trainer(),
     )
     start = time.monotonic()
     if args.tuning_steps:
@@ -213,8 +206,8 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
     output, settings = Path(args.output_dir), settings_of(args, labelled)
     is_main = args.process_index == 0
     if is_main:
-        check_output_folder(output, settings, args.resume, ("data", "validation_data", "test_data"))
-    model, tokenizer = load_language_model(args)
+        check_output_folder(output, settings, args.resume, settings_not_compared(args))
+    model, tokenizer = language_model_for_letters(args)
     tasks = [
         {"samples": n, "shots": k, "repeat": repeat}
         for n in sorted(set(args.samples))
@@ -227,12 +220,11 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
         draw_samples(np.array(labelled.parts["train"]["label"][:]), n, np.random.default_rng(0))
 
     done = json.loads((output / METRICS_FILE).read_text())["results"] if (output / METRICS_FILE).exists() else []
-    part = "test" if "test" in labelled.parts else "validation"
-    counts = np.bincount(np.array(labelled.parts[part]["label"][:]))
+    part = tested_part(labelled)
     results = {
         "results": done,
         "evaluated_on": part,
-        "majority_accuracy": float(counts.max() / counts.sum()),
+        "majority_accuracy": majority_share(labelled, part),
         "label_letters": dict(zip(labelled.label_names, letters, strict=True)),
         "settings": settings,
         "versions": versions(),
@@ -285,11 +277,9 @@ def _draw(results: dict, path: Path) -> None:
     for k in sorted({k for _, k in summary}):
         points = sorted((n, *summary[n, k]) for n, other in summary if other == k)
         n, mean, deviation = zip(*points, strict=True)
-        axes.errorbar(n, mean, deviation, marker="o", capsize=3, label=f"{k}-shot")
-    axes.axhline(results["majority_accuracy"], color="grey", linestyle=":", label="most frequent class")
-    axes.set(xscale="log", xlabel="labelled samples", ylabel=f"accuracy ({results['evaluated_on']} part)")
-    axes.legend()
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=150))
+        draw_accuracy(axes, n, mean, deviation, f"{k}-shot")
+    finish_accuracy(axes, results["majority_accuracy"], results["evaluated_on"], "labelled samples")
+    save_figure(path, figure)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -298,6 +288,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from hyenadna.training.cli import main as command_line
+    from hyenadna.training.cli import run_module
 
-    sys.exit(command_line(["few-shot", *sys.argv[1:]]))
+    run_module(__spec__.name)

@@ -18,8 +18,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hyenadna.errors import InputError
-from hyenadna.training.runs.results import write_whole
-from hyenadna.training.runs.settings import METRICS_FILE
+from hyenadna.training.runs.folder import METRICS_FILE, write_whole
+from hyenadna.training.runs.pictures import save_figure
 
 # The sets of the paper; of one without a figure the cell is empty.
 SETS = pd.read_csv(Path(__file__).with_name("benchmark_sets.csv"), keep_default_na=False)
@@ -274,7 +274,7 @@ def draw_report(tasks: dict[str, list[dict]], path: Path) -> None:
         ax.set_ylim(-0.6, len(rows) - 0.4)
         ax.set_title(f"{task}: {name}" + " (%)" * (scale == 100), fontsize=9, loc="left")
         ax.grid(axis="x", alpha=0.3)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=150))
+    save_figure(path, figure)
 
 
 def write_report(paths: Sequence[str | Path], output: str | Path) -> str:
@@ -299,3 +299,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     print(write_report(args.runs, args.output_dir))
     print(f"report.md and report.png are in {args.output_dir}")
+
+
+if __name__ == "__main__":
+    from hyenadna.training.cli import run_module
+
+    run_module(__spec__.name)

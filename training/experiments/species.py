@@ -14,55 +14,55 @@ As in the paper (arXiv 2306.15794) a window ends in `[SEP]`, and windows of up t
 longer ones by their last position.
 """
 
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from hyenadna.errors import InputError
-from hyenadna.genomics.genome import FASTA, PARTS, SequenceFile, last_bases, open_genomes, overlapping, subtract
+from hyenadna.genomics.fasta import SequenceFile, open_genomes, spellings
+from hyenadna.genomics.files import FASTA, PARTS
+from hyenadna.genomics.held_out import last_bases
+from hyenadna.genomics.intervals import Intervals, overlapping, subtract, whole_sequences
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
-from hyenadna.training.finetune import FinetuneArguments, FinetuneResult, classifier, train_and_test
+from hyenadna.training.runs.models import RunResult
 from hyenadna.training.runs.settings import parse_settings, setting
+from hyenadna.training.runs.supervised import ClassifierArguments, classifier_for_trainer, train_and_test
 
 _MEAN_UP_TO = 32_768  # bases; the paper pools longer windows by their last position
 _TRIES = 20  # to find a window that is no gap
 
 
 @dataclass
-class SpeciesArguments(FinetuneArguments):
-    """Settings of `hyenadna species`, on top of those of `hyenadna finetune`."""
+class SpeciesArguments(ClassifierArguments):
+    """Settings of `hyenadna species`, beside those of a classifier."""
 
+    data: str | None = setting(None, "Folder with a sub-folder of FASTA files for each species.", compared=False)
+    task: str | None = setting(None, "Name of the data in reports (species_WINDOW).")
     window: int = setting(1024, "Bases of a window.")
-    species: list[str] = field(default_factory=list, metadata={"help": "Sub-folders to use; by default all."})
-    validation_chromosomes: list[str] = field(
-        default_factory=list, metadata={"help": "Chromosomes to validate on; without names, the last bases."}
-    )
-    test_chromosomes: list[str] = field(
-        default_factory=list, metadata={"help": "Chromosomes to test on; without names, the last bases."}
-    )
+    species: list[str] = setting([], "Sub-folders to use; by default all.")
+    validation_chromosomes: list[str] = setting([], "Chromosomes to validate on; without names, the last bases.")
+    test_chromosomes: list[str] = setting([], "Chromosomes to test on; without names, the last bases.")
     held_out_fraction: float = setting(
         0.1, "Without names: fraction of the bases for validation, and as many for test."
     )
     windows_per_epoch: int = setting(4096, "Training windows of an epoch, over all species.")
     test_windows: int = setting(1000, "Windows to test on, over all species; as many to validate on.")
-    output_dir: str = setting("hyenadna-species", "Folder for everything that the run writes.")
+    output_dir: str = setting("hyenadna-species", "Folder for everything that the run writes.", decides=False)
     add_special_tokens: bool = setting(True, "Append [SEP] to each window, as in the paper.")
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_classifier()
         if self.window < 1 or self.windows_per_epoch < 1 or self.test_windows < 1:
             raise InputError("window, windows_per_epoch and test_windows must be at least 1")
         if bool(self.validation_chromosomes) != bool(self.test_chromosomes):
             raise InputError("validation_chromosomes and test_chromosomes go together: name both or none")
         if not 0 < self.held_out_fraction < 0.5:
             raise InputError(f"held_out_fraction is {self.held_out_fraction}; it must lie between 0 and 0.5")
-        if self.folds is not None or self.validation_data or self.test_data:
-            raise InputError("windows are drawn from genomes: leave folds, validation_data and test_data out")
         if self.model is None and self.max_seq_len is None:
             self.max_seq_len = self.window + 2
         if self.pooling is None:
@@ -109,27 +109,27 @@ def _check_copies(species: str, genomes: list[SequenceFile]) -> None:
                 raise InputError(f"{species}: {name!r} stands in {other.path} and again in {genome.path}; remove one")
 
 
-def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArguments) -> dict[str, np.ndarray]:
-    """Return the regions `(n, 4)` of train, validation and test of one species, which share no base.
+def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArguments) -> dict[str, Intervals]:
+    """Return the regions of train, validation and test of one species, which share no base.
 
     Contigs that are shorter than a window are in none.
 
     Raises:
         InputError: A chromosome is not there, or a part has no contig as long as a window.
     """
-    whole = [(file, i, 0, n) for file, genome in enumerate(genomes) for i, n in enumerate(genome.lengths.tolist())]
-    whole, parts = np.array(whole, dtype=np.int64), {}
+    whole = whole_sequences(genomes)
+    parts = {}
     if args.test_chromosomes:
         for part in ("validation", "test"):
             rows = [_find(name, species, genomes, whole) for name in getattr(args, f"{part}_chromosomes")]
-            parts[part] = np.concatenate(rows)
+            parts[part] = Intervals.joined(rows)
         both = parts["test"][overlapping(parts["test"], parts["validation"])]
         if len(both):
-            names = [genomes[file].names[i] for file, i in both[:, :2]]
+            names = [genomes[file].names[i] for file, i in zip(both.file, both.sequence, strict=True)]
             raise InputError(f"{species}: {names} are named in validation_chromosomes and in test_chromosomes")
     else:
-        longest = int((whole[:, 3] - whole[:, 2]).max())
-        usable = whole[whole[:, 3] >= args.window]
+        longest = int(whole.lengths.max())
+        usable = whole[whole.lengths >= args.window]
         if not len(usable):
             raise InputError(f"window is {args.window:,}, but the longest contig of {species} has {longest:,} bases")
         # as of one file: a fraction of the species, not of each of its files
@@ -137,9 +137,9 @@ def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArg
         parts["validation"] = _last(
             subtract(usable, parts["test"]), args.held_out_fraction / (1 - args.held_out_fraction)
         )
-    parts["train"] = subtract(whole, np.concatenate([parts["validation"], parts["test"]]))
+    parts["train"] = subtract(whole, Intervals.joined([parts["validation"], parts["test"]]))
     for part in PARTS:
-        sizes = parts[part][:, 3] - parts[part][:, 2]
+        sizes = parts[part].lengths
         if not (sizes >= args.window).any():
             raise InputError(
                 f"window is {args.window:,}, but the longest contig or region of the {part} part of {species} has "
@@ -149,25 +149,26 @@ def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArg
     return {part: parts[part] for part in PARTS}
 
 
-def _find(name: str, species: str, genomes: list[SequenceFile], whole: np.ndarray) -> np.ndarray:
+def _find(name: str, species: str, genomes: list[SequenceFile], whole: Intervals) -> Intervals:
     found = []
     for file, genome in enumerate(genomes):
         stem = Path(genome.path).name.partition(".")[0]
         for i, sequence in enumerate(genome.names):
             alone = stem if len(genome.names) == 1 else sequence
-            if {name, f"chr{name}", name.removeprefix("chr")} & {sequence, alone}:
+            if {sequence, alone} & set(spellings(name)):
                 found.append((file, i))
     if not found:
         known = sorted({sequence for genome in genomes for sequence in genome.names})[:20]
         raise InputError(f"{species} has no chromosome {name!r}; its sequences are {known}")
-    return np.concatenate([whole[(whole[:, 0] == file) & (whole[:, 1] == i)] for file, i in found])
+    return Intervals.joined(whole[(whole.file == file) & (whole.sequence == i)] for file, i in found)
 
 
-def _last(regions: np.ndarray, fraction: float) -> np.ndarray:
+def _last(regions: Intervals, fraction: float) -> Intervals:
     """Return the last `fraction` of the bases of all regions together."""
-    numbered = np.column_stack([np.zeros(len(regions), np.int64), np.arange(len(regions)), regions[:, 2:]])
-    chosen = last_bases(numbered, fraction)
-    return np.column_stack([regions[chosen[:, 1], :2], chosen[:, 2:]])
+    # As if each region were a sequence of one file: `last_bases` counts by file.
+    numbers = np.arange(len(regions))
+    chosen = last_bases(Intervals(np.zeros_like(numbers), numbers, regions.start, regions.end), fraction)
+    return regions[chosen.sequence].at(chosen.start, chosen.end)
 
 
 class DrawnWindows:
@@ -175,33 +176,36 @@ class DrawnWindows:
 
     Args:
         genomes: All files of all species.
-        regions: For each species its regions `(n, 4)`, each at least a window long.
+        regions: For each species its regions, each at least a window long.
         window: Bases of a window.
         seed: Of the draw.
     """
 
-    def __init__(self, genomes: list[SequenceFile], regions: list[np.ndarray], window: int, seed: int):
+    def __init__(self, genomes: list[SequenceFile], regions: list[Intervals], window: int, seed: int):
         self.genomes, self.regions, self.window, self.seed = genomes, regions, window, seed
 
-    def draw(self, i: int, epoch: int) -> tuple[np.ndarray, str, int]:
-        """Return a window `(4,)`, its sequence, and its species. Windows that are mostly N are drawn again."""
+    def draw(self, i: int, epoch: int) -> tuple[tuple[int, int, int, int], str, int]:
+        """Return a window (file, sequence, start, end), its letters, and its species.
+
+        Windows that are mostly N are drawn again.
+        """
         species, rng = i % len(self.regions), np.random.default_rng((self.seed, epoch, i))
         regions = self.regions[species]
-        starts = (regions[:, 3] - regions[:, 2] - self.window + 1).cumsum()
+        starts = (regions.lengths - self.window + 1).cumsum()
         for _try in range(_TRIES):
             place = int(rng.integers(starts[-1]))
             k = int(np.searchsorted(starts, place, side="right"))
-            file, sequence, _, last = regions[k].tolist()
+            file, sequence, last = int(regions.file[k]), int(regions.sequence[k]), int(regions.end[k])
             start = last - self.window - (int(starts[k]) - 1 - place)
             text = self.genomes[file].letters(sequence, start, start + self.window)
             if text.upper().count("N") <= self.window / 2:
                 break
-        return np.array([file, sequence, start, start + self.window]), text, species
+        return (file, sequence, start, start + self.window), text, species
 
     def rows(self, count: int, epoch: int) -> WindowRows:
         """Return the first `count` windows of an epoch as rows."""
         drawn = [self.draw(i, epoch) for i in range(count)]
-        windows = np.stack([window for window, _, _ in drawn])
+        windows = Intervals.of(window for window, _, _ in drawn)
         return WindowRows(self.genomes, windows, np.array([species for _, _, species in drawn]))
 
 
@@ -223,7 +227,7 @@ class EpochRows(torch.utils.data.Dataset):
         return {"sequence": text, "label": species}
 
 
-def species(args: SpeciesArguments) -> FinetuneResult:
+def species(args: SpeciesArguments) -> RunResult:
     """Train, evaluate and save a classifier of species.
 
     Raises:
@@ -233,7 +237,7 @@ def species(args: SpeciesArguments) -> FinetuneResult:
     genomes, regions = [], {part: [] for part in PARTS}
     for name, files in opened.items():
         for part, own in held_out_regions(name, files, args).items():
-            regions[part].append(own + np.array([len(genomes), 0, 0, 0]))
+            regions[part].append(replace(own, file=own.file + len(genomes)))
         genomes += files
     drawn = {part: DrawnWindows(genomes, regions[part], args.window, args.seed) for part in PARTS}
     counts = {"train": args.windows_per_epoch, "validation": args.test_windows, "test": args.test_windows}
@@ -245,9 +249,9 @@ def species(args: SpeciesArguments) -> FinetuneResult:
         _check_letters(rows["sequence"])
     labelled = LabelledData(parts, SINGLE_LABEL, list(opened), digest_of(parts))
 
-    def prepare(args: FinetuneArguments, labelled: LabelledData) -> dict:
+    def prepare(args: SpeciesArguments, labelled: LabelledData) -> dict:
         rows = EpochRows(drawn["train"], args.windows_per_epoch, args.reverse_complement)
-        return {**classifier(args, labelled), "train_dataset": rows}
+        return {**classifier_for_trainer(args, labelled), "train_dataset": rows}
 
     return train_and_test(args, labelled, prepare)
 
@@ -264,6 +268,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from hyenadna.training.cli import main as command_line
+    from hyenadna.training.cli import run_module
 
-    sys.exit(command_line(["species", *sys.argv[1:]]))
+    run_module(__spec__.name)

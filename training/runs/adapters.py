@@ -16,7 +16,7 @@ from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceCla
 from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 
-from .trainer import load_checkpoint
+from .models import load_checkpoint
 
 _TASKS = {
     HyenaDNAForSequenceClassification: TaskType.SEQ_CLS,

@@ -4,22 +4,16 @@ AdamW (0.9, 0.999); the learning rate rises from 1e-6 over the first 1 % of the 
 tenth; gradients are clipped at norm 1; filters, biases and norms have no weight decay (arXiv 2306.15794).
 """
 
-import json
-import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel, Trainer, TrainingArguments
-from transformers.utils import logging
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from hyenadna import HyenaDNAConfig
 from hyenadna.errors import InputError
 
-logger = logging.get_logger(__name__)
+from .settings import setting
 
 _SCHEDULE = "cosine_warmup_with_min_lr"
 
@@ -28,21 +22,19 @@ _SCHEDULE = "cosine_warmup_with_min_lr"
 class RecipeArguments(TrainingArguments):
     """`TrainingArguments` with the defaults of the paper."""
 
-    learning_rate: float = field(default=6e-4, metadata={"help": "Highest learning rate."})
-    weight_decay: float = field(default=0.1, metadata={"help": "Of the weights outside filters, biases and norms."})
-    warmup_steps: float = field(default=0.01, metadata={"help": "Steps of warm-up; below 1, a fraction of all steps."})
-    lr_scheduler_type: str = field(default=_SCHEDULE, metadata={"help": "Shape of the learning rate."})
-    report_to: str = field(default="none", metadata={"help": "Where to send logs, such as tensorboard."})
-    resume: bool = field(
-        default=False, metadata={"help": "Continue the interrupted run in output_dir, if there is one."}
-    )
+    learning_rate: float = setting(6e-4, "Highest learning rate.")
+    weight_decay: float = setting(0.1, "Weight decay of the parameters outside filters, biases and norms.")
+    warmup_steps: float = setting(0.01, "Steps of warm-up; below 1, a fraction of all steps.")
+    lr_scheduler_type: str = setting(_SCHEDULE, "Shape of the learning rate.")
+    report_to: str = setting("none", "Where to send logs, such as tensorboard.", decides=False)
+    resume: bool = setting(False, "Continue the interrupted run in output_dir, if there is one.", decides=False)
     # Trainer writes this to config.json. False, its own default, helps attention only, and what is published should say
     # that the model has a cache.
-    use_cache: bool = field(default=True, metadata={"help": "What config.json says; training never uses a cache."})
-    dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin batches for a GPU."})
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter takes part."})
+    use_cache: bool = setting(True, "What config.json says; training never uses a cache.", decides=False)
+    dataloader_pin_memory: bool = setting(torch.cuda.is_available(), "Pin batches for a GPU.", decides=False)
+    ddp_find_unused_parameters: bool | None = setting(False, "Every parameter takes part.", decides=False)
     # The data sets hand out strings, which the collator turns into what the model takes.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave this false: collators need them."})
+    remove_unused_columns: bool = setting(False, "Leave this false: collators need the columns.", decides=False)
 
     def __post_init__(self):
         if self.lr_scheduler_type == _SCHEDULE and not self.lr_scheduler_kwargs and self.learning_rate > 0:
@@ -94,6 +86,13 @@ class HyenaDNATrainer(Trainer):
                 batch["labels"] = labels.masked_fill(first | (mask == 0), -100)
         return super()._get_num_items_in_batch(batch_samples, device)
 
+    def save_run(self, output: Path) -> None:
+        """Write what belongs beside the saved model: the curve, and for an adapter the configuration under it."""
+        if not isinstance(self.model, PreTrainedModel):  # labels and pooling go with an adapter
+            self.model.config.save_pretrained(output)
+        (output / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here needs
+        self.state.save_to_json(str(output / "trainer_state.json"))
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the names of the parameters with weight decay: all but filters, biases and layer norms.
 
@@ -106,74 +105,3 @@ class HyenaDNATrainer(Trainer):
             for name, _ in model.named_parameters()
             if ".filter_fn." not in name and not name.endswith("bias") and not name.startswith(tuple(norms))
         ]
-
-
-def last_complete_checkpoint(folder: str | Path) -> str | None:
-    """Return the newest checkpoint in `folder` that is whole, or None. A warning says why a newer one is passed over.
-
-    `trainer_state.json` is the last file of a checkpoint: without a readable one, the run was killed while writing.
-    Weights and optimizer are looked through too: a machine that lost its power may leave any of them cut short.
-    """
-    checkpoints = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for checkpoint in reversed(checkpoints):
-        try:
-            _check_whole(checkpoint)
-        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
-            logger.warning(f"{checkpoint} is broken and passed over: {error}")
-            continue
-        return str(checkpoint)
-    return None
-
-
-def _check_whole(checkpoint: Path) -> None:
-    """Raise an error if a file is missing or damaged. Nothing is unpickled: `torch.save` writes zip archives."""
-    json.loads((checkpoint / "trainer_state.json").read_text())
-    names = {path.name for path in checkpoint.iterdir()}
-    for kind, starts in (("weights", ("model", "adapter_model", "pytorch_model")), ("optimizer", ("optimizer",))):
-        if not any(name.startswith(starts) for name in names):  # FSDP has files and folders of its own names
-            raise ValueError(f"it has no {kind}")
-    for path in checkpoint.rglob("*"):
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:  # compares the size of the file with its header
-                file.keys()
-        elif path.suffix in (".pt", ".pth", ".bin"):
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged:
-                raise ValueError(f"{damaged} in {path.name} is damaged")
-
-
-def load_checkpoint(
-    cls: type[PreTrainedModel], name: str, settings: dict, new: str | None = None
-) -> tuple[PreTrainedModel, HyenaDNAConfig]:
-    """Load a checkpoint in float32 and return the model and the checkpoint's own configuration.
-
-    Args:
-        cls: Class of the model.
-        name: Folder or id on the Hub.
-        settings: Fields of the configuration to change.
-        new: Prefix of the parameters that the checkpoint may lack or have in another shape.
-
-    Raises:
-        InputError: The checkpoint cannot be loaded, is of another architecture, or lacks parameters.
-    """
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub: {error} (Lightning "
-            "checkpoints and other layouts: `hyenadna convert` first)"
-        ) from error
-    if not isinstance(config, HyenaDNAConfig):
-        raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
-    try:
-        model, report = cls.from_pretrained(
-            name, **settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, StrictDataclassError) as error:
-        raise InputError(f"model {name!r} cannot be loaded: {error}") from error
-    wrong = [*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])]
-    wrong = sorted(key for key in wrong if new is None or not key.startswith(new))
-    if wrong:
-        raise InputError(f"model {name!r} does not fit its config.json: missing or of another shape are {wrong[:5]}")
-    return model, config

@@ -1,0 +1,278 @@
+"""The folder of a run: one writer at a time, every file whole, and a second run only as a continuation of the first.
+
+`run_settings.json` is written first and holds what decides the result; `metrics.json` is written last, so that its
+presence says that the run is finished.
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import wraps
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hyenadna.errors import InputError
+
+from .checkpoints import last_complete_checkpoint
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
+SETTINGS_FILE = "run_settings.json"
+METRICS_FILE = "metrics.json"
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: a kill never leaves half a file.
+
+    The temporary name holds the number of the process, so that two processes never write into one file.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write `content`; NaN and infinity, which JSON does not have, become null."""
+
+    def clean(value):
+        if isinstance(value, dict):
+            return {key: clean(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [clean(item) for item in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    text = json.dumps(clean(content), indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text))
+
+
+# ---------------------------------------------------------------------------------------------- one writer
+
+
+def one_writer(recipe: Callable) -> Callable:
+    """Decorate `recipe(args, ...)`: while it runs, no other process runs one in the same `args.output_dir`.
+
+    Where a folder can only be read, or its file system or operating system has no such locks, nothing is locked.
+
+    Raises:
+        InputError: Another process is writing into the folder.
+    """
+
+    @wraps(recipe)
+    def alone(args: Any, *rest, **named):
+        with ExitStack() as at_end:
+            if args.process_index == 0:
+                _lock(Path(args.output_dir), at_end)
+            return recipe(args, *rest, **named)
+
+    return alone
+
+
+def _lock(output: Path, at_end: ExitStack) -> None:
+    """Lock a hidden file in `output`; `at_end` gives it back, and removes folders that are still empty then.
+
+    This is a POSIX record lock. It ends with the process, however that ends, and forked data-loader workers, which may
+    outlive the process for a moment, do not inherit it. An flock, which most libraries use, they would inherit: a run
+    that was killed could not be resumed until the last worker is gone.
+    """
+    if fcntl is None:
+        warnings.warn(
+            f"{platform.system()} has no record locks: do not start two runs in {str(output)!r} at once", stacklevel=4
+        )
+
+    missing = [path for path in (output, *output.parents) if not path.exists()]
+    for path in reversed(missing):  # a recipe that was refused leaves nothing
+        at_end.callback(_remove_if_empty, path)
+
+    lock = output / ".lock"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if fcntl is None:
+            return
+        file = at_end.enter_context(lock.open("a"))
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not (lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
+            raise BlockingIOError  # another run ended just now, and removed the file
+        at_end.callback(lock.unlink, missing_ok=True)
+    except BlockingIOError:
+        raise InputError(
+            f"another process is writing into output_dir {str(output)!r}; wait for it, end it, or choose another folder"
+        ) from None
+    except OSError:
+        return  # the recipe itself will say what is wrong with the folder
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+# ---------------------------------------------------------------------------------------------- resuming
+
+
+class Fingerprint:
+    """A digest of what a run was given, which a resumed run must be given again.
+
+    Names of settings end in the name of the hash: `data_sha256`, `train_windows_blake2b`.
+    """
+
+    def __init__(self, algorithm: str = "sha256"):
+        if algorithm == "blake2b":
+            self._digest = hashlib.blake2b(digest_size=16)
+        else:
+            self._digest = hashlib.new(algorithm)
+
+    def add(self, content: str | bytes | np.ndarray) -> "Fingerprint":
+        """Add text, bytes or the values of an array. The order counts."""
+        if isinstance(content, str):
+            content = content.encode()
+        elif isinstance(content, np.ndarray):
+            content = np.ascontiguousarray(content).tobytes()
+        self._digest.update(content)
+        return self
+
+    @property
+    def text(self) -> str:
+        """The digest of everything so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
+
+def check_output_folder(output: Path, settings: dict, resume: bool, not_compared: tuple[str, ...] = ()) -> None:
+    """Raise `InputError` if the run would overwrite what it did not write.
+
+    Args:
+        output: Folder of the run.
+        settings: What decides its result.
+        resume: Whether an earlier run there is to be continued.
+        not_compared: Settings that the earlier run may have had otherwise, such as paths.
+    """
+    if output.is_file():
+        raise InputError(f"output_dir {str(output)!r} is a file; choose a folder")
+    names = []
+    if output.is_dir():
+        names = sorted(path.name for path in output.iterdir() if not path.name.startswith("."))
+    if SETTINGS_FILE not in names:
+        if names:
+            raise InputError(f"output_dir {str(output)!r} holds {names[:5]} of something else; choose another folder")
+        return
+
+    earlier = read_settings(output)
+    is_finished = METRICS_FILE in names
+    if not is_finished and last_complete_checkpoint(output) is None:
+        return  # a run that failed before it had anything to lose
+    if not resume:
+        state = "a finished" if is_finished else "an interrupted"
+        raise InputError(
+            f"output_dir {str(output)!r} holds {state} run; choose another folder, or continue that run with --resume"
+        )
+    compared = {name: value for name, value in settings.items() if name not in not_compared}
+    _check_same_run(output, earlier, json.loads(json.dumps(compared)))
+
+
+def read_settings(output: Path) -> dict:
+    """Return what an earlier run in this folder wrote into `run_settings.json`.
+
+    Raises:
+        InputError: The file cannot be read, or holds something else.
+    """
+    path = output / SETTINGS_FILE
+    try:
+        settings = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}; choose another folder") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} holds a {type(settings).__name__}, not the settings of a run; choose another folder")
+    return settings
+
+
+def _check_same_run(output: Path, earlier: dict, settings: dict) -> None:
+    for name, value in settings.items():
+        if earlier.get(name) == value:
+            continue
+        if name.endswith(("_blake2b", "_sha256")):
+            what = name.rpartition("_")[0].replace("_", " ")
+            raise InputError(
+                f"output_dir {str(output)!r} holds another run: its {what} had other content than now; choose another "
+                "folder, or resume with the same data"
+            )
+        raise InputError(
+            f"output_dir {str(output)!r} holds another run: its {name} is {earlier.get(name)!r}, now it is {value!r}; "
+            "choose another folder, or resume with the same setting"
+        )
+
+
+def finished_results(output: Path) -> dict | None:
+    """Return the content of `metrics.json`, and say that there is nothing to do; None if the run is not finished.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    path = output / METRICS_FILE
+    if not path.exists():
+        return None
+    try:
+        results = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}; delete it, and --resume writes it again") from error
+    if not isinstance(results, dict):
+        kind = type(results).__name__
+        raise InputError(f"{path} holds a {kind}, not results; delete it, and --resume writes it again")
+    print(f"{output} holds this run, and it is finished: nothing to do")
+    return results
+
+
+@contextmanager
+def saying_how_to_go_on(output: Path) -> Iterator[None]:
+    """Print after Ctrl-C which checkpoint is left, and how the run goes on from there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = last_complete_checkpoint(output)
+        print(f"\nInterrupted; {kept or 'no checkpoint yet'}. The same command with --resume goes on from there.")
+        raise
+
+
+# ---------------------------------------------------------------------------------------------- provenance
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    names = ("hyenadna", "torch", "transformers", "tokenizers", "datasets", "accelerate")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def hardware(device: torch.device, processes: int = 1) -> dict[str, str | int]:
+    """Return what a result was computed on: the name of the device, and the numbers of processes and threads."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {"device": name, "processes": processes, "threads": torch.get_num_threads()}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
