@@ -375,11 +375,19 @@ def is_untouched(module: nn.Module) -> bool:
         return False
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return False
-    if nn.modules.module._has_any_global_hook():
+    if _has_global_hook():
         return False
     # A quantizer may leave the module as it is and replace the weight: by integers, or by a tensor of another class.
     weights = module.parameters(recurse=False)
     return all(type(w) in (nn.Parameter, torch.Tensor) and w.is_floating_point() and not w.is_meta for w in weights)
+
+
+def _has_global_hook() -> bool:
+    """Whether PyTorch calls something around every module of the process. Its own such function is younger than 2.6."""
+    module = nn.modules.module
+    forward = module._global_forward_hooks or module._global_forward_pre_hooks
+    backward = module._global_backward_hooks or module._global_backward_pre_hooks
+    return bool(forward or backward)
 
 
 def all_untouched(module: nn.Module) -> bool:
