@@ -295,7 +295,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         return self.filters
 
     def must_settle(self) -> bool:
-        """Whether a single step needs `settle` first: the tail is full, or what has been added up is used up."""
+        """Whether a single step needs `settle` first: the tail is too long, or what has been added up is used up."""
         tail_is_full = self.length - self.settled >= TAIL
         return tail_is_full or (bool(self.spans) and self.spans[-1].reach <= self.length)
 

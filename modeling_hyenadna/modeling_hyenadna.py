@@ -149,29 +149,17 @@ class HyenaDNAOperator(nn.Module):
         Returns:
             A tensor of shape (batch, d_model, length) and of the type of `p_BLC`.
         """
-        batch, length, _ = p_BLC.shape
-        dtype = self.filter_fn.dtype
-        x_BLC = p_BLC.to(dtype)
+        length = p_BLC.shape[1]
+        x_BLC = p_BLC.to(self.filter_fn.dtype)
         if mask_BL is not None:
             x_BLC = x_BLC.masked_fill(~mask_BL[..., None], 0)
 
         # 1. The columns before these positions: zeros at the beginning of a sequence, or those in the cache.
-        one_step = False
         moved_BMDL = None
         if past is None:
-            columns_BTC = x_BLC.new_zeros(batch, self.config.short_filter_order - 1, x_BLC.shape[-1])
-            window_BLC = torch.cat([columns_BTC, x_BLC], dim=1)
+            window_BLC = F.pad(x_BLC, (0, 0, self.config.short_filter_order - 1, 0))
         else:
-            past.start(self.config, batch, length, dtype, x_BLC.device)
-            window_BLC = torch.cat([past.columns(), x_BLC], dim=1)
-            # In a traced step of one token there are no pads.
-            if mask_BL is not None and past.length > 0 and not (length == 1 and is_tracing(mask_BL)):
-                pads_B = (~mask_BL).sum(1)
-                moved_BMDL = past.move_pads_to_the_front(pads_B, length)
-                window_BLC = _pads_in_front(window_BLC, pads_B, window_BLC.shape[1] - length)
-            one_step = length == 1 and past.rows is None and not torch.is_grad_enabled()
-            if not one_step or moved_BMDL is not None or past.must_settle():
-                past.settle(self.filters, length)
+            window_BLC, moved_BMDL = self._window_after(past, x_BLC, mask_BL)
 
         # 2. The short convolution, and the gates and the value that it gives.
         *gates, v_BDL = self._convolve_short(window_BLC, length, p_BLC.dtype).split(self.config.d_model, dim=1)
@@ -179,29 +167,66 @@ class HyenaDNAOperator(nn.Module):
             v_BDL = v_BDL.masked_fill(~mask_BL[:, None], 0)
 
         # 3. Gates and long convolutions: the new inputs among themselves, and what is due from those before.
-        if past is None or torch.is_grad_enabled():
+        if past is None:
+            k_MDL, skip_MD = self.filters(length)
+        else:
+            convolve = self._convolution_after(past, length)
+        for m, gate_BDL in enumerate(reversed(gates[1:])):
+            u_BDL = self.dropout(v_BDL * gate_BDL)
+            if moved_BMDL is not None:  # inputs from the cache, in the place of the pads
+                u_BDL = torch.where(mask_BL[:, None], u_BDL, moved_BMDL[:, m])
+            if past is None:
+                v_BDL = long_convolution(u_BDL, k_MDL[m], skip_MD[m])
+            else:
+                v_BDL = convolve(m, u_BDL)
+        if past is not None:
+            past.advance(length, window_BLC)
+        return (v_BDL * gates[0]).to(p_BLC.dtype)
+
+    def _window_after(
+        self, past: HyenaDNACacheLayer, x_BLC: torch.Tensor, mask_BL: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Get the cache ready for these projections, and put its last columns in front of them.
+
+        Returns:
+            The window for the short convolution, (batch, columns + length, channels), and, where there are pads,
+            the inputs of the long convolutions that take their place: (batch, N - 1, d_model, length).
+        """
+        batch, length, _ = x_BLC.shape
+        past.start(self.config, batch, length, x_BLC.dtype, x_BLC.device)
+        window_BLC = torch.cat([past.columns(), x_BLC], dim=1)
+        if mask_BL is None or past.length == 0:
+            return window_BLC, None
+        if length == 1 and is_tracing(mask_BL):  # a traced step of one token has no pads
+            return window_BLC, None
+        pads_B = (~mask_BL).sum(1)
+        moved_BMDL = past.move_pads_to_the_front(pads_B, length)
+        return _pads_in_front(window_BLC, pads_B, window_BLC.shape[1] - length), moved_BMDL
+
+    def _convolution_after(self, past: HyenaDNACacheLayer, length: int):
+        """A function (m, u_BDL) -> long convolution m of the new inputs, which are kept, after those in the cache."""
+        everything = slice(None)
+        one_step = length == 1 and past.rows is None and not torch.is_grad_enabled()
+        if not one_step or past.must_settle():
+            past.settle(self.filters, length)
+        if torch.is_grad_enabled():
             k_MDL, skip_MD = self.filters(length)
         else:
             filters = past.lags(self.filters, length)
             k_MDL = filters.k_MDL[..., :length]
             skip_MD = filters.skip_MD
-        due_BMDL = None if past is None else past.due(slice(None), slice(None), length)
-        for m, gate_BDL in enumerate(reversed(gates[1:])):
-            u_BDL = self.dropout(v_BDL * gate_BDL)
-            if moved_BMDL is not None:
-                u_BDL = torch.where(mask_BL[:, None], u_BDL, moved_BMDL[:, m])
-            if past is not None:
-                past.keep(slice(None), m, slice(None), u_BDL.detach())
+        due_BMDL = past.due(everything, everything, length)
+
+        def convolve(m: int, u_BDL: torch.Tensor) -> torch.Tensor:
+            past.keep(everything, m, everything, u_BDL.detach())
             if one_step:
                 tail_BDT = past.tail(m)
-                v_BDL = (tail_BDT * filters.direct_MDT[m, :, -tail_BDT.shape[-1] :]).sum(-1, keepdim=True)
+                y_BDL = (tail_BDT * filters.direct_MDT[m, :, -tail_BDT.shape[-1] :]).sum(-1, keepdim=True)
             else:
-                v_BDL = long_convolution(u_BDL, k_MDL[m], skip_MD[m])
-            if due_BMDL is not None:
-                v_BDL = v_BDL + due_BMDL[:, m]
-        if past is not None:
-            past.advance(length, window_BLC)
-        return (v_BDL * gates[0]).to(p_BLC.dtype)
+                y_BDL = long_convolution(u_BDL, k_MDL[m], skip_MD[m])
+            return y_BDL if due_BMDL is None else y_BDL + due_BMDL[:, m]
+
+        return convolve
 
     def _convolve_short(self, window_BLC: torch.Tensor, length: int, dtype: torch.dtype) -> torch.Tensor:
         """The short convolution at the last `length` positions of a window, (batch, channels, length)."""
