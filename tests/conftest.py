@@ -52,8 +52,10 @@ class _Deprecations(logging.Handler):
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "deprecated" in record.getMessage().lower():
-            self.messages.append(record.getMessage())
+        message = record.getMessage()
+        # Transformers says the latter of its own call, of the model that drafts in assisted decoding.
+        if "deprecated" in message.lower() and "Passing `generation_config` together with" not in message:
+            self.messages.append(message)
 
 
 @pytest.fixture(scope="session")
