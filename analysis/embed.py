@@ -48,14 +48,13 @@ from hyenadna.genomics.letters import SOFT_MASKED, VOCABULARY, encode
 from hyenadna.genomics.sources import has_labels, read_parts
 from hyenadna.genomics.splits import dna_keys
 from hyenadna.inputs_hyenadna import pool
+from hyenadna.training.runs.files import write_json, write_whole
 from hyenadna.training.runs.folder import (
     METRICS_FILE,
     SETTINGS_FILE,
     check_output_folder,
     hardware,
     versions,
-    write_json,
-    write_whole,
 )
 from hyenadna.training.runs.models import load_checkpoint
 from hyenadna.training.runs.pictures import write_confusion_matrix

@@ -14,7 +14,7 @@ from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
 from hyenadna.errors import InputError
-from hyenadna.training.runs.folder import write_whole
+from hyenadna.training.runs.files import write_whole
 
 METHODS = ("tsne", "pca", "umap")
 

@@ -26,7 +26,7 @@ from hyenadna.genomics.fasta import open_genomes
 from hyenadna.genomics.files import TABLES
 from hyenadna.genomics.letters import FIRST_BASE, LAST_BASE, SOFT_MASKED, VOCABULARY, encode, reverse_complement
 from hyenadna.genomics.sources import read_parts
-from hyenadna.training.runs.folder import write_whole
+from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.models import load_language_model
 
 STRANDS = ("both", "forward", "reverse")

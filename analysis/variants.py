@@ -50,7 +50,7 @@ from hyenadna.genomics.letters import (
     reverse_complement,
 )
 from hyenadna.genomics.vcf import check_vcf, vcf_lines, vcf_records, write_vcf
-from hyenadna.training.runs.folder import write_json, write_whole
+from hyenadna.training.runs.files import write_json, write_whole
 from hyenadna.training.runs.models import load_language_model
 
 _PART = 256  # lines of a VCF that are scored and written at a time

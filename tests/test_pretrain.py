@@ -532,3 +532,52 @@ def test_command_line(capsys, tmp_path):
     args = parse_settings(PretrainArguments, "pretrain", "", [str(tmp_path / "s.yaml"), "--seed", "3"])
     assert args.data == ["a.fa", "b.fa"] and args.weights == [1.0, 0.5] and args.test == ["chr20"]
     assert args.learning_rate == 1e-3 and args.seed == 3 and args.save_total_limit == 2
+
+
+def test_resumed_after_the_last_checkpoint_trains_no_further(run):
+    """`--resume` took one step too many, with other weights, after a kill in the final evaluation (A2)."""
+    folder, _ = run
+    settings = {"max_steps": 5, "save_steps": 5, "eval_strategy": "no", "markov_order": 0}
+    whole = pretrain(make_args(folder, "at_the_end", **settings)).results
+    weights = weights_of(folder / "at_the_end")
+    (folder / "at_the_end" / "metrics.json").unlink()
+    (folder / "at_the_end" / "model.safetensors").unlink()
+    again = pretrain(make_args(folder, "at_the_end", **settings, resume=True)).results
+    assert again["steps"] == whole["steps"] == 5 and again["resumed_from"] == "checkpoint-5"
+    assert again["metrics"] == whole["metrics"] and again["tokens_seen"] == whole["tokens_seen"]
+    resumed = weights_of(folder / "at_the_end")
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_the_last_good_checkpoint_is_kept_when_a_training_diverges(run, monkeypatch):
+    """Weights with NaN were saved with exit status 0 (B4); now no checkpoint holds them."""
+    folder, _ = run
+    step = PretrainTrainer.training_step
+
+    def diverging(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            with torch.no_grad():
+                self.model.lm_head.weight[0, 0] = float("nan")
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(PretrainTrainer, "training_step", diverging)
+    settings = {"max_steps": 9, "save_steps": 1, "save_total_limit": 1, "eval_strategy": "no", "markov_order": 0}
+    message = "step 6: the loss is nan, for the third time in a row. learning_rate is .*checkpoint-3 is left of before"
+    with pytest.raises(InputError, match=message):
+        pretrain(make_args(folder, "diverged", **settings))
+    assert [path.name for path in (folder / "diverged").glob("checkpoint-*")] == ["checkpoint-3"]
+    monkeypatch.undo()
+    assert pretrain(make_args(folder, "diverged", **settings, resume=True)).results["resumed_from"] == "checkpoint-3"
+
+
+@pytest.mark.parametrize("file", ["scheduler.pt", "rng_state.pth", "config.json"])
+def test_a_checkpoint_with_a_missing_file_is_passed_over(file, run):
+    """Without its scheduler or random numbers a run went on to another result, without a word (B9)."""
+    folder, _ = run
+    settings = {"max_steps": 4, "save_steps": 2, "eval_strategy": "no", "markov_order": 0}
+    name = f"without_{file}"
+    whole = pretrain(make_args(folder, name, **settings)).results
+    (folder / name / "metrics.json").unlink()
+    (folder / name / "checkpoint-4" / file).unlink()
+    again = pretrain(make_args(folder, name, **settings, resume=True)).results
+    assert again["resumed_from"] == "checkpoint-2" and again["metrics"] == whole["metrics"]
