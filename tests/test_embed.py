@@ -31,7 +31,7 @@ from hyenadna.training.experiments.report import write_report
 from hyenadna.training.runs.settings import parse_settings
 
 from .conftest import locked_by_another_process, random_model
-from .test_finetune import make_rows
+from .helpers.recipes import make_rows
 
 
 @pytest.fixture(scope="module")
