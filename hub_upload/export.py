@@ -26,10 +26,10 @@ from transformers.utils import logging
 
 import hyenadna
 from hyenadna import HyenaDNAConfig, modeling_hyenadna
-from hyenadna.convert_hyenadna import new_folder, unusable
-from hyenadna.safe_pickle import CheckpointError
+from hyenadna.errors import CheckpointError
 from hyenadna.tokenization import HyenaDNATokenizer
 
+from .convert import new_folder, unusable
 from .model_card import adapter_card, adapter_usage, is_hub_id, model_card, usage
 
 HEADS = {
@@ -344,4 +344,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from hyenadna.training.cli import run_module
+
+    run_module(__spec__.name)

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hyenadna import HyenaDNAConfig, HyenaDNAPreTrainedModel
-from hyenadna.safe_pickle import CheckpointError
+from hyenadna.errors import CheckpointError
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _TASKS = {

@@ -40,7 +40,7 @@ from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from hyenadna.safe_pickle import CheckpointError
+from hyenadna.errors import CheckpointError, PushError
 
 from .export import verify
 
@@ -55,10 +55,6 @@ _OURS = re.compile(
     r"|(?:(?:adapter_|generation_|tokenizer_)?config|tokenizer)\.json"
 )
 _CODE = "modeling_hyenadna.py"
-
-
-class PushError(CheckpointError):
-    """The Hub refused an upload, or could not be reached. The message says what was published: nothing, as a rule."""
 
 
 def files_to_push(folder: str | Path) -> list[Path]:
@@ -397,4 +393,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from hyenadna.training.cli import run_module
+
+    run_module(__spec__.name)

@@ -9,6 +9,10 @@ The number is the first release that has the name in the form that is used here.
     GradientCheckpointingLayer                 5.0   a block that runs again in the backward pass
     initialization, `_init_weights`            5.0   initial weights, which leave loaded ones alone
     `_keep_in_fp32_modules_strict`             5.0   the filters
+    `_keep_in_fp32_modules`                    5.16  what quantizers leave alone; else integers are refused
+    `_get_stopping_criteria`                   5.16  `stop_strings`; without it, the library's error
+    `_from_model_config`                       5.16  whether a generation configuration was read from a file
+    init_continuous_batching                   5.16  only to refuse it
     `_tied_weights_keys`, a dictionary         5.0
     `_skip_keys_device_placement`              5.0   the cache, by both names
     `_load_pretrained_model`, load_state_dict  5.4   where the files are known and nothing is loaded yet

@@ -15,15 +15,15 @@ from transformers.distributed.configuration_utils import DistributedConfig
 from hyenadna.training import pretrain
 from hyenadna.training.cli import leave_together
 
-load_model = pretrain.load_model
+make_model = pretrain.make_model
 
 
 def local(model):
     return [parameter.to_local() for parameter in model.parameters()]
 
 
-def load_sharded(args):
-    model, tokenizer = load_model(args)
+def make_sharded(cls, args):
+    model, checkpoint_config = make_model(cls, args)
     mesh = init_device_mesh("cpu", (args.world_size,))
     for block in model.hyena.backbone.layers:
         fully_shard(block, mesh=mesh)
@@ -33,11 +33,11 @@ def load_sharded(args):
     print(f"rank {args.process_index} holds {own} of {all_of_it} weights", flush=True)
     model._is_distributed_loading_by_transformers = model._is_fsdp_managed_module = True
     model.config.distributed_config = DistributedConfig(fsdp_size=args.world_size)
-    return model, tokenizer
+    return model, checkpoint_config
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    pretrain.load_model = load_sharded
+    pretrain.make_model = make_sharded
     pretrain.main(sys.argv[1:])
     leave_together()

@@ -6,14 +6,14 @@ import pytest
 from datasets import DatasetDict
 from transformers import TrainingArguments
 
-from hyenadna.training import adapter_study as study
+from hyenadna.errors import InputError
 from hyenadna.training import cli
-from hyenadna.training.adapter_study import StudyArguments, adapter_study, planned_runs, study_table
-from hyenadna.training.errors import InputError
-from hyenadna.training.finetune import FinetuneResult
+from hyenadna.training.experiments import adapter_study as study
+from hyenadna.training.experiments.adapter_study import StudyArguments, adapter_study, planned_runs, study_table
+from hyenadna.training.runs.models import RunResult
 
 from .conftest import random_model
-from .test_finetune import QUICK, make_rows
+from .helpers.recipes import QUICK, make_rows
 
 D, TINY = 8, {"d_model": 8, "n_layer": 1, "max_seq_len": 64}
 
@@ -100,7 +100,6 @@ def test_seeds_are_averaged_and_the_built_in_data_is_the_default(checkpoint, tmp
         ({"lora_ranks": [4, -1]}, r"lora_ranks is \[4, -1\]"),
         ({"forms": ["prefix"]}, "forms is"),
         ({"seeds": []}, "seeds at least one"),
-        ({"freeze_backbone": True}, "by itself"),
         ({"class_weights": True}, "or say --forms classifier"),
         ({"seed": 3}, "a study does not use seed: leave it out .*there are seeds"),
         ({"weight_decay": 0.3, "label_smoothing_factor": 0.1}, "does not use weight_decay, label_smoothing_factor"),
@@ -129,7 +128,7 @@ def test_what_would_stop_a_run_in_the_middle_is_said_before_the_first(checkpoint
 
 def test_only_the_first_process_writes(checkpoint, data, tmp_path, monkeypatch):
     """In the others, a recipe returns its metrics alone."""
-    other = FinetuneResult({"metrics": {"test": {"accuracy": 0.5}}}, None, None)
+    other = RunResult({"metrics": {"test": {"accuracy": 0.5}}}, None, None)
     ran = []
     for recipe in ("finetune", "soft_prompt"):
         monkeypatch.setattr(study, recipe, lambda args, data: ran.append(args.output_dir) or other)

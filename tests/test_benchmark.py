@@ -11,16 +11,16 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import accuracy_score
 from sklearn.naive_bayes import MultinomialNB
 
-from hyenadna.training import benchmark as module
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import read_labelled_data
+from hyenadna.genomics.letters import reverse_complement
 from hyenadna.training import cli
-from hyenadna.training.baselines import LOGISTIC, MAJORITY, NAIVE_BAYES, count_kmers, fit_baselines
-from hyenadna.training.benchmark import SETS, BenchmarkArguments, benchmark, load_task, planned_tasks
-from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
-from hyenadna.training.labelled_data import read_labelled_data
-from hyenadna.training.settings import parse_settings
+from hyenadna.training.experiments import benchmark as module
+from hyenadna.training.experiments.baselines import LOGISTIC, MAJORITY, NAIVE_BAYES, count_kmers, fit_baselines
+from hyenadna.training.experiments.benchmark import SETS, BenchmarkArguments, benchmark, load_task, planned_tasks
+from hyenadna.training.runs.settings import parse_settings
 
-from .test_finetune import QUICK, TINY, make_rows
+from .helpers.recipes import QUICK, TINY, flags, make_rows
 
 SMALL = {**TINY, **QUICK}
 THREE = ("AT rich", "C rich", "GC rich")
@@ -28,10 +28,6 @@ THREE = ("AT rich", "C rich", "GC rich")
 
 def make_args(output_dir, **changes) -> BenchmarkArguments:
     return BenchmarkArguments(output_dir=str(output_dir), **{**SMALL, **changes})
-
-
-def flags(**settings) -> list[str]:
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
 def write_text_folders(folder, rows: Dataset, part: str) -> None:
@@ -127,8 +123,11 @@ def test_coordinates_with_a_genome(tmp_path):
     with pytest.raises(InputError, match="--fasta"):
         load_task(args, "human_enhancers_cohn")
     args.fasta = str(tmp_path / "other.fa")
-    (tmp_path / "other.fa").write_text(f">1\n{genome['chr1']}\n")
-    with pytest.raises(InputError, match=r"negative\.csv\.gz: row 0: there is no sequence 'chr1'.*did you mean '1'"):
+    (tmp_path / "other.fa").write_text(f">1\n{genome['chr1']}\n>2\n{genome['chr2']}\n")
+    assert load_task(args, "human_enhancers_cohn")["train"]["sequence"][:] == data["train"]["sequence"][:]
+    (tmp_path / "other.fa").write_text(f">x1\n{genome['chr1']}\n")
+    (tmp_path / "other.fa.fai").unlink()
+    with pytest.raises(InputError, match=r"negative\.csv\.gz: row 0: there is no sequence 'chr1'.*which has \['x1'\]"):
         load_task(args, "human_enhancers_cohn")
     args.fasta = str(tmp_path / "genome.fa")
     for column, value, message in (

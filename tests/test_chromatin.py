@@ -9,20 +9,19 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from transformers import EvalPrediction
 
+from hyenadna.errors import InputError
 from hyenadna.training import cli
-from hyenadna.training.chromatin import (
+from hyenadna.training.experiments.chromatin import (
     ChromatinArguments,
     auroc_of_tracks,
     chromatin,
     kinds_of,
-    make_compute_metrics,
+    make_track_metrics,
     read_chromatin,
 )
-from hyenadna.training.errors import InputError
-from hyenadna.training.settings import parse_settings
+from hyenadna.training.runs.settings import parse_settings
 
-from .test_benchmark import flags
-from .test_finetune import QUICK
+from .helpers.recipes import QUICK, flags
 
 SMALL = {**QUICK, "d_model": 8, "n_layer": 1, "max_seq_len": 66}
 TRACKS = ["CTCF", "DNase", "H3K27ac"]
@@ -134,7 +133,7 @@ def test_auroc_and_medians_by_hand():
     areas = auroc_of_tracks(scores, labels)
     expected = [roc_auc_score(labels[:, i], scores[:, i]) if i != 3 else np.nan for i in range(6)]
     assert areas == pytest.approx(expected, nan_ok=True)
-    compute = make_compute_metrics(["TF", "TF", "TF", "TF", "HM", "DHS"])
+    compute = make_track_metrics(["TF", "TF", "TF", "TF", "HM", "DHS"])
     found = compute(EvalPrediction(scores, labels.astype(np.float32)))
     assert found["auroc_median_tf"] == pytest.approx(np.median(expected[:3]))
     assert found["auroc_median_hm"] == pytest.approx(expected[4]) and found["tracks_without_auroc"] == 1
@@ -208,7 +207,12 @@ def test_bad_input(data, tmp_path, capsys):
     refuse(r"has no track \['POL2'\]; it has \['CTCF'", tracks=["CTCF", "POL2"])
     refuse(r"need the genome, --fasta", fasta=None)
     (tmp_path / "other.fa").write_text(f">1\n{genome['chr1']}\n>2\n{genome['chr2']}\n")
-    refuse(r"csv: row \d+: there is no sequence 'chr\d'.*did you mean '\d'", fasta=str(tmp_path / "other.fa"))
+    read = [
+        read_chromatin(make_args(folder, fasta=fasta)) for fasta in (make_args(folder).fasta, tmp_path / "other.fa")
+    ]
+    assert read[0].parts["train"]["sequence"][0] == read[1].parts["train"]["sequence"][0]  # chr1 is 1
+    (tmp_path / "other.fa").write_text(f">x1\n{genome['chr1']}\n>x2\n{genome['chr2']}\n")
+    refuse(r"csv: row \d+: there is no sequence 'chr\d'.*which has \['x1', 'x2'\]", fasta=str(tmp_path / "other.fa"))
     (tmp_path / "short.fa").write_text(f">chr1\n{genome['chr1'][:500]}\n>chr2\n{genome['chr2']}\n")
     refuse(r"csv: row \d+: chr1:\d+-\d+ ends outside of chr1, which has 500 bases", fasta=str(tmp_path / "short.fa"))
 

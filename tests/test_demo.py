@@ -12,12 +12,12 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding, pipeline
 
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import load_splice_junctions
 from hyenadna.training import cli
 from hyenadna.training import demo as demo_module
 from hyenadna.training.demo import demo, logits_in_new_process
-from hyenadna.training.errors import InputError
 from hyenadna.training.finetune import FinetuneArguments
-from hyenadna.training.labelled_data import load_splice_junctions
 
 
 @pytest.fixture(scope="module")

@@ -20,15 +20,16 @@ from safetensors.torch import load_file
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.training.cli import leave_together
 from hyenadna.training.pretrain import PretrainArguments, main
-from hyenadna.training.settings import parse_settings
+from hyenadna.training.runs.settings import parse_settings
 
-from .test_pretrain import make_genome
+from .helpers.genomes import make_genome
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 # 9 steps an epoch; in the last of them there are two windows left for four rows, all of them on the first process.
 FLAGS = "--d_model 8 --n_layer 2 --max_seq_len 34 --embed_dropout 0 --markov_order 1 --max_steps 10 --logging_steps 1"
 FLAGS += " --learning_rate 0.01 --eval_steps 5 --length_warmup_steps 4 --length_warmup_stages 8 16 --use_cpu --seed 3"
+FLAGS += " --min_window 5 --soft_masked 0.5"
 FLAGS += " --validation 2:0-200 --test 2:200-420 --disable_tqdm True --per_device_train_batch_size 2"
 LAUNCHERS = {
     # `--cpu` in the place of `--multi_gpu` would run one process without a word.

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hyenadna.training.benchmark import BenchmarkArguments
-from hyenadna.training.chromatin import ChromatinArguments
-from hyenadna.training.embed import EmbedArguments
-from hyenadna.training.errors import InputError
-from hyenadna.training.settings import parse_settings
-from hyenadna.training.species import SpeciesArguments
+from hyenadna.analysis.embed import EmbedArguments
+from hyenadna.errors import InputError
+from hyenadna.training.experiments.benchmark import BenchmarkArguments
+from hyenadna.training.experiments.chromatin import ChromatinArguments
+from hyenadna.training.experiments.species import SpeciesArguments
+from hyenadna.training.runs.settings import parse_settings
 
 ROOT = Path(__file__).parent.parent
-RECIPES = ROOT / "training" / "recipes"
+RECIPES = ROOT / "training" / "experiments" / "recipes"
 CLASSES = {
     "benchmark": BenchmarkArguments,
     "chromatin": ChromatinArguments,

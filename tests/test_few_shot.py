@@ -9,15 +9,15 @@ from datasets import DatasetDict
 from transformers import TrainingArguments
 
 from hyenadna import HyenaDNAForCausalLM
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import read_labelled_data
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
-from hyenadna.training.errors import InputError
-from hyenadna.training.few_shot import ContextRows, FewShotArguments, draw_samples, few_shot, few_shot_table
-from hyenadna.training.labelled_data import read_labelled_data
-from hyenadna.training.soft_prompt import NextTokenCollator
+from hyenadna.training.experiments.few_shot import ContextRows, FewShotArguments, draw_samples, few_shot, few_shot_table
+from hyenadna.training.runs.language import NextTokenCollator
 
 from .conftest import random_model
-from .test_finetune import make_rows
+from .helpers.recipes import make_rows
 
 QUICK = {"use_cpu": True, "disable_tqdm": True, "tuning_steps": 2, "repeats": 2, "samples": [2, 4], "shots": [1, 3]}
 
@@ -176,9 +176,6 @@ def test_tuning_changes_the_answer(checkpoint, data, tmp_path):
         ({"samples": [31]}, "31 samples of 30 rows"),
         ({"shots": [5], "samples": [8]}, r"5 shots of up to \d+ bases make a context of 1\d+ tokens.*at most 3 shots"),
         ({"label_letters": "AA"}, "do not fit the 2 classes"),
-        ({"lora_rank": 2}, "few-shot does not use lora_rank: leave it out"),
-        ({"truncation": True, "reverse_complement": 0.5}, "few-shot does not use truncation, reverse_complement"),
-        ({"freeze_backbone": True, "pooling": "last"}, "few-shot does not use pooling, freeze_backbone"),
         ({"max_steps": 9, "num_train_epochs": 3}, "few-shot does not use num_train_epochs, max_steps"),
     ],
 )

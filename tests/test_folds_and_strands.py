@@ -10,12 +10,16 @@ import torch
 from datasets import Dataset, DatasetDict
 from sklearn.metrics import matthews_corrcoef
 
-from hyenadna.training.dna import reverse_complement, strand_free
-from hyenadna.training.errors import InputError
-from hyenadna.training.finetune import finetune, load_model
-from hyenadna.training.labelled_data import count_table, has_labels, part_of_file, read_labelled_data
+from hyenadna.errors import InputError
+from hyenadna.genomics.files import part_of_file
+from hyenadna.genomics.labelled import count_table, read_labelled_data
+from hyenadna.genomics.letters import reverse_complement, strand_free
+from hyenadna.genomics.sources import has_labels
+from hyenadna.training.finetune import finetune
+from hyenadna.training.runs.supervised import make_classifier
 
-from .test_finetune import make_args, make_rows
+from .helpers.recipes import finetune_args as make_args
+from .helpers.recipes import make_rows
 
 
 def folds_of(data, k: int, **settings) -> list:
@@ -150,6 +154,8 @@ def test_what_parts_and_labels_are_called(tmp_path):
 
 def test_from_scratch_is_from_scratch(tmp_path):
     """Folds and seeds start from weights of their own, not from those of the run before."""
-    models = [load_model(make_args(tmp_path, seed=s), "single_label_classification", ["a", "b"])[0] for s in (0, 1, 0)]
+    models = [
+        make_classifier(make_args(tmp_path, seed=s), "single_label_classification", ["a", "b"])[0] for s in (0, 1, 0)
+    ]
     weights = [model.score.weight for model in models]
     assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[1])

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from hyenadna.training.errors import InputError
-from hyenadna.training.markov import STRENGTHS, ContextCounts, MarkovModels, count_contexts
+from hyenadna.errors import InputError
+from hyenadna.training.runs.markov import STRENGTHS, ContextCounts, MarkovModels, count_contexts
 
 
 def by_hand(windows: np.ndarray, targets: np.ndarray, order: int) -> list[tuple[tuple[int, ...], int]]:

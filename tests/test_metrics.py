@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, roc_auc_score
 from transformers import EvalPrediction
 
-from hyenadna.training.metrics import (
+from hyenadna.training.runs.metrics import (
     AUROC,
     Accuracy,
     MacroF1,

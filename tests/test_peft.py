@@ -30,7 +30,7 @@ from hyenadna import (
     HyenaDNAForTokenClassification,
     HyenaDNATokenizer,
 )
-from hyenadna.training.trainer import HyenaDNATrainer
+from hyenadna.training.runs.trainer import HyenaDNATrainer
 from hyenadna.transformers_api import CACHE
 
 from .conftest import checkpoint_activations, random_ids, random_model

@@ -19,33 +19,22 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNATokenizer
+from hyenadna.errors import InputError
+from hyenadna.genomics.held_out import split_windows
 from hyenadna.training import cli
-from hyenadna.training.errors import InputError
-from hyenadna.training.genome import split_windows
-from hyenadna.training.markov import MarkovModels, count_contexts
 from hyenadna.training.pretrain import PretrainArguments, PretrainTrainer, length_stages, pretrain
-from hyenadna.training.settings import parse_settings
+from hyenadna.training.runs.markov import MarkovModels, count_contexts
+from hyenadna.training.runs.models import make_model
+from hyenadna.training.runs.settings import parse_settings
 
-from .test_genome import random_dna, write_fasta
+from .helpers.genomes import make_genome, random_dna, write_fasta
 
 TINY = {"d_model": 8, "n_layer": 1, "max_seq_len": 34}  # windows of 32 bases
 QUICK = {"use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 4, "markov_order": 3}
 SCHEDULE = {"max_steps": 30, "logging_steps": 5, "eval_steps": 10, "save_steps": 10, "learning_rate": 0.03}
 SCHEDULE |= {"length_warmup_steps": 12, "length_warmup_stages": [8, 16], "reverse_complement": 0.5, "seed": 7}
 HELD_OUT = {"validation": ["2:0-200"], "test": ["2:200-420"]}
-
-
-def make_genome(folder: Path) -> Path:
-    """20 epochs of it are seen: 1,500 bases in which a G mostly follows a C, with N and lower case."""
-    rng = np.random.default_rng(5)
-    dna = list(random_dna(1500, 5))
-    for i in range(1, len(dna)):
-        if dna[i - 1] == "C" and rng.random() < 0.8:
-            dna[i] = "G"
-    dna = "".join(dna)
-    dna = dna[:300] + "N" * 70 + dna[370:600] + dna[600:640].lower() + dna[640:]
-    return write_fasta(folder / "g.fa", {"1": dna[:1000], "2": dna[1000:]}, width=50)
 
 
 def make_args(folder: Path, name: str, **changes) -> PretrainArguments:
@@ -208,11 +197,11 @@ def test_one_process_at_a_time_writes_into_a_folder(run, another_writer, monkeyp
         seen.append(another_writer(lock))
         raise InputError("seen")
 
-    monkeypatch.setattr("hyenadna.training.pretrain.load_model", look)
+    monkeypatch.setattr("hyenadna.training.pretrain.make_model", look)
     for failure in (None, OSError(errno.ENOLCK, "no locks")):
         with monkeypatch.context() as patch, pytest.raises(InputError, match="seen"):
             if failure:
-                patch.setattr("hyenadna.training.settings.fcntl.lockf", Mock(side_effect=failure))
+                patch.setattr("hyenadna.training.runs.outputs.fcntl.lockf", Mock(side_effect=failure))
             pretrain(make_args(folder, tmp_path / "a" / "b"))
     assert seen[0] is None and seen[1] is not None  # locked; without locks it goes on
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "b", ".lock"]
@@ -244,12 +233,6 @@ def test_sigterm_saves_and_leaves_and_the_rest_is_the_same(run, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(InputError, match="its validation windows had other content"):
         patch.setattr("hyenadna.training.pretrain.split_windows", lambda *a, **b: drop_one(split_windows(*a, **b)))
         pretrain(make_args(folder, "terminated", resume=True))
-    settings = json.loads((folder / "terminated" / "run_settings.json").read_text())
-    later = ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "data_file_0_blake2b")
-    later += tuple(f"{part}_windows_blake2b" for part in ("train", "validation", "test"))  # since the first version
-    earlier = {name: value for name, value in settings.items() if name not in later}
-    assert len(earlier) == len(settings) - 9
-    (folder / "terminated" / "run_settings.json").write_text(json.dumps(earlier))
     again = pretrain(make_args(folder, "terminated", resume=True))
     assert again.results["resumed_from"] == "checkpoint-17"
     assert again.results["metrics"] == result.results["metrics"] and again.results["markov"] == result.results["markov"]
@@ -392,6 +375,81 @@ def test_soft_masked_bases_are_left_out_of_loss_and_counts(run):
     assert masked["markov"]["validation"]["bases"] == masked["metrics"]["validation"]["bases"]
 
 
+@pytest.fixture
+def mostly_soft_masked(tmp_path) -> Path:
+    """Four training windows of 32, all of one step, of which the first half is in lower case; two to validate on."""
+    dna = random_dna(6 * 32, 9)
+    dna = "".join(dna[i : i + 16].lower() + dna[i + 16 : i + 32] for i in range(0, len(dna), 32))
+    return write_fasta(tmp_path / "g.fa", {"1": dna})
+
+
+ONE_STEP = {"max_steps": 1, "logging_steps": 1, "markov_order": 0, "embed_dropout": 0.0, "reverse_complement": 0.0}
+ONE_STEP |= {"length_warmup_steps": 0, "length_warmup_stages": [], "validation": ["1:128-192"], "test": []}
+
+
+@pytest.mark.parametrize("rows, accumulated", [(4, 1), (1, 4)])
+def test_a_weight_of_soft_masked_bases_is_that_of_their_loss(rows, accumulated, mostly_soft_masked):
+    folder = mostly_soft_masked.parent
+    batch = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulated}
+    args = make_args(folder, "weighted", soft_masked="0.25", **ONE_STEP, **batch)
+    model, _ = make_model(HyenaDNAForCausalLM, args)
+    tokenizer = HyenaDNATokenizer()
+    dna = mostly_soft_masked.read_text().partition("\n")[2].replace("\n", "")
+    total, weights = 0.0, 0.0
+    for start in range(0, 128, 32):
+        window = dna[start : start + 32]
+        ids = tokenizer(window, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            log_p = model(input_ids=ids).logits.log_softmax(dim=-1)
+        for i, letter in enumerate(f"{window}S"):  # the last one is [SEP]; the first base has no context
+            if i:
+                weight = 0.25 if letter.islower() else 1.0
+                total -= weight * log_p[0, i - 1, ids[0, i]].item()
+                weights += weight
+
+    result = pretrain(args)
+    assert losses(folder / "weighted") == [pytest.approx(total / weights, rel=1e-5)]
+    assert result.results["metrics"]["validation"]["bases"] == 2 * 31  # all of them: the weight is of the training loss
+
+
+@pytest.mark.parametrize("word, number", [("keep", "1"), ("ignore", "0.0")])
+def test_the_words_for_soft_masked_are_the_weights_one_and_zero(word, number, mostly_soft_masked):
+    folder = mostly_soft_masked.parent
+    results = [pretrain(make_args(folder, soft, soft_masked=soft, **ONE_STEP)).results for soft in (word, number)]
+    check_equal_weights(folder / word, folder / number)
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+def test_classes_and_random_lengths_are_resumed(run, monkeypatch):
+    """Also: a class of twice the weight comes twice, and the log says how long the windows of a step were."""
+    folder, _ = run
+    (folder / "classes.bed").write_text("1\t0\t320\trare\n1\t320\t960\toften\n2\t420\t484\toften\n")
+    chosen = {"bed": [str(folder / "classes.bed")], "bed_windows": "tile", "class_weights": ["often=2", "rare=0.5"]}
+    chosen |= {"min_window": 8, "length_warmup_steps": 0, "length_warmup_stages": [], "soft_masked": "0.5"}
+    chosen |= {"logging_steps": 1, "eval_strategy": "no", "markov_order": 0}
+    whole = pretrain(make_args(folder, "classes", **chosen))
+    history = json.loads((folder / "classes" / "trainer_state.json").read_text())["log_history"]
+    lengths = [line["length"] for line in history if "loss" in line]
+    assert set(lengths) == {8, 11, 16, 32} and len(lengths) == 30
+    # 9 windows are rare (one is of N alone) and 22 are often: 4 + 44 an epoch, in 12 steps of 4.
+    assert whole.results["windows"]["train"] == 31
+    assert history[11]["epoch"] == 1.0
+
+    args = make_args(folder, "classes_resumed", **chosen)
+    save = PretrainTrainer._save_checkpoint
+
+    def saved_and_stopped(self, *rest):
+        save(self, *rest)
+        self.progress.stop()
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(PretrainTrainer, "_save_checkpoint", saved_and_stopped)
+        pretrain(args)
+    args = make_args(folder, "classes_resumed", resume=True, **chosen)
+    assert pretrain(args).results["resumed_from"]
+    check_equal_weights(folder / "classes", folder / "classes_resumed")
+
+
 def test_from_a_checkpoint(run):
     folder, result = run
     shape = dict.fromkeys(TINY)
@@ -425,6 +483,20 @@ def test_stages_of_the_length():
         ({"window": 34}, r"window is 34 bases and \[SEP\], but max_seq_len of the model is 34; use a window of 33"),
         ({"reverse_complement": 2}, "reverse_complement is 2"),
         ({"soft_masked": "drop"}, "soft_masked is 'drop'"),
+        ({"soft_masked": "1.5"}, "soft_masked is '1.5'; use 'keep', 'ignore' or a weight between 0 and 1"),
+        ({"soft_masked": "-0.1"}, "soft_masked is '-0.1'"),
+        ({"soft_masked": "nan"}, "soft_masked is 'nan'"),
+        ({"class_weights": ["exon=2"]}, "class_weights needs bed"),
+        ({"class_weights": ["exon"]}, "class_weights has 'exon'; expected a class and a positive weight"),
+        ({"class_weights": ["exon=0"]}, "class_weights has 'exon=0'"),
+        ({"class_weights": ["exon=-1"]}, "class_weights has 'exon=-1'"),
+        ({"class_weights": ["exon=inf"]}, "class_weights has 'exon=inf'"),
+        ({"class_weights": ["=2"]}, "class_weights has '=2'"),
+        ({"class_weights": ["exon=2", "exon=3"]}, "names the class 'exon' twice"),
+        ({"class_weights": ["exom=2"], "bed": ["BED"]}, r"is of the class 'exom'; the classes are \['exon'\]"),
+        ({"class_weights": ["exon=0.001"], "bed": ["BED"]}, "weight times class weight 0.001: none of them"),
+        ({"min_window": 0}, "min_window is 0; it must be at least 1"),
+        ({"min_window": 33}, "min_window is 33, longer than the window of 32 bases"),
         ({"weights": [1, 2]}, r"weights are \[1, 2\] for 1 files"),
         ({"weights": [0]}, r"weights are \[0\]"),
         ({"weights": [float("nan")]}, r"weights are \[nan\]"),
@@ -438,12 +510,15 @@ def test_stages_of_the_length():
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no place"),
         ({"d_model": 0}, "the model cannot be made"),
         ({"learning_rate": 0}, "learning_rate is 0"),
-        ({"test": ["chr2"]}, "there is no sequence 'chr2'.*did you mean '2'"),
+        ({"test": ["chr7"]}, "there is no sequence 'chr7'.*which has"),
         ({"include_num_input_tokens_seen": "no"}, "no speed to report"),
     ],
 )
 def test_settings_that_are_refused(changes, message, run):
     folder, _ = run
+    (folder / "exons.bed").write_text("1\t0\t320\texon\n")
+    if "bed" in changes:
+        changes = {**changes, "bed": [str(folder / "exons.bed")]}
     with pytest.raises(InputError, match=message):
         pretrain(make_args(folder, "refused", **changes))
     assert not (folder / "refused").exists()
@@ -457,3 +532,52 @@ def test_command_line(capsys, tmp_path):
     args = parse_settings(PretrainArguments, "pretrain", "", [str(tmp_path / "s.yaml"), "--seed", "3"])
     assert args.data == ["a.fa", "b.fa"] and args.weights == [1.0, 0.5] and args.test == ["chr20"]
     assert args.learning_rate == 1e-3 and args.seed == 3 and args.save_total_limit == 2
+
+
+def test_resumed_after_the_last_checkpoint_trains_no_further(run):
+    """`--resume` took one step too many, with other weights, after a kill in the final evaluation (A2)."""
+    folder, _ = run
+    settings = {"max_steps": 5, "save_steps": 5, "eval_strategy": "no", "markov_order": 0}
+    whole = pretrain(make_args(folder, "at_the_end", **settings)).results
+    weights = weights_of(folder / "at_the_end")
+    (folder / "at_the_end" / "metrics.json").unlink()
+    (folder / "at_the_end" / "model.safetensors").unlink()
+    again = pretrain(make_args(folder, "at_the_end", **settings, resume=True)).results
+    assert again["steps"] == whole["steps"] == 5 and again["resumed_from"] == "checkpoint-5"
+    assert again["metrics"] == whole["metrics"] and again["tokens_seen"] == whole["tokens_seen"]
+    resumed = weights_of(folder / "at_the_end")
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_the_last_good_checkpoint_is_kept_when_a_training_diverges(run, monkeypatch):
+    """Weights with NaN were saved with exit status 0 (B4); now no checkpoint holds them."""
+    folder, _ = run
+    step = PretrainTrainer.training_step
+
+    def diverging(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            with torch.no_grad():
+                self.model.lm_head.weight[0, 0] = float("nan")
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(PretrainTrainer, "training_step", diverging)
+    settings = {"max_steps": 9, "save_steps": 1, "save_total_limit": 1, "eval_strategy": "no", "markov_order": 0}
+    message = "step 6: the loss is nan, for the third time in a row. learning_rate is .*checkpoint-3 is left of before"
+    with pytest.raises(InputError, match=message):
+        pretrain(make_args(folder, "diverged", **settings))
+    assert [path.name for path in (folder / "diverged").glob("checkpoint-*")] == ["checkpoint-3"]
+    monkeypatch.undo()
+    assert pretrain(make_args(folder, "diverged", **settings, resume=True)).results["resumed_from"] == "checkpoint-3"
+
+
+@pytest.mark.parametrize("file", ["scheduler.pt", "rng_state.pth", "config.json"])
+def test_a_checkpoint_with_a_missing_file_is_passed_over(file, run):
+    """Without its scheduler or random numbers a run went on to another result, without a word (B9)."""
+    folder, _ = run
+    settings = {"max_steps": 4, "save_steps": 2, "eval_strategy": "no", "markov_order": 0}
+    name = f"without_{file}"
+    whole = pretrain(make_args(folder, name, **settings)).results
+    (folder / name / "metrics.json").unlink()
+    (folder / name / "checkpoint-4" / file).unlink()
+    again = pretrain(make_args(folder, name, **settings, resume=True)).results
+    assert again["resumed_from"] == "checkpoint-2" and again["metrics"] == whole["metrics"]

@@ -15,25 +15,18 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from hyenadna import HyenaDNAForSequenceClassification, HyenaDNATokenizer
+from hyenadna.errors import CheckpointError, PushError
 from hyenadna.hub_upload import export as export_module
 from hyenadna.hub_upload import push as push_module
 from hyenadna.hub_upload.export import export
-from hyenadna.hub_upload.push import PushError, files_to_push, push
-from hyenadna.safe_pickle import CheckpointError
+from hyenadna.hub_upload.push import files_to_push, push
 from hyenadna.training import cli
 
 from .conftest import random_ids, random_model
+from .helpers.checkpoints import METRICS, lightning, nested, write
 from .hub_server import CUT, CUT_AFTER, TOKEN, Hub
-from .test_convert import lightning, nested, write
 
 UPLOAD, COMMIT, CREATE = "PUT /lfs/", "POST .*/commit/", "POST /api/repos/create"
-METRICS = {
-    "metrics": {"validation": {"accuracy": 0.75, "mcc": 0.5}, "test": {"accuracy": 0.8125, "mcc": 0.6, "auroc": 0.9}},
-    "rows": {"train": 100, "validation": 10, "test": 16},
-    "train_seconds": 12.5,
-    "settings": {"data": "promoters.csv", "learning_rate": 6e-4, "model": None, "data_sha256": "ab12"},
-    "versions": {"torch": "2.13.0"},
-}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +119,7 @@ WITH = """
 import sys
 import torch, hyenadna
 from datasets import Dataset
-from hyenadna.convert_hyenadna import convert
+from hyenadna.hub_upload.convert import convert
 from hyenadna.training.trainer import HyenaDNATrainer, RecipeArguments
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import save_file

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyenadna import safe_pickle
-from hyenadna.convert_hyenadna import CheckpointError, convert, load_checkpoint
+from hyenadna.errors import CheckpointError
+from hyenadna.hub_upload import safe_pickle
+from hyenadna.hub_upload.convert import convert, load_checkpoint
 
 from .conftest import random_model
-from .test_convert import EMBEDDING, foreign, lightning, nested, write
+from .helpers.checkpoints import EMBEDDING, foreign, lightning, nested, write
 
 
 @pytest.fixture

@@ -14,20 +14,17 @@ from sklearn.metrics import accuracy_score
 from transformers import EarlyStoppingCallback, EvalPrediction
 
 from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
+from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
-from hyenadna.training.adapters import add_lora, add_prompt, load_adapted
-from hyenadna.training.errors import InputError
-from hyenadna.training.finetune import FinetuneArguments, StrandedRows, finetune
-from hyenadna.training.soft_prompt import (
-    NextTokenCollator,
-    SoftPromptArguments,
-    letters_of_labels,
-    soft_prompt,
-)
+from hyenadna.training.finetune import FinetuneArguments, finetune
+from hyenadna.training.runs.adapters import add_lora, add_prompt, load_adapted
+from hyenadna.training.runs.language import NextTokenCollator, letters_of_labels
+from hyenadna.training.runs.supervised import StrandedRows
+from hyenadna.training.soft_prompt import SoftPromptArguments, soft_prompt
 
 from .conftest import random_model
-from .test_finetune import QUICK, make_rows
+from .helpers.recipes import QUICK, make_rows
 
 T = 4
 
@@ -266,12 +263,10 @@ def test_finetune_with_lora(checkpoint, data, tmp_path):
         ({"form": "next_token", "label_letters": "AX"}, "do not fit the 2 classes"),
         ({"form": "next_token", "class_weights": True}, "the form next_token does not use class_weights: leave it out"),
         ({"form": "next_token", "pooling": "last", "add_special_tokens": True}, "use pooling, add_special_tokens"),
-        ({"form": "next_token", "n_layer": 3}, "the form next_token does not use n_layer"),
         ({"label_letters": "AN"}, "the form classifier does not use label_letters"),
         ({"label_smoothing_factor": 0.1}, "soft-prompt does not use label_smoothing_factor"),
         ({"prompt_dropout": 1.0}, "prompt_dropout is 1.0"),
         ({"patience": -1}, "patience is -1"),
-        ({"lora_rank": 4}, "freezes the backbone by itself"),
         ({"model": None}, "needs a checkpoint"),
     ],
 )

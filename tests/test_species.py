@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hyenadna.errors import InputError
+from hyenadna.genomics.intervals import Intervals, overlapping
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.window_rows import WindowRows, digest_of
 from hyenadna.training import cli
-from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
-from hyenadna.training.genome import overlapping
-from hyenadna.training.settings import parse_settings
-from hyenadna.training.species import (
+from hyenadna.training.experiments.species import (
     DrawnWindows,
     EpochRows,
     SpeciesArguments,
@@ -23,12 +23,11 @@ from hyenadna.training.species import (
     open_species,
     species,
 )
-from hyenadna.training.window_rows import WindowRows, digest_of
+from hyenadna.training.runs.settings import parse_settings
 
-from .test_benchmark import flags
-from .test_finetune import QUICK
+from .helpers.recipes import flags
+from .helpers.recipes import species_args as make_args
 
-SMALL = {**QUICK, "d_model": 8, "n_layer": 1, "windows_per_epoch": 32, "test_windows": 10}
 GC = {"at_rich": [0.4, 0.1, 0.1, 0.4], "gc_rich": [0.1, 0.4, 0.4, 0.1]}
 
 
@@ -48,10 +47,6 @@ def genomes(tmp_path):
     return tmp_path / "genomes"
 
 
-def make_args(genomes, output_dir="x", **changes) -> SpeciesArguments:
-    return SpeciesArguments(data=str(genomes), output_dir=str(output_dir), **{**SMALL, "window": 50, **changes})
-
-
 def check_disjoint(parts: dict[str, np.ndarray]) -> None:
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
         assert not overlapping(parts[one], parts[other]).any()
@@ -65,7 +60,7 @@ def test_named_chromosomes_are_held_out(genomes):
     for name, files in opened.items():
         parts = held_out_regions(name, files, args)
         check_disjoint(parts)
-        assert {part: int((r[:, 3] - r[:, 2]).sum()) for part, r in parts.items()} == expected
+        assert {part: int(r.lengths.sum()) for part, r in parts.items()} == expected
     with pytest.raises(InputError, match=r"at_rich has no chromosome 'Y'; its sequences are \['NC_001.1'"):
         args.test_chromosomes = ["Y"]
         held_out_regions("at_rich", opened["at_rich"], args)
@@ -101,26 +96,26 @@ def test_without_names_the_last_bases_are_held_out(genomes):
     for name, files in open_species(args).items():
         parts = held_out_regions(name, files, args)
         check_disjoint(parts)
-        sizes = {part: int((r[:, 3] - r[:, 2]).sum()) for part, r in parts.items()}
+        sizes = {part: int(r.lengths.sum()) for part, r in parts.items()}
         assert sizes == {"train": 900, "validation": 300, "test": 300}
 
 
 def test_windows_are_a_function_of_seed_epoch_and_number(genomes):
     args = make_args(genomes)
     files = open_species(args)["gc_rich"]
-    regions = [np.array([[0, 0, 100, 150], [0, 1, 0, 60]]), np.array([[0, 2, 10, 70]])]
+    regions = [Intervals.of([[0, 0, 100, 150], [0, 1, 0, 60]]), Intervals.of([[0, 2, 10, 70]])]
     windows = DrawnWindows(files, regions, 50, seed=3)
     seen, whole = {0: set(), 1: set()}, [files[0].letters(i, 0, n) for i, n in enumerate(files[0].lengths)]
     for i in range(600):
         window, text, kind = windows.draw(i, epoch=0)
-        file, sequence, start, end = window.tolist()
+        file, sequence, start, end = window
         assert kind == i % 2 and end - start == 50 and text == whole[sequence][start:end] and file == 0
         seen[kind].add((sequence, start))
     # every place of a window that fits, and no other
     assert seen == {0: {(0, 100), *((1, s) for s in range(11))}, 1: {(2, s) for s in range(10, 21)}}
-    again = [DrawnWindows(files, regions, 50, seed=3).draw(i, 0)[0].tolist() for i in (5, 4)]
-    assert again == [windows.draw(i, 0)[0].tolist() for i in (5, 4)]
-    assert [windows.draw(i, 1)[0].tolist() for i in range(9)] != [windows.draw(i, 0)[0].tolist() for i in range(9)]
+    again = [DrawnWindows(files, regions, 50, seed=3).draw(i, 0)[0] for i in (5, 4)]
+    assert again == [windows.draw(i, 0)[0] for i in (5, 4)]
+    assert [windows.draw(i, 1)[0] for i in range(9)] != [windows.draw(i, 0)[0] for i in range(9)]
     rows = EpochRows(windows, 40, p=0.5)
     first = [rows[i]["sequence"] for i in range(40)]
     texts = [windows.draw(i, 0)[1] for i in range(40)]
@@ -133,23 +128,23 @@ def test_windows_are_a_function_of_seed_epoch_and_number(genomes):
 
 def test_gaps_are_drawn_again(tmp_path):
     (tmp_path / "a.fa").write_text(f">a\n{'N' * 900}{'ACGT' * 25}\n")
-    from hyenadna.training.genome import open_genomes
+    from hyenadna.genomics.fasta import open_genomes
 
-    windows = DrawnWindows(open_genomes([tmp_path / "a.fa"]), [np.array([[0, 0, 0, 1000]])], 20, 0)
+    windows = DrawnWindows(open_genomes([tmp_path / "a.fa"]), [Intervals.of([[0, 0, 0, 1000]])], 20, 0)
     gaps = sum(windows.draw(i, 0)[1].count("N") > 10 for i in range(100))
     assert gaps < 30  # 9 of 10 at the first try, .9 ** 20 = 12 % after twenty
 
 
 def test_rows_stay_in_their_genome(genomes):
     files = open_species(make_args(genomes))["gc_rich"]
-    windows = np.array([[0, 0, 0, 10], [0, 1, 5, 9], [0, 2, 1, 2]])
+    windows = Intervals.of([[0, 0, 0, 10], [0, 1, 5, 9], [0, 2, 1, 2]])
     rows = WindowRows(files, windows, np.array([0, 1, 1]))
     assert len(rows) == 3 and rows[1] == {"row": 1, "sequence": files[0].letters(1, 5, 9), "label": 1}
     part = rows["sequence"][1:]
     assert len(part) == 2 and list(part) == [files[0].letters(1, 5, 9), files[0].letters(2, 1, 2)]
     other = WindowRows(files, windows, np.array([0, 1, 0]))
     assert digest_of({"train": rows}) != digest_of({"train": other})
-    assert digest_of({"train": rows}) == digest_of({"train": WindowRows(files, windows.copy(), np.array([0, 1, 1]))})
+    assert digest_of({"train": rows}) == digest_of({"train": WindowRows(files, windows[:], np.array([0, 1, 1]))})
 
 
 def test_it_learns_and_the_shipped_recipe_runs(genomes, tmp_path):
@@ -187,7 +182,15 @@ def test_two_processes_and_a_resumed_run(genomes, tmp_path):
     args += flags(d_model=8, n_layer=1, embed_dropout=0, num_train_epochs=2, learning_rate=0.01, disable_tqdm=True)
     args += flags(per_device_train_batch_size=8)
     both = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    both += ["-m", "hyenadna.training.species", *args, "--output_dir", str(tmp_path / "two"), "--ddp_backend", "gloo"]
+    both += [
+        "-m",
+        "hyenadna.training.experiments.species",
+        *args,
+        "--output_dir",
+        str(tmp_path / "two"),
+        "--ddp_backend",
+        "gloo",
+    ]
     both += ["--per_device_train_batch_size", "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(both, env=environment, capture_output=True, text=True, check=False)
@@ -220,7 +223,6 @@ def test_pooling_follows_the_length():
         ({"window": 0}, "at least 1"),
         ({"validation_chromosomes": ["1"]}, "go together"),
         ({"held_out_fraction": 0.5}, "between 0 and 0.5"),
-        ({"test_data": "x"}, "drawn from genomes"),
     ],
 )
 def test_bad_settings(genomes, changes, message):

@@ -7,15 +7,18 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from hyenadna.errors import InputError
+from hyenadna.genomics.fasta import open_genomes
+from hyenadna.genomics.files import PARTS
+from hyenadna.genomics.held_out import last_bases
+from hyenadna.genomics.intervals import Intervals, check_interval, overlapping, read_bed
+from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
 from hyenadna.tokenization import HyenaDNATokenizer
-from hyenadna.training.dna import reverse_complement
-from hyenadna.training.errors import InputError
-from hyenadna.training.finetune import SequenceCollator, StrandedRows, _TellEpoch
-from hyenadna.training.genome import PARTS, check_interval, last_bases, open_genomes, overlapping, read_bed
-from hyenadna.training.species import DrawnWindows, EpochRows, held_out_regions, open_species
-from hyenadna.training.window_rows import WindowRows, WindowSequences, digest_of
+from hyenadna.training.experiments.species import DrawnWindows, EpochRows, held_out_regions, open_species
+from hyenadna.training.runs.supervised import SequenceCollator, SetEpoch, StrandedRows
 
-from .test_species import make_args
+from .helpers.recipes import species_args as make_args
 
 
 @pytest.fixture
@@ -32,13 +35,13 @@ def files(tmp_path):
     return open_genomes([tmp_path / "0.fa", tmp_path / "1.fa"]), texts
 
 
-def random_windows(texts, n: int) -> np.ndarray:
+def random_windows(texts, n: int) -> Intervals:
     rng, rows = np.random.default_rng(4), []
     for _ in range(n):
         file, sequence = rng.integers(2), rng.integers(2)
         start, end = sorted(rng.choice(len(texts[file][sequence]) + 1, 2, replace=False).tolist())
         rows.append((file, sequence, start, end))
-    return np.array(rows, dtype=np.int64)
+    return Intervals.of(rows)
 
 
 def test_sequences_are_those_of_the_files(files):
@@ -83,7 +86,7 @@ def test_a_digest_knows_everything_that_decides_the_rows(files, tmp_path):
     genomes, texts = files
     windows, labels = random_windows(texts, 9), np.arange(9)
     base = digest_of({"train": WindowRows(genomes, windows, labels)})
-    moved, other_labels = windows - np.array([0, 0, 0, 1]), labels[::-1].copy()
+    moved, other_labels = windows.at(windows.start, windows.end - 1), labels[::-1].copy()
     (tmp_path / "2.fa").write_text(f">c0\n{texts[0][0]}\n>c1\n{texts[0][1]}A\n")
     others = [
         {"test": WindowRows(genomes, windows, labels)},
@@ -114,10 +117,10 @@ def test_no_window_of_training_touches_what_is_held_out(tmp_path, lengths, fract
         regions = held_out_regions(name, genomes, args)
         total = sum(n for n in (lengths if name == "a" else [3000]) if n >= 20)
         for part in ("validation", "test"):
-            held = int((regions[part][:, 3] - regions[part][:, 2]).sum())
+            held = int(regions[part].lengths.sum())
             assert fraction * total - 20 <= held <= fraction * total + 1  # a rest below a window is in no part
         windows = {
-            part: np.stack([DrawnWindows(genomes, [regions[part]], 20, 1).draw(i, 0)[0] for i in range(150)])
+            part: Intervals.of(DrawnWindows(genomes, [regions[part]], 20, 1).draw(i, 0)[0] for i in range(150))
             for part in PARTS
         }
         for one in PARTS:
@@ -129,7 +132,7 @@ def test_every_place_of_a_species_counts_the_same(tmp_path):
     folder = make_species(tmp_path, {"a": [119, 1019], "b": [500]})
     args = make_args(folder, window=20)
     genomes = open_species(args)["a"]
-    whole = np.array([[0, 0, 0, 119], [1, 0, 0, 1019]])
+    whole = Intervals.of([[0, 0, 0, 119], [1, 0, 0, 1019]])
     drawn = [DrawnWindows(genomes, [whole], 20, 0).draw(i, 0)[0] for i in range(2000)]
     short = sum(int(window[0]) == 0 for window in drawn)
     # 100 places of 1,100: 182 of 2,000 expected, deviation 13
@@ -140,7 +143,7 @@ def test_epochs_reach_workers_that_stay(tmp_path):
     folder = make_species(tmp_path, {"a": [900], "b": [900]})
     opened = list(open_species(make_args(folder)).values())
     genomes = [file for files in opened for file in files]
-    regions = [np.array([[i, 0, 0, 900]]) for i in range(2)]
+    regions = [Intervals.of([[i, 0, 0, 900]]) for i in range(2)]
     rows = EpochRows(DrawnWindows(genomes, regions, 15, 5), 12, p=0.5)
     collate = SequenceCollator(HyenaDNATokenizer(), "single_label_classification")
     loader = DataLoader(rows, 4, collate_fn=collate, num_workers=2, persistent_workers=True)
@@ -151,7 +154,7 @@ def test_epochs_reach_workers_that_stay(tmp_path):
     seen = []
     for epoch in (0.0, 1.0, 0.0):
         State.epoch = epoch
-        _TellEpoch(rows).on_epoch_begin(None, State, None)
+        SetEpoch(rows).on_epoch_begin(None, State, None)
         seen.append(torch.cat([batch["input_ids"] for batch in loader]))
         assert torch.cat([batch["labels"] for batch in loader]).tolist() == [0, 1] * 6
     assert torch.equal(seen[0], seen[2]) and not torch.equal(seen[0], seen[1])
@@ -160,7 +163,7 @@ def test_epochs_reach_workers_that_stay(tmp_path):
 def test_the_other_strand_is_that_of_the_same_window(tmp_path):
     folder = make_species(tmp_path, {"a": [900], "b": [900]})
     genomes = open_species(make_args(folder))["a"]
-    windows = DrawnWindows(genomes, [np.array([[0, 0, 0, 900]])], 15, 5)
+    windows = DrawnWindows(genomes, [Intervals.of([[0, 0, 0, 900]])], 15, 5)
     plain, other = EpochRows(windows, 30, p=0.0), EpochRows(windows, 30, p=1.0)
     for i in range(30):
         assert other[i]["sequence"] == reverse_complement(plain[i]["sequence"])
@@ -172,7 +175,7 @@ def test_intervals_and_last_bases(files):
         with pytest.raises(InputError, match=f"row 7: .*{message}"):
             check_interval(genomes[0], 0, start, end, "row 7")
     check_interval(genomes[0], 0, 0, 300, "row 7")
-    regions = np.array([[0, 0, 0, 100], [0, 1, 0, 50], [1, 0, 10, 60]])
+    regions = Intervals.of([[0, 0, 0, 100], [0, 1, 0, 50], [1, 0, 10, 60]])
     assert last_bases(regions, 0.4).tolist() == [[0, 1, 0, 50], [0, 0, 90, 100], [1, 0, 40, 60]]
 
 
@@ -202,5 +205,7 @@ def test_processes_that_start_together_make_the_index_without_harm(tmp_path):
 def test_bed_of_a_genome_whose_chromosomes_are_called_otherwise(files, tmp_path):
     genomes, _ = files
     (tmp_path / "a.bed").write_text("chrc0\t0\t10\n")
-    with pytest.raises(InputError, match=r"there is no sequence 'chrc0' .*did you mean 'c0'"):
+    assert read_bed(tmp_path / "a.bed", genomes, 0)[0].tolist() == [[0, 0, 0, 10]]
+    (tmp_path / "a.bed").write_text("chrc9\t0\t10\n")
+    with pytest.raises(InputError, match=r"there is no sequence 'chrc9' "):
         read_bed(tmp_path / "a.bed", genomes, 0)

@@ -1,13 +1,17 @@
 """Batches of windows: their ids and labels, and who sees which base when."""
 
+import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 
-from hyenadna.training.genome import SOFT_MASKED, open_genomes, tile
-from hyenadna.training.windows import PAD, SEP, WindowCollator, WindowDataset, WindowSampler
+from hyenadna.genomics.fasta import open_genomes
+from hyenadna.genomics.intervals import tile
+from hyenadna.genomics.letters import PAD, SEP, SOFT_MASKED, reverse_complement
+from hyenadna.genomics.windows import WindowCollator, WindowDataset, WindowSampler
+from hyenadna.tokenization import HyenaDNATokenizer
 
-from .test_genome import random_dna, windows, write_fasta
+from .helpers.genomes import GENOME, random_dna, windows, write_fasta
 
 
 @pytest.fixture
@@ -28,9 +32,19 @@ def test_windows_end_in_sep_and_are_padded_on_the_right(tmp_path):
     assert set(batch) == {"input_ids", "labels"}
     assert batch["input_ids"].tolist() == (ids % SOFT_MASKED).tolist() and batch["input_ids"].dtype == torch.int64
     assert batch["labels"].tolist() == [[7, 8, 9, 10, -100, SEP], [7, 8, 9, SEP, -100, -100]]
-    masked = WindowCollator(ignore_soft_masked=True)(ids)
+    masked = WindowCollator(soft_masked_weight=0.0)(ids)
     assert masked["input_ids"].equal(batch["input_ids"])
     assert masked["labels"].tolist() == [[7, 8, 9, 10, -100, SEP], [-100, -100, -100, SEP, -100, -100]]
+
+
+def test_soft_masked_bases_weigh_as_much_as_asked(tmp_path):
+    genomes = open_genomes([write_fasta(tmp_path / "g.fa", {"1": "ACnNacg"})])
+    ids = WindowDataset(genomes, windows((0, 0, 0, 4), (0, 0, 4, 7)), 4).__getitems__([0, 1])
+    batch = WindowCollator(soft_masked_weight=0.25)(ids)
+    assert batch["loss_weights"].tolist() == [[1, 1, 0, 0, 1], [0.25, 0.25, 0.25, 1, 0]]
+    assert batch["loss_weights"].dtype == torch.float32
+    assert batch["labels"].equal(WindowCollator()(ids)["labels"])
+    assert "loss_weights" not in WindowCollator(1.0)(ids) and "loss_weights" not in WindowCollator(0.0)(ids)
 
 
 def test_a_shorter_length_cuts_windows_into_pieces(small):
@@ -60,6 +74,24 @@ def test_lengths_are_a_function_of_the_step(small):
     assert [length for _, length, _ in sampler] == [4] * 4 + [8] * 16
 
 
+def test_random_lengths_cut_equal_pieces_and_depend_on_seed_and_step_alone():
+    cut = windows((0, 0, 0, 1000))
+    sampler = WindowSampler(cut, [1.0], 1, 1000, seed=3, shortest=60)
+    lengths = [sampler.length_at(step) for step in range(2000)]
+    assert lengths == [WindowSampler(cut, [1.0], 1, 1000, seed=3, shortest=60).length_at(s) for s in range(2000)]
+    assert lengths != [WindowSampler(cut, [1.0], 1, 1000, seed=4, shortest=60).length_at(s) for s in range(2000)]
+    assert set(lengths) <= {-(-1000 // pieces) for pieces in range(1, 17)}
+    assert min(lengths) == 63 and max(lengths) == 1000
+    # Four doublings from 62.5 to 1,000; of equal chance, but for where the lengths are rounded.
+    share = [sum(low < length <= 2 * low for length in lengths) / 2000 for low in (62.4, 125, 250, 500)]
+    assert all(0.1 < part < 0.4 for part in share)
+    # In a warm-up the stage is the longest; a stage below the shortest stays as it is.
+    warm = WindowSampler(cut, [1.0], 1, 1000, shortest=60, stages=[(0, 50), (10, 120)])
+    assert {warm.length_at(step) for step in range(10)} == {50}
+    assert {warm.length_at(step) for step in range(10, 99)} == {60, 120}
+    assert [length for _, length, _ in sampler] == lengths[:1]
+
+
 def test_order_and_strands_depend_on_seed_and_epoch_alone(small):
     def stream(seed, epoch):
         sampler = WindowSampler(small[1], [1.0], 4, 8, seed=seed, reverse_complement=0.5)
@@ -87,6 +119,24 @@ def test_weights_of_files():
         assert sorted(row for row in seen[-1] if row < 6) == sorted([*range(6), *range(6)])
     for file, times in ((range(0, 6), 8), (range(6, 16), 2), (range(16, 20), 4)):  # even, over four epochs
         assert all(sum(rows.count(row) for rows in seen) == times for row in file)
+
+
+def test_weights_of_windows():
+    """Times those of their file; the windows of one weight take turns."""
+    cut = windows(*[(file, 0, i, i + 1) for file, n in enumerate((8, 0, 4)) for i in range(n)])
+    factors = np.array([0.5] * 4 + [2.0] * 4 + [1.0] * 4)
+    sampler = WindowSampler(cut, [2.0, 1.0, 0.5], 1, 1, window_weights=factors)
+    assert [(group.file, group.weight, group.rows.tolist()) for group in sampler.groups] == [
+        (0, 1.0, [0, 1, 2, 3]),
+        (0, 4.0, [4, 5, 6, 7]),
+        (1, 1.0, []),
+        (2, 0.5, [8, 9, 10, 11]),
+    ]
+    rows = [row for row, _, _ in sampler]
+    assert [rows.count(row) for row in range(8)] == [1] * 4 + [4] * 4
+    assert sum(row >= 8 for row in rows) == 2 and len(rows) == 22
+    equal = WindowSampler(cut, [2.0, 1.0, 0.5], 1, 1, window_weights=np.ones(12))
+    assert list(equal) == list(WindowSampler(cut, [2.0, 1.0, 0.5], 1, 1))
 
 
 @pytest.mark.parametrize("stages", [(), [(0, 3), (2, 5)]])
@@ -124,3 +174,13 @@ def test_each_base_comes_once_an_epoch_over_two_ranks_and_two_workers(stages, sm
             assert len(strands) == len(expected) == sum(bool(t) for t in text)
             assert all(sum(t in pair for t in text) == 1 for pair in strands)
         assert sum(map(len, text)) == 83 + 45
+
+
+def test_the_other_strand_is_that_of_strings(tmp_path):
+    genomes = open_genomes([write_fasta(tmp_path / "g.fa", GENOME)])
+    dataset = WindowDataset(genomes, windows((0, 1, 40, 100)), 60)
+    text = reverse_complement(GENOME["2"][40:100])
+    tokens = HyenaDNATokenizer()(text)["input_ids"]
+    ids = dataset[(0, 60, True)][0]
+    assert (ids % SOFT_MASKED).tolist() == tokens
+    assert (ids[:-1] >= SOFT_MASKED).tolist() == [letter.islower() for letter in text]

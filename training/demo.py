@@ -2,13 +2,15 @@
 
     hyenadna demo [--output_dir hyenadna-demo] [--seed 0]
 
-3,004 stretches of primate DNA: does an exon end (EI), does one begin (IE), or neither (N)? The demo trains a tiny model
-on four fifths of them, tests it on the fifth that it never saw, saves it, loads it again in a new process through
-`AutoModelForSequenceClassification`, and compares the logits. Beside it the model that comes with the package,
-pretrained on human chromosome 20, is fine-tuned on the same rows. It ends with a folder that is ready for the Hub, with
-a model card that shows what was measured. Data, licence and split: `splice_junctions.md`.
+3,004 stretches of primate DNA: does an exon end (EI), does one begin (IE), or neither (N)? The demo
+trains a tiny model on four fifths of them, tests it on the fifth that it never saw, saves it, loads
+it again in a new process through `AutoModelForSequenceClassification`, and compares the logits.
+Beside it the model that comes with the package, pretrained on human chromosome 20, is fine-tuned on
+the same rows. It ends with a folder that is ready for the Hub, with a model card that shows what
+was measured. Data, licence and split: `splice_junctions.md`.
 
-A second run with the same seed replaces the folder once it has succeeded; an interrupted one is continued.
+A second run with the same seed replaces the folder once it has succeeded; an interrupted one is
+continued.
 """
 
 import argparse
@@ -22,20 +24,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import DatasetDict
 
 from hyenadna import example_checkpoint
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import load_splice_junctions
+from hyenadna.training.runs.files import write_whole
+from hyenadna.training.runs.models import RunResult
 
-from .errors import InputError
 from .finetune import FinetuneArguments, finetune
-from .labelled_data import load_splice_junctions
 
-SUMMARY_FILE, EXPORT_FOLDER, TUNED_FOLDER = "demo_summary.txt", "hyenadna-splice-junctions", "from-human-chr20"
+SUMMARY_FILE = "demo_summary.txt"
+EXPORT_FOLDER = "hyenadna-splice-junctions"
+TUNED_FOLDER = "from-human-chr20"
 
-# Chosen on fifths of the training rows, never by the test part. In the order of what they brought: initial weights
-# wider than the paper's 0.02, which fits wider models and longer training; a time axis as long as the sequences; the
-# last position as the summary, which has seen both sides of the junction; a learning rate that falls to 0, for an end
-# without jumps; four narrow layers in place of two wide ones. The best epoch is that of the lowest validation loss: on
-# 240 rows the accuracy is too coarse to choose by.
+# Chosen on fifths of the training rows, never on the test part. In the order of what they gained:
+# initial weights wider than the paper's 0.02, which suits wider models and longer training; a time
+# axis as long as the sequences; the last position as the summary, because it has seen both sides of
+# the junction; a learning rate that falls to 0, so that the end is smooth; four narrow layers
+# instead of two wide ones. The best epoch has the lowest validation loss: on 240 rows the accuracy
+# is too coarse to choose by.
 _SHARED = {
     "pooling": "last",
     "resid_dropout": 0.1,
@@ -54,7 +62,8 @@ SETTINGS = {
     "learning_rate": 8e-4,
 }
 EPOCHS = 16
-# For the checkpoint, whose shape is given: of learning rates 1e-3 and 2e-3 the one of the lower validation loss.
+# For the checkpoint, whose shape is given: of learning rates 1e-3 and 2e-3 the one of the lower
+# validation loss.
 TUNED_SETTINGS = {**_SHARED, "embed_dropout": 0.1, "learning_rate": 2e-3}
 TUNED_EPOCHS = 12
 
@@ -74,14 +83,18 @@ print(json.dumps(logits.tolist()))
 
 
 def logits_in_new_process(folder: Path, sequences: list[str]) -> np.ndarray:
-    """Return the logits `(sequences, labels)` of the model in `folder`, computed by a new Python process.
+    """Return the logits `(sequences, labels)` of a model, computed by a new process.
 
     Raises:
         RuntimeError: That process failed; the message holds what it said.
     """
-    command, environment = [sys.executable, "-c", RELOAD, str(folder)], {**os.environ, "OMP_NUM_THREADS": "1"}
     child = subprocess.run(
-        command, input=json.dumps(sequences), env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", RELOAD, str(folder)],
+        input=json.dumps(sequences),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if child.returncode:
         raise RuntimeError(f"the saved model does not load in a new process:\n{child.stderr}")
@@ -89,7 +102,7 @@ def logits_in_new_process(folder: Path, sequences: list[str]) -> np.ndarray:
 
 
 def export_run(run: Path) -> Path:
-    """Export the model of `run` into a folder inside it, proved to load where this package is not installed."""
+    """Export the model into a folder inside `run`, and prove that it loads without this package."""
     from hyenadna.hub_upload.export import export
 
     folder = run / EXPORT_FOLDER
@@ -105,7 +118,7 @@ def export_run(run: Path) -> Path:
 
 
 def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCHS) -> dict:
-    """Run the demo and return what it measured: the `metrics.json` of its run and the `summary` text.
+    """Run the demo; return the content of `metrics.json` and the `summary` text.
 
     Args:
         output_dir: Folder for the model; an earlier demo there is replaced after success.
@@ -115,25 +128,51 @@ def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCH
     Raises:
         InputError: `output_dir` holds something else than an earlier demo.
         RuntimeError: The reloaded model does not give the same logits.
-        CheckpointError: The exported folder does not load without this package, or computes something else.
+        CheckpointError: The exported folder does not load without this package, or computes
+            something else.
     """
     if epochs <= 0:
         raise InputError(f"epochs is {epochs}: nothing would be trained")
     start = time.monotonic()
     output = Path(output_dir)
-    if output.exists() and not (output / SUMMARY_FILE).exists() and (output.is_file() or any(output.iterdir())):
-        raise InputError(
-            f"output_dir {output_dir!r} exists and holds something else than an earlier demo; choose another"
-        )
+    _check_output(output)
     unfinished = output.with_name(f".{output.name}-seed{seed}-epochs{epochs:g}.unfinished")
     data = load_splice_junctions()
-    sequences = data["test"]["sequence"][:]
     print(
         f"Training on {len(data['train']):,} of {sum(map(len, data.values())):,} splice junctions (60 bp), seed {seed}"
     )
-    args = FinetuneArguments(output_dir=str(unfinished), seed=seed, num_train_epochs=epochs, resume=True, **SETTINGS)
+
+    trained, logits, tuned = _train_both(unfinished, data, seed, epochs)
+    difference = _difference_after_reloading(unfinished, data, logits)
+    exported = export_run(unfinished).name
+
+    summary = _summary(output, exported, data, trained.results, tuned, difference, time.monotonic() - start)
+    write_whole(unfinished / SUMMARY_FILE, lambda path: path.write_text(summary + "\n"))
+    _replace(output, unfinished)
+    print(f"\n{summary}")
+    return {**trained.results, "summary": summary}
+
+
+def _check_output(output: Path) -> None:
+    """Raise `InputError` if the folder holds something else than an earlier demo."""
+    if not output.exists() or (output / SUMMARY_FILE).exists():
+        return
+    if output.is_file() or any(output.iterdir()):
+        raise InputError(
+            f"output_dir {str(output)!r} exists and holds something else than an earlier demo; choose another"
+        )
+
+
+def _train_both(folder: Path, data: DatasetDict, seed: int, epochs: float) -> tuple[RunResult, np.ndarray, dict]:
+    """Train from scratch and from the checkpoint of the package.
+
+    Returns:
+        The run from scratch, its logits on the test part `(rows, labels)`, and the results from the
+        checkpoint.
+    """
+    args = FinetuneArguments(output_dir=str(folder), seed=seed, num_train_epochs=epochs, resume=True, **SETTINGS)
     tuned_args = FinetuneArguments(
-        output_dir=str(unfinished / TUNED_FOLDER),
+        output_dir=str(folder / TUNED_FOLDER),
         model=str(example_checkpoint()),
         seed=seed,
         num_train_epochs=epochs * TUNED_EPOCHS / EPOCHS,
@@ -144,49 +183,64 @@ def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCH
     torch.set_num_threads(1)  # steps of 0.1 s are too short to share: on a busy machine threads wait for each other
     try:
         trained = finetune(args, data)
+        batch = trained.tokenizer(data["test"]["sequence"][:], padding=True, return_tensors="pt")
         with torch.inference_mode():
-            batch = trained.tokenizer(sequences, padding=True, return_tensors="pt").to(trained.model.device)
-            logits = trained.model.eval()(**batch).logits.float().cpu().numpy()
+            logits = trained.model.eval()(**batch.to(trained.model.device)).logits.float().cpu().numpy()
         print(f"The same rows from the checkpoint in the package, {Path(tuned_args.model).name}")
         tuned = finetune(tuned_args, data).results
     finally:
         torch.set_num_threads(threads)
-    difference = float(np.abs(logits - logits_in_new_process(unfinished, sequences)).max())
-    if difference > 1e-5:  # 0 on one machine; a GPU here and a CPU there may differ in rounding
+    return trained, logits, tuned
+
+
+def _difference_after_reloading(folder: Path, data: DatasetDict, logits: np.ndarray) -> float:
+    """Return the largest difference between these logits and those of a new process.
+
+    Raises:
+        RuntimeError: It is more than a GPU here and a CPU there may differ by; on one machine it is
+            0.
+    """
+    difference = float(np.abs(logits - logits_in_new_process(folder, data["test"]["sequence"][:])).max())
+    if difference > 1e-5:
         raise RuntimeError(f"the reloaded model's logits differ by {difference:g} from those of the trained model")
+    return difference
 
-    exported = export_run(unfinished).name
 
-    test = trained.results["metrics"]["test"]
-    majority = max(np.bincount(data["test"]["label"][:])) / len(data["test"])
-    summary = "\n".join(
+def _summary(
+    output: Path, exported: str, data: DatasetDict, trained: dict, tuned: dict, difference: float, seconds: float
+) -> str:
+    test = trained["metrics"]["test"]
+    rows = len(data["test"])
+    majority = max(np.bincount(data["test"]["label"][:])) / rows
+    return "\n".join(
         [
-            f"A tiny HyenaDNA ({trained.results['parameters']:,} parameters) learned splice junctions from scratch.",
-            f"  held-out fifth   {len(sequences)} sequences, never used in training or to choose anything",
+            f"A tiny HyenaDNA ({trained['parameters']:,} parameters) learned splice junctions from scratch.",
+            f"  held-out fifth   {rows} sequences, never used in training or to choose anything",
             f"  accuracy         {test['accuracy']:.4f}   (always the most frequent class: {majority:.4f})",
             f"  macro F1, MCC    {test['f1_macro']:.4f}, {test['mcc']:.4f}   AUROC {test['auroc']:.4f}",
             f"  from checkpoint  accuracy {tuned['metrics']['test']['accuracy']:.4f}   "
             f"({tuned['parameters']:,} parameters, pretrained on human chromosome 20; in {TUNED_FOLDER})",
             f"  reloaded         in a new process, largest difference of a logit: {difference:g}",
-            f"  seconds          {time.monotonic() - start:.0f} in all",
+            f"  seconds          {seconds:.0f} in all",
             f"In {output}: model.safetensors, config.json, tokenizer*.json; metrics.json, predictions.csv,",
             "  confusion_matrix.png, checkpoint-* and this text. Use it:",
             "    import hyenadna",
             "    from transformers import pipeline",
-            f'    pipeline("text-classification", "{output}")("{sequences[0]}")',
+            f'    pipeline("text-classification", "{output}")("{data["test"]["sequence"][0]}")',
             f"{output / exported} loads where this package is not installed, which was tried. Publish it:",
             f"    hyenadna push {output / exported} USER/NAME",
         ]
     )
-    (unfinished / SUMMARY_FILE).write_text(summary + "\n")
+
+
+def _replace(output: Path, unfinished: Path) -> None:
+    """Put the new folder into the place of the old one, which is whole until then."""
     replaced = output.with_name(f".{output.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)  # of a demo that was killed right here
     if output.exists():
         output.rename(replaced)
     unfinished.rename(output)
     shutil.rmtree(replaced, ignore_errors=True)
-    print(f"\n{summary}")
-    return {**trained.results, "summary": summary}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -199,4 +253,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from hyenadna.training.cli import run_module
+
+    run_module(__spec__.name)

@@ -3,129 +3,143 @@
     hyenadna pretrain --data hg38.fa --validation chr8 --test chr20 chr21:0-20,000,000      # whole chromosomes, tiled
     hyenadna pretrain --data hg38.fa --bed sequences.bed                                    # intervals, with splits
     hyenadna pretrain --data human.fa mouse.fa.gz --weights 1 0.5 --reverse_complement 0.5  # several species
+    hyenadna pretrain --data hg38.fa --bed classes.bed --class_weights exon=4 repeat=0.1    # some regions more often
     hyenadna pretrain --data hg38.fa --output_dir pretrained --resume                       # go on after a kill
-    accelerate launch -m hyenadna.training.pretrain --data hg38.fa                          # on several devices
+    accelerate launch -m hyenadna pretrain --data hg38.fa                                   # on several devices
 
-Every position predicts the next base: cross-entropy over all rows of the vocabulary, on windows that end in `[SEP]`,
-with the optimisation in `trainer.py` (arXiv 2306.15794). N and pads are no targets. The perplexity that is reported is
-per base: exp of the mean loss of A, C, G and T, `[SEP]` left out; in the training log alone it is exp of the training
-loss, `[SEP]` included. Beside it stand Markov models of order 1 up to 8, fitted on the same training bases and measured
-on the same targets (`markov.py`): is it more than k-mers?
+Every position predicts the next base: cross-entropy over all rows of the vocabulary, on windows
+that end in `[SEP]`, with the optimisation of `runs/trainer.py` (arXiv 2306.15794). N and pads are
+no targets. The reported perplexity is per base: exp of the mean loss of A, C, G and T, without
+`[SEP]`. Only in the training log it is exp of the training loss, `[SEP]` included. Markov models of
+order 0 to 8 are fitted on the same training bases and measured on the same targets
+(`runs/markov.py`): did the network learn more than k-mers?
 
-The folder then holds the model and its tokenizer, `metrics.json`, `markov.json`, `trainer_state.json` with the whole
-curve, and the last checkpoints.
+The output folder holds the model and its tokenizer, `metrics.json`, `markov.json`,
+`trainer_state.json` with the whole curve, and the last checkpoints.
 """
 
-import hashlib
+import itertools
 import json
 import math
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from transformers import EvalPrediction, TrainerCallback, set_seed
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import EvalPrediction, TrainerCallback
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna import HyenaDNAForCausalLM
+from hyenadna.errors import InputError
+from hyenadna.genomics.fasta import SequenceFile, open_genomes
+from hyenadna.genomics.held_out import split_windows
+from hyenadna.genomics.intervals import Intervals, class_weights
+from hyenadna.genomics.letters import FIRST_BASE, SEP, SOFT_MASKED
+from hyenadna.genomics.windows import WindowCollator, WindowDataset, WindowSampler
 from hyenadna.tokenization import HyenaDNATokenizer
-
-from .errors import InputError
-from .genome import FIRST_BASE, SOFT_MASKED, SequenceFile, open_genomes, split_windows
-from .markov import ContextCounts, MarkovModels, count_contexts
-from .results import versions, write_json
-from .settings import (
+from hyenadna.training.runs.checkpoints import last_complete_checkpoint, remove_old_checkpoints
+from hyenadna.training.runs.files import write_json
+from hyenadna.training.runs.folder import (
     METRICS_FILE,
     SETTINGS_FILE,
-    SHAPE,
+    Fingerprint,
     check_output_folder,
+    finished_results,
     one_writer,
-    parse_settings,
-    result_settings,
-    setting,
+    saying_how_to_go_on,
+    versions,
 )
-from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
-from .windows import SEP, WindowCollator, WindowDataset, WindowSampler
+from hyenadna.training.runs.markov import ContextCounts, MarkovModels, count_contexts
+from hyenadna.training.runs.models import RunResult, ScratchArguments, load_checkpoint, make_model
+from hyenadna.training.runs.settings import parse_settings, result_settings, setting, settings_not_compared
+from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
 MARKOV_FILE = "markov.json"
 _SHORTEST_STAGE = 64  # of the warm-up of the sequence length
 
 
 @dataclass
-class PretrainArguments(RecipeArguments):
-    """Settings of `hyenadna pretrain`, on top of those of `transformers.TrainingArguments`."""
+class PretrainArguments(ScratchArguments, RecipeArguments):
+    """Settings of `hyenadna pretrain`, beside those of `transformers.TrainingArguments`."""
 
     # data
-    data: list[str] = field(
-        default_factory=list, metadata={"help": "FASTA files (plain or bgzip), .txt (a sequence a line), csv, parquet."}
+    data: list[str] = setting(
+        [], "FASTA files (plain or bgzip), .txt (a sequence a line), csv, parquet.", compared=False
     )
-    weights: list[float] = field(
-        default_factory=list,
-        metadata={"help": "How often each file's windows come in an epoch (1); .5: about every 2nd."},
-    )
-    bed: list[str] = field(
-        default_factory=list,
-        metadata={"help": "A BED file for each data file, with a split as 4th column or without; else all is tiled."},
+    weights: list[float] = setting([], "How often each file's windows come in an epoch (1); .5: about every 2nd.")
+    bed: list[str] = setting(
+        [],
+        "A BED file for each data file, with a split as 4th column or without; else all is tiled.",
+        compared=False,
     )
     bed_windows: str = setting("centre", "centre: one window around each interval's centre; tile: cut it into windows.")
-    validation: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Held-out chromosomes, regions such as chr20:0-5,000,000 (0-based, half-open) or .bed files."
-        },
+    validation: list[str] = setting(
+        [], "Held-out chromosomes, regions such as chr20:0-5,000,000 (0-based, half-open) or .bed files."
     )
-    test: list[str] = field(default_factory=list, metadata={"help": "The same for the test part."})
+    test: list[str] = setting([], "The same for the test part.")
     validation_fraction: float = setting(0.05, "Last bases of each file to validate on where no validation is given.")
     sequence_column: str = setting("sequence", "Column of csv and parquet files; a column split may name the part.")
     window: int | None = setting(None, "Bases in a window (max_seq_len - 2, as published: 1024 of 1026).")
-    soft_masked: str = setting("keep", "keep: lower case counts as upper case; ignore: it is no target of the loss.")
-    reverse_complement: float = setting(0.0, "Probability to train on a window's other strand.")
-    # model
-    model: str | None = setting(
-        None, "Checkpoint to go on from: a folder or an id on the Hub. Without it: from scratch."
+    min_window: int | None = setting(
+        None, "Each training step draws the length of its windows, from this one to window; else all are window."
     )
-    d_model: int | None = setting(None, "Width, from scratch (128).")
-    n_layer: int | None = setting(None, "Number of blocks, from scratch (2).")
-    max_seq_len: int | None = setting(None, "Longest input in tokens, from scratch (1026).")
-    initializer_range: float | None = setting(None, "Standard deviation of the initial weights, from scratch (0.02).")
-    embed_dropout: float | None = setting(None, "Dropout on the embeddings (from scratch: 0.1).")
-    resid_dropout: float | None = setting(None, "Dropout on each mixer and MLP output (from scratch: 0).")
+    class_weights: list[str] = setting(
+        [],
+        "How often windows of a BED class come in an epoch: exon=4 repeat=0.1 (others 1). The class is the 4th column, "
+        "or the 5th if the 4th names splits.",
+    )
+    soft_masked: str = setting(
+        "keep",
+        "keep: lower case counts as upper case; ignore: it is no target of the loss; a number between 0 and 1: its "
+        "weight in the training loss alone.",
+    )
+    reverse_complement: float = setting(0.0, "Probability to train on a window's other strand.")
     # training
     length_warmup_steps: float = setting(0.0, "Steps with shorter sequences; below 1, a fraction of all steps.")
-    length_warmup_stages: list[int] = field(
-        default_factory=list,
-        metadata={"help": "Their lengths in bases, equally long stages (64, doubled up to window)."},
+    length_warmup_stages: list[int] = setting(
+        [], "Their lengths in bases, equally long stages (64, doubled up to window)."
     )
     markov_order: int = setting(8, "Highest order of the Markov models to compare with; 0 for none.")
-    eval_windows: int = setting(512, "Validation windows, evenly spaced, for evaluations on the way; at the end: all.")
-    # other defaults than those of Transformers
-    output_dir: str = setting("hyenadna-pretrained", "Folder for everything that the run writes.")
+    eval_windows: int = setting(
+        512, "Validation windows, evenly spaced, for evaluations on the way; at the end: all.", compared=False
+    )
+    # other defaults than those of Transformers; the rows of a step are compared, not how they are
+    # divided
+    output_dir: str = setting("hyenadna-pretrained", "Folder for everything that the run writes.", decides=False)
     num_train_epochs: float = setting(1.0, "Passes over the training windows; max_steps overrides it.")
-    per_device_train_batch_size: int = setting(64, "Windows in a batch on each device.")
-    per_device_eval_batch_size: int = setting(64, "Windows in a batch on each device for evaluation.")
-    eval_strategy: str = setting("steps", "When to evaluate.")
-    eval_steps: float = setting(500, "Steps between evaluations.")
-    save_strategy: str = setting("steps", "When to save a checkpoint, from which the run can resume.")
-    save_steps: float = setting(500, "Steps between checkpoints.")
-    save_total_limit: int = setting(2, "Checkpoints to keep: should the last one break, there is the one before.")
-    logging_steps: float = setting(50, "Steps between lines of the log.")
-    include_num_input_tokens_seen: str = setting("non_padding", "Which tokens are counted; needed for the speed.")
+    per_device_train_batch_size: int = setting(64, "Windows in a batch on each device.", compared=False)
+    per_device_eval_batch_size: int = setting(64, "Windows in a batch on each device for evaluation.", decides=False)
+    gradient_accumulation_steps: int = setting(1, "Batches on each device in an optimizer step.", compared=False)
+    eval_strategy: str = setting("steps", "When to evaluate.", decides=False)
+    eval_steps: float = setting(500, "Steps between evaluations.", decides=False)
+    save_strategy: str = setting("steps", "When to save a checkpoint, from which the run can resume.", decides=False)
+    save_steps: float = setting(500, "Steps between checkpoints.", decides=False)
+    save_total_limit: int = setting(
+        2, "Checkpoints to keep: should the last one break, there is the one before.", decides=False
+    )
+    logging_steps: float = setting(50, "Steps between lines of the log.", decides=False)
+    include_num_input_tokens_seen: str = setting(
+        "non_padding", "Which tokens are counted; needed for the speed.", decides=False
+    )
 
     def __post_init__(self):
         super().__post_init__()
         self.check_training()
         if not 0 <= self.reverse_complement <= 1:
             raise InputError(f"reverse_complement is {self.reverse_complement}; it is a probability, 0 to 1")
-        if self.soft_masked not in ("keep", "ignore"):
-            raise InputError(f"soft_masked is {self.soft_masked!r}; use 'keep' or 'ignore'")
+        # These raise an error for what they cannot read.
+        _ = self.soft_masked_weight
+        _ = self.weight_of_class
+        if self.class_weights and not self.bed:
+            raise InputError("class_weights needs bed: a column of the BED files names the class of each interval")
+        if self.min_window is not None and self.min_window < 1:
+            raise InputError(f"min_window is {self.min_window}; it must be at least 1")
         if self.weights and (len(self.weights) != len(self.data) or not all(weight > 0 for weight in self.weights)):
             raise InputError(f"weights are {self.weights} for {len(self.data)} files; give a positive one for each")
         if not 0 <= self.markov_order <= 10:
@@ -146,41 +160,46 @@ class PretrainArguments(RecipeArguments):
         if self.include_num_input_tokens_seen == "no":
             raise InputError("include_num_input_tokens_seen is 'no'; without the tokens there is no speed to report")
 
-
-def load_model(args: PretrainArguments) -> tuple[HyenaDNAForCausalLM, HyenaDNATokenizer]:
-    """Make the model, from scratch or from `args.model`, and its tokenizer.
-
-    Raises:
-        InputError: The checkpoint cannot be loaded, is of another architecture, or conflicts with the settings.
-    """
-    set_seed(args.seed)
-
-    def given(*names: str) -> dict:
-        return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-    dropout, shape = (
-        given("embed_dropout", "resid_dropout"),
-        given(*SHAPE),
-    )
-    if args.model is None:
+    @property
+    def soft_masked_weight(self) -> float:
+        """The weight of lower-case bases in the loss, 0 to 1."""
+        named = {"keep": 1.0, "ignore": 0.0}
+        if self.soft_masked in named:
+            return named[self.soft_masked]
         try:
-            model = HyenaDNAForCausalLM(HyenaDNAConfig(**shape, **dropout))
-        except StrictDataclassError as error:
-            raise InputError(f"the model cannot be made: {error}") from error
-    elif shape:
-        raise InputError(f"{shape} cannot be chosen with model {args.model!r}: a checkpoint has its own; leave it out")
-    else:
-        model, _ = load_checkpoint(HyenaDNAForCausalLM, args.model, dropout)
-    return model, HyenaDNATokenizer(model_max_length=model.config.max_seq_len)
+            weight = float(self.soft_masked)
+        except ValueError:
+            weight = math.nan
+        if not 0 <= weight <= 1:
+            raise InputError(f"soft_masked is {self.soft_masked!r}; use 'keep', 'ignore' or a weight between 0 and 1")
+        return weight
+
+    @property
+    def weight_of_class(self) -> dict[str, float]:
+        """The weights of the BED classes by name."""
+        weights = {}
+        for pair in self.class_weights:
+            name, _, number = pair.rpartition("=")
+            try:
+                weight = float(number)
+            except ValueError:
+                weight = math.nan
+            if not name or not 0 < weight < math.inf:
+                raise InputError(f"class_weights has {pair!r}; expected a class and a positive weight, such as exon=4")
+            if name in weights:
+                raise InputError(f"class_weights names the class {name!r} twice; give it one weight")
+            weights[name] = weight
+        return weights
 
 
 def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int, int]]:
-    """Return the stages of a warm-up of the sequence length: (first optimizer step, length in bases).
+    """Return the stages of a length warm-up: (first optimizer step, length in bases).
 
     Args:
         window: Length after the warm-up.
         steps: Optimizer steps of the warm-up, the same for each stage.
-        lengths: Of the stages; if empty, 64 and its doubles below `window` (arXiv 2306.15794, section 3.2).
+        lengths: Of the stages; if empty, 64 and its doubles below `window` (arXiv 2306.15794,
+            section 3.2).
 
     Raises:
         InputError: Lengths that do not rise, or more stages than steps.
@@ -188,41 +207,76 @@ def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int
     if not steps:
         return []
     if not lengths:
-        lengths = [_SHORTEST_STAGE * 2**i for i in range(64) if _SHORTEST_STAGE * 2**i < window]
-    if not lengths or any(a >= b for a, b in zip(lengths, [*lengths[1:], window], strict=True)) or lengths[0] < 1:
+        length = _SHORTEST_STAGE
+        while length < window:
+            lengths = [*lengths, length]
+            length *= 2
+    rising = all(shorter < longer for shorter, longer in itertools.pairwise([0, *lengths, window]))
+    if not lengths or not rising:
         raise InputError(f"length_warmup_stages are {lengths}; they have to rise, up to below the window of {window}")
     if steps < len(lengths):
         raise InputError(f"a warm-up of {steps} steps is too short for the {len(lengths)} lengths {lengths}")
-    return [*((i * steps // len(lengths), length) for i, length in enumerate(lengths)), (steps, window)]
+    stages = [(i * steps // len(lengths), length) for i, length in enumerate(lengths)]
+    return [*stages, (steps, window)]
 
 
-# ------------------------------------------------------------------------------------------------ Trainer
+# ------------------------------------------------------------------------------------------ Trainer
 
 
 class PretrainTrainer(HyenaDNATrainer):
-    """`HyenaDNATrainer` with the sampler of the windows, the perplexity per base, the speed, and whole checkpoints."""
+    """`HyenaDNATrainer` that samples windows and logs the perplexity per base and the speed."""
 
     def __init__(self, *args, sampler: WindowSampler, markov: dict[str, float], **kwargs):
         self.progress = _Progress(sampler)
         super().__init__(*args, compute_metrics=_per_base, callbacks=[self.progress], **kwargs)
         self.progress.accelerator = self.accelerator
-        self.sampler, self.markov = sampler, markov  # by the prefix of the evaluation: the best Markov perplexity
-        self._logged_at, self._logged_tokens, self._paused = None, 0, 0.0
+        self.sampler = sampler
+        self.markov = markov  # by the prefix of the evaluation: the best Markov perplexity
+        # When the last line was logged, after how many tokens, and the seconds of evaluation since
+        # then.
+        self._logged_at = None
+        self._logged_tokens = 0
+        self._paused = 0.0
 
     def _get_train_sampler(self, train_dataset=None) -> WindowSampler:
         return self.sampler
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Return, instead of logits and labels, the sum of the losses and the number of bases of each row `(batch,)`.
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        """Count the targets of an optimizer step; where they have weights, by these."""
+        if not batch_samples or "loss_weights" not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        total = sum(batch["loss_weights"][:, 1:].sum() for batch in batch_samples).to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            total = self.accelerator.gather(total).sum()
+        return total
 
-        Trainer's own would keep all logits, and would average over batches instead of over bases.
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the mean loss; with `loss_weights` `(batch, length)`, the weighted mean."""
+        if "loss_weights" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(input_ids=inputs["input_ids"])
+        nats = _nats(outputs.logits, inputs["labels"][:, 1:])
+        weights = inputs["loss_weights"][:, 1:]
+
+        # Of an optimizer step with several batches, the total is that of all of them.
+        total = weights.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = (nats * weights).sum() / total
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over the processes, not summed
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Return the summed loss and the number of bases of each row, both `(batch,)`.
+
+        Trainer itself would keep all logits, and average over batches instead of bases.
         """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(input_ids=inputs["input_ids"]).logits
+        # The perplexity is that of bases: [SEP] is learned, but not measured.
         labels = inputs["labels"][:, 1:]
         labels = labels.masked_fill(labels == SEP, -100)
-        nats = cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
+        nats = _nats(logits, labels)
         return None, nats.sum(dim=1, dtype=torch.float64), (labels != -100).sum(dim=1)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -232,14 +286,18 @@ class PretrainTrainer(HyenaDNATrainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the perplexity and, per process, the tokens per second since the last line, evaluations left out."""
-        now, tokens = time.monotonic(), self.state.num_input_tokens_seen
+        """Add the perplexity, and tokens per second and process without the evaluations."""
+        # Tokens and seconds are those since the line before; evaluations in between do not count.
+        now = time.monotonic()
+        tokens = self.state.num_input_tokens_seen
         if "loss" in logs:
             logs["perplexity"] = math.exp(min(logs["loss"], 100.0))
             if self._logged_at is not None:
                 seconds = now - self._logged_at - self._paused
                 logs["tokens_per_second"] = round((tokens - self._logged_tokens) / seconds / self.args.world_size)
-            self._logged_at, self._logged_tokens, self._paused = now, tokens, 0.0
+            self._logged_at = now
+            self._logged_tokens = tokens
+            self._paused = 0.0
             logs["length"] = self.sampler.length_at(self.state.global_step - 1)
             logs["seconds"] = round(self.progress.seconds, 1)
         for prefix, perplexity in self.markov.items():
@@ -248,8 +306,9 @@ class PretrainTrainer(HyenaDNATrainer):
         super().log(logs)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """Write the checkpoint under another name and rename it: a kill or a full disk leaves the earlier ones."""
-        output, staging = Path(self.args.output_dir), Path(self.args.output_dir) / ".unfinished"
+        """Write the checkpoint elsewhere, then rename it: a full disk leaves the earlier ones."""
+        output = Path(self.args.output_dir)
+        staging = output / ".unfinished"
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -267,35 +326,51 @@ class PretrainTrainer(HyenaDNATrainer):
         finally:
             self.args.output_dir = str(output)
         self.accelerator.wait_for_everyone()
-        if self.args.should_save:
+        if self.args.should_save and staging.exists():
             for checkpoint in staging.glob("checkpoint-*"):
-                shutil.rmtree(output / checkpoint.name, ignore_errors=True)  # a broken one
-                checkpoint.rename(output / checkpoint.name)
+                final = output / checkpoint.name
+                shutil.rmtree(final, ignore_errors=True)  # a broken one
+                checkpoint.rename(final)
+                remove_old_checkpoints(final, self._checkpoints_to_keep, best=None)
             staging.rmdir()
-            rotate_checkpoints(str(output), self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 
 
+def _nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return -log p of the next label, `(batch, length - 1)`; 0 where it is -100."""
+    return cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
+
+
 def _per_base(output: EvalPrediction) -> dict[str, float]:
-    nats, bases = float(output.predictions.sum()), int(output.label_ids.sum())
+    nats = float(output.predictions.sum())
+    bases = int(output.label_ids.sum())
     loss = nats / bases if bases else float("nan")
     return {"loss": loss, "perplexity": math.exp(loss), "bases": bases}
 
 
 class _Progress(TrainerCallback):
-    """Tell the sampler its epoch, count the seconds of training over all sessions, and leave when SIGTERM comes."""
+    """Set the sampler's epoch, count the seconds of all sessions, and stop after SIGTERM."""
 
     def __init__(self, sampler: WindowSampler):
-        self.sampler, self.before, self.start, self.stopped = sampler, 0.0, time.monotonic(), False
+        self.sampler = sampler
+        self.before = 0.0  # seconds of the earlier sessions, and of this one when it is over
+        self.start = None
+        self.stopped = False
         self.accelerator = None  # set by the trainer
 
     @property
     def seconds(self) -> float:
+        if self.start is None:
+            return self.before
         return self.before + time.monotonic() - self.start
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.before = max((line.get("seconds", 0.0) for line in state.log_history), default=0.0)
         self.start = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.before = self.seconds
+        self.start = None
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.sampler.epoch = state.global_step // self.sampler.steps_per_epoch
@@ -303,32 +378,48 @@ class _Progress(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.stopped:
             self.accelerator.set_trigger()
-        self.stopped = (
-            self.accelerator.check_trigger()
-        )  # all processes stop at the same step, or they would wait forever
+        # All processes stop at the same step, or they would wait for each other forever.
+        self.stopped = self.accelerator.check_trigger()
         if self.stopped:
             control.should_save = control.should_training_stop = True
 
-    def stop(self, *_) -> None:
-        self.stopped = True
+    @contextmanager
+    def stopping_at_sigterm(self) -> Iterator[None]:
+        """Let SIGTERM save a checkpoint and end the training after the current step."""
+
+        def stop(*_) -> None:
+            self.stopped = True
+
+        earlier = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, earlier)
 
 
-# ------------------------------------------------------------------------------------------------ Markov models
+# ------------------------------------------------------------------------------------ Markov models
 
 
 def _contexts(
     dataset: WindowDataset, rows: np.ndarray, order: int, both_strands: bool, keep_soft_masked: bool, what: str
 ) -> ContextCounts:
     """Count what the network is shown, or measured on, of these rows."""
+    strands = [False]
+    if both_strands:
+        strands.append(True)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        size = max(1, 2**19 // dataset.window)
+        size = max(1, 2**19 // dataset.window)  # windows of half a million bases together
         for i in tqdm(range(0, len(rows), size), desc=f"counting k-mers, {what}", leave=False, mininterval=2):
-            for flip in (False, True)[: 1 + both_strands]:
+            for flip in strands:
                 items = [(row, dataset.window, flip) for row in rows[i : i + size].tolist()]
                 ids = dataset.__getitems__(items)[:, :-1]  # the last column holds no base
                 bases = (ids % SOFT_MASKED - FIRST_BASE).astype(np.uint8)  # below 4 for A, C, G, T alone
-                yield bases, np.ones_like(bases, dtype=bool) if keep_soft_masked else ids < SOFT_MASKED
+                if keep_soft_masked:
+                    targets = np.ones_like(bases, dtype=bool)
+                else:
+                    targets = ids < SOFT_MASKED
+                yield bases, targets
 
     return count_contexts(batches(), order)
 
@@ -337,12 +428,15 @@ def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> d
     """Fit Markov models on the training windows and measure them on the others.
 
     Returns:
-        `{"strengths": [...], "training_bases": n, part: {"bases": n, "perplexity": {"0": ..., "1": ..., ...}}}` for
-        each part but `train`.
+        `strengths`, `training_bases`, and for each part but `train` a dict of its `bases` and its
+        `perplexity` by order: `{"0": 3.98, "1": 3.95, ...}`.
     """
-    keep, both = args.soft_masked == "keep", args.reverse_complement > 0
-    train, order = datasets["train"], args.markov_order
-    halves = [_contexts(train, np.arange(half, len(train), 2), order, both, keep, "train") for half in range(2)]
+    keep = args.soft_masked_weight > 0
+    both_strands = args.reverse_complement > 0
+    train = datasets["train"]
+    order = args.markov_order
+    # Every other window, so that both halves come from all over the genome.
+    halves = [_contexts(train, np.arange(half, len(train), 2), order, both_strands, keep, "train") for half in range(2)]
     models = MarkovModels(*halves)
     result = {"strengths": models.strengths, "training_bases": sum(half.targets for half in halves)}
     for part, dataset in datasets.items():
@@ -353,38 +447,93 @@ def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> d
     return result
 
 
-# ------------------------------------------------------------------------------------------------ the recipe
+# --------------------------------------------------------------------------------------- the recipe
 
 
 @dataclass
-class PretrainResult:
-    """What `pretrain` returns: the content of `metrics.json`, the trained model and its tokenizer."""
+class _Plan:
+    """What is read, in which order, and for how long."""
 
-    results: dict
-    model: HyenaDNAForCausalLM
-    tokenizer: HyenaDNATokenizer
+    genomes: list[SequenceFile]
+    parts: dict[str, Intervals]
+    datasets: dict[str, WindowDataset]  # the parts, and `eval`, a sample of the validation part
+    sampler: WindowSampler
+    steps: int
 
 
 @one_writer
-def pretrain(args: PretrainArguments) -> PretrainResult:
+def pretrain(args: PretrainArguments) -> RunResult:
     """Pretrain, evaluate and save.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
-        SystemExit: SIGTERM came (status 143). A checkpoint was saved, from which `--resume` goes on.
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
+        SystemExit: SIGTERM came (status 143). A checkpoint was saved, from which `--resume` goes
+            on.
     """
     if not args.data:
         raise InputError(
             "no data: say --data FILE (FASTA, .txt, csv, tsv or parquet; several files are several species)"
         )
-    output, is_main = Path(args.output_dir), args.process_index == 0
-    model, tokenizer = load_model(args)
-    window = args.window or model.config.max_seq_len - 2
-    if window + 1 > model.config.max_seq_len:
+    output = Path(args.output_dir)
+    is_main = args.process_index == 0
+    model, _ = make_model(HyenaDNAForCausalLM, args)
+    tokenizer = HyenaDNATokenizer(model_max_length=model.config.max_seq_len)
+    plan = _plan(args, _window(args, model.config.max_seq_len))
+
+    settings = {**result_settings(args), **_fingerprints(plan)}
+    settings["rows_per_step"] = plan.sampler.rows_per_step
+    if is_main:
+        check_output_folder(output, settings, args.resume, settings_not_compared(args))
+    finished = finished_results(output)
+    if finished is not None:
+        trained, _ = load_checkpoint(HyenaDNAForCausalLM, str(output), {})
+        return RunResult(finished, trained, tokenizer)
+    if is_main:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / SETTINGS_FILE, settings)
+        _print_plan(plan)
+
+    markov = {}
+    if args.markov_order:
+        with args.main_process_first(local=False, desc="counting k-mers"):
+            markov = _markov(args, output, plan.datasets, settings["data_blake2b"])
+    trainer = _make_trainer(args, plan, model, tokenizer, markov)
+    checkpoint = last_complete_checkpoint(output) if args.resume else None
+    _train(trainer, checkpoint, output)
+
+    metrics = _evaluate(trainer, plan.datasets, markov)
+    trainer.save_model(args.output_dir)  # every process takes part in this
+    result = RunResult({"metrics": metrics}, trainer.model, tokenizer)
+    if is_main:
+        trainer.save_run(output)
+        result.results |= {
+            "markov": markov,
+            "windows": {part: len(windows) for part, windows in plan.parts.items()},
+            **_cost(trainer),
+            "resumed_from": checkpoint and Path(checkpoint).name,
+            "versions": versions(),
+            "settings": settings,
+        }
+        write_json(output / METRICS_FILE, result.results)  # last: its presence says that the run is finished
+        print(_summary(result.results, output))
+    return result
+
+
+def _window(args: PretrainArguments, max_seq_len: int) -> int:
+    """Return the bases in a window, which has to fit the model with its [SEP]."""
+    window = args.window or max_seq_len - 2
+    if window + 1 > max_seq_len:
         raise InputError(
-            f"window is {window} bases and [SEP], but max_seq_len of the model is {model.config.max_seq_len}; use a "
-            f"window of {model.config.max_seq_len - 1} at most, or a model with a larger max_seq_len"
+            f"window is {window} bases and [SEP], but max_seq_len of the model is {max_seq_len}; use a window of "
+            f"{max_seq_len - 1} at most, or a model with a larger max_seq_len"
         )
+    if args.min_window is not None and args.min_window > window:
+        raise InputError(f"min_window is {args.min_window}, longer than the window of {window} bases")
+    return window
+
+
+def _plan(args: PretrainArguments, window: int) -> _Plan:
     with args.main_process_first(local=False, desc="indexing"):  # one process writes the indexes that are missing
         genomes = open_genomes(args.data, args.sequence_column)
     parts = split_windows(
@@ -395,142 +544,145 @@ def pretrain(args: PretrainArguments) -> PretrainResult:
         validation=args.validation,
         test=args.test,
         validation_fraction=args.validation_fraction,
-        ignore_soft_masked=args.soft_masked == "ignore",
+        ignore_soft_masked=args.soft_masked_weight == 0,
     )
     datasets = {part: WindowDataset(genomes, windows, window) for part, windows in parts.items()}
-    some = np.unique(np.linspace(0, len(parts["validation"]) - 1, args.eval_windows).round().astype(int))
-    datasets["eval"] = WindowDataset(genomes, parts["validation"][some], window)
+    # Evenly spaced over the validation part, which is ordered by position: no stretch of a genome is
+    # missed, and every evaluation reads the same windows.
+    sample = np.linspace(0, len(parts["validation"]) - 1, args.eval_windows).round().astype(int)
+    datasets["eval"] = WindowDataset(genomes, parts["validation"][np.unique(sample)], window)
+
+    sampler = _sampler(args, genomes, parts["train"], window)
+    steps = args.max_steps
+    if steps <= 0:
+        steps = math.ceil(args.num_train_epochs * sampler.steps_per_epoch)
+    warmup_steps = args.length_warmup_steps
+    if warmup_steps < 1:  # a fraction of all steps
+        warmup_steps *= steps
+    sampler.stages += length_stages(window, round(warmup_steps), args.length_warmup_stages)
+    return _Plan(genomes, parts, datasets, sampler, steps)
+
+
+def _sampler(args: PretrainArguments, genomes: list[SequenceFile], windows: Intervals, window: int) -> WindowSampler:
     weights = args.weights or [1.0] * len(genomes)
     rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    sampler = WindowSampler(parts["train"], weights, rows_per_step, window, args.seed, args.reverse_complement)
-    for file, weight, rows, count in zip(genomes, weights, sampler.rows_of_file, sampler.per_epoch, strict=True):
-        if len(rows) and not count:
+    window_weights = None
+    if args.class_weights:
+        window_weights = class_weights(windows, args.bed, genomes, args.weight_of_class)
+    sampler = WindowSampler(
+        windows,
+        weights,
+        rows_per_step,
+        window,
+        args.seed,
+        args.reverse_complement,
+        window_weights=window_weights,
+        shortest=args.min_window,
+    )
+    for group, count in zip(sampler.groups, sampler.per_epoch, strict=True):
+        if len(group.rows) and not count:
+            weight = "weight times class weight" if args.class_weights else "weight"
             raise InputError(
-                f"{file.path} has {len(rows)} training windows and weight {weight}: none of them would be read in an "
-                "epoch. Give it a larger weight, or leave it out"
+                f"{genomes[group.file].path} has {len(group.rows)} training windows and {weight} {group.weight:g}: "
+                "none of them would be read in an epoch. Give it a larger weight, or leave it out"
             )
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * sampler.steps_per_epoch)
-    warmup = args.length_warmup_steps
-    sampler.stages += length_stages(window, round(warmup * steps if warmup < 1 else warmup), args.length_warmup_stages)
+    return sampler
 
-    settings = {**result_settings(args), **_fingerprints(genomes, parts), "rows_per_step": rows_per_step}
-    if is_main:
-        check_output_folder(
-            output,
-            settings,
-            args.resume,
-            ("data", "bed", "per_device_train_batch_size", "gradient_accumulation_steps", "eval_windows"),
-        )
-    if (output / METRICS_FILE).exists():
-        print(f"{output} holds this run, and it is finished: nothing to do")
-        results = json.loads((output / METRICS_FILE).read_text())
-        return PretrainResult(results, HyenaDNAForCausalLM.from_pretrained(output), tokenizer)
-    if is_main:
-        output.mkdir(parents=True, exist_ok=True)
-        write_json(output / SETTINGS_FILE, settings)
-        _print_plan(genomes, parts, sampler, steps)
-    with args.main_process_first(local=False, desc="counting k-mers"):
-        markov = _markov(args, output, datasets, settings["data_blake2b"]) if args.markov_order else {}
 
-    trainer = PretrainTrainer(
+def _fingerprints(plan: _Plan) -> dict[str, str]:
+    """Return the digest of all data up to each file, then up to the windows of each part.
+
+    The digests accumulate, so the first one that differs names what has changed.
+    """
+    data = Fingerprint("blake2b")
+    digests = {}
+    for i, genome in enumerate(plan.genomes):
+        for piece in genome.pieces():
+            data.add(piece)
+        digests[f"data_file_{i}_blake2b"] = data.text
+    for part, windows in plan.parts.items():
+        digests[f"{part}_windows_blake2b"] = data.add(part).add(windows.array()).text
+    return {**digests, "data_blake2b": data.text}
+
+
+def _make_trainer(
+    args: PretrainArguments, plan: _Plan, model: HyenaDNAForCausalLM, tokenizer: HyenaDNATokenizer, markov: dict
+) -> PretrainTrainer:
+    return PretrainTrainer(
         model=model,
         args=args,
-        train_dataset=datasets["train"],
-        eval_dataset=datasets["eval"],
+        train_dataset=plan.datasets["train"],
+        eval_dataset=plan.datasets["eval"],
         processing_class=tokenizer,
-        data_collator=WindowCollator(args.soft_masked == "ignore"),
-        sampler=sampler,
-        markov={part: min(markov[part]["perplexity"].values()) for part in datasets if part in markov},
+        data_collator=WindowCollator(args.soft_masked_weight),
+        sampler=plan.sampler,
+        markov={part: min(markov[part]["perplexity"].values()) for part in plan.datasets if part in markov},
     )
-    checkpoint = last_complete_checkpoint(output) if args.resume else None
-    earlier = signal.signal(signal.SIGTERM, trainer.progress.stop)
-    try:
+
+
+def _train(trainer: PretrainTrainer, checkpoint: str | None, output: Path) -> None:
+    """Train to the end. After Ctrl-C or SIGTERM, say how to continue."""
+    with trainer.progress.stopping_at_sigterm(), saying_how_to_go_on(output):
         trainer.train(resume_from_checkpoint=checkpoint)
-    except KeyboardInterrupt:
-        kept = last_complete_checkpoint(output)
-        print(f"\nInterrupted; {kept or 'no checkpoint yet'}. The same command with --resume goes on from there.")
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
     if trainer.progress.stopped:
-        if is_main:
+        if trainer.args.process_index == 0:
             print(f"SIGTERM: saved at step {trainer.state.global_step}. The same command with --resume goes on.")
         raise SystemExit(128 + signal.SIGTERM)
 
-    metrics, seconds = {}, trainer.progress.seconds
+
+def _evaluate(trainer: PretrainTrainer, datasets: dict[str, WindowDataset], markov: dict) -> dict[str, dict]:
+    """Measure the network on all bases that the Markov models were measured on."""
+    metrics = {}
     for part in ("validation", "test"):
-        if part in datasets:
-            measured = trainer.evaluate(datasets[part], metric_key_prefix=part)
-            metrics[part] = {name: measured[f"{part}_{name}"] for name in ("loss", "perplexity", "bases")}
-            if markov and metrics[part]["bases"] != markov[part]["bases"]:
-                raise RuntimeError(
-                    f"{part}: the network was measured on {metrics[part]['bases']} bases, {markov[part]}"
-                )
-    trainer.save_model(args.output_dir)  # every process takes part in this
-    result = PretrainResult({"metrics": metrics}, trainer.model, tokenizer)
-    if not is_main:
-        return result
-    (output / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing here needs
-    trainer.state.save_to_json(str(output / "trainer_state.json"))
+        if part not in datasets:
+            continue
+        measured = trainer.evaluate(datasets[part], metric_key_prefix=part)
+        metrics[part] = {name: measured[f"{part}_{name}"] for name in ("loss", "perplexity", "bases")}
+        if markov and metrics[part]["bases"] != markov[part]["bases"]:
+            raise RuntimeError(f"{part}: the network was measured on {metrics[part]['bases']} bases, {markov[part]}")
+    return metrics
+
+
+def _cost(trainer: PretrainTrainer) -> dict:
+    """Return steps, tokens, speed, time and size of a run, as in `metrics.json`."""
     speeds = [line["tokens_per_second"] for line in trainer.state.log_history if "tokens_per_second" in line]
-    result.results |= {
-        "markov": markov,
-        "windows": {part: len(windows) for part, windows in parts.items()},
+    return {
         "steps": trainer.state.global_step,
         "tokens_seen": trainer.state.num_input_tokens_seen,
         "tokens_per_second_per_process": float(np.median(speeds)) if speeds else None,
-        "processes": args.world_size,
-        "train_seconds": round(seconds, 1),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "resumed_from": checkpoint and Path(checkpoint).name,
-        "versions": versions(),
-        "settings": settings,
+        "processes": trainer.args.world_size,
+        "train_seconds": round(trainer.progress.seconds, 1),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
     }
-    write_json(output / METRICS_FILE, result.results)  # last: its presence says that the run is finished
-    print(_summary(result.results, output))
-    return result
 
 
-def _fingerprints(genomes: list[SequenceFile], parts: dict[str, np.ndarray]) -> dict[str, str]:
-    """Return the digest of all data up to each file, then up to the windows of each part; the first to differ tells."""
-    digest, found = hashlib.blake2b(digest_size=16), {}
-    for i, genome in enumerate(genomes):
-        digest.update(genome.content)
-        found[f"data_file_{i}_blake2b"] = digest.hexdigest()
-    for part, windows in parts.items():
-        digest.update(part.encode() + np.ascontiguousarray(windows).tobytes())
-        found[f"{part}_windows_blake2b"] = digest.hexdigest()
-    return {**found, "data_blake2b": digest.hexdigest()}
-
-
-def _print_plan(genomes: list[SequenceFile], parts: dict[str, np.ndarray], sampler: WindowSampler, steps: int) -> None:
-    for part, windows in parts.items():
-        for file, genome in enumerate(genomes):
-            own = windows[windows[:, 0] == file]
-            if len(own):
-                print(
-                    f"{part:>12}: {len(own):>10,} windows, {(own[:, 3] - own[:, 2]).sum():>14,} bases of {genome.path}"
-                )
-    print(f"{steps:,} steps of {sampler.rows_per_step} windows, {sampler.steps_per_epoch:,} an epoch")
+def _print_plan(plan: _Plan) -> None:
+    for part, windows in plan.parts.items():
+        for file, genome in enumerate(plan.genomes):
+            in_file = windows[windows.file == file]
+            if len(in_file):
+                bases = in_file.lengths.sum()
+                print(f"{part:>12}: {len(in_file):>10,} windows, {bases:>14,} bases of {genome.path}")
+    sampler = plan.sampler
+    print(f"{plan.steps:,} steps of {sampler.rows_per_step} windows, {sampler.steps_per_epoch:,} an epoch")
     if len(sampler.stages) > 1:
         print("lengths: " + ", ".join(f"{length} from step {step}" for step, length in sampler.stages[1:]))
 
 
 def _markov(args: PretrainArguments, output: Path, datasets: dict[str, WindowDataset], data: str) -> dict:
     """Fit the Markov models, or read what an earlier session of this run measured."""
-    made_of = {
-        "data": data,
-        **{n: getattr(args, n) for n in ("markov_order", "reverse_complement", "soft_masked", "eval_windows")},
-    }
+    names = ("markov_order", "reverse_complement", "soft_masked", "eval_windows")
+    made_of = {"data": data, **{name: getattr(args, name) for name in names}}
     try:
         known = json.loads((output / MARKOV_FILE).read_text())
     except (OSError, ValueError):
         known = {}
+    is_main = args.process_index == 0
     if known.get("made_of") != made_of:
         known = {**fit_markov(args, datasets), "made_of": made_of}
-        if args.process_index == 0:
+        if is_main:
             write_json(output / MARKOV_FILE, known)
-    if args.process_index == 0:
+    if is_main:
         print(_markov_table(known))
     return known
 
@@ -544,7 +696,9 @@ def _markov_table(markov: dict) -> str:
 
 
 def _summary(results: dict, output: Path) -> str:
-    lines = [_markov_table(results["markov"])] if results["markov"] else []
+    lines = []
+    if results["markov"]:
+        lines.append(_markov_table(results["markov"]))
     for part, values in results["metrics"].items():
         line = f"{part}: perplexity {values['perplexity']:.4f} per base, on {values['bases']:,} bases"
         if results["markov"]:
@@ -563,6 +717,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from .cli import main as command_line
+    from hyenadna.training.cli import run_module
 
-    sys.exit(command_line(["pretrain", *sys.argv[1:]]))
+    run_module(__spec__.name)

@@ -1,0 +1,592 @@
+"""Embeddings of sequences, and what they tell: `hyenadna embed --model M --data genes.fa`.
+
+    hyenadna embed --model pretrained --data promoters.csv --output_dir embeddings
+    # genes, classified by biotype; with the settings of the paper; on several devices
+    hyenadna embed --model pretrained --gtf genes.gtf.gz --fasta hg38.fa --classifier boosted_trees
+    hyenadna embed biotypes.yaml --model pretrained --data transcripts.fa --picture tsne
+    accelerate launch -m hyenadna embed --model pretrained --data promoters.csv
+
+An embedding is the mean, the last or the maximum of a layer's output over the positions of a
+sequence. A sequence longer than `--chunk` (by default what the model reads) is cut into chunks of
+that length; their embeddings are averaged, each weighted by its length, as for the paper's biotypes
+(arXiv 2306.15794).
+
+The output folder gets `embeddings.parquet` (or `.npz`). With `--classifier` it also gets the
+cross-validated F1 in `metrics.json`; rows of the same gene, or of the same DNA on either strand,
+are in one fold. With `--picture` it gets a map of two dimensions in `embeddings.png` and
+`embeddings.html`, one file that needs no network.
+
+    from hyenadna.analysis.embed import embed
+    embed(model, ["ACGTTG", "GGCA"], pooling="mean")          # float32 (2, d_model)
+"""
+
+import hashlib
+import time
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import PartialState
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from hyenadna import HyenaDNAConfig, HyenaDNAModel
+from hyenadna.errors import InputError
+from hyenadna.genomics.fasta import SequenceFile
+from hyenadna.genomics.genes import GeneSequences, read_genes
+from hyenadna.genomics.labels import check_sequences, label_text
+from hyenadna.genomics.letters import encode, pad
+from hyenadna.genomics.sources import has_labels, read_parts
+from hyenadna.inputs_hyenadna import pool
+from hyenadna.training.runs.files import write_json, write_whole
+from hyenadna.training.runs.folder import (
+    METRICS_FILE,
+    SETTINGS_FILE,
+    check_output_folder,
+    hardware,
+    versions,
+)
+from hyenadna.training.runs.models import load_checkpoint
+from hyenadna.training.runs.outputs import locked, remove_unfinished
+from hyenadna.training.runs.pictures import write_confusion_matrix
+from hyenadna.training.runs.settings import parse_settings, setting
+from hyenadna.training.runs.shards import Parts, changed_settings, read_earlier_settings, share
+
+from .classifier import CLASSIFIERS, check_classes, cross_validate, groups_of, majority
+from .pictures import METHODS, check_map, draw_map, map_to_plane, write_html
+from .sequences import read_sequences
+
+__all__ = ["POOLINGS", "EmbedArguments", "Rows", "embed", "main", "read_rows", "run"]
+
+logger = logging.get_logger(__name__)
+
+POOLINGS = ("mean", "last", "max")
+_BASES_PER_PART = 2**22  # between two files of unfinished work
+# Settings on which the vectors of an unfinished run depend; the others may change.
+_SETTINGS_OF_VECTORS = ("model", "pooling", "layer", "chunk", "data_sha256")
+_LARGEST_SEED = 2**32 - 1  # of scikit-learn
+
+
+@dataclass
+class EmbedArguments:
+    """Settings of `hyenadna embed`."""
+
+    model: str | None = setting(None, "Checkpoint: a folder or an id on the Hub.")
+    data: str | None = setting(None, "csv, tsv, parquet or FASTA file, or folder, with labels or without.")
+    gtf: str | None = setting(None, "GTF or GFF file, in place of data: its genes, labelled by biotype.")
+    fasta: str | None = setting(None, "Genome of the genes.")
+    feature: str = setting("gene", "Feature of the GTF or GFF file.")
+    biotypes: list[str] = field(default_factory=list, metadata={"help": "Biotypes to use; by default all."})
+    min_rows: int = setting(10, "For classifier and picture: leave out classes with fewer rows.")
+    max_rows: int | None = setting(None, "Draw at most this many rows of each class.")
+    sequence_column: str = setting("sequence", "Column with the sequences.")
+    label_column: str = setting("label", "Column with the labels, if there is one.")
+    id_column: str = setting("id", "Column with the names of the rows, if there is one.")
+    pooling: str = setting("mean", f"{', '.join(POOLINGS)}, over the positions of a sequence or chunk.")
+    layer: int = setting(-1, "0: the embeddings of the letters, i: block i; -1: the last, after the final norm.")
+    chunk: int | None = setting(None, "Bases to read at a time; by default as many as the model reads.")
+    batch_bases: int = setting(2**16, "Bases in one batch on each device, padding included.")
+    output_format: str = setting("parquet", "parquet or npz.")
+    classifier: str | None = setting(None, "Classifier to cross-validate: logistic or boosted_trees.")
+    folds: int = setting(5, "Folds of the cross-validation.")
+    picture: str | None = setting(None, "Map of two dimensions: tsne, pca, or umap if it is installed.")
+    seed: int = setting(0, "Of the folds, the draw and the map.")
+    use_cpu: bool = setting(False, "Do not use a GPU.")
+    resume: bool = setting(False, "Go on with an interrupted run in output_dir.")
+    output_dir: str = setting("hyenadna-embeddings", "Folder for everything that the run writes.")
+
+    def __post_init__(self) -> None:
+        for name, known in (("pooling", POOLINGS), ("output_format", ("parquet", "npz"))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}")
+        for name, known in (("classifier", CLASSIFIERS), ("picture", METHODS)):
+            if getattr(self, name) not in (None, *known):
+                raise InputError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}")
+
+        if self.model is None or (self.data is None) == (self.gtf is None):
+            raise InputError("embed needs a checkpoint (model), and sequences: either data, or gtf and fasta")
+        if self.gtf is not None and self.fasta is None:
+            raise InputError("the genes of a GTF file need their genome: fasta")
+
+        at_least_one = (self.batch_bases, self.min_rows, self.chunk, self.max_rows)
+        if self.folds < 2 or any(value is not None and value < 1 for value in at_least_one):
+            raise InputError("batch_bases, chunk, min_rows and max_rows must be at least 1, and folds at least 2")
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise InputError(f"seed must be between 0 and {_LARGEST_SEED:,}")
+
+
+# ------------------------------------------------------------------------------ embeddings
+
+
+def chunks_of(lengths: Sequence[int], chunk: int) -> np.ndarray:
+    """Cut sequences into pieces of at most `chunk` bases: sequence, start, end, int64 `(n, 3)`.
+
+    The pieces of a sequence are as equal in length as can be. A short last piece would otherwise
+    count as much as the others in `max` and `last` pooling.
+
+    >>> chunks_of([10], 4).tolist()
+    [[0, 0, 3], [0, 3, 6], [0, 6, 10]]
+    """
+    pieces = []
+    for i, length in enumerate(lengths):
+        count = -(-length // chunk)
+        edges = (np.arange(count + 1) * length // count).tolist()
+        pieces += [(i, start, end) for start, end in pairwise(edges)]
+    return np.array(pieces, dtype=np.int64).reshape(-1, 3)
+
+
+def batches_of(pieces: np.ndarray, batch_bases: int) -> list[np.ndarray]:
+    """Return batches of numbers of pieces: the longest first, of similar length in a batch.
+
+    Args:
+        pieces: From `chunks_of`.
+        batch_bases: Bases in a batch, padding included; a longer piece is a batch of its own.
+    """
+    sizes = _sizes(pieces)
+    order = np.argsort(-sizes, kind="stable")
+    batches = []
+    while len(order):
+        count = max(1, batch_bases // int(sizes[order[0]]))
+        batches.append(order[:count])
+        order = order[count:]
+    return batches
+
+
+def _sizes(pieces: np.ndarray) -> np.ndarray:
+    return pieces[:, 2] - pieces[:, 1]
+
+
+@torch.inference_mode()
+def _pooled(
+    model: PreTrainedModel,
+    sequences: Sequence[str],
+    batches: Iterable[np.ndarray],
+    pieces: np.ndarray,
+    pooling: str,
+    layer: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the numbers of pieces and their embeddings, float32 `(n, d_model)`, by batches."""
+    backbone = model.base_model
+    is_inner = layer not in (-1, model.config.n_layer)
+    for numbers in batches:
+        letters = [encode(sequences[i][start:end]) for i, start, end in pieces[numbers].tolist()]
+        tokens, lengths = pad(letters)
+        mask = np.arange(tokens.shape[1]) < lengths[:, None]
+
+        ids = torch.from_numpy(tokens).to(model.device)
+        mask = torch.from_numpy(mask).to(model.device)
+        outputs = backbone(input_ids=ids, attention_mask=mask.long(), output_hidden_states=is_inner)
+        states = outputs.hidden_states[layer] if is_inner else outputs.last_hidden_state
+        yield numbers, pool(states, mask, pooling).float().cpu().numpy()
+
+
+def embed(
+    model: PreTrainedModel,
+    sequences: Sequence[str],
+    *,
+    pooling: str = "mean",
+    layer: int = -1,
+    chunk: int | None = None,
+    batch_bases: int = 2**16,
+    progress: bool = False,
+) -> np.ndarray:
+    """Return an embedding of each sequence, float32 `(sequences, d_model)`.
+
+    Args:
+        model: Any HyenaDNA model, with a head or without; it is left as it was.
+        sequences: Of IUPAC letters, none empty.
+        pooling: `"mean"`, `"last"` or `"max"` over the positions.
+        layer: 0: the embeddings of the letters; i: block i; -1 or `n_layer`: the last, after the
+            final norm.
+        chunk: Bases to read at a time, by default `max_seq_len`. A longer sequence is cut; the
+            embeddings of its chunks are averaged, each weighted by its length.
+        batch_bases: Bases in one batch, padding included.
+        progress: Show a progress bar.
+
+    Raises:
+        InputError: A sequence is empty or has other letters, or a setting does not fit the model.
+
+    >>> from hyenadna import HyenaDNAConfig
+    >>> model = HyenaDNAModel(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66))
+    >>> embed(model, ["ACGTTG", "GGCA"]).shape
+    (2, 8)
+    """
+    if isinstance(sequences, str):
+        raise InputError("sequences is one text; embed takes a list of them: [text]")
+    # A column of a pandas table is looked up by its index, which may be in another order.
+    sequences = list(sequences)
+    lengths = [len(sequence) for sequence in sequences]
+    _check(model.config, lengths, pooling, layer, chunk)
+    pieces = chunks_of(lengths, chunk or model.config.max_seq_len)
+    batches = batches_of(pieces, batch_bases)
+    vectors = np.zeros((len(pieces), model.config.d_model), dtype=np.float32)
+
+    # Parts of the model may be in another mode than the whole, because they are frozen.
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with tqdm(total=sum(lengths), unit="base", unit_scale=True, disable=not progress) as bar:
+            for numbers, embeddings in _pooled(model, sequences, batches, pieces, pooling, layer):
+                vectors[numbers] = embeddings
+                bar.update(int(_sizes(pieces[numbers]).sum()))
+    finally:
+        for module, training in modes:
+            module.training = training
+    return average(vectors, pieces, len(lengths))
+
+
+def _check(config: HyenaDNAConfig, lengths: Sequence[int], pooling: str, layer: int, chunk: int | None) -> None:
+    if pooling not in POOLINGS:
+        raise InputError(f"pooling is {pooling!r}; use one of {', '.join(POOLINGS)}")
+    if not -1 <= layer <= config.n_layer:
+        raise InputError(f"layer is {layer}; the model has {config.n_layer} blocks: 0 to {config.n_layer}, or -1")
+    if chunk is not None and not 1 <= chunk <= config.max_seq_len:
+        raise InputError(f"chunk is {chunk:,}; the model reads 1 to max_seq_len={config.max_seq_len:,} bases at a time")
+    if not len(lengths):
+        raise InputError("there are no sequences")
+    if min(lengths) == 0:
+        raise InputError(f"sequence {list(lengths).index(0)} is empty")
+
+
+def average(vectors: np.ndarray, pieces: np.ndarray, count: int) -> np.ndarray:
+    """Average the embeddings of the pieces of each sequence by length, float32 `(count, d)`."""
+    # In float64: a chromosome has thousands of pieces.
+    sizes = _sizes(pieces).astype(np.float64)
+    sums = np.zeros((count, vectors.shape[1]))
+    np.add.at(sums, pieces[:, 0], vectors * sizes[:, None])
+    lengths = np.bincount(pieces[:, 0], sizes, minlength=count)
+    return (sums / lengths[:, None]).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------ rows
+
+
+class Rows(NamedTuple):
+    """What is embedded: names, sequences, their lengths in bases, and classes if there are any."""
+
+    ids: list[str]
+    sequences: Sequence[str]
+    lengths: list[int]
+    labels: list[str] | None
+
+
+def read_rows(args: EmbedArguments) -> Rows:
+    """Read the rows that the settings name, without rare and unwanted classes.
+
+    Raises:
+        InputError: The file or folder cannot be read, or nothing of it is left.
+    """
+    if args.gtf is not None:
+        return _gene_rows(args)
+
+    if has_labels(args.data, args.label_column):
+        ids, sequences, labels = _labelled_rows(args)
+    else:
+        ids, sequences = read_sequences(args.data, args.sequence_column, args.id_column)
+        labels = None
+    for name, sequence in zip(ids, sequences, strict=True):
+        try:
+            encode(sequence)
+        except InputError as error:
+            raise InputError(f"{args.data}: {name}: {error}") from error
+    return Rows(ids, sequences, [len(sequence) for sequence in sequences], labels)
+
+
+def _gene_rows(args: EmbedArguments) -> Rows:
+    genome = SequenceFile(args.fasta)
+    genes = read_genes(args.gtf, genome, args.feature)
+    known = sorted({gene.biotype for gene in genes})
+    unknown = sorted(set(args.biotypes) - set(known))
+    if unknown:
+        raise InputError(f"{args.gtf} has no biotype {unknown}; it has {known}")
+    if args.biotypes:
+        genes = [gene for gene in genes if gene.biotype in args.biotypes]
+
+    kept = _rows_of_frequent_classes([gene.biotype for gene in genes], args)
+    genes = [genes[i] for i in kept]
+    for gene in genes:
+        sequence = genome.number[gene.chromosome]
+        genome.check_letters(sequence, gene.start, genome.read(sequence, gene.start, gene.end))
+    return Rows(
+        ids=[gene.name for gene in genes],
+        sequences=GeneSequences(genes, genome),
+        lengths=[gene.end - gene.start for gene in genes],
+        labels=[gene.biotype for gene in genes],
+    )
+
+
+def _labelled_rows(args: EmbedArguments) -> tuple[list[str], list[str], list[str]]:
+    columns = (args.sequence_column, (args.label_column,), args.id_column)
+    tables = list(read_parts(args.data, columns).values())
+    labels = []
+    for table in tables:
+        check_sequences(table.drop(columns="id", errors="ignore"))  # the same id may come again
+        labels += [label_text(value, row, table) for row, value in enumerate(table["label"])]
+
+    table = pd.concat(tables, ignore_index=True)
+    ids = table["id"].tolist() if "id" in table else [str(row) for row in range(len(table))]
+    sequences = table["sequence"].tolist()
+    kept = _rows_of_frequent_classes(labels, args)
+    return [ids[i] for i in kept], [sequences[i] for i in kept], [labels[i] for i in kept]
+
+
+def _rows_of_frequent_classes(labels: list[str], args: EmbedArguments) -> list[int]:
+    """Return the numbers of the rows of frequent classes, at most `max_rows` of each, in order."""
+    labels = np.array(labels)
+    rng = np.random.default_rng(args.seed)
+    min_rows = args.min_rows if args.classifier or args.picture else 1
+    kept = []
+    rare = []
+    for name in np.unique(labels):
+        rows = np.flatnonzero(labels == name)
+        if len(rows) < min_rows:
+            rare.append(f"{name} ({len(rows)})")
+            continue
+        if args.max_rows is not None and len(rows) > args.max_rows:
+            rows = rng.choice(rows, args.max_rows, replace=False)
+        kept += rows.tolist()
+
+    if rare:
+        more = f" and {len(rare) - 20} more" if len(rare) > 20 else ""
+        print(f"fewer than min_rows={min_rows} rows, and left out: {', '.join(rare[:20])}{more}")
+    if not kept:
+        raise InputError(f"no class has min_rows={args.min_rows} rows or more")
+    return sorted(kept)
+
+
+# ------------------------------------------------------------------------------ the command
+
+
+def run(args: EmbedArguments) -> np.ndarray:
+    """Embed, classify and draw what the settings name; return the embeddings `(rows, d_model)`.
+
+    Every process writes its embeddings into the output folder now and then, from where an
+    interrupted run goes on.
+
+    Raises:
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
+    """
+    start = time.monotonic()
+    state = PartialState(cpu=args.use_cpu)
+    rows = read_rows(args)
+    # What classifier and picture cannot use must be told before the hours of work.
+    groups = _check_tasks(args, rows)
+    model, config = load_checkpoint(HyenaDNAModel, args.model, {})
+    _check(config, rows.lengths, args.pooling, args.layer, args.chunk)
+    settings = _settings(args, rows)
+
+    output = Path(args.output_dir)
+    with ExitStack() as at_end:
+        if state.is_main_process:
+            at_end.enter_context(locked(output))
+            _check_folder(output, settings, args.resume)
+        if args.resume and (output / METRICS_FILE).exists():
+            print(f"{output} holds this run, and it is finished: nothing to do")
+            return _read_embeddings(output, args.output_format)
+
+        parts = Parts(output / ".unfinished", ".npz")
+        if state.is_main_process:
+            parts.folder.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(parts.folder)
+            write_json(output / SETTINGS_FILE, settings)
+        state.wait_for_everyone()
+        pieces = chunks_of(rows.lengths, args.chunk or config.max_seq_len)
+        vectors = _embed_in_parts(model.eval().to(state.device), rows.sequences, pieces, args, parts, state)
+        state.wait_for_everyone()
+        if not state.is_main_process:
+            return vectors
+
+        _read_parts(parts, vectors)
+        embeddings = average(vectors, pieces, len(rows.lengths))
+        _write_embeddings(output, rows, embeddings, args.output_format)
+        results = {
+            "task": "biotypes" if args.gtf else Path(args.data).stem,
+            "rows": {"cross-validation": len(rows.ids)},
+        }
+        results |= {"metrics": {}, "hardware": hardware(state.device, state.num_processes)}
+        results |= {"versions": versions(), "settings": settings}
+        if args.picture:
+            _draw(output, rows, embeddings, args)
+        if args.classifier:
+            results |= _classify(output, rows, embeddings, groups, args)
+        results["train_seconds"] = round(time.monotonic() - start, 1)
+        write_json(output / METRICS_FILE, results)
+        # Last: until `metrics.json` is there, a run goes on from its parts.
+        parts.remove()
+    print(f"{len(rows.ids):,} embeddings of {config.d_model} numbers are in {output}")
+    return embeddings
+
+
+def _check_tasks(args: EmbedArguments, rows: Rows) -> np.ndarray | None:
+    """Refuse what classifier and picture could not use; return the groups that share a fold."""
+    if (args.classifier or args.picture) and rows.labels is None:
+        raise InputError(f"{args.data} has no labels ({args.label_column}), which classifier and picture need")
+    if args.picture:
+        check_map(args.picture, len(rows.ids))
+    if not args.classifier:
+        return None
+    groups = groups_of(rows.sequences)
+    check_classes(rows.labels, groups, args.folds)
+    return groups
+
+
+def _settings(args: EmbedArguments, rows: Rows) -> dict:
+    """Return what decides the result, for `run_settings.json`."""
+    names = [f.name for f in fields(args) if f.name not in ("resume", "use_cpu", "output_dir")]
+    settings = {name: getattr(args, name) for name in names}
+    settings["data_sha256"] = _digest(rows.sequences)
+    labels = rows.labels or rows.ids
+    pairs = [f"{name}\t{label}" for name, label in zip(rows.ids, labels, strict=True)]
+    settings["rows_sha256"] = _digest(pairs)
+    return settings
+
+
+def _digest(texts: Sequence[str]) -> str:
+    content = hashlib.sha256()
+    for i in range(len(texts)):
+        content.update(texts[i].encode() + b"\n")
+    return content.hexdigest()
+
+
+def _check_folder(output: Path, settings: dict, resume: bool) -> None:
+    """Raise `InputError` if the folder holds another run, or one to be continued when asked."""
+    earlier = read_earlier_settings(output)
+    check_output_folder(output, settings, resume, ("model", "data", "gtf", "fasta"))
+    if not earlier or not (output / ".unfinished").is_dir():
+        return
+    if not resume:
+        raise InputError(f"output_dir {str(output)!r} holds an interrupted run; go on with it by --resume")
+    changed = [name for name in changed_settings(earlier, settings) if name in _SETTINGS_OF_VECTORS]
+    if changed:
+        raise InputError(f"output_dir {str(output)!r} holds an interrupted run with another {changed}; choose another")
+
+
+def _embed_in_parts(
+    model: PreTrainedModel,
+    sequences: Sequence[str],
+    pieces: np.ndarray,
+    args: EmbedArguments,
+    parts: Parts,
+    state: PartialState,
+) -> np.ndarray:
+    """Embed this process's share of the pieces that no part holds, and write a part now and then.
+
+    Returns:
+        float32 `(pieces, d_model)`; 0 where another process has the piece.
+    """
+    vectors = np.zeros((len(pieces), model.config.d_model), dtype=np.float32)
+    done = _read_parts(parts, vectors)
+    # Whole batches, as an uninterrupted run has them: in others, pieces would be padded and rounded
+    # otherwise.
+    batches = [numbers for numbers in batches_of(pieces, args.batch_bases) if not done[numbers].all()]
+    batches = share(batches, state.process_index, state.num_processes)
+    sizes = _sizes(pieces)
+
+    waiting = []  # numbers of pieces that no part holds yet
+    total = sum(int(sizes[numbers].sum()) for numbers in batches)
+    with tqdm(total=total, unit="base", unit_scale=True, disable=not state.is_main_process) as bar:
+        for numbers, embeddings in _pooled(model, sequences, batches, pieces, args.pooling, args.layer):
+            vectors[numbers] = embeddings
+            waiting.append(numbers)
+            bar.update(int(sizes[numbers].sum()))
+            if sum(int(sizes[n].sum()) for n in waiting) >= _BASES_PER_PART:
+                _write_part(parts, vectors, waiting, state.process_index)
+                waiting = []
+    if waiting:
+        _write_part(parts, vectors, waiting, state.process_index)
+    return vectors
+
+
+def _write_part(parts: Parts, vectors: np.ndarray, waiting: list[np.ndarray], rank: int) -> None:
+    numbers = np.concatenate(waiting)
+    content = {"numbers": numbers, "vectors": vectors[numbers]}
+    parts.write(f"{rank}-{waiting[-1][0]}", lambda path: np.savez(path, **content))
+
+
+def _read_parts(parts: Parts, vectors: np.ndarray) -> np.ndarray:
+    """Fill `vectors` from all parts; return which pieces they hold, bool `(pieces,)`."""
+    done = np.zeros(len(vectors), dtype=bool)
+    for name in parts.names():
+        try:
+            with np.load(parts.path(name)) as part:
+                numbers = part["numbers"]
+                vectors[numbers] = part["vectors"]
+        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+            # A machine that lost its power may leave a part cut short. Its pieces are embedded
+            # again.
+            logger.warning(f"{parts.path(name)} is damaged and passed over: {error}")
+            continue
+        done[numbers] = True
+    return done
+
+
+def _draw(output: Path, rows: Rows, embeddings: np.ndarray, args: EmbedArguments) -> None:
+    title = f"{Path(args.model).name}, {args.pooling} of layer {args.layer}, {args.picture}"
+    plane = map_to_plane(embeddings, args.picture, args.seed)
+    draw_map(output / "embeddings.png", plane, rows.labels, title)
+    write_html(output / "embeddings.html", plane, rows.labels, rows.ids, rows.lengths, title)
+
+
+def _classify(output: Path, rows: Rows, embeddings: np.ndarray, groups: np.ndarray, args: EmbedArguments) -> dict:
+    """Cross-validate the classifier, draw its errors, and return its part of `metrics.json`."""
+    metrics, predicted = cross_validate(
+        embeddings, rows.labels, args.classifier, folds=args.folds, seed=args.seed, groups=groups
+    )
+    names = sorted(set(rows.labels))
+    number = {name: i for i, name in enumerate(names)}
+    true_numbers = np.array([number[name] for name in rows.labels])
+    predicted_numbers = np.array([number[name] for name in predicted])
+    write_confusion_matrix(output / "confusion_matrix.png", true_numbers, predicted_numbers, names)
+
+    print("  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    baseline = {"metrics": {"cross-validation": majority(rows.labels)}, "seconds": 0.0}
+    return {
+        "metrics": {"cross-validation": metrics},
+        "label_names": names,
+        "baselines": {"most frequent class": baseline},
+    }
+
+
+def _write_embeddings(output: Path, rows: Rows, embeddings: np.ndarray, kind: str) -> None:
+    columns = {"id": rows.ids, "length": rows.lengths}
+    if rows.labels is not None:
+        columns["label"] = rows.labels
+    if kind == "npz":
+        arrays = {name: np.array(values) for name, values in columns.items()}
+        write_whole(output / "embeddings.npz", lambda path: np.savez(path, **arrays, embedding=embeddings))
+        return
+    table = pd.DataFrame({**columns, "embedding": list(embeddings)})
+    write_whole(output / "embeddings.parquet", lambda path: table.to_parquet(path, index=False))
+
+
+def _read_embeddings(output: Path, kind: str) -> np.ndarray:
+    path = output / f"embeddings.{kind}"
+    try:
+        if kind == "npz":
+            with np.load(path) as content:
+                return content["embedding"]
+        return np.stack(pd.read_parquet(path)["embedding"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} cannot be read: {error}. Remove {output / METRICS_FILE}, and --resume writes it again"
+        ) from error
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `hyenadna embed` with these arguments (default: those of the command line)."""
+    run(parse_settings(EmbedArguments, "embed", "Embeddings of sequences, and what they tell.", argv))
+
+
+if __name__ == "__main__":
+    from hyenadna.training.cli import run_module
+
+    run_module(__spec__.name)

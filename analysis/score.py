@@ -1,0 +1,260 @@
+"""Log-likelihoods of sequences: `hyenadna score --model M --data x.fa --output scores.tsv`.
+
+    from hyenadna.analysis.score import log_likelihoods
+    log_likelihoods(model, ["ACGTTG", "GGCA"])          # the log-probability of each base
+
+A base's log-probability (natural logarithm) is that of the language model's softmax over its whole
+vocabulary, given all the bases before it, as in the loss. The first base has no context and no
+score. Letters other than A, C, G and T have no score either, nor have lower-case ones if asked:
+they are context only. On the reverse strand the context of a base is what follows it. Both strands
+are scored and averaged unless one is asked for.
+
+The command reads, scores and writes a block of sequences at a time, so a file may hold any number
+of them.
+"""
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from hyenadna import HyenaDNAForCausalLM
+from hyenadna.errors import InputError
+from hyenadna.training.runs.models import load_language_model
+from hyenadna.training.runs.outputs import inert, locked, whole_file
+
+from .likelihoods import STRANDS, check_lengths, log_likelihoods
+from .sequences import encode_named, open_sequences, read_sequences
+
+__all__ = ["log_likelihoods", "main", "read_sequences", "score_file", "summary"]
+
+# A block is scored and written at once. Larger blocks make batches of more similar lengths, and
+# cost more memory.
+_BASES_PER_BLOCK = 2**21
+_SEQUENCES_PER_BLOCK = 2**15
+
+
+def summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the log-likelihood and the per-base perplexity of one sequence.
+
+    Args:
+        scores: For each strand that was read the log-probabilities of the bases `(length,)`, NaN
+            where there is none.
+
+    Returns:
+        `log_likelihood_STRAND` of each strand, `log_likelihood` (their mean), `scored_bases` and
+        `perplexity`. What no base has a score for is NaN.
+
+    >>> summary({"forward": np.array([math.nan, -1.0, -3.0])})["log_likelihood"]
+    -4.0
+    """
+    row: dict[str, float] = {}
+    sums = []
+    counts = []
+    for strand, values in scores.items():
+        has_score = np.isfinite(values)
+        count = int(np.count_nonzero(has_score))
+        total = math.nan
+        if count:
+            total = float(np.where(has_score, values, 0).sum(dtype=np.float64))
+        row[f"log_likelihood_{strand}"] = total
+        sums.append(total)
+        counts.append(count)
+
+    row["log_likelihood"] = sum(sums) / len(sums)
+    row["scored_bases"] = max(counts)
+    row["perplexity"] = math.nan
+    if sum(counts):
+        # One strand may have no score: of "AN", only the A read from the other side has one.
+        known = sum(total for total in sums if not math.isnan(total))
+        row["perplexity"] = math.exp(-known / sum(counts))
+    return row
+
+
+# ------------------------------------------------------------------------------ the command
+
+
+@dataclass
+class Totals:
+    """Number and sum of all scores of a run."""
+
+    scores: int = 0
+    log_likelihood: float = 0.0
+
+    def add(self, scores: dict[str, list[np.ndarray]]) -> None:
+        for rows in scores.values():
+            for values in rows:
+                has_score = np.isfinite(values)
+                self.scores += int(np.count_nonzero(has_score))
+                self.log_likelihood += float(np.where(has_score, values, 0).sum(dtype=np.float64))
+
+    @property
+    def perplexity(self) -> float:
+        if not self.scores:
+            return math.nan
+        return math.exp(-self.log_likelihood / self.scores)
+
+
+def blocks_of(lengths: Sequence[int]) -> Iterator[range]:
+    """Yield the numbers of neighbouring sequences that are scored at a time, at least one.
+
+    >>> list(blocks_of([2**20, 2**20, 5]))
+    [range(0, 2), range(2, 3)]
+    """
+    start = 0
+    bases = 0
+    for i, length in enumerate(lengths):
+        is_full = bases + length > _BASES_PER_BLOCK or i - start == _SEQUENCES_PER_BLOCK
+        if is_full and i > start:
+            yield range(start, i)
+            start = i
+            bases = 0
+        bases += length
+    if start < len(lengths):
+        yield range(start, len(lengths))
+
+
+def score_file(
+    model: HyenaDNAForCausalLM,
+    names: Sequence[str],
+    sequences: Sequence[str],
+    lengths: Sequence[int],
+    table: TextIO,
+    per_position: TextIO | None = None,
+    *,
+    strands: Sequence[str] = ("forward", "reverse"),
+    ignore_soft_masked: bool = False,
+    batch_bases: int = 2**16,
+    chunk: int = 2**16,
+) -> Totals:
+    """Score sequences on each strand, and write a line per sequence while the work goes on.
+
+    Args:
+        model: A language model.
+        names: Ids of the sequences.
+        sequences: Read when their block is scored.
+        lengths: Of the sequences, in bases.
+        table: Where the summary of each sequence goes, separated by tabs.
+        per_position: Where each base goes, if anywhere; positions count from 0.
+        strands: Those to read.
+        ignore_soft_masked: See `log_likelihoods`, as for `batch_bases` and `chunk`.
+    """
+    options = {"ignore_soft_masked": ignore_soft_masked, "batch_bases": batch_bases, "chunk": chunk}
+    totals = Totals()
+    with tqdm(total=sum(lengths) * len(strands), unit="base", unit_scale=True) as bar:
+        for block in blocks_of(lengths):
+            texts = [sequences[i] for i in block]
+            scores = {}
+            for strand in strands:
+                scores[strand] = log_likelihoods(model, texts, strand=strand, **options)
+                bar.update(sum(lengths[i] for i in block))
+
+            ids = [inert(str(names[i])) for i in block]
+            is_first = block.start == 0
+            _write_table(_summary_table(ids, texts, scores), table, is_first)
+            if per_position is not None:
+                _write_table(_position_table(ids, texts, scores), per_position, is_first)
+            totals.add(scores)
+    return totals
+
+
+def _summary_table(ids: list[str], sequences: list[str], scores: dict[str, list[np.ndarray]]) -> pd.DataFrame:
+    rows = []
+    for i, (name, sequence) in enumerate(zip(ids, sequences, strict=True)):
+        own_scores = {strand: values[i] for strand, values in scores.items()}
+        rows.append({"id": name, "length": len(sequence), **summary(own_scores)})
+    return pd.DataFrame(rows)
+
+
+def _position_table(ids: list[str], sequences: list[str], scores: dict[str, list[np.ndarray]]) -> pd.DataFrame:
+    lengths = [len(sequence) for sequence in sequences]
+    columns = {
+        "id": np.repeat(np.array(ids, dtype=object), lengths),
+        "position": np.concatenate([np.arange(length) for length in lengths]),
+        "base": list("".join(sequences)),
+    }
+    for strand, values in scores.items():
+        columns[f"log_probability_{strand}"] = np.concatenate(values)
+    return pd.DataFrame(columns)
+
+
+def _write_table(table: pd.DataFrame, file: TextIO, with_header: bool) -> None:
+    table.to_csv(file, sep="\t", index=False, na_rep="nan", header=with_header)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hyenadna score", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="folder or Hub id of a language model")
+    parser.add_argument("--data", required=True, help="FASTA (plain or bgzip), csv, tsv, parquet, or text")
+    parser.add_argument("--output", required=True, help="table to write (.tsv)")
+    parser.add_argument("--per_position", help="also write this table (.tsv): a line per base, positions from 0")
+    parser.add_argument("--strand", choices=STRANDS, default="both", help="strand to read (default: both)")
+    parser.add_argument("--ignore_soft_masked", action="store_true", help="lower-case letters are context only")
+    parser.add_argument("--sequence_column", default="sequence", help="column with the sequences (default: sequence)")
+    parser.add_argument("--id_column", default="id", help="column with the ids, if there is one (default: id)")
+    parser.add_argument("--batch_bases", type=int, default=2**16, help="bases in one batch (default: 65536)")
+    parser.add_argument(
+        "--chunk", type=int, default=2**16, help="bases of a long sequence to read at a time (default: 65536)"
+    )
+    parser.add_argument("--device", help="such as cpu or cuda:1")
+    return parser
+
+
+def _check_files(args: argparse.Namespace) -> list[Path]:
+    """Return the files to write; refuse the input, the same file twice, and a missing folder."""
+    paths = [path for path in (args.data, args.output, args.per_position) if path is not None]
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise InputError(f"data, output and per_position must be different files: {paths}")
+
+    outputs = [Path(path) for path in paths[1:]]
+    for path in outputs:
+        if not path.resolve().parent.is_dir():
+            raise InputError(f"the folder of {path} does not exist")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file")
+    return outputs
+
+
+def _check_sequences(path: str, names: Sequence[str], sequences: Sequence[str]) -> list[int]:
+    """Read all sequences once before the work, and return their lengths."""
+    # A letter that the model does not know must be told before hours of work, not after them.
+    lengths = []
+    for name, sequence in zip(names, sequences, strict=True):
+        encode_named(sequence, f"{path}: {name}")
+        lengths.append(len(sequence))
+    return lengths
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `hyenadna score` with these arguments (default: those of the command line)."""
+    args = _parser().parse_args(argv)
+    if args.batch_bases < 1 or args.chunk < 1:
+        raise InputError(f"batch_bases is {args.batch_bases} and chunk is {args.chunk}; both must be at least 1")
+    names, sequences = open_sequences(args.data, args.sequence_column, args.id_column)
+    lengths = _check_sequences(args.data, names, sequences)
+    outputs = _check_files(args)
+    model = load_language_model(args.model, args.device)
+    check_lengths(model, lengths, names)
+
+    strands = STRANDS[1:] if args.strand == "both" else (args.strand,)
+    options = {name: getattr(args, name) for name in ("ignore_soft_masked", "batch_bases", "chunk")}
+    with ExitStack() as at_end:
+        # Both locks before the first file: a run that is refused must not have started another.
+        for path in outputs:
+            at_end.enter_context(locked(path, is_file=True))
+        files = [at_end.enter_context(whole_file(path)) for path in outputs]
+        totals = score_file(model, names, sequences, lengths, *files, strands=strands, **options)
+    print(f"{len(names):,} sequences, {totals.scores:,} scores: perplexity {totals.perplexity:.4f}; {args.output}")
+
+
+if __name__ == "__main__":
+    from hyenadna.training.cli import run_module
+
+    run_module(__spec__.name)

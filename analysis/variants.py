@@ -1,0 +1,634 @@
+"""Variant effects: `hyenadna variants --model M --vcf v.vcf.gz --fasta g.fa --output_dir out`.
+
+    hyenadna variants --model M --fasta g.fa --mutagenesis chr20:1,000,000-1,000,200 --output_dir out
+    accelerate launch --multi_gpu --num_processes 4 -m hyenadna variants --model ...   # also on CPUs
+
+The score of an alternative allele is the log-likelihood (natural logarithm) of a window of the
+genome with it minus that with the reference allele, averaged over both strands: below 0, the model
+finds it less likely. Only A, C, G and T count as targets. `distance` is one minus the cosine
+between the mean embeddings of the two windows.
+
+`variants.tsv` has one line per alternative allele, in the order of the VCF, with the reason where
+there is no score. `variants.vcf` is the input with `HYENA_LLR`, `HYENA_DISTANCE` and `HYENA_SKIP`
+in INFO; if the input is compressed, it is `variants.vcf.gz` (bgzip) with an index. Records are
+scored and written in parts of 256, each whole or not at all: a run that was killed goes on where it
+was. Positions of a VCF count from 1, all others here from 0.
+
+    from hyenadna.analysis.variants import score_variants
+    score_variants(model, genome, [["chr20", "1000001", "rs1", "A", "G"]])    # a row per allele
+"""
+
+import argparse
+import csv
+import math
+import re
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from datetime import timedelta
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from tqdm.auto import tqdm
+from transformers import DynamicCache
+
+from hyenadna import HyenaDNAForCausalLM
+from hyenadna.cache_hyenadna import branches
+from hyenadna.errors import InputError
+from hyenadna.genomics.fasta import SequenceFile, open_genomes
+from hyenadna.genomics.files import is_compressed
+from hyenadna.genomics.letters import ID_OF_BYTE, UNK, encode, pad, reverse_complement
+from hyenadna.genomics.vcf import check_vcf, vcf_lines, vcf_records, write_vcf
+from hyenadna.training.runs.files import write_json
+from hyenadna.training.runs.folder import SETTINGS_FILE
+from hyenadna.training.runs.models import load_language_model
+from hyenadna.training.runs.outputs import inert, locked, remove_unfinished, whole_file
+from hyenadna.training.runs.shards import Parts, changed_settings, read_earlier_settings, share
+
+from .likelihoods import target_log_probabilities
+from .mutagenesis import mutagenesis, read_region, run_mutagenesis
+
+__all__ = ["COLUMNS", "main", "mutagenesis", "run_vcf", "score_variants", "skip_reason"]
+
+_RECORDS_PER_PART = 256
+_BATCH_SIZE = 32
+_WINDOW = 1024
+
+ADDED = {  # key of INFO: column of the table, type, description
+    "HYENA_LLR": ("llr", "Float", "Log-likelihood ratio of ALT against REF, HyenaDNA, mean of both strands"),
+    "HYENA_DISTANCE": ("distance", "Float", "1 - cosine of the mean embeddings with REF and with ALT, both strands"),
+    "HYENA_SKIP": ("skip", "String", "Why there is no HYENA_LLR"),
+}
+_TEXTS = ["chrom", "id", "ref", "alt"]
+_NUMBERS = ["llr", "llr_forward", "llr_reverse", "distance"]
+COLUMNS = ["line", "chrom", "pos", "id", "ref", "alt", "llr", "llr_forward", "llr_reverse", "distance", "skip"]
+
+
+# ------------------------------------------------------------------------------ alleles
+
+
+def skip_reason(genome: SequenceFile, sequence: int | None, position: int, ref: str, alt: str, window: int) -> str:
+    """Return why an allele cannot be scored; empty if it can.
+
+    Args:
+        genome: The genome.
+        sequence: Number of the chromosome; None if the genome lacks it.
+        position: Of the first reference base, counted from 0.
+        ref: Reference allele, in capitals.
+        alt: Alternative allele, in capitals.
+        window: Bases that the model reads.
+    """
+    if sequence is None:
+        return "contig_not_in_fasta"
+    if alt in (".", ref):
+        return "no_alternative"
+    if alt == "*":
+        return "spanning_deletion"
+    if alt.startswith("<"):
+        return "symbolic_allele"
+    if re.search(r"[\[\].]", alt):
+        return "breakend"
+    if not re.fullmatch("[ACGT]+", alt) or not re.fullmatch("[ACGT]+", ref):
+        return "letters_other_than_ACGT"
+    if position < 0 or position + len(ref) > genome.lengths[sequence]:
+        return "outside_of_contig"
+
+    letters = genome.letters(sequence, position, position + len(ref)).upper()
+    if letters != ref:
+        if set(letters) == {"N"}:
+            return "REF_is_N_in_fasta"
+        return f"REF_mismatch_fasta_has_{letters[:20]}"
+    if max(len(ref), len(alt)) >= window:
+        return "longer_than_window"
+    return ""
+
+
+def surroundings(
+    genome: SequenceFile, sequence: int, position: int, ref: str, alt: str, window: int
+) -> tuple[str, str]:
+    """Return what is before and after a variant in its window, in capitals.
+
+    It is the same for both alleles. Together with the longer one, in the middle, they are `window`
+    bases; fewer at the ends of the chromosome. `position` counts from 0.
+    """
+    around = window - max(len(ref), len(alt))
+    after = position + len(ref)
+    start = max(0, position - around // 2)
+    end = min(after + around - around // 2, int(genome.lengths[sequence]))
+    return genome.letters(sequence, start, position).upper(), genome.letters(sequence, after, end).upper()
+
+
+def score_variants(
+    model: HyenaDNAForCausalLM,
+    genome: SequenceFile,
+    records: Sequence[Sequence[str]],
+    first: int = 0,
+    window: int = _WINDOW,
+    batch_size: int = _BATCH_SIZE,
+    share_prefix: bool = False,
+) -> pd.DataFrame:
+    """Score the alternative alleles of VCF records.
+
+    Args:
+        model: A language model, in evaluation mode.
+        genome: The genome.
+        records: The fields of each record as text, from CHROM, POS (counted from 1), ID, REF, ALT
+            on.
+        first: Number of the first record, for the column `line`.
+        window: Bases around a variant that the model reads.
+        batch_size: Windows in one batch.
+        share_prefix: Read what is before a variant once for both alleles: faster, equal but for
+            rounding.
+
+    Returns:
+        A row for each alternative allele, with the columns `COLUMNS`. `llr` is NaN where `skip`
+        says why.
+    """
+    rows = _score_alleles(model, genome, records, first, window, batch_size, share_prefix)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _score_alleles(
+    model: HyenaDNAForCausalLM,
+    genome: SequenceFile,
+    records: Sequence[Sequence[str]],
+    first: int,
+    window: int,
+    batch_size: int,
+    share_prefix: bool,
+) -> list[dict]:
+    """Return the rows of `score_variants` as dicts: a table for each part would cost more."""
+    rows = []
+    scored = []
+    # Two for each scored allele, one a strand: what the model reads before the variant, and what
+    # follows with the reference and with the alternative.
+    prefixes = []
+    pairs = []
+    for row, sequence in _alleles_of(records, genome, first):
+        rows.append(row)
+        position = row["pos"] - 1
+        ref = row["ref"].upper()
+        alt = row["alt"].upper()
+        row["skip"] = skip_reason(genome, sequence, position, ref, alt, window)
+        if row["skip"]:
+            continue
+        before, after = surroundings(genome, sequence, position, ref, alt, window)
+        if UNK in (before + after).encode().translate(ID_OF_BYTE):
+            row["skip"] = "no_nucleotide_in_window"
+            continue
+        scored.append(row)
+        prefixes += [before, reverse_complement(after)]
+        pairs.append((ref + after, alt + after))
+        pairs.append((reverse_complement(before + ref), reverse_complement(before + alt)))
+
+    # A part may have none: a contig that the FASTA lacks, or symbolic alleles only.
+    if scored:
+        _add_scores(scored, *_score_pairs(model, prefixes, pairs, batch_size, share_prefix))
+    return rows
+
+
+def _alleles_of(
+    records: Iterable[Sequence[str]], genome: SequenceFile, first: int
+) -> Iterator[tuple[dict, int | None]]:
+    """Yield a row for each alternative allele, without its scores, and the number of its chromosome."""
+    for line, record in enumerate(records, first):
+        chrom, pos, name, ref, alts = record[:5]
+        sequence = genome.number_of(chrom)
+        for alt in alts.split(","):
+            row = dict.fromkeys(COLUMNS, math.nan)
+            row |= {"line": line, "chrom": chrom, "pos": int(pos), "id": name, "ref": ref, "alt": alt}
+            yield row, sequence
+
+
+def _score_pairs(
+    model: HyenaDNAForCausalLM,
+    prefixes: list[str],
+    pairs: list[tuple[str, str]],
+    batch_size: int,
+    share_prefix: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return log-likelihoods `(n, 2)` of the pairs, and mean embeddings `(n, 2, d_model)`."""
+    if share_prefix:
+        return score_continuations(model, prefixes, pairs, batch_size)
+
+    windows = [prefix + end for prefix, pair in zip(prefixes, pairs, strict=True) for end in pair]
+    # The alternatives of a record share the window of their reference.
+    number = {text: i for i, text in enumerate(dict.fromkeys(windows))}
+    index = np.array([number[text] for text in windows]).reshape(-1, 2)
+    totals, means = score_windows(model, list(number), batch_size)
+    return totals[index], means[index]
+
+
+def _add_scores(rows: list[dict], totals: np.ndarray, means: np.ndarray) -> None:
+    """Write the scores into rows; totals and means are of two pairs for each, one a strand."""
+    totals = totals.reshape(len(rows), 2, 2)
+    means = means.reshape(len(rows), 2, 2, -1)
+    for row, total, mean in zip(rows, totals, means, strict=True):
+        forward, reverse = (total[:, 1] - total[:, 0]).tolist()
+        row["llr_forward"] = forward
+        row["llr_reverse"] = reverse
+        row["llr"] = (forward + reverse) / 2
+        # The model reads one direction. Both strands together see what is on either side of a base.
+        ref_mean, alt_mean = mean.sum(0)
+        norms = np.linalg.norm(ref_mean) * np.linalg.norm(alt_mean)
+        row["distance"] = 1 - float(ref_mean @ alt_mean / norms)
+
+
+# ------------------------------------------------------------------------------ windows
+
+
+def _token_ids(sequences: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids `(n, longest)`, padded on the right, and lengths `(n,)`."""
+    tokens, lengths = pad([encode(sequence) for sequence in sequences])
+    return torch.from_numpy(tokens), torch.from_numpy(lengths)
+
+
+@torch.no_grad()
+def score_windows(model: HyenaDNAForCausalLM, sequences: list[str], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the log-likelihood and the mean embedding of each sequence.
+
+    Only sequences of one length share a batch, so that each is rounded as it would be alone.
+
+    Returns:
+        float64 `(n,)` and float64 `(n, d_model)`.
+    """
+    totals = np.zeros(len(sequences))
+    means = np.zeros((len(sequences), model.config.d_model))
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    for _, group in groupby(order, key=lambda i: len(sequences[i])):
+        same_length = list(group)
+        for start in range(0, len(same_length), batch_size):
+            rows = same_length[start : start + batch_size]
+            ids, _ = _token_ids([sequences[i] for i in rows])
+            ids = ids.to(model.device)
+            hidden = model.hyena(ids).last_hidden_state
+            totals[rows] = target_log_probabilities(model, hidden, ids).double().sum(1).cpu().numpy()
+            means[rows] = hidden.double().mean(1).cpu().numpy()
+    return totals, means
+
+
+@torch.no_grad()
+def score_continuations(
+    model: HyenaDNAForCausalLM, prefixes: list[str], pairs: list[tuple[str, str]], batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score two continuations of each prefix, which the model reads once for both.
+
+    Equal to whole windows but for rounding: a sum over 1,000 float32 log-probabilities is not
+    determined to 1e-5.
+
+    Returns:
+        Log-likelihood of each continuation given its prefix, float64 `(n, 2)`, and the mean
+        embedding of prefix and continuation, float64 `(n, 2, d_model)`.
+    """
+    totals = np.zeros((len(pairs), 2))
+    means = np.zeros((len(pairs), 2, model.config.d_model))
+    order = sorted(range(len(pairs)), key=lambda i: (len(prefixes[i]), max(map(len, pairs[i]))))
+    pairs_at_a_time = max(1, batch_size // 2)
+    for start in range(0, len(order), pairs_at_a_time):
+        numbers = order[start : start + pairs_at_a_time]
+        shortest = len(prefixes[numbers[0]])  # what longer prefixes have beyond it is read twice
+        shared = [prefixes[i][:shortest] for i in numbers]
+        ends = [prefixes[i][shortest:] + end for i in numbers for end in pairs[i]]
+        total, mean = _score_ends(model, shared, ends)
+        totals[numbers] = total.view(-1, 2).cpu().numpy()
+        means[numbers] = mean.view(len(numbers), 2, -1).cpu().numpy()
+    return totals, means
+
+
+def _score_ends(model: HyenaDNAForCausalLM, shared: list[str], ends: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log-likelihoods of ends, two for each shared beginning, and mean embeddings.
+
+    An embedding is the mean over the beginning and the end.
+
+    Args:
+        model: A language model.
+        shared: n beginnings, all of one length, maybe 0.
+        ends: 2 n ends of any length.
+
+    Returns:
+        float64 `(2 n,)` and `(2 n, d_model)`.
+    """
+    ids, lengths = _token_ids(ends)
+    ids = ids.to(model.device)
+    rows = torch.arange(len(shared), device=model.device).repeat_interleave(2)
+    is_inside = (torch.arange(ids.shape[1]) < lengths[:, None]).float().to(model.device)
+
+    total = 0
+    embedding = 0
+    if shared[0]:
+        cache = DynamicCache(config=model.config)
+        beginning, _ = _token_ids(shared)
+        read = model.hyena(beginning.to(model.device), past_key_values=cache).last_hidden_state
+        # The last position of the beginning predicts the first base of each end.
+        last = read[rows, -1:].expand(-1, 2, -1)
+        total = target_log_probabilities(model, last, F.pad(ids[:, :1], (1, 0))).double().sum(1)
+        embedding = read.double().sum(1)[rows]
+        with branches(cache, rows):
+            hidden = model.hyena(ids, past_key_values=cache).last_hidden_state
+    else:
+        hidden = model.hyena(ids).last_hidden_state
+
+    total = total + target_log_probabilities(model, hidden, ids).double().sum(1)
+    embedding = embedding + torch.bmm(is_inside[:, None].to(hidden.dtype), hidden)[:, 0].double()
+    whole = (lengths[:, None] + len(shared[0])).to(model.device)
+    return total, embedding / whole
+
+
+# ------------------------------------------------------------------------------ parts
+
+
+def _write_rows(path: Path, rows: list[dict]) -> None:
+    """Write a part, separated by tabs. `csv` writes floats by `repr`: nothing is rounded."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read_rows(parts: Parts, names: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield the rows of all parts as text, in order.
+
+    Raises:
+        InputError: A part is damaged.
+    """
+    for name in names:
+        path = parts.path(name)
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                reader = csv.reader(file, delimiter="\t", strict=True)
+                if next(reader, None) != COLUMNS:
+                    raise ValueError("its header is another")
+                for values in reader:
+                    row = dict(zip(COLUMNS, values, strict=True))
+                    # A damaged digit must be told here, before it is joined to the others.
+                    for column in _NUMBERS:
+                        float(row[column])
+                    yield row
+        except (OSError, ValueError, csv.Error) as error:
+            raise InputError(f"{path} is damaged: {error}. Remove it, and the same command makes it again") from error
+
+
+# ------------------------------------------------------------------------------ joining
+
+
+def _score_text(text: str) -> str:
+    return "." if text == "nan" else f"{float(text):.6g}"
+
+
+def _info_items(alleles: list[dict[str, str]]) -> list[str]:
+    """Return what one record gets in INFO: a value per allele, `.` where there is none."""
+    items = []
+    for key, (column, kind, _) in ADDED.items():
+        values = [allele[column] for allele in alleles]
+        if kind == "Float":
+            texts = [_score_text(value) for value in values]
+        else:
+            texts = [value or "." for value in values]
+        if any(text != "." for text in texts):
+            items.append(f"{key}={','.join(texts)}")
+    return items
+
+
+def annotated(lines: Iterable[str], rows: Iterable[dict[str, str]]) -> Iterator[str]:
+    """Yield the lines of a VCF with the scores in INFO.
+
+    Args:
+        lines: Of the VCF, without their ends.
+        rows: Of the table of scores, in the order of the VCF. Both are read once, a record at a
+            time.
+
+    Raises:
+        InputError: The rows are not those of the VCF.
+    """
+    alleles_of_records = groupby(rows, key=lambda row: row["line"])
+    # An earlier run may have annotated the input: its values are replaced.
+    old_headers = tuple(f"##INFO=<ID={key}," for key in ADDED)
+    old_keys = {*ADDED, ".", ""}
+    number = 0
+    for line in lines:
+        if line.startswith(old_headers):
+            continue
+        if line.startswith("#CHROM"):
+            for key, (_, kind, description) in ADDED.items():
+                yield f'##INFO=<ID={key},Number=A,Type={kind},Description="{description}">'
+        elif not line.startswith("#"):
+            fields = line.split("\t", 8)
+            alleles = list(next(alleles_of_records, (None, []))[1])
+            # A part that a machine lost in part, at the end of a line, would shift all scores after it.
+            if len(alleles) != fields[4].count(",") + 1 or alleles[0]["line"] != str(number):
+                raise InputError(f"the parts have no scores of record {number} (from 0): remove them and start again")
+            number += 1
+            kept = [item for item in fields[7].split(";") if item.partition("=")[0] not in old_keys]
+            fields[7] = ";".join([*kept, *_info_items(alleles)])
+            line = "\t".join(fields)
+        yield line
+
+
+def _write_annotated(vcf: str, output: Path, rows: Iterable[dict[str, str]]) -> str:
+    """Write the annotated VCF, compressed and indexed as the input; return what was written."""
+    name = "variants.vcf.gz" if is_compressed(vcf) else "variants.vcf"
+    written = write_vcf(output / name, annotated(vcf_lines(vcf), rows))
+    if written.problem:
+        return f"{name}, without an index: {written.problem}"
+    if written.index is None:
+        return name
+    return f"{name} and {written.index.suffix}"
+
+
+def _join(vcf: str, output: Path, parts: Parts, names: Sequence[str]) -> None:
+    """Join the parts to `variants.tsv`, and write the VCF again with the scores in INFO.
+
+    One record is in memory at a time: a VCF of whole genomes has millions.
+    """
+    reasons: Counter[str] = Counter()
+    alleles = 0
+    path = output / "variants.tsv"
+    with whole_file(path) as file:
+        writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        for row in _read_rows(parts, names):
+            writer.writerow({**row, **{column: inert(row[column]) for column in _TEXTS}})
+            alleles += 1
+            if row["skip"]:
+                reasons[re.sub(r"(REF_mismatch).*", r"\1", row["skip"])] += 1
+
+    written = _write_annotated(vcf, output, _read_rows(parts, names))
+    parts.remove()
+    lines = [f"{alleles - reasons.total():,} of {alleles:,} alleles scored: {path}; {written}"]
+    lines += [f"  skipped {count:,}: {reason}" for reason, count in reasons.most_common()]
+    print("\n".join(lines))
+
+
+# ------------------------------------------------------------------------------ the command
+
+
+def run_vcf(
+    model: HyenaDNAForCausalLM,
+    genome: SequenceFile,
+    vcf: str,
+    records: int,
+    output: Path,
+    window: int = _WINDOW,
+    batch_size: int = _BATCH_SIZE,
+    share_prefix: bool = False,
+) -> None:
+    """Score the alleles of a VCF; write `variants.tsv` and the annotated VCF into a folder.
+
+    Several processes share the work. What an interrupted run left in the folder is taken as it is:
+    the caller has compared its settings.
+
+    Args:
+        model: A language model, in evaluation mode.
+        genome: The genome.
+        vcf: File of the variants, plain, gzip or bgzip.
+        records: How many it has, from `check_vcf`.
+        output: The folder, which is there.
+        window: See `score_variants`, as for `batch_size` and `share_prefix`.
+    """
+    state = PartialState()
+    parts = Parts(output / "parts", ".tsv")
+    # The parts are removed last, so a table beside them may be of an interrupted join.
+    is_finished = (output / "variants.tsv").exists() and not parts.folder.exists()
+    # All processes must have looked before the fastest makes the folder of parts.
+    state.wait_for_everyone()
+    if is_finished:
+        if state.is_main_process:
+            print(f"{output} holds this run, and it is finished: nothing to do")
+        return
+
+    parts.folder.mkdir(exist_ok=True)
+    names = [f"{number:06d}" for number in range(-(-records // _RECORDS_PER_PART))]
+    mine = set(share(parts.missing(names), state.process_index, state.num_processes))
+    # Every process must have listed what is missing before any of them writes a part.
+    state.wait_for_everyone()
+    start = time.perf_counter()
+    scored = 0
+    fields = vcf_records(vcf)
+    with tqdm(total=len(mine), unit="part", disable=not state.is_local_main_process) as bar:
+        for number, name in enumerate(names):
+            # Read also what is done or another's: a VCF has no index of its lines.
+            batch = list(islice(fields, _RECORDS_PER_PART))
+            if name not in mine:
+                continue
+            first = number * _RECORDS_PER_PART
+            rows = _score_alleles(model, genome, batch, first, window, batch_size, share_prefix)
+            parts.write(name, lambda path, rows=rows: _write_rows(path, rows))
+            scored += sum(not row["skip"] for row in rows)
+            bar.update()
+    if scored:
+        seconds = time.perf_counter() - start
+        process = f"process {state.process_index}: " if state.num_processes > 1 else ""
+        print(f"{process}{scored:,} alleles in {seconds:,.0f} s, {scored / seconds:.1f} a second")
+
+    state.wait_for_everyone()
+    if state.is_main_process:
+        _join(vcf, output, parts, names)
+
+
+def checksum_of(model: HyenaDNAForCausalLM) -> int:
+    """Return a checksum of the model's weights."""
+    checksum = 0
+    for weight in model.state_dict().values():
+        checksum = zlib.crc32(weight.cpu().numpy().tobytes(), checksum)
+    return checksum
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hyenadna variants", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="folder or Hub id of a language model")
+    parser.add_argument("--fasta", required=True, help="the genome, plain or bgzip")
+    parser.add_argument("--vcf", help="variants, plain, gzip or bgzip")
+    parser.add_argument("--mutagenesis", help="instead of a VCF: a region (from 0, half-open), such as chr20:1000-1200")
+    parser.add_argument("--output_dir", required=True, help="folder for everything that the run writes")
+    parser.add_argument("--window", type=int, default=_WINDOW, help="bases around a variant to read (default: 1024)")
+    parser.add_argument("--batch_size", type=int, default=_BATCH_SIZE, help="windows in one batch (default: 32)")
+    parser.add_argument(
+        "--share_prefix",
+        action="store_true",
+        help="read what is before a variant once for both alleles: faster, equal but for rounding (about 1e-5)",
+    )
+    parser.add_argument("--device", help="such as cpu or cuda:1")
+    return parser
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    if (args.vcf is None) == (args.mutagenesis is None):
+        raise InputError("give --vcf or --mutagenesis: one of them")
+    if args.window < 2 or args.batch_size < 1:
+        raise InputError(f"window is {args.window} and batch_size {args.batch_size}; at least 2 and 1 are needed")
+    if args.vcf is not None and not Path(args.vcf).is_file():
+        raise InputError(f"{args.vcf}: there is no such file")
+
+
+def _check_folder(output: Path, settings: dict) -> None:
+    """Raise `InputError` if the folder holds something else, or results of other settings."""
+    earlier = read_earlier_settings(output)
+    if not earlier and _holds_something(output):
+        raise InputError(f"{output} holds something else: choose another folder")
+    changed = [f"{name} {value!r}" for name, value in changed_settings(earlier, settings).items()]
+    if changed:
+        raise InputError(f"{output} holds results of other settings ({', '.join(changed)}): choose another folder")
+
+
+def _holds_something(output: Path) -> bool:
+    if output.is_file():
+        return True
+    return output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir())
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `hyenadna variants` with these arguments (default: those of the command line)."""
+    args = _parser().parse_args(argv)
+    _check_arguments(args)
+    (genome,) = open_genomes([args.fasta])
+    # Without cpu=True, accelerate takes each process for a run of its own. Fast processes wait long
+    # for the slowest.
+    on_cpu = args.device == "cpu" or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu, timeout=timedelta(days=7))
+    output = Path(args.output_dir)
+    records = 0
+    checksum = 0
+    if args.vcf is not None:
+        records, checksum = check_vcf(args.vcf)
+    names = ("model", "fasta", "vcf", "mutagenesis", "window", "share_prefix")
+    settings = {name: getattr(args, name) for name in names}
+    # Files may change under the same name, and the parts of two runs must not be mixed.
+    settings |= {"vcf_checksum": checksum, "fasta_bases": int(genome.lengths.sum())}
+    _check_folder(output, settings)
+    region = None
+    if args.mutagenesis is not None:
+        # Before anything is written: a mistyped region must not claim the folder for itself.
+        region = read_region(genome, args.mutagenesis, args.window)
+
+    device = args.device or (str(state.device) if state.device.type == "cuda" else None)
+    model = load_language_model(args.model, device)
+    if args.window > model.config.max_seq_len:
+        raise InputError(f"window is {args.window}, but the model reads at most max_seq_len={model.config.max_seq_len}")
+    settings["weights"] = checksum_of(model)
+    _check_folder(output, settings)
+    state.wait_for_everyone()
+    with ExitStack() as at_end:
+        if state.is_main_process:
+            at_end.enter_context(locked(output))
+            remove_unfinished(output / "parts")
+            write_json(output / SETTINGS_FILE, settings)
+        state.wait_for_everyone()
+        options = {"batch_size": args.batch_size}
+        if region is None:
+            options |= {"window": args.window, "share_prefix": args.share_prefix}
+            run_vcf(model, genome, args.vcf, records, output, **options)
+        elif state.is_main_process:
+            run_mutagenesis(model, genome, region, output, **options)
+
+
+if __name__ == "__main__":
+    from hyenadna.training.cli import run_module
+
+    run_module(__spec__.name)

@@ -1,0 +1,418 @@
+"""FASTA, and tables and texts of sequences, read at any position.
+
+    from hyenadna.genomics.fasta import open_genomes
+    (genome,) = open_genomes(["hg38.fa.gz"])
+    genome.letters(genome.find("chr20", "example"), 1_000_000, 1_000_060)    # 60 bases, as they are written
+
+Coordinates are 0-based and half-open, as in BED. A file stays where it is: FASTA is mapped into memory and read
+at the places that its index gives (`.fai`, written by `pyfaidx` if it is missing), so that workers and processes
+share one copy. A bgzipped file is read in place, block by block. One that is packed by plain gzip has no places
+to jump to: it is unpacked into the memory of each process.
+"""
+
+import gzip
+import mmap
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from Bio.SeqIO.FastaIO import SimpleFastaParser
+from pyfaidx import Faidx, FastaIndexingError
+
+from hyenadna.errors import InputError
+
+from .bgzip import BgzipFile
+from .files import (
+    FASTA,
+    TABLES,
+    TEXT,
+    UNREADABLE,
+    has_suffix,
+    is_bgzip,
+    is_compressed,
+    one_line,
+    open_text,
+    part_name,
+    read_lines,
+    read_table,
+    reading,
+)
+from .letters import ID_OF_BYTE, UNK
+
+__all__ = ["SequenceFile", "fasta_records", "open_genomes", "read_fasta", "spellings"]
+
+_PIECE = 2**24  # bytes of a file to go through at a time
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+def spellings(name: str) -> list[str]:
+    """Return the names under which files list a chromosome, the given one first.
+
+    This is the one rule of the library: `chr20` and `20` mean the same, and so do `chrM`, `M` and `MT`.
+
+    >>> spellings("chr20")
+    ['chr20', '20']
+    >>> spellings("MT")
+    ['MT', 'chrMT', 'M', 'chrM']
+    """
+    plain = name.removeprefix("chr")
+    names = [name, plain, f"chr{plain}"]
+    if plain in ("M", "MT"):
+        names += ["MT", "M", "chrM", "chrMT"]
+    return [other for other in dict.fromkeys(names) if other]
+
+
+def _check_unique(names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        repeated = next(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(f"Duplicate key {repeated!r}: sequences need different names")
+
+
+# ------------------------------------------------------------------------------------------------ whole files
+
+
+def fasta_records(path: str | Path) -> Iterator[tuple[str, str]]:
+    """Yield `(header without ">", sequence)` of each record of a FASTA file: plain, gzip or bgzip.
+
+    Lines may differ in length, and no index is written; `SequenceFile` serves random access.
+
+    Raises:
+        InputError: The file cannot be read, is cut, or does not begin with a header.
+    """
+    with reading(path), open_text(path) as file:
+        yield from SimpleFastaParser(_after_header(file, path))
+
+
+def _after_header(lines: Iterable[str], path: str | Path) -> Iterator[str]:
+    """Yield the lines, once there is a header: the parser would skip what comes before it."""
+    headers = False
+    for number, line in enumerate(lines, 1):
+        headers = headers or line.startswith(">")
+        if not headers and line.strip():
+            raise InputError(f"{path} is not FASTA: line {number} comes before the first header ('>...')")
+        if "\r" in line.rstrip("\r\n"):
+            raise InputError(f"{path}: line {number} has a carriage return in its middle; end lines by \\n or \\r\\n")
+        yield line
+
+
+def read_fasta(path: str | Path) -> list[tuple[str, str]]:
+    """Return `(header without ">", sequence)` of every record of a FASTA file; see `fasta_records`.
+
+    >>> read_fasta("promoters.fa")                                          # doctest: +SKIP
+    [('p0 label=TATA', 'ACGTTATAAA'), ('p1 label=none', 'GGCATG')]
+    """
+    return list(fasta_records(path))
+
+
+# ------------------------------------------------------------------------------------------------ random access
+
+
+class SequenceFile:
+    """The sequences of one file, read by position without their line breaks.
+
+    Args:
+        path: FASTA (plain, bgzip or gzip), text with one sequence a line, or a csv, tsv or parquet table.
+        sequence_column: The column of a table that holds the sequences.
+
+    Attributes:
+        path: Of the file.
+        names: Of the sequences; of a table or text, the numbers of its rows or lines, from 0.
+        lengths: In bases, int64 `(sequences,)`.
+        number: The number of each sequence by its name.
+        parts: For each sequence the part that a column `split` of a table gives it; None without such a column.
+
+    Raises:
+        InputError: The file cannot be used; the message names it, and the line where there is one.
+
+    >>> genome = SequenceFile("g.fa")                                       # doctest: +SKIP
+    >>> genome.letters(0, 2, 6)                                             # doctest: +SKIP
+    'GTTA'
+    """
+
+    names: list[str]
+    lengths: npt.NDArray[np.int64]
+
+    def __init__(self, path: str | Path, sequence_column: str = "sequence"):
+        self.path = str(path)
+        self.parts: list[str] | None = None
+        self._content: mmap.mmap | BgzipFile | bytes | None = None
+        self._in_memory = True
+        if not Path(path).is_file():
+            raise InputError(f"{path}: there is no such file")
+
+        if has_suffix(path, TABLES):
+            self._read_table(sequence_column)
+        elif has_suffix(path, TEXT):
+            self._hold(line.strip() for line in read_lines(path))
+        elif not has_suffix(path, FASTA):
+            raise InputError(f"{path}: expected a file that ends in one of {[*FASTA, *TABLES, *TEXT]}")
+        elif is_compressed(path) and not (is_bgzip(path) and self.path.lower().endswith("gz")):
+            self._unpack()
+        else:
+            self._in_memory = False
+            self._open_by_index()
+
+        self.number = {name: i for i, name in enumerate(self.names)}
+        if not self.lengths.sum():
+            raise InputError(f"{path}: the file holds no sequence")
+
+    # -------------------------------------------------------------------------------------------- in memory
+
+    def _hold(self, sequences: Iterable[str], names: list[str] | None = None) -> None:
+        """Keep the sequences in memory, one after the other; by default their numbers are their names."""
+        content = bytearray()
+        lengths = []
+        for sequence in sequences:
+            letters = sequence.encode(errors="replace")
+            content += letters
+            lengths.append(len(letters))
+        self._content = bytes(content)
+        self.names = [str(i) for i in range(len(lengths))] if names is None else names
+        self.lengths = np.array(lengths, dtype=np.int64)
+        self._offset = (self.lengths.cumsum() - self.lengths).tolist()
+        self._line = np.maximum(self.lengths, 1).tolist()
+        self._break = [0] * len(lengths)
+
+    def _read_table(self, column: str) -> None:
+        table = read_table(self.path, (column, "split"))
+        if column not in table:
+            raise InputError(f"{self.path}: there is no column {column!r}, only {list(table)}; sequence_column")
+        sequences = table[column].tolist()
+        for row, sequence in enumerate(sequences):
+            is_missing = pd.api.types.is_scalar(sequence) and pd.isna(sequence)
+            if is_missing or (isinstance(sequence, str) and not sequence):
+                raise InputError(f"{self.path}: row {row} has no sequence; remove such rows")
+            if not isinstance(sequence, str):
+                raise InputError(f"{self.path}: the sequence of row {row} is {sequence!r}, not text")
+        if "split" in table:
+            self.parts = [part_name(value, f"{self.path}: row {row}") for row, value in enumerate(table["split"])]
+        self._hold(sequences)
+
+    def _unpack(self) -> None:
+        """Read FASTA that is packed by gzip, whose middle cannot be reached but from its start."""
+        names: list[str] = []
+
+        def sequences() -> Iterator[str]:
+            for header, sequence in fasta_records(self.path):
+                names.append((header.split() or [""])[0])
+                yield sequence
+
+        self._hold(sequences(), names)
+        with reading(self.path, "FASTA"):
+            _check_unique(names)
+        warnings.warn(
+            f"{self.path} is packed by gzip, not bgzip: it is unpacked into the memory of each process, "
+            f"{self.lengths.sum():,} bytes. `gunzip -c FILE | bgzip > OTHER.fa.gz` makes a file that is read in place",
+            stacklevel=2,
+        )
+
+    # -------------------------------------------------------------------------------------------- by index
+
+    def _open_by_index(self) -> None:
+        """Make the index if it is missing or older than the file, read it, and compare it with the file."""
+        index = Path(f"{self.path}.fai")
+        if self.path.lower().endswith("gz") and not is_compressed(self.path):
+            raise InputError(f"{self.path} cannot be read as FASTA: by its name it is packed by bgzip, but it is not")
+        if not index.is_file() or index.stat().st_mtime < os.path.getmtime(self.path):
+            self._write_index(index)
+        try:
+            self._read_index(index)
+            self._compare_with_index(index)
+        except InputError:
+            raise
+        except UNREADABLE as error:
+            raise self._unreadable(error, index) from error
+
+    def _unreadable(self, error: BaseException, index: Path) -> InputError:
+        return InputError(
+            f"{self.path} cannot be read as FASTA: {one_line(error)}. Is it text, or packed by bgzip, and whole? If "
+            f"{index.name} came from elsewhere, remove it"
+        )
+
+    def _write_index(self, index: Path) -> None:
+        # Under a name of its own first: processes that start together neither read nor write half of it.
+        temporary = index.with_name(f".{index.stem}.{os.getpid()}.unfinished.fai")
+        blocks = temporary.with_suffix(".gzi")  # pyfaidx writes it of a bgzip file; we do not need it
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                Faidx(self.path, indexname=temporary, gzi_indexname=blocks).close()
+            os.replace(temporary, index)
+        except FastaIndexingError as error:
+            raise InputError(f"{self.path}: {str(error).rstrip('.')}{self._line_hint()}") from error
+        except PermissionError as error:
+            raise InputError(
+                f"{self.path} has no index, and {index.parent} cannot be written to: put {index.name} there, made by "
+                f"`samtools faidx` or by reading a copy in another folder"
+            ) from error
+        except UNREADABLE as error:
+            raise self._unreadable(error, index) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+            blocks.unlink(missing_ok=True)
+
+    def _read_index(self, index: Path) -> None:
+        """Read the five columns of a `.fai`: name, bases, first byte, bases in a line, bytes in a line."""
+        records = [line.split("\t") for line in read_lines(index)]
+        if any(len(record) < 5 for record in records):
+            raise ValueError(f"{index.name} has a line that is none of a FASTA index")
+        self.names = [record[0] for record in records]
+        _check_unique(self.names)
+        columns = np.array([record[1:5] for record in records]).astype(np.int64).reshape(-1, 4)
+        self.lengths = np.ascontiguousarray(columns[:, 0])
+        self._offset = columns[:, 1].tolist()
+        self._line = np.maximum(columns[:, 2], 1).tolist()  # 0 if there is no line
+        self._break = (columns[:, 3] - columns[:, 2]).tolist()  # bytes that end a line
+
+    def _compare_with_index(self, index: Path) -> None:
+        """Check that sequences end where the index says, and that the last one is the last of the file.
+
+        pyfaidx lets a last line pass that is longer than the others, and whatever an index says.
+        """
+        end = 0
+        last_name = "the header"
+        for i, length in enumerate(self.lengths.tolist()):
+            if not length:
+                continue
+            place = self._place(i, length - 1)
+            around = self.content[place : place + 2]
+            if around[:1].isspace() or around[1:].strip() or not around:
+                raise InputError(
+                    f"{self.path}: {self.names[i]!r} does not end where its index {index.name} says. Either the file "
+                    f"was cut or changed (remove the index), or its lines differ in length, which they must not but "
+                    f"for the last"
+                )
+            if place + 1 > end:
+                end = place + 1
+                last_name = self.names[i]
+        rest = self.content[end : end + 2**16].splitlines()
+        if any(line.strip() and not line.startswith(b">") for line in rest):  # headers of empty sequences may follow
+            raise InputError(
+                f"{self.path} goes on after {last_name!r}, the last sequence that its index {index.name} knows: "
+                f"remove the index, then it is made again"
+            )
+
+    # -------------------------------------------------------------------------------------------- reading
+
+    @property
+    def content(self) -> mmap.mmap | BgzipFile | bytes:
+        """The bytes of the file, unpacked; of a table, a text or a gzipped file, the bases alone."""
+        if self._content is None:
+            if is_compressed(self.path):
+                self._content = BgzipFile(self.path)
+            else:
+                with open(self.path, "rb") as file:
+                    self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._content
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the content piece by piece, for a checksum."""
+        for start in range(0, len(self.content), _PIECE):
+            yield self.content[start : start + _PIECE]
+
+    def __getstate__(self) -> dict:
+        # Workers that are spawned open the file themselves.
+        return {**self.__dict__, "_content": self._content if self._in_memory else None}
+
+    def _place(self, sequence: int, position: int) -> int:
+        """Return at which byte of the content a base is."""
+        return self._offset[sequence] + position + position // self._line[sequence] * self._break[sequence]
+
+    def read(self, sequence: int, start: int, end: int) -> bytes:
+        """Return the ids of the bases [start, end), one byte each; see `letters.py`."""
+        first = self._place(sequence, start)
+        last = self._place(sequence, end - 1)
+        return self.content[first : last + 1].translate(ID_OF_BYTE, b"\r\n")
+
+    def letters(self, sequence: int, start: int, end: int) -> str:
+        """Return the bases [start, end) as they are written."""
+        if start >= end:
+            return ""
+        first = self._place(sequence, start)
+        last = self._place(sequence, end - 1)
+        return self.content[first : last + 1].translate(None, b"\r\n").decode(errors="replace")
+
+    def check_letters(self, sequence: int, start: int, ids: bytes) -> None:
+        """Raise `InputError` if one of these ids, which were read from `start` on, is of no nucleotide."""
+        at = ids.find(UNK)
+        if at < 0:
+            return
+        position = start + at
+        byte = self._place(sequence, position)
+        letter = self.content[byte : byte + 1].decode(errors="replace")
+        name = self.names[sequence]
+        if self._in_memory:
+            what = f"{name!r}" if has_suffix(self.path, FASTA) else f"row {name}"
+            raise InputError(
+                f"{self.path}: {letter!r} in position {position} of {what} is no IUPAC letter for a nucleotide"
+            )
+        hint = self._line_hint() if letter == ";" else ""
+        raise InputError(
+            f"{self.path}: {letter!r} in line {self._line_of(byte)} (position {position} of {name!r}) is no IUPAC "
+            f"letter for a nucleotide{hint}"
+        )
+
+    def _line_of(self, byte: int) -> int:
+        """Return the number of the line, from 1, that holds a byte of the content."""
+        line = 1
+        for start in range(0, byte, _PIECE):
+            line += self.content[start : min(start + _PIECE, byte)].count(b"\n")
+        return line
+
+    def _line_hint(self) -> str:
+        """Say where the first line is that an index cannot pass over: a comment or, with more after it, a blank."""
+        blank = 0
+        with (gzip.open if is_compressed(self.path) else open)(self.path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.startswith(b";") and number > 1:
+                    return (
+                        f". Line {number} is a comment (;), which is no sequence and which an index cannot pass over: "
+                        f"remove such lines (grep -v '^;')"
+                    )
+                if blank and line.strip():
+                    return f". Line {blank} is blank, which an index cannot pass over: remove such lines (grep '[^ ]')"
+                blank = number if number > 1 and not line.strip() else 0
+        return ""
+
+    # -------------------------------------------------------------------------------------------- names
+
+    def number_of(self, name: str) -> int | None:
+        """Return the number of a chromosome, under any of its `spellings`; None if the file has none of them."""
+        known = (self.number[other] for other in spellings(name) if other in self.number)
+        return next(known, None)
+
+    def find(self, name: str, where: str) -> int:
+        """Return the number of a chromosome, under any of its `spellings`.
+
+        Args:
+            name: Such as `chr20` or `20`.
+            where: Who asks for it, for the message.
+
+        Raises:
+            InputError: There is none; the message lists those that there are.
+        """
+        number = self.number_of(name)
+        if number is None:
+            known = self.names if len(self.names) <= 20 else [*self.names[:20], "..."]
+            raise InputError(f"{where}: there is no sequence {name!r} in {self.path}, which has {known}")
+        return number
+
+
+def open_genomes(paths: Sequence[str | Path], sequence_column: str = "sequence") -> list[SequenceFile]:
+    """Open FASTA files, texts (one sequence a line) or csv, tsv and parquet tables; see `SequenceFile`.
+
+    Raises:
+        InputError: A file cannot be used, or is given twice.
+
+    >>> human, mouse = open_genomes(["hg38.fa.gz", "mm39.fa"])              # doctest: +SKIP
+    """
+    if len(set(map(str, paths))) < len(paths):
+        raise InputError(f"the same file was given twice: {list(map(str, paths))}; give it once, with a larger weight")
+    return [SequenceFile(path, sequence_column) for path in paths]

@@ -1,0 +1,278 @@
+"""Files of the field: their kinds, the parts that their names tell, and readers that fail in one line.
+
+    >>> from pathlib import Path
+    >>> from hyenadna.genomics.files import FASTA, has_suffix, part_of_file
+    >>> has_suffix("hg38.fa.bgz", FASTA)
+    True
+    >>> part_of_file(Path("promoter_all_valid.csv"))
+    'validation'
+
+Every reader of this room, and any other that opens what a person gave, does so inside `reading(path)`.
+"""
+
+import csv
+import gzip
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import pandas as pd
+import pyarrow.parquet
+
+from hyenadna.errors import InputError
+
+__all__ = [
+    "FASTA",
+    "PARTS",
+    "PART_NAMES",
+    "TABLES",
+    "TEXT",
+    "UNREADABLE",
+    "check_end",
+    "column_names",
+    "has_suffix",
+    "is_bgzip",
+    "is_compressed",
+    "one_line",
+    "open_text",
+    "part_name",
+    "part_of_file",
+    "read_lines",
+    "read_table",
+    "read_text",
+    "reading",
+]
+
+FASTA = tuple(f".{kind}{packed}" for kind in ("fa", "fasta", "fna") for packed in ("", ".gz", ".bgz"))
+TABLES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
+TEXT = (".txt", ".txt.gz")
+
+PARTS = ("train", "validation", "test")
+PART_NAMES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+
+# What readers of damaged files raise: Python's own, zlib's, pandas' and Arrow's, whose errors derive from
+# these (ArrowInvalid is a ValueError, ArrowKeyError a KeyError).
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, OverflowError, RuntimeError, zlib.error, struct.error)
+
+_GZIP = b"\x1f\x8b"
+# An empty block, which ends every bgzip file (section 4.1.2 of the SAM specification).
+_BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+
+
+# ------------------------------------------------------------------------------------------------ errors
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error on one line, of bounded length; its kind where it has no message.
+
+    >>> one_line(EOFError())
+    'EOFError'
+    """
+    text = " ".join(str(error).split())
+    if len(text) > 300:
+        text = f"{text[:300]} ..."
+    return text or type(error).__name__
+
+
+@contextmanager
+def reading(path: str | Path, kind: str = "") -> Iterator[None]:
+    """Turn the errors of reading a file into an `InputError` of one line.
+
+    Args:
+        path: The file, to be named.
+        kind: What it should be, such as `"parquet"`.
+
+    >>> with reading("cut.fa.gz"):
+    ...     raise EOFError("Compressed file ended")
+    Traceback (most recent call last):
+    hyenadna.errors.InputError: cut.fa.gz cannot be read: Compressed file ended
+    """
+    try:
+        yield
+    except InputError:
+        raise  # it is a ValueError, and says already what is wrong
+    except UNREADABLE as error:
+        wanted = f" as {kind}" if kind else ""
+        raise InputError(f"{path} cannot be read{wanted}: {one_line(error)}") from error
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+def has_suffix(path: str | Path, suffixes: tuple[str, ...]) -> bool:
+    """Return whether a file name ends in one of these, in any case.
+
+    >>> has_suffix("A.FA.GZ", FASTA)
+    True
+    """
+    return str(path).lower().endswith(suffixes)
+
+
+def part_name(value: object, where: str) -> str:
+    """Return the part that a name means: `train`, `validation` or `test`.
+
+    Raises:
+        InputError: It means none of them; `where` says who wrote it.
+
+    >>> part_name("Dev", "rows.csv: row 0")
+    'validation'
+    """
+    part = PART_NAMES.get(str(value).lower())
+    if part is None:
+        raise InputError(f"{where} has the split {value!r}; expected one of {list(PART_NAMES)}")
+    return part
+
+
+def part_of_file(path: Path) -> str | None:
+    """Return the part that a file or folder holds, told by its name, or None.
+
+    A folder is called like its part. The name of a file begins or ends with it: `train`, `valid.csv`,
+    `promoter_all_train.fna`, `train_hg19_coords_targets.csv`, `train-00000-of-00001.parquet`.
+
+    >>> part_of_file(Path("val.csv"))
+    'validation'
+    """
+    if path.is_dir():
+        return PART_NAMES.get(path.name)
+    words = path.name.partition(".")[0].replace("-", "_").split("_")
+    return PART_NAMES.get(words[-1]) or PART_NAMES.get(words[0])
+
+
+# ------------------------------------------------------------------------------------------------ compression
+
+
+def is_compressed(path: str | Path) -> bool:
+    """Return whether a file is gzip or bgzip, by its first bytes, whatever its name."""
+    with open(path, "rb") as file:
+        return file.read(2) == _GZIP
+
+
+def is_bgzip(path: str | Path) -> bool:
+    """Return whether a file is block-compressed: gzip whose first block states its own size."""
+    with open(path, "rb") as file:
+        head = file.read(18)
+    return head[:4] == _BGZIP_END[:4] and head[12:14] == b"BC"
+
+
+def check_end(path: str | Path) -> None:
+    """Raise `InputError` if a bgzip file lacks its last block, because it was cut between two blocks.
+
+    Nothing else would notice: each block is a whole gzip file of its own. Other files pass.
+    """
+    if not is_bgzip(path):
+        return
+    with open(path, "rb") as file:
+        file.seek(-len(_BGZIP_END), 2)
+        end = file.read()
+    if end != _BGZIP_END:
+        raise InputError(f"{path} is truncated: the block that ends a bgzip file is missing. Copy it again")
+
+
+# ------------------------------------------------------------------------------------------------ text
+
+
+def open_text(path: str | Path) -> TextIO:
+    """Open a text file, plain, gzip or bgzip, whose lines end at `\\n` alone.
+
+    Python's `splitlines` would also break a line at `\\x0b`, `\\x0c` or U+2028, which headers may hold.
+    """
+    if not is_compressed(path):
+        if has_suffix(path, (".gz", ".bgz")):
+            raise ValueError("by its name it is packed, but it is not")
+        return open(path, encoding="utf-8-sig", newline="\n")
+    check_end(path)
+    return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")  # type: ignore[return-value]
+
+
+def read_lines(path: str | Path) -> Iterator[str]:
+    """Yield the lines of a text file, plain, gzip or bgzip, without their ends.
+
+    Raises:
+        InputError: The file cannot be read, is cut, or is no text.
+    """
+    with reading(path), open_text(path) as file:
+        for line in file:
+            yield line.rstrip("\r\n")
+
+
+def read_text(path: str | Path) -> str:
+    """Return the content of a text file, plain, gzip or bgzip.
+
+    Raises:
+        InputError: The file cannot be read, is cut, or is no text.
+    """
+    with reading(path), open_text(path) as file:
+        return file.read()
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a csv, tsv or parquet file. Text stays text, and all of csv and tsv is text.
+
+    Args:
+        path: The file; csv and tsv may be gzipped.
+        columns: Names of columns that must not come twice.
+
+    Raises:
+        InputError: The file cannot be read, is empty, has a row that is longer than the header, or one of
+            `columns` twice.
+    """
+    name = Path(path).name.lower()
+    if not name.endswith(TABLES):
+        raise InputError(f"{path}: unknown kind of file; known are {', '.join(TABLES + FASTA)}")
+    names = column_names(path)
+    for column in columns:
+        if names.count(column) > 1:
+            raise InputError(f"{path} has the column {column!r} {names.count(column)} times; leave one of them")
+    with reading(path, name.split(".", 1)[1]):
+        if name.endswith(".parquet"):
+            # Without what pandas noted about its index, which may be damaged and says nothing about the columns.
+            return pyarrow.parquet.ParquetFile(path).read().replace_schema_metadata(None).to_pandas()
+        return _read_separated(path)
+
+
+def column_names(path: str | Path) -> list[str]:
+    """Return the names of the columns of a table as they are written: pandas renames the second of two equal ones.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    name = Path(path).name.lower()
+    with reading(path, name.split(".", 1)[1]):
+        if name.endswith(".parquet"):
+            return pyarrow.parquet.read_schema(path).names
+        with open_text(path) as file:
+            header = next(csv.reader(file, delimiter=_separator(path), skipinitialspace=True), None)
+        if header is None:
+            raise InputError(f"{path} is empty: there are no rows")
+        return header
+
+
+def _separator(path: str | Path) -> str:
+    return "\t" if ".tsv" in Path(path).name.lower() else ","
+
+
+def _read_separated(path: str | Path) -> pd.DataFrame:
+    # A sequence may read "NAN" and a class "NA": text stays text, and only an empty cell is missing.
+    how: dict[str, Any] = {"dtype": str, "keep_default_na": False, "index_col": False, "skipinitialspace": True}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
+            return pd.read_csv(path, sep=_separator(path), encoding="utf-8-sig", **how)
+    except pd.errors.EmptyDataError:
+        raise InputError(f"{path} is empty: there are no rows") from None
+    except pd.errors.ParserWarning as warning:
+        raise ValueError(str(warning)) from warning

@@ -1,0 +1,194 @@
+"""Labels of sequences, checked and encoded: classes, zeros and ones, or numbers.
+
+    names, labels = encode_labels({"train": table}, SINGLE_LABEL, ("label",))
+    names[labels["train"][0]]                                    # the class of the first row
+
+A row that cannot be used is an `InputError` that names the file, the row (from 0) and the value. Tables carry their
+name for messages in `attrs["name"]`.
+"""
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hyenadna.errors import InputError
+
+__all__ = ["MULTI_LABEL", "REGRESSION", "SINGLE_LABEL", "check_sequences", "encode_labels", "label_text"]
+
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
+
+_NO_NUCLEOTIDE = re.compile("[^ACGTUNRYSWKMBDHV]", re.IGNORECASE)
+
+
+def check_sequences(table: pd.DataFrame) -> None:
+    """Raise `InputError` about a row without a sequence, with letters of no nucleotide, or with the id of another.
+
+    Args:
+        table: With a column `sequence` and maybe `id`; `attrs["name"]` is its name in messages.
+    """
+    name = table.attrs["name"]
+    if len(table) == 0:
+        raise InputError(f"{name} has no rows")
+    for row, sequence in enumerate(table["sequence"]):
+        if not isinstance(sequence, str):
+            kind = type(sequence).__name__
+            raise InputError(f"{name}: the sequence of row {row} is {sequence!r} ({kind}), not text")
+        if not sequence:
+            raise InputError(f"{name}: the sequence of row {row} is empty; remove the row")
+        other = _NO_NUCLEOTIDE.search(sequence)
+        if other:
+            raise InputError(
+                f"{name}: the sequence of row {row} holds {other.group()!r} at position {other.start()}, which is no "
+                f"IUPAC letter for a nucleotide: {sequence[:40]!r}. Is it the right sequence_column?"
+            )
+    if "id" in table:
+        repeated = table["id"].duplicated()
+        if repeated.any():
+            value = table["id"][repeated].iloc[0]
+            rows = table.index[table["id"] == value].to_list()
+            raise InputError(f"{name}: the id {value!r} stands in rows {rows[:5]}; ids must be unique")
+
+
+def encode_labels(
+    tables: dict[str, pd.DataFrame], problem_type: str, label_columns: tuple[str, ...]
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Return the names of the labels, and the labels of each part.
+
+    Args:
+        tables: `train` and others, with a column `label`, or `label 0`, `label 1`, ... of several.
+        problem_type: `SINGLE_LABEL`, `MULTI_LABEL` or `REGRESSION`.
+        label_columns: The names that the columns have in their source.
+
+    Returns:
+        Names: the classes in order, the columns, or `["value"]`. Labels: class indices `(rows,)`, float64 0 and 1
+        `(rows, labels)`, or float64 `(rows,)`.
+
+    Raises:
+        InputError: A label is missing, of no training class, or no number.
+    """
+    if problem_type == REGRESSION:
+        return ["value"], {part: _numbers(table, "label") for part, table in tables.items()}
+    if problem_type == MULTI_LABEL:
+        return _encode_many(tables, label_columns)
+    return _encode_classes(tables)
+
+
+def _encode_many(
+    tables: dict[str, pd.DataFrame], label_columns: tuple[str, ...]
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    labels = {part: _zeros_and_ones(table, len(label_columns)) for part, table in tables.items()}
+    widths = {part: values.shape[1] for part, values in labels.items()}
+    if len(set(widths.values())) > 1:
+        raise InputError(f"the parts have different numbers of labels: {widths}")
+    if len(label_columns) > 1:
+        return list(label_columns), labels
+    return [str(i) for i in range(widths["train"])], labels
+
+
+def _encode_classes(tables: dict[str, pd.DataFrame]) -> tuple[list[str], dict[str, np.ndarray]]:
+    texts = {}
+    for part, table in tables.items():
+        texts[part] = [label_text(value, row, table) for row, value in enumerate(table["label"])]
+    names = sorted(set(texts["train"]))
+    if all(name.isdecimal() for name in names):
+        names.sort(key=_as_number)
+    _check_classes(names, len(texts["train"]), tables["train"].attrs["name"])
+
+    index = {name: i for i, name in enumerate(names)}
+    for part, values in texts.items():
+        for row, value in enumerate(values):
+            if value not in index:
+                known = names if len(names) <= 20 else [*names[:20], "..."]
+                raise InputError(
+                    f"{tables[part].attrs['name']}: row {row} has the label {value!r}, which no training row has; "
+                    f"known labels are {known}"
+                )
+    return names, {part: np.array([index[value] for value in values]) for part, values in texts.items()}
+
+
+def _as_number(digits: str) -> tuple[int, str]:
+    """Return what sorts texts of digits as numbers; `int` refuses very long ones."""
+    digits = digits.lstrip("0")
+    return len(digits), digits
+
+
+def _check_classes(names: list[str], rows: int, train: str) -> None:
+    if len(names) == 1:
+        raise InputError(f"{train}: every row has the label {names[0]!r}; a classifier needs two classes or more")
+    spelled: dict[str, str] = {}
+    for name in names:
+        number = re.fullmatch(r"(\d+)(\.0*)?", name)
+        other = spelled.setdefault(number[1], name) if number else name
+        if other != name:
+            raise InputError(f"{train}: the labels {other!r} and {name!r} are one number; write them alike")
+    if len(names) > max(20, rows // 2):
+        raise InputError(
+            f"{train}: {len(names)} different labels in {rows} rows, the first is {names[0]!r}. Is it the right "
+            f"label_column? For numbers to be predicted set problem_type to {REGRESSION!r}"
+        )
+
+
+def label_text(value: object, row: int, table: pd.DataFrame) -> str:
+    """Return a class as text, `1` also of 1.0 and True.
+
+    Raises:
+        InputError: It is missing, or a list.
+
+    >>> label_text(1.0, 0, pd.DataFrame())
+    '1'
+    """
+    if isinstance(value, list | tuple | dict | np.ndarray):
+        raise InputError(
+            f"{table.attrs['name']}: the label of row {row} is {_shown(value)}, which is no single label; for lists of "
+            f"0 and 1 set problem_type to {MULTI_LABEL!r}"
+        )
+    is_missing = value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
+    if is_missing:
+        raise InputError(
+            f"{table.attrs['name']}: the label of row {row} is missing ({value!r}); remove or label the row"
+        )
+    if isinstance(value, bool | np.bool_ | float | np.floating) and float(value).is_integer():
+        return str(int(value))  # a column of whole numbers with a hole arrives as floats
+    return str(value).strip()
+
+
+def _shown(value: object) -> str:
+    """The value as Python writes it, cut to a length that fits a message."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _numbers(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
+    numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(numbers))
+    if len(wrong):
+        value = _shown(table[column].tolist()[wrong[0]])  # a Python object, whose repr people can read
+        raise InputError(f"{table.attrs['name']}: the label of row {wrong[0]} is {value}, not a finite number")
+    return numbers
+
+
+def _zeros_and_ones(table: pd.DataFrame, columns: int) -> npt.NDArray[np.float64]:
+    """Return labels `(rows, labels)` from several columns or from one column of lists."""
+    name = table.attrs["name"]
+    if columns > 1:
+        values = np.stack([_numbers(table, f"label {i}") for i in range(columns)], axis=1)
+    else:
+        first = table["label"].iloc[0]
+        for row, value in enumerate(table["label"]):
+            if not isinstance(value, list | tuple | np.ndarray) or len(value) != len(first):
+                raise InputError(
+                    f"{name}: the label of row {row} is {_shown(value)}; expected lists of 0 and 1, equally long"
+                )
+        try:
+            values = np.array([list(value) for value in table["label"]], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name}: labels are lists of 0 and 1, but {error}") from error
+    wrong = np.argwhere((values != 0) & (values != 1))
+    if len(wrong):
+        row, column = wrong[0]
+        raise InputError(f"{name}: label {column} of row {row} is {values[row, column]}; a multi-label is 0 or 1")
+    return values

@@ -1,0 +1,243 @@
+"""Where labelled sequences come from: tables, FASTA, folders, the Hub and `datasets` objects, all as one table.
+
+    columns = Columns("sequence", ("label",), "id")
+    read_parts("promoters", columns)["train"]            # a table with the columns row, sequence, label and maybe id
+
+Nothing is checked here but that the source can be read and has its columns; `labels.py` looks at the rows.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import pandas as pd
+from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+
+from hyenadna.errors import InputError
+
+from .fasta import fasta_records, read_fasta
+from .files import (
+    FASTA,
+    PART_NAMES,
+    TABLES,
+    TEXT,
+    column_names,
+    has_suffix,
+    one_line,
+    part_of_file,
+    read_table,
+    read_text,
+)
+
+__all__ = ["Columns", "Source", "has_labels", "join_tables", "name_of", "read_parts"]
+
+Source: TypeAlias = str | Path | Dataset | DatasetDict
+
+
+class Columns(NamedTuple):
+    """The columns of a source.
+
+    Attributes:
+        sequence: Its name.
+        labels: One name, or several of a multi-label problem; none to read no labels.
+        id: Of unique names of the rows, used if it is there.
+    """
+
+    sequence: str
+    labels: tuple[str, ...]
+    id: str
+
+
+def name_of(source: object) -> str:
+    """Return what to call a source in a message."""
+    if isinstance(source, str | Path):
+        return str(source)
+    return f"the {type(source).__name__} that was passed"
+
+
+def read_parts(source: Source, columns: tuple[str, tuple[str, ...], str]) -> dict[str, pd.DataFrame]:
+    """Read any source into tables with columns `row`, `sequence`, `label` (or `label 0`, ...) and maybe `id`.
+
+    Args:
+        source: See `read_labelled_data`.
+        columns: See `Columns`.
+
+    Returns:
+        A table for each part, under `train`, `validation` and `test`; what is not divided is `train`. The name of a
+        table is in `attrs["name"]`.
+
+    Raises:
+        InputError: It cannot be read, or lacks a column.
+    """
+    columns = Columns(*columns)
+    if isinstance(source, Dataset):
+        return {"train": _from_dataset(source, name_of(source), columns)}
+    if isinstance(source, DatasetDict):
+        return _from_dataset_dict(source, name_of(source), columns)
+    if not isinstance(source, str | Path):
+        raise InputError(f"data must be a path, the name of a data set or a `datasets` object, got {type(source)}")
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path, columns)
+    if path.is_file():
+        return {"train": _from_file(path, columns)}
+    return _from_hub(str(source), columns)
+
+
+def has_labels(source: str | Path, label_column: str) -> bool:
+    """Return whether a file or folder holds labels, by its first header or its columns.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    path = Path(source)
+    if has_suffix(path, TEXT):
+        return False
+    if not path.is_file():
+        return True
+    if has_suffix(path, FASTA):
+        header, _ = next(fasta_records(path), ("", ""))
+        try:
+            return bool(_id_and_label(header, path)[1])
+        except InputError:
+            return False
+    return not has_suffix(path, TABLES) or label_column in column_names(path)
+
+
+# ------------------------------------------------------------------------------------------------ datasets
+
+
+def _from_hub(source: str, columns: Columns) -> dict[str, pd.DataFrame]:
+    is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", source) is not None
+    if not is_hub_id or has_suffix(source, TABLES + FASTA):
+        raise InputError(f"{source}: there is no such file or folder")
+    name, _, configuration = source.partition(":")
+    try:
+        parts = load_dataset(name, configuration or None)
+    except Exception as error:  # the Hub client raises a dozen different types
+        raise InputError(
+            f"{source}: there is no such file or folder, and as the id of a data set on the Hub it cannot be loaded: "
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from error
+    return _from_dataset_dict(parts, source, columns)
+
+
+def _from_dataset_dict(parts: DatasetDict, name: str, columns: Columns) -> dict[str, pd.DataFrame]:
+    unknown = [part for part in parts if part not in PART_NAMES]
+    if unknown:
+        raise InputError(f"{name} has parts with the names {unknown}; rename them to train, validation or test")
+    tables: dict[str, pd.DataFrame] = {}
+    for called, rows in parts.items():
+        part = PART_NAMES[called]
+        if part in tables:
+            raise InputError(f"{name} holds the {part} part twice; one of them is {called!r}")
+        tables[part] = _from_dataset(rows, f"{name}, {called}", columns)
+    return tables
+
+
+def _from_dataset(rows: Dataset, name: str, columns: Columns) -> pd.DataFrame:
+    wanted = dict.fromkeys((columns.sequence, *columns.labels, columns.id))
+    present = [column for column in wanted if column in rows.column_names]
+    table = rows.select_columns(present).with_format(None).to_pandas() if present else pd.DataFrame()
+    for column in columns.labels:
+        feature = rows.features.get(column)
+        if isinstance(feature, ClassLabel):
+            # -1 is how data sets on the Hub mark a hidden label; it stays, and is refused as a missing label
+            table[column] = [feature.int2str(int(v)) if v is not None and v >= 0 else None for v in rows[column]]
+    return _select(table, name, columns, rows.column_names)
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def _from_folder(folder: Path, columns: Columns) -> dict[str, pd.DataFrame]:
+    """Read a folder of parts, or else a folder that has a sub-folder for each class."""
+    parts: dict[str, pd.DataFrame] = {}
+    for entry in sorted(folder.iterdir()):
+        part = part_of_file(entry)
+        if entry.name.startswith(".") or part is None:
+            continue
+        if not entry.is_dir() and not has_suffix(entry, TABLES + FASTA):
+            continue
+        if part in parts:
+            raise InputError(f"{folder} holds the {part} part twice; one of them is {entry.name}")
+        parts[part] = _from_class_folders(entry) if entry.is_dir() else _from_file(entry, columns)
+    return parts or {"train": _from_class_folders(folder)}
+
+
+def _from_class_folders(folder: Path) -> pd.DataFrame:
+    records: list[tuple[str, str, str]] = []
+    for class_folder in sorted(folder.iterdir()):
+        if not class_folder.is_dir() or class_folder.name.startswith("."):
+            continue
+        rows = [row for path in sorted(class_folder.iterdir()) for row in _sequences_of(path)]
+        if not rows:
+            raise InputError(f"{class_folder}: the folder of this class holds no FASTA or .txt file; fill or remove it")
+        # ids such as "seq1" come back in every class
+        records += [(f"{class_folder.name}/{name}", sequence, class_folder.name) for name, sequence in rows]
+    if not records:
+        raise InputError(
+            f"{folder}: expected train/dev/test files or folders, or one sub-folder of FASTA or .txt files per class"
+        )
+    return _finish(pd.DataFrame(records, columns=["id", "sequence", "label"]), str(folder))
+
+
+def _sequences_of(path: Path) -> list[tuple[str, str]]:
+    """Return ids and sequences of a FASTA file, or of a text file that holds one sequence; none of other files."""
+    if has_suffix(path, FASTA):
+        return [(header.split()[0] if header else "", sequence) for header, sequence in read_fasta(path)]
+    if path.suffix == ".txt":
+        return [(path.stem, read_text(path).strip())]
+    return []
+
+
+def _from_file(path: Path, columns: Columns) -> pd.DataFrame:
+    if has_suffix(path, FASTA):
+        records = [(*_id_and_label(header, path), sequence) for header, sequence in read_fasta(path)]
+        return _finish(pd.DataFrame(records, columns=["id", "label", "sequence"]), str(path))
+    table = read_table(path, (columns.sequence, *columns.labels, columns.id))
+    return _select(table, str(path), columns, list(table.columns))
+
+
+def _id_and_label(header: str, path: Path) -> tuple[str, str]:
+    """Take a header `ID LABEL`, `ID|LABEL` or `ID ... label=LABEL` apart."""
+    fields = [field for field in re.split(r"[\s|]+", header) if field]
+    labels = [field.removeprefix("label=") for field in fields[1:] if field.startswith("label=")]
+    if not labels and "|" in header:
+        name, _, label = header.rpartition("|")
+        return name.strip(), label.strip()
+    if not labels and len(fields) == 2:
+        labels = fields[1:]
+    if len(labels) != 1:
+        raise InputError(
+            f"{path}: no label in the header {'>' + header!r}; write '>ID LABEL' or '>ID|LABEL' or add 'label=LABEL'"
+        )
+    return fields[0], labels[0]
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def _select(table: pd.DataFrame, name: str, columns: Columns, column_names: list[str]) -> pd.DataFrame:
+    flags = {columns.sequence: "sequence_column"} | dict.fromkeys(columns.labels, "label_column")
+    for column, flag in flags.items():
+        if column not in column_names:
+            raise InputError(f"{name} has no column {column!r}; it has {column_names}. Choose one with {flag}")
+    selected = pd.DataFrame({"sequence": table[columns.sequence]})
+    if columns.id in column_names:
+        selected["id"] = table[columns.id].astype(str)
+    for index, column in enumerate(columns.labels):
+        selected["label" if len(columns.labels) == 1 else f"label {index}"] = table[column]
+    return _finish(selected, name)
+
+
+def _finish(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    table = table.reset_index(drop=True)
+    table["row"] = range(len(table))
+    table.attrs["name"] = name
+    return table
+
+
+def join_tables(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
+    """Put tables one after the other, under a new name."""
+    return _finish(pd.concat(tables, ignore_index=True), name)

@@ -1,0 +1,353 @@
+"""Classify from labelled examples in the context: `hyenadna few-shot --data DATA --model CHECKPOINT`.
+
+    hyenadna few-shot --data promoters.csv --model pretrained --samples 4 16 64 --shots 1 2 --output_dir few-shot
+    hyenadna few-shot --data promoters.csv --model pretrained --tuning_steps 0          # in context alone, no learning
+    hyenadna few-shot few_shot.yaml --resume                                            # go on with what is missing
+
+The model reads `X1 [SEP] Y1 [SEP] ... X [SEP]`, k sequences with their labels and one without, and
+its next token is the label, a letter for each class (arXiv 2306.15794). A model that was pretrained
+on genomes has never seen this form: it is tuned briefly on n samples first, all weights, the loss
+being that of the last label.
+
+n labels are all that a result has seen: the examples in a context come from the n samples, in
+tuning without the sample that is asked for; classes take turns. Each (n, k) is repeated with other
+samples. `metrics.json` holds every result on the test part (or the validation part if there is
+none), `few_shot.md` and `few_shot.png` their means and deviations.
+"""
+
+import copy
+import itertools
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from matplotlib.figure import Figure
+from transformers import set_seed
+
+from hyenadna import HyenaDNAForCausalLM
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, count_table
+from hyenadna.training.runs.files import write_json, write_whole
+from hyenadna.training.runs.folder import (
+    METRICS_FILE,
+    SETTINGS_FILE,
+    check_output_folder,
+    one_writer,
+    versions,
+)
+from hyenadna.training.runs.language import NextTokenCollator, letters_of_labels
+from hyenadna.training.runs.models import BackboneArguments
+from hyenadna.training.runs.pictures import draw_accuracy, finish_accuracy, save_figure
+from hyenadna.training.runs.settings import parse_settings, refuse_unused, setting, settings_not_compared
+from hyenadna.training.runs.supervised import RowsArguments, majority_share, read_data, settings_of, tested_part
+from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
+from hyenadna.training.soft_prompt import language_model_for_letters
+
+
+@dataclass
+class FewShotArguments(RowsArguments, BackboneArguments, RecipeArguments):
+    """Settings of `hyenadna few-shot`, beside those of `transformers.TrainingArguments`."""
+
+    shots: list[int] = setting([1, 2, 4], "Numbers k of labelled examples in the context.")
+    samples: list[int] = setting([4, 16, 64], "Numbers n of labelled samples to tune on.")
+    repeats: int = setting(3, "Repeat each that many times, with other samples.")
+    tuning_steps: int = setting(50, "Steps of tuning; 0: none.")
+    label_letters: str | None = setting(None, "A letter of ACGTN for each class, in their sorted order.")
+    # other defaults than those of Transformers; a run is too short for evaluations and checkpoints
+    # on the way
+    output_dir: str = setting("hyenadna-few-shot", "Folder for everything that the run writes.", decides=False)
+    learning_rate: float = setting(1e-4, "Highest learning rate.")
+    per_device_train_batch_size: int = setting(16, "Batch size on each device.")
+    per_device_eval_batch_size: int = setting(16, "Batch size on each device for evaluation.", decides=False)
+    save_strategy: str = setting("no", "When to save a checkpoint.", decides=False)
+    logging_strategy: str = setting("no", "When to log.", decides=False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_rows()
+        self.check_training()
+        if self.model is None:
+            raise InputError("few-shot needs a checkpoint (model): a random model has learned nothing")
+        for name, values in (("shots", self.shots), ("samples", self.samples)):
+            if not values or min(values) < 1:
+                raise InputError(
+                    f"{name} is {values}; each must be at least 1 (without examples: hyenadna soft-prompt)"
+                )
+        if min(self.shots) >= min(self.samples):
+            raise InputError(
+                f"{min(self.shots)} shots with {min(self.samples)} samples: the examples are samples other than the "
+                "one that is asked for, so there must be more samples than shots"
+            )
+        if self.repeats < 1:
+            raise InputError(f"repeats is {self.repeats}; it must be at least 1")
+        if self.tuning_steps < 0:
+            raise InputError(f"tuning_steps is {self.tuning_steps}; it must be at least 0")
+        refuse_unused(self, ("label_smoothing_factor", "num_train_epochs", "max_steps"), "few-shot")
+
+
+def draw_samples(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return `n` row numbers, classes taking turns in a random order.
+
+    Raises:
+        InputError: There are too few rows, or fewer samples than classes.
+    """
+    classes = np.unique(labels)
+    if not len(classes) <= n <= len(labels):
+        raise InputError(
+            f"{n} samples of {len(labels)} rows and {len(classes)} classes: there must be one of each class"
+        )
+    # One shuffled pile of rows for each class; each round takes one row from each pile that has one.
+    turns = [list(rng.permutation(np.flatnonzero(labels == c))) for c in rng.permutation(classes)]
+    drawn = []
+    while len(drawn) < n:
+        drawn += [rows.pop() for rows in turns if rows]
+    return np.array(drawn[:n])
+
+
+class ContextRows(torch.utils.data.Dataset):
+    """Queries with `k` labelled examples each, for `NextTokenCollator`.
+
+    A row is a function of the seed and its position.
+
+    Args:
+        rows: A part of `LabelledData`.
+        samples: The rows that examples are drawn from, another such part.
+        k: Number of examples.
+        seed: Of the draw.
+        queries: Number of queries to tune on, which are the samples again and again, in another
+            order each time, each without itself among its examples. None: every row of `rows` once.
+    """
+
+    def __init__(self, rows: Dataset, samples: Dataset, k: int, seed: int, queries: int | None = None):
+        self.rows = rows
+        self.samples = samples
+        self.k = k
+        self.seed = seed
+        self.queries = queries
+        self.labels = np.array(samples["label"][:])
+
+    def __len__(self) -> int:
+        if self.queries is None:
+            return len(self.rows)
+        return self.queries
+
+    def __getitem__(self, i: int) -> dict:
+        candidates = np.arange(len(self.samples))
+        if self.queries is None:
+            query = self.rows[i]
+        else:
+            # In turn t the samples are asked for in the order of a permutation that (seed, t)
+            # decides.
+            turn, place = divmod(i, len(self.samples))
+            asked = int(np.random.default_rng((self.seed, turn)).permutation(len(self.samples))[place])
+            query = self.samples[asked]
+            candidates = np.delete(candidates, asked)
+
+        rng = np.random.default_rng((self.seed, self.k, i))
+        examples = [self.samples[int(j)] for j in rng.permutation(self._choose(candidates, rng))]
+        return {
+            "examples": [(row["sequence"], row["label"]) for row in examples],
+            "sequence": query["sequence"],
+            "label": query["label"],
+        }
+
+    def _choose(self, candidates: np.ndarray, rng: np.random.Generator) -> list[int]:
+        """Return `k` candidates: the first of each class in random order, then the second, ..."""
+        of_class = []
+        for label in rng.permutation(self.classes):
+            of_class.append(list(rng.permutation(candidates[self.labels[candidates] == label])))
+        turns = itertools.zip_longest(*of_class)
+        chosen = [candidate for turn in turns for candidate in turn if candidate is not None]
+        return chosen[: self.k]
+
+    @property
+    def classes(self) -> np.ndarray:
+        return np.unique(self.labels)
+
+
+def check_context(data: LabelledData, shots: int, max_seq_len: int) -> None:
+    """Raise `InputError` if a sequence and that many examples may not fit the model."""
+    longest = max(len(sequence) for rows in data.parts.values() for sequence in rows["sequence"])
+    tokens = (shots + 1) * (longest + 2)
+    if tokens > max_seq_len:
+        fits = max_seq_len // (longest + 2) - 1
+        advice = "Not one example fits"
+        if fits >= 1:
+            advice = f"Ask for at most {fits} shots"
+        raise InputError(
+            f"{shots} shots of up to {longest} bases make a context of {tokens} tokens, but max_seq_len of the model "
+            f"is {max_seq_len}. {advice}, or use a checkpoint with a larger max_seq_len"
+        )
+
+
+def _results_so_far(output: Path) -> list[dict]:
+    path = output / METRICS_FILE
+    if not path.exists():
+        return []
+    try:
+        results = json.loads(path.read_text())["results"]
+        return [{**result} for result in results]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} holds no results of few-shot ({error}); delete it, and --resume starts again"
+        ) from error
+
+
+def _one_result(
+    args: FewShotArguments, model: HyenaDNAForCausalLM, tokenizer, letters: str, data: LabelledData, task: dict
+) -> dict:
+    n = task["samples"]
+    k = task["shots"]
+    seed = args.seed + task["repeat"]
+    tested = data.parts.get("test", data.parts["validation"])
+    labels = np.array(data.parts["train"]["label"][:])
+    samples = data.parts["train"].select(draw_samples(labels, n, np.random.default_rng((seed, n))))
+    trainer_args = copy.copy(args)
+    trainer_args.max_steps = args.tuning_steps
+    trainer_args.seed = seed
+    set_seed(seed)
+    collator = NextTokenCollator(tokenizer, letters)
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    trainer = HyenaDNATrainer(
+        model=model,
+        args=trainer_args,
+        train_dataset=ContextRows(samples, samples, k, seed, queries=args.tuning_steps * batch),
+        **collator.for_trainer(),
+    )
+    start = time.monotonic()
+    if args.tuning_steps:
+        trainer.train()
+    seconds = time.monotonic() - start
+    metrics = trainer.predict(ContextRows(tested, samples, k, seed), metric_key_prefix="test").metrics
+    return {
+        **task,
+        **{name: metrics[f"test_{name}"] for name in ("accuracy", "mcc", "loss")},
+        "tuning_seconds": round(seconds, 1),
+    }
+
+
+@one_writer
+def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) -> dict:
+    """Tune and evaluate for all numbers of samples and shots; return the metrics.
+
+    Args:
+        args: All settings.
+        data: A `datasets` object instead of `args.data`.
+
+    Raises:
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
+    """
+    labelled = read_data(args, data)
+    if labelled.problem_type != SINGLE_LABEL:
+        raise InputError(f"few-shot is for single labels, but the problem is {labelled.problem_type}")
+    letters = letters_of_labels(labelled.label_names, args.label_letters)
+    output = Path(args.output_dir)
+    is_main = args.process_index == 0
+    settings = settings_of(args, labelled)
+    if is_main:
+        check_output_folder(output, settings, args.resume, settings_not_compared(args))
+    model, tokenizer = language_model_for_letters(args)
+    tasks = _tasks(args)
+    _check_tasks(labelled, tasks, model.config.max_seq_len)
+
+    done = _results_so_far(output)
+    part = tested_part(labelled)
+    results = {
+        "results": done,
+        "evaluated_on": part,
+        "majority_accuracy": majority_share(labelled, part),
+        "label_letters": dict(zip(labelled.label_names, letters, strict=True)),
+        "settings": settings,
+        "versions": versions(),
+    }
+    if is_main:
+        print(count_table(labelled))
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / SETTINGS_FILE, settings)
+    for task in tasks:
+        if any(task.items() <= result.items() for result in done):
+            continue
+        done.append(_one_result(args, copy.deepcopy(model), tokenizer, letters, labelled, task))
+        if is_main:
+            last = "  ".join(f"{name} {value:.4g}" for name, value in done[-1].items())
+            print(f"{len(done)} of {len(tasks)}: {last}")
+            write_json(output / METRICS_FILE, results)  # after each: an interrupted run goes on from here
+    if is_main:
+        _write_table(output, results)
+    return results
+
+
+def _tasks(args: FewShotArguments) -> list[dict]:
+    """Return the samples, shots and repeat of each result, in the table's order."""
+    return [
+        {"samples": n, "shots": k, "repeat": repeat}
+        for n in sorted(set(args.samples))
+        for k in sorted(set(args.shots))
+        for repeat in range(args.repeats)
+        if k < n
+    ]
+
+
+def _check_tasks(labelled: LabelledData, tasks: list[dict], max_seq_len: int) -> None:
+    """Fail fast: raise for any task what would otherwise stop it only after those before it."""
+    check_context(labelled, max(task["shots"] for task in tasks), max_seq_len)
+    labels = np.array(labelled.parts["train"]["label"][:])
+    for n in sorted({task["samples"] for task in tasks}):
+        draw_samples(labels, n, np.random.default_rng(0))
+
+
+def _write_table(output: Path, results: dict) -> None:
+    table = few_shot_table(results)
+    write_whole(output / "few_shot.md", lambda path: path.write_text(table + "\n"))
+    _draw(results, output / "few_shot.png")
+    print(f"\n{table}\n\nmetrics.json, few_shot.md and few_shot.png are in {output}")
+
+
+def _summary(results: dict) -> dict[tuple[int, int], tuple[float, float]]:
+    """Mean and standard deviation of the accuracy over the repeats, by (samples, shots)."""
+    groups: dict[tuple[int, int], list[float]] = {}
+    for result in results["results"]:
+        groups.setdefault((result["samples"], result["shots"]), []).append(result["accuracy"])
+    return {key: (float(np.mean(values)), float(np.std(values))) for key, values in groups.items()}
+
+
+def few_shot_table(results: dict) -> str:
+    """Return the accuracies as a Markdown table, samples down and shots across."""
+    summary = _summary(results)
+    shots = sorted({k for _, k in summary})
+    lines = ["| samples | " + " | ".join(f"{k}-shot" for k in shots) + " |", "|---" * (len(shots) + 1) + "|"]
+    for n in sorted({n for n, _ in summary}):
+        cells = []
+        for k in shots:
+            mean, deviation = summary.get((n, k), (None, None))
+            cells.append("" if mean is None else f"{mean:.3f} ± {deviation:.3f}")
+        lines.append(f"| {n} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Always the most frequent class: {results['majority_accuracy']:.3f}"])
+
+
+def _draw(results: dict, path: Path) -> None:
+    summary = _summary(results)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for k in sorted({k for _, k in summary}):
+        points = sorted((n, *summary[n, k]) for n, other in summary if other == k)
+        n, mean, deviation = zip(*points, strict=True)
+        draw_accuracy(axes, n, mean, deviation, f"{k}-shot")
+    finish_accuracy(axes, results["majority_accuracy"], results["evaluated_on"], "labelled samples")
+    save_figure(path, figure)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `hyenadna few-shot` with these arguments (default: those of the command line)."""
+    few_shot(parse_settings(FewShotArguments, "few-shot", "Classify from labelled examples in the context.", argv))
+
+
+if __name__ == "__main__":
+    from hyenadna.training.cli import run_module
+
+    run_module(__spec__.name)

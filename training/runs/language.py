@@ -1,0 +1,86 @@
+"""Labels as the next token: rows for a language model, and a letter for each class."""
+
+import numpy as np
+import torch
+from transformers import EvalPrediction
+
+from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import SINGLE_LABEL
+from hyenadna.tokenization import HyenaDNATokenizer
+
+from .metrics import make_compute_metrics
+
+# As in the paper for two and three classes (arXiv 2306.15794).
+_LETTERS = {2: "AN", 3: "AGN", 4: "ACGN", 5: "ACGTN"}
+
+
+def letters_of_labels(label_names: list[str], letters: str | None = None) -> str:
+    """Return a letter for each class, in the order of `label_names`.
+
+    Raises:
+        InputError: There are too many classes, or the letters do not fit them.
+    """
+    if letters is None and len(label_names) not in _LETTERS:
+        raise InputError(
+            f"{len(label_names)} classes {label_names[:6]} have no letters: a label is one of A, C, G, T, N. Use the "
+            "form classifier"
+        )
+    letters = _LETTERS[len(label_names)] if letters is None else letters.upper()
+    if len(letters) != len(label_names) or len(set(letters)) < len(letters) or set(letters) - set("ACGTN"):
+        raise InputError(
+            f"label_letters {letters!r} do not fit the {len(label_names)} classes {label_names}: write a different "
+            "letter of ACGTN for each"
+        )
+    return letters
+
+
+class NextTokenCollator:
+    """Rows as `sequence [SEP] letter`, padded on the left; the last letter is the only target.
+
+    Labelled `examples` of a row, pairs of a sequence and a label, come before it as `sequence [SEP]
+    letter [SEP]`.
+
+    Args:
+        tokenizer: Without special tokens of its own.
+        letters: A letter for each class.
+        longest: Bases to keep of a sequence. None: all.
+    """
+
+    def __init__(self, tokenizer: HyenaDNATokenizer, letters: str, longest: int | None = None):
+        self.tokenizer = tokenizer
+        self.longest = longest
+        self.letter_ids = tokenizer.convert_tokens_to_ids(list(letters))
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        ids = [self._ids_of(row) for row in rows]
+        batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="left")
+        labels = torch.full_like(batch["input_ids"], -100)
+        labels[:, -1] = batch["input_ids"][:, -1]
+        return {**batch, "labels": labels}
+
+    def _ids_of(self, row: dict) -> list[int]:
+        pairs = [*row.get("examples", []), (row["sequence"], row["label"])]
+        sequences = self.tokenizer([sequence for sequence, _ in pairs], add_special_tokens=False)["input_ids"]
+        sep = self.tokenizer.sep_token_id
+        ids = []
+        for sequence, (_, label) in zip(sequences, pairs, strict=True):
+            ids += [*sequence[: self.longest], sep, self.letter_ids[label], sep]
+        return ids[:-1]  # nothing follows the last letter
+
+    def letter_logits(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the letters after `[SEP]`, `(batch, classes)`, for `Trainer`."""
+        return logits[:, -2, self.letter_ids]
+
+    def metrics(self, output: EvalPrediction) -> dict[str, float]:
+        """Compute a classifier's metrics. Each row of `label_ids` has one that is not -100."""
+        tokens = np.asarray(output.label_ids).max(axis=1)
+        classes = (tokens[:, None] == np.array(self.letter_ids)).argmax(axis=1)
+        return make_compute_metrics(SINGLE_LABEL)(EvalPrediction(output.predictions, classes))
+
+    def for_trainer(self) -> dict:
+        """Return the arguments of `Trainer` that depend on the collator."""
+        return {
+            "data_collator": self,
+            "preprocess_logits_for_metrics": self.letter_logits,
+            "compute_metrics": self.metrics,
+        }

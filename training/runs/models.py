@@ -1,0 +1,183 @@
+"""The model of a run: from scratch, or from a checkpoint that fits, always in float32."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel, set_seed
+
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna.errors import HyenaDNAError, InputError
+from hyenadna.tokenization import HyenaDNATokenizer
+
+from .settings import setting
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+@dataclass
+class BackboneArguments:
+    """The checkpoint to start from, and its dropout in this run."""
+
+    model: str | None = setting(None, "Checkpoint to start from: a folder or an id on the Hub.")
+    embed_dropout: float | None = setting(None, "Dropout on the embeddings (from scratch: 0.1).")
+    resid_dropout: float | None = setting(None, "Dropout on each mixer and MLP output (from scratch: 0).")
+
+
+@dataclass
+class ScratchArguments(BackboneArguments):
+    """Also the shape of a model from scratch. A checkpoint has its own."""
+
+    SHAPE: ClassVar[tuple[str, ...]] = ("d_model", "n_layer", "max_seq_len", "initializer_range")
+
+    model: str | None = setting(None, "Checkpoint: a folder or an id on the Hub. Without it: from scratch.")
+    d_model: int | None = setting(None, "Width, from scratch (128).")
+    n_layer: int | None = setting(None, "Number of blocks, from scratch (2).")
+    max_seq_len: int | None = setting(None, "Longest input in tokens, from scratch (1026).")
+    initializer_range: float | None = setting(None, "Standard deviation of the initial weights, from scratch (0.02).")
+
+
+@dataclass
+class RunResult:
+    """What a recipe returns: the content of `metrics.json`, the trained model and its tokenizer.
+
+    The model is a `peft.PeftModel` where an adapter was trained.
+    """
+
+    results: dict
+    model: nn.Module
+    tokenizer: HyenaDNATokenizer
+
+
+def given(args: Any, names: tuple[str, ...]) -> dict:
+    """Return the settings of these names that `args` has and that are not None."""
+    settings = {name: getattr(args, name, None) for name in names}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def make_model(
+    cls: type[Model], args: Any, settings: dict | None = None, new: str | None = None
+) -> tuple[Model, HyenaDNAConfig | None]:
+    """Make the model of a run, from scratch or from `args.model`.
+
+    Args:
+        cls: Class of the model.
+        args: With `seed`, and the settings of `ScratchArguments` or `BackboneArguments`.
+        settings: More fields of the configuration, such as those of a head.
+        new: See `load_checkpoint`.
+
+    Returns:
+        The model, and the checkpoint's own configuration (from scratch: None).
+
+    Raises:
+        InputError: The checkpoint cannot be loaded, is of another architecture, or conflicts with
+            the settings.
+    """
+    set_seed(args.seed)
+    settings = {**(settings or {}), **given(args, ("embed_dropout", "resid_dropout"))}
+    shape = given(args, ScratchArguments.SHAPE)
+    if args.model is not None:
+        if shape:
+            raise InputError(
+                f"{shape} cannot be chosen with model {args.model!r}: a checkpoint has its own; leave it out"
+            )
+        return load_checkpoint(cls, args.model, settings, new)
+
+    try:
+        config = HyenaDNAConfig(**shape, **settings)
+    except StrictDataclassError as error:
+        raise InputError(f"the model cannot be made: {error}") from error
+    return cls(config), None
+
+
+def load_checkpoint(
+    cls: type[Model], name: str, settings: dict, new: str | None = None
+) -> tuple[Model, HyenaDNAConfig]:
+    """Load a checkpoint in float32 and return the model and the checkpoint's own configuration.
+
+    Args:
+        cls: Class of the model.
+        name: Folder or id on the Hub.
+        settings: Fields of the configuration to change.
+        new: Prefix of the parameters that the checkpoint may lack or have in another shape.
+
+    Raises:
+        InputError: The checkpoint cannot be loaded, is of another architecture, or lacks
+            parameters.
+    """
+    hint = "(Lightning checkpoints and other layouts: `hyenadna convert` first)"
+    with errors_as_input(f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint):
+        config = AutoConfig.from_pretrained(name)
+    if not isinstance(config, HyenaDNAConfig):
+        raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
+    with errors_as_input(f"model {name!r} cannot be loaded"):
+        model, report = cls.from_pretrained(
+            name, **settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    wrong = [*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])]
+    wrong = sorted(key for key in wrong if new is None or not key.startswith(new))
+    if wrong:
+        raise InputError(f"model {name!r} does not fit its config.json: missing or of another shape are {wrong[:5]}")
+    check_finite(model, name)
+    return model, config
+
+
+def check_finite(model: nn.Module, name: str) -> None:
+    """Raise `InputError` if a loaded weight is NaN or infinite: all results would be NaN."""
+    broken = [key for key, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]
+    if broken:
+        raise InputError(
+            f"model {name!r} holds NaN or infinity in {broken[:5]}: its training diverged, or a file is damaged"
+        )
+
+
+@contextmanager
+def errors_as_input(what: str, hint: str = "") -> Iterator[None]:
+    """Turn any error of reading other people's files into `InputError`: WHAT: ERROR HINT.
+
+    Damaged JSON, safetensors and tokenizer files raise a dozen types, from `SafetensorError` to a
+    bare `Exception` of the tokenizers' Rust code. The original error stays the cause.
+    """
+    try:
+        yield
+    except HyenaDNAError:
+        raise
+    except Exception as error:
+        text = str(error) or type(error).__name__
+        raise InputError(f"{what}: {text} {hint}".rstrip()) from error
+
+
+def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
+    """Load the tokenizer of a checkpoint; one without tokenizer files has the published vocabulary.
+
+    Raises:
+        InputError: Its files are damaged.
+    """
+    has_files = any(Path(name, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
+    with errors_as_input(f"the tokenizer of model {name!r} cannot be loaded"):
+        try:
+            return HyenaDNATokenizer.from_pretrained(name, **settings)
+        except OSError:
+            if has_files:
+                raise
+            return HyenaDNATokenizer(**settings)
+
+
+def load_language_model(name: str, device: str | None = None) -> HyenaDNAForCausalLM:
+    """Load a checkpoint for evaluation, on a GPU if there is one and no other device is asked for.
+
+    Raises:
+        InputError: See `load_checkpoint`; or there is no such device.
+    """
+    model, _ = load_checkpoint(HyenaDNAForCausalLM, name, {})
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return model.eval().to(device)
+    except (RuntimeError, AssertionError) as error:  # no such device, or PyTorch is built without it
+        raise InputError(f"device {device!r} cannot be used: {error}") from error

@@ -1,0 +1,200 @@
+"""The settings of a command: declared as dataclass fields, read from flags or from one YAML file.
+
+A recipe's settings are a dataclass composed of groups (`RowsArguments`, `BackboneArguments`, ...)
+and of `RecipeArguments`, which holds Trainer's. Each field is declared with `setting`, which also
+says whether it decides the result of a run: those are written into the folder of the run, and a
+resumed run must not change them.
+"""
+
+import json
+import sys
+from dataclasses import field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from transformers import HfArgumentParser
+from transformers.training_args import OptimizerNames
+
+from hyenadna.errors import InputError
+
+Settings = TypeVar("Settings")
+
+# Bounds of a YAML file: many times what the longest recipe needs.
+_MOST_BYTES = 100_000
+_MOST_EVENTS = 5_000
+_DEEPEST = 10
+
+# Fields that Trainer declares cannot carry our flag. These of them decide the result.
+_DECIDING_FIELDS_OF_TRAINER = (
+    "lr_scheduler_kwargs",
+    "max_grad_norm",
+    "optim",
+    "optim_args",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "label_smoothing_factor",
+    "metric_for_best_model",
+    "bf16",
+    "fp16",
+    "seed",
+)
+
+
+class _Help(str):
+    """The help of a setting, which also carries its flags.
+
+    HfArgumentParser passes the metadata of a field on to argparse, which refuses keys that it does
+    not know.
+    """
+
+    decides: bool
+    compared: bool
+
+
+def setting(default: Any, help: str, *, decides: bool = True, compared: bool = True) -> Any:
+    """Declare a field of a settings class.
+
+    Args:
+        default: Value without a flag. A list is copied for each instance.
+        help: Text of `--help`.
+        decides: Whether the value decides the result of a run. Then it is written into
+            `run_settings.json`.
+        compared: Whether a resumed run must have the same value. A path need not: a fingerprint of
+            its content is compared instead.
+    """
+    text = _Help(help)
+    text.decides = decides
+    text.compared = compared
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+def names_of(group: type) -> tuple[str, ...]:
+    """Return the names of the settings in a group, in the order of their declaration."""
+    return tuple(f.name for f in fields(group) if f.init)
+
+
+def result_settings(args: Any) -> dict:
+    """Return the settings that decide the result of a run, as JSON holds them."""
+    settings = {}
+    for f in fields(args):
+        if getattr(f.metadata.get("help"), "decides", f.name in _DECIDING_FIELDS_OF_TRAINER):
+            settings[f.name] = getattr(args, f.name)
+
+    # Transformers keeps these two as enums, or as text if they were given as text.
+    if "lr_scheduler_type" in settings:
+        settings["lr_scheduler_type"] = str(args.lr_scheduler_type)
+    if "optim" in settings:
+        settings["optim"] = OptimizerNames(args.optim).value
+    return settings
+
+
+def settings_not_compared(args: Any) -> tuple[str, ...]:
+    """Return the names of the settings that a resumed run may change, such as paths."""
+    return tuple(f.name for f in fields(args) if not getattr(f.metadata.get("help"), "compared", True))
+
+
+def refuse_unused(args: Any, names: tuple[str, ...], recipe: str) -> None:
+    """Raise `InputError` if a setting that `recipe` does not use is not left at its default."""
+    default = {f.name: f.default for f in fields(args)}
+    given = [name for name in names if getattr(args, name) != default[name]]
+    if given:
+        raise InputError(f"{recipe} does not use {', '.join(given)}: leave it out")
+
+
+def parse_settings(cls: type[Settings], recipe: str, description: str, argv: list[str] | None = None) -> Settings:
+    """Read the settings from flags, or from a YAML file and flags that override it.
+
+    A recipe that ships with the package is found by its name alone, if there is no such file in the
+    current folder. If a flag names a checkpoint, the shape in the file, which is that of a model
+    from scratch, does not count.
+
+    Args:
+        cls: Class of the settings.
+        recipe: Name of the command.
+        description: First sentence of its help.
+        argv: Arguments; by default those of the command line.
+
+    Raises:
+        InputError: The file cannot be read, a setting is unknown, or the class refuses a value.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        names_checkpoint = any(flag.partition("=")[0] == "--model" for flag in argv)
+        left_out = ()
+        if names_checkpoint:
+            left_out = getattr(cls, "SHAPE", ())
+        argv = _flags_of_file(argv[0], left_out) + argv[1:]
+
+    parser = HfArgumentParser(
+        cls,
+        prog=f"hyenadna {recipe}",
+        usage=f"hyenadna {recipe} [SETTINGS.yaml] --data DATA --output_dir FOLDER [--SETTING VALUE ...]",
+        description=f"{description} The recipe's own settings are at the end, after Trainer's.",
+        allow_abbrev=False,
+    )
+    args, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    if unknown:
+        raise InputError(
+            f"unknown settings: {unknown}; {recipe} does not use them: leave them out (`hyenadna {recipe} --help` "
+            "lists what it uses)"
+        )
+    return args
+
+
+def _check_size(text: str) -> None:
+    """Raise `ValueError` for YAML that no settings need, before it is composed.
+
+    A few hundred bytes of aliases stand for gigabytes, deep nesting overflows the stack, and the
+    parser of the flags takes minutes for thousands of names.
+    """
+    if len(text) > _MOST_BYTES:
+        raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it has an alias (*{event.anchor}); write the value again")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEEPEST:
+            raise ValueError(f"it is nested more than {_DEEPEST} deep")
+        if count > _MOST_EVENTS:
+            raise ValueError(f"it has more than {_MOST_EVENTS:,} keys and values")
+
+
+def _flags_of_file(name: str, left_out: tuple[str, ...]) -> list[str]:
+    """Return the content of a YAML file as flags, without the settings in `left_out`.
+
+    The parser of the flags then converts the values (YAML reads 6e-4 as text) and knows every name.
+    """
+    path = Path(name)
+    shipped = Path(__file__).parents[1] / "experiments" / "recipes" / name
+    if not path.exists() and shipped.exists():
+        path = shipped
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1).decode()
+        _check_size(text)
+        content = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{name} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{name}: expected lines such as `learning_rate: 6e-4`")
+
+    given = []
+    for key, value in content.items():
+        if value is None or key in left_out:  # a key without a value leaves the default
+            continue
+        values = value if isinstance(value, list) else [value]
+        given.append(f"--{key}")
+        given += [json.dumps(item) if isinstance(item, dict) else str(item) for item in values]
+    return given
