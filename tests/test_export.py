@@ -21,7 +21,7 @@ from hyenadna.hub_upload.model_card import model_card, usage
 from hyenadna.training import cli
 
 from .conftest import random_ids, random_model
-from .test_push import METRICS
+from .helpers.checkpoints import METRICS
 
 
 @pytest.fixture(scope="module")

@@ -36,21 +36,8 @@ from hyenadna.training.runs.supervised import (
 )
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
-TINY = {"d_model": 8, "n_layer": 1, "max_seq_len": 40}
-QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "use_cpu": True, "disable_tqdm": True}
-
-
-def make_rows(n: int = 40, seed: int = 0, classes=("AT rich", "GC rich")) -> Dataset:
-    """Sequences of 10 to 30 bases whose composition gives the class away."""
-    rng = np.random.default_rng(seed)
-    labels = [classes[i % len(classes)] for i in range(n)]
-    weights = {"AT rich": [0.4, 0.1, 0.1, 0.4], "GC rich": [0.1, 0.4, 0.4, 0.1], "C rich": [0.1, 0.7, 0.1, 0.1]}
-    sequences = ["".join(rng.choice(list("ACGT"), rng.integers(10, 31), p=weights[label])) for label in labels]
-    return Dataset.from_dict({"id": [f"r{i}" for i in range(n)], "sequence": sequences, "label": labels})
-
-
-def make_args(output_dir, **changes) -> FinetuneArguments:
-    return FinetuneArguments(output_dir=str(output_dir), **{**TINY, **QUICK, **changes})
+from .helpers.recipes import QUICK, TINY, make_rows
+from .helpers.recipes import finetune_args as make_args
 
 
 @pytest.fixture(scope="module")

@@ -28,25 +28,13 @@ from hyenadna.training.runs.markov import MarkovModels, count_contexts
 from hyenadna.training.runs.models import make_model
 from hyenadna.training.runs.settings import parse_settings
 
-from .genomes import random_dna, write_fasta
+from .helpers.genomes import make_genome, random_dna, write_fasta
 
 TINY = {"d_model": 8, "n_layer": 1, "max_seq_len": 34}  # windows of 32 bases
 QUICK = {"use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 4, "markov_order": 3}
 SCHEDULE = {"max_steps": 30, "logging_steps": 5, "eval_steps": 10, "save_steps": 10, "learning_rate": 0.03}
 SCHEDULE |= {"length_warmup_steps": 12, "length_warmup_stages": [8, 16], "reverse_complement": 0.5, "seed": 7}
 HELD_OUT = {"validation": ["2:0-200"], "test": ["2:200-420"]}
-
-
-def make_genome(folder: Path) -> Path:
-    """20 epochs of it are seen: 1,500 bases in which a G mostly follows a C, with N and lower case."""
-    rng = np.random.default_rng(5)
-    dna = list(random_dna(1500, 5))
-    for i in range(1, len(dna)):
-        if dna[i - 1] == "C" and rng.random() < 0.8:
-            dna[i] = "G"
-    dna = "".join(dna)
-    dna = dna[:300] + "N" * 70 + dna[370:600] + dna[600:640].lower() + dna[640:]
-    return write_fasta(folder / "g.fa", {"1": dna[:1000], "2": dna[1000:]}, width=50)
 
 
 def make_args(folder: Path, name: str, **changes) -> PretrainArguments:
@@ -213,7 +201,7 @@ def test_one_process_at_a_time_writes_into_a_folder(run, another_writer, monkeyp
     for failure in (None, OSError(errno.ENOLCK, "no locks")):
         with monkeypatch.context() as patch, pytest.raises(InputError, match="seen"):
             if failure:
-                patch.setattr("hyenadna.training.runs.folder.fcntl.lockf", Mock(side_effect=failure))
+                patch.setattr("hyenadna.training.runs.outputs.fcntl.lockf", Mock(side_effect=failure))
             pretrain(make_args(folder, tmp_path / "a" / "b"))
     assert seen[0] is None and seen[1] is not None  # locked; without locks it goes on
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "b", ".lock"]

@@ -23,17 +23,10 @@ from hyenadna.hub_upload.push import files_to_push, push
 from hyenadna.training import cli
 
 from .conftest import random_ids, random_model
+from .helpers.checkpoints import METRICS, lightning, nested, write
 from .hub_server import CUT, CUT_AFTER, TOKEN, Hub
-from .test_convert import lightning, nested, write
 
 UPLOAD, COMMIT, CREATE = "PUT /lfs/", "POST .*/commit/", "POST /api/repos/create"
-METRICS = {
-    "metrics": {"validation": {"accuracy": 0.75, "mcc": 0.5}, "test": {"accuracy": 0.8125, "mcc": 0.6, "auroc": 0.9}},
-    "rows": {"train": 100, "validation": 10, "test": 16},
-    "train_seconds": 12.5,
-    "settings": {"data": "promoters.csv", "learning_rate": 6e-4, "model": None, "data_sha256": "ab12"},
-    "versions": {"torch": "2.13.0"},
-}
 
 
 @pytest.fixture(scope="module")

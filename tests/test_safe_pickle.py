@@ -15,7 +15,7 @@ from hyenadna.hub_upload import safe_pickle
 from hyenadna.hub_upload.convert import convert, load_checkpoint
 
 from .conftest import random_model
-from .test_convert import EMBEDDING, foreign, lightning, nested, write
+from .helpers.checkpoints import EMBEDDING, foreign, lightning, nested, write
 
 
 @pytest.fixture

@@ -7,13 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def temporary_name(path: Path) -> Path:
+    """Return the name under which this process writes a file before it is whole.
+
+    It is hidden, keeps the ending, which tells some writers what to write, and no other process
+    uses it.
+    """
+    return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
+
+
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file, then rename it: a kill never leaves half a file.
 
-    The temporary name holds the number of the process, so that two processes never write into one
-    file.
+    The temporary name is this process's own, so that two processes never write into one file.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
+    temporary = temporary_name(path)
     try:
         write(temporary)
         os.replace(temporary, path)

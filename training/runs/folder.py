@@ -6,11 +6,9 @@ last, so that its presence says that the run is finished.
 
 import hashlib
 import json
-import os
 import platform
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
@@ -22,11 +20,7 @@ import torch
 from hyenadna.errors import InputError
 
 from .checkpoints import last_complete_checkpoint
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows
-    fcntl = None
+from .outputs import locked
 
 SETTINGS_FILE = "run_settings.json"
 METRICS_FILE = "metrics.json"
@@ -49,52 +43,10 @@ def one_writer(recipe: Callable) -> Callable:
     def alone(args: Any, *rest, **named):
         with ExitStack() as at_end:
             if args.process_index == 0:
-                _lock(Path(args.output_dir), at_end)
+                at_end.enter_context(locked(Path(args.output_dir)))
             return recipe(args, *rest, **named)
 
     return alone
-
-
-def _lock(output: Path, at_end: ExitStack) -> None:
-    """Lock a hidden file in `output` until `at_end`, which also removes empty folders.
-
-    This is a POSIX record lock. It ends with the process, however that ends, and forked data-loader
-    workers, which may outlive the process for a moment, do not inherit it. An flock, which most
-    libraries use, they would inherit: a run that was killed could not be resumed until the last
-    worker is gone.
-    """
-    if fcntl is None:
-        warnings.warn(
-            f"{platform.system()} has no record locks: do not start two runs in {str(output)!r} at once", stacklevel=4
-        )
-
-    missing = [path for path in (output, *output.parents) if not path.exists()]
-    for path in reversed(missing):  # a recipe that was refused leaves nothing
-        at_end.callback(_remove_if_empty, path)
-
-    lock = output / ".lock"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
-            return
-        file = at_end.enter_context(lock.open("a"))
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between opening and locking the file, another run may have ended and removed it. The lock
-        # would then be on a file that nobody else can find, so the folder counts as taken.
-        if not (lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
-            raise BlockingIOError
-        at_end.callback(lock.unlink, missing_ok=True)
-    except BlockingIOError:
-        raise InputError(
-            f"another process is writing into output_dir {str(output)!r}; wait for it, end it, or choose another folder"
-        ) from None
-    except OSError:
-        return  # the recipe itself will say what is wrong with the folder
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
 
 
 # ----------------------------------------------------------------------------------------- resuming
@@ -169,7 +121,7 @@ def read_settings(output: Path) -> dict:
     path = output / SETTINGS_FILE
     try:
         settings = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}; choose another folder") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path} holds a {type(settings).__name__}, not the settings of a run; choose another folder")
