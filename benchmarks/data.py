@@ -1,7 +1,8 @@
-"""python benchmarks/data.py [--data genome.fa] [--lengths 1024 100000] [--seconds 5]
+"""python benchmarks/data.py [--data genome.fa | --bgzip] [--lengths 1024 100000] [--seconds 5]
 
 Bases a second and core that the data pipeline of `hyenadna pretrain` delivers: windows of a FASTA file to batches
 of `input_ids` and `labels`, in one process with one thread. Without --data a random genome of 64 Mb is written first.
+With --bgzip that genome is block-compressed. Memory is what this process alone holds, after a run.
 The floor is the least that a window can cost: the same bytes, copied from memory and widened to int64.
 """
 
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
+import pysam
 import torch
 
 from hyenadna.genomics.fasta import open_genomes
@@ -18,12 +21,16 @@ from hyenadna.genomics.intervals import tile, whole_sequences
 from hyenadna.genomics.windows import WindowCollator, WindowDataset, WindowSampler
 
 
-def random_genome(folder: str) -> Path:
+def random_genome(folder: str, bgzip: bool) -> Path:
     bases = np.random.default_rng(0).choice(np.frombuffer(b"ACGTacgt", np.uint8), (2**20, 60))
     lines = np.concatenate([bases, np.full((len(bases), 1), ord("\n"), np.uint8)], axis=1)
     path = Path(folder) / "random.fa"
     path.write_bytes(b">1\n" + lines.tobytes())
-    return path
+    if not bgzip:
+        return path
+    packed = path.with_suffix(".fa.gz")
+    pysam.tabix_compress(str(path), str(packed))
+    return packed
 
 
 def pipeline(path: str, length: int, reverse_complement: float, ignore_soft_masked: bool):
@@ -67,16 +74,20 @@ def speed(batches, seconds: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="FASTA file, plain or bgzip")
+    parser.add_argument("--bgzip", action="store_true", help="compress the random genome by blocks")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 100_000, 1_000_000])
     parser.add_argument("--seconds", type=float, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        path = args.data or str(random_genome(folder))
-        print("| window | Mbases/s | both strands, lower case ignored | floor |\n|---|---|---|---|")
+        path = args.data or str(random_genome(folder, args.bgzip))
+        print("| window | Mbases/s | both strands, lower case ignored | floor | MB |\n|---|---|---|---|---|")
+        before = psutil.Process().memory_full_info().uss
         for length in args.lengths:
             runs = (pipeline(path, length, 0.0, False), pipeline(path, length, 0.5, True), floor(path, length))
-            print(f"| {length:,} | " + " | ".join(f"{speed(run, args.seconds):.0f}" for run in runs) + " |")
+            speeds = " | ".join(f"{speed(run, args.seconds):.0f}" for run in runs)
+            memory = (psutil.Process().memory_full_info().uss - before) / 1e6
+            print(f"| {length:,} | {speeds} | {memory:.0f} |")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@
     content[1_000_000:1_000_060]                 # bytes of the unpacked file; one or two blocks are unpacked
 
 The compressed file is mapped into memory, which all processes share, and each process keeps the blocks that it
-unpacked last, up to `KEPT` of them.
+unpacked last, up to `KEPT` of them. Random windows of 1,000 bases of a chromosome, which fits into these blocks, are
+read at 130 million bases a second; of a whole genome, where each window unpacks a block, at 4 million (windows of
+100,000: at 150 million). Where that is too slow, unpack the file: plain FASTA needs no memory of its own either.
 """
 
 import mmap

@@ -233,17 +233,15 @@ def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     name = Path(path).name.lower()
     if not name.endswith(TABLES):
         raise InputError(f"{path}: unknown kind of file; known are {', '.join(TABLES + FASTA)}")
-    with reading(path, name.split(".", 1)[1]):
-        if name.endswith(".parquet"):
-            table = pd.read_parquet(path)
-        else:
-            check_end(path)
-            table = _read_separated(path)
-        names = column_names(path)
+    names = column_names(path)
     for column in columns:
         if names.count(column) > 1:
             raise InputError(f"{path} has the column {column!r} {names.count(column)} times; leave one of them")
-    return table
+    with reading(path, name.split(".", 1)[1]):
+        if name.endswith(".parquet"):
+            # Without what pandas noted about its index, which may be damaged and says nothing about the columns.
+            return pyarrow.parquet.ParquetFile(path).read().replace_schema_metadata(None).to_pandas()
+        return _read_separated(path)
 
 
 def column_names(path: str | Path) -> list[str]:

@@ -119,6 +119,12 @@ def _as_number(digits: str) -> tuple[int, str]:
 def _check_classes(names: list[str], rows: int, train: str) -> None:
     if len(names) == 1:
         raise InputError(f"{train}: every row has the label {names[0]!r}; a classifier needs two classes or more")
+    spelled: dict[str, str] = {}
+    for name in names:
+        number = re.fullmatch(r"(\d+)(\.0*)?", name)
+        other = spelled.setdefault(number[1], name) if number else name
+        if other != name:
+            raise InputError(f"{train}: the labels {other!r} and {name!r} are one number; write them alike")
     if len(names) > max(20, rows // 2):
         raise InputError(
             f"{train}: {len(names)} different labels in {rows} rows, the first is {names[0]!r}. Is it the right "
@@ -130,11 +136,16 @@ def label_text(value: object, row: int, table: pd.DataFrame) -> str:
     """Return a class as text, `1` also of 1.0 and True.
 
     Raises:
-        InputError: It is missing.
+        InputError: It is missing, or a list.
 
     >>> label_text(1.0, 0, pd.DataFrame())
     '1'
     """
+    if isinstance(value, list | tuple | dict | np.ndarray):
+        raise InputError(
+            f"{table.attrs['name']}: the label of row {row} is {_shown(value)}, which is no single label; for lists of "
+            f"0 and 1 set problem_type to {MULTI_LABEL!r}"
+        )
     is_missing = value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
     if is_missing:
         raise InputError(
@@ -145,12 +156,18 @@ def label_text(value: object, row: int, table: pd.DataFrame) -> str:
     return str(value).strip()
 
 
+def _shown(value: object) -> str:
+    """The value as Python writes it, cut to a length that fits a message."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
 def _numbers(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
     numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if len(wrong):
-        value = table[column].tolist()[wrong[0]]  # a Python object, whose repr people can read
-        raise InputError(f"{table.attrs['name']}: the label of row {wrong[0]} is {value!r}, not a finite number")
+        value = _shown(table[column].tolist()[wrong[0]])  # a Python object, whose repr people can read
+        raise InputError(f"{table.attrs['name']}: the label of row {wrong[0]} is {value}, not a finite number")
     return numbers
 
 
@@ -164,9 +181,12 @@ def _zeros_and_ones(table: pd.DataFrame, columns: int) -> npt.NDArray[np.float64
         for row, value in enumerate(table["label"]):
             if not isinstance(value, list | tuple | np.ndarray) or len(value) != len(first):
                 raise InputError(
-                    f"{name}: the label of row {row} is {value!r}; expected lists of 0 and 1, equally long"
+                    f"{name}: the label of row {row} is {_shown(value)}; expected lists of 0 and 1, equally long"
                 )
-        values = np.array([list(value) for value in table["label"]], dtype=np.float64)
+        try:
+            values = np.array([list(value) for value in table["label"]], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name}: labels are lists of 0 and 1, but {error}") from error
     wrong = np.argwhere((values != 0) & (values != 1))
     if len(wrong):
         row, column = wrong[0]

@@ -8,7 +8,7 @@ Nothing is checked here but that the source can be read and has its columns; `la
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
@@ -31,7 +31,7 @@ from .files import (
 
 __all__ = ["Columns", "Source", "has_labels", "join_tables", "name_of", "read_parts"]
 
-Source = str | Path | Dataset | DatasetDict
+Source: TypeAlias = str | Path | Dataset | DatasetDict
 
 
 class Columns(NamedTuple):

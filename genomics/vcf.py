@@ -12,9 +12,9 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import pysam
 
@@ -97,7 +97,8 @@ def vcf_records(path: str | Path) -> Iterator[list[str]]:
 # ------------------------------------------------------------------------------------------------ writing
 
 
-class Written(NamedTuple):
+@dataclass(frozen=True)
+class Written:
     """What was written.
 
     Attributes:
@@ -160,7 +161,7 @@ def write_vcf(path: Path, lines: Iterable[str]) -> Written:
     index = unfinished.with_name(f"{unfinished.name}.index")
     extent = _Extent()
     try:
-        with pysam.BGZFile(str(unfinished), "wb") if compress else open(unfinished, "wb") as file:
+        with pysam.BGZFile(str(unfinished), "wb", None) if compress else open(unfinished, "wb") as file:
             for text in _joined(lines, extent):
                 file.write(text.encode())
         old = [path.with_name(f"{path.name}{suffix}") for suffix in (".tbi", ".csi")]

@@ -1,68 +1,88 @@
 """Exact generation in quasi-linear time: the long convolutions are continued, not computed again.
 
-What a token adds to later positions is added in blocks of doubling size ("relaxed" or online convolution, Fischer and
+What a token adds to later positions is added in spans of doubling size ("relaxed" or online convolution, Fischer and
 Stockmeyer 1974; for long-convolution models arXiv 2410.12982 and 2410.03766): n tokens cost O(n log^2 n), not n^2.
 
+This file keeps the state. `HyenaDNAOperator` and `fused_inference.py` compute with it.
+
 Shape suffixes: B batch, L new positions, T taps of the short convolution, M `hyena_order` - 1 convolutions, D
-`d_model`, C (M + 2) * D projected channels.
+`d_model`, C (M + 2) * D projected channels, F frequencies.
 """
 
+from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, DynamicCache
-from transformers.utils.import_utils import is_tracing
 
-from .long_convolution import groups, long_convolution, next_fast_length
+from .long_convolution import channel_groups, next_fast_length
 
-# The newest inputs, up to so many, are summed over directly at each step; older ones have been added ahead of time.
-_TAIL = 32
-# Spectra of filters are kept for blocks up to this size; larger blocks are too rare for it to pay.
+# The newest inputs, up to this many, are summed over directly at each step. Older ones have been added ahead of time.
+TAIL = 32
+# Spectra of filters are kept for spans up to this size. Larger spans are too rare for it to pay.
 _KEPT_SPECTRA = 2**12
 
+# From a number of lags to filters (M, D, lags) and their skips (M, D).
+MakeFilters = Callable[[int], tuple[Tensor, Tensor]]
 
-class _Filters:
-    """The filters of one layer up to some lag, and what is computed from them once. Never changed, so copies share it.
+
+class ContinuedFilters:
+    """The filters of one layer up to some lag, and what follows from them. Never changed: copies of a cache share it.
 
     Args:
-        mixer: The `HyenaDNAOperator`.
+        make_filters: `HyenaDNAOperator.filters`.
         length: Number of lags.
     """
 
     @torch.no_grad()
-    def __init__(self, mixer, length: int):
-        self.k_MDL, self.skip_MD = mixer.filters(length)
+    def __init__(self, make_filters: MakeFilters, length: int):
+        self.k_MDL, self.skip_MD = make_filters(length)
         self.length = length
-        # The skip is one more weight on lag 0; from the highest lag to the lowest, as the inputs stand.
-        k_MDT = self.k_MDL[..., : _TAIL + 1].clone()
+
+        # For single steps: the skip is one more weight on lag 0, and lags run downwards as the inputs run upwards.
+        k_MDT = self.k_MDL[..., : TAIL + 1].clone()
         k_MDT[..., 0] += self.skip_MD
         self.direct_MDT = k_MDT.flip(-1)
         self._spectra = {}
 
-    def __deepcopy__(self, memo) -> "_Filters":
+    def __deepcopy__(self, memo) -> "ContinuedFilters":
         return self
 
-    def spectrum(self, size: int, reach: int, gap: int, d: slice, n: int) -> Tensor:
-        """Spectrum of the lags from a block of `size` inputs to `reach` positions that follow `gap` positions later."""
-        key = (size, d.start, n) if gap == 0 and size == reach <= _KEPT_SPECTRA else None
-        if key in self._spectra:
+    def spectra(self, channels: slice, transform) -> Tensor:
+        """Spectra of filters and skips, as `FilterValues.spectra` gives them."""
+        return transform.filters(self.k_MDL[:, channels, : transform.length], self.skip_MD[:, channels])
+
+    def span_spectrum(self, size: int, reach: int, gap: int, d: slice, n: int) -> Tensor:
+        """Spectrum of the lags from `size` inputs to `reach` positions which follow `gap` positions after them."""
+        keep = gap == 0 and size == reach <= _KEPT_SPECTRA
+        key = (size, d.start, n)
+        if keep and key in self._spectra:
             return self._spectra[key]
-        spectrum = torch.fft.rfft(self.k_MDL[:, d, gap + 1 : gap + size + reach], n=n)
-        if key is not None:
-            self._spectra[key] = spectrum
-        return spectrum
+        spectrum_MDF = torch.fft.rfft(self.k_MDL[:, d, gap + 1 : gap + size + reach], n=n)
+        if keep:
+            self._spectra[key] = spectrum_MDF
+        return spectrum_MDF
+
+
+@dataclass
+class Span:
+    """Inputs `start` to `end` - 1, whose contributions to the positions `end` to `reach` - 1 have been added up."""
+
+    start: int
+    end: int
+    reach: int
 
 
 class HyenaDNACacheLayer(CacheLayerMixin):
-    """What one block has to remember of the positions it has seen. `DynamicCache(config=model.config)` is made of it.
+    """What one block remembers of the positions it has seen. `DynamicCache(config=model.config)` is made of these.
 
-    `keys` are the inputs of the long convolutions, (B, M, D, capacity); `values` the last inputs of the short one,
-    (B, T - 1, C), or all since `activate_past_recording`. Beside them are the contributions to positions to come.
+    `keys` are the inputs of the long convolutions, (B, M, D, capacity). `values` are the last inputs of the short one,
+    (B, T - 1, C), or all of them since `activate_past_recording`.
 
-    The positions are cut into the newest ones, the tail, and blocks `(start, end, reach)`. What the inputs of a block
-    contribute to the positions from its end to its reach has been added to `future`. Where a block's reach is used up,
-    it becomes one block with all that follow it, which reaches as far as it is long.
+    The positions are cut into spans and, after them, the newest positions: the tail. What the inputs of the spans
+    contribute to positions to come has been added to `future`, (B, M, D, positions from `future_start`).
 
     Memory in float32 numbers, for n positions: `keys` up to 2 B M D n (the capacity doubles), `future` up to B M D n,
     and the filters, which the batch shares, up to 4 M D n. Float64 for a float64 model.
@@ -75,14 +95,24 @@ class HyenaDNACacheLayer(CacheLayerMixin):
 
     def __init__(self, **kwargs):
         super().__init__()
-        self.record_past, self.rows = False, None
+        self.record_past = False
+        self.rows = None  # within `branches`: the row of the cache that each row of the input follows
         self._clear()
 
     def _clear(self) -> None:
-        self.keys = self.values = self.future = self.filters = None
         self.is_initialized = False
-        self.length = self.settled = self.future_start = 0
-        self.blocks = []
+        self.keys = None
+        self.values = None
+        self.filters = None
+        self.length = 0
+        self._forget_contributions()
+
+    def _forget_contributions(self) -> None:
+        """Start again from the inputs: the next `settle` adds up what all of them contribute."""
+        self.spans = []
+        self.future = None
+        self.future_start = 0
+        self.settled = 0  # inputs before this position are in a span
 
     # -- what the library's `Cache` calls
 
@@ -96,7 +126,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         """Append inputs of the long convolutions (B, M, D, L) and of the short one (B, L, C); return all that is kept.
 
         Raises:
-            ValueError: The batch or the sizes are others than before.
+            ValueError: The batch or the sizes differ from those before.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states[..., :0], value_states[:, :0])
@@ -133,10 +163,10 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         As there, what was recorded of the positions that stay is dropped: a second call reaches back to the first.
 
         Raises:
-            ValueError: The number is positive, or there are not so many positions.
+            ValueError: The number is positive, or there are fewer positions.
             RuntimeError: The inputs of the short convolution before them are no longer kept.
         """
-        count = -tokens_to_remove
+        count = -int(tokens_to_remove)  # a tensor in Transformers 5.16, which later sums would change in place
         if count < 0 or count > self.length:
             raise ValueError(
                 f"`crop` was called with {tokens_to_remove} on a cache of {self.length} positions. Pass 0 or the "
@@ -152,8 +182,8 @@ class HyenaDNACacheLayer(CacheLayerMixin):
             )
         self.values = self.values[:, max(0, columns - self.taps + 1) : columns]
         self.length -= count
-        if self.length < self.settled:  # they have contributed to later positions: start again from the inputs
-            self.blocks, self.future, self.settled = [], None, 0
+        if self.length < self.settled:  # what was removed has contributed to later positions
+            self._forget_contributions()
 
     def _apply(self, change) -> None:
         for name in ("keys", "values", "future"):
@@ -179,63 +209,74 @@ class HyenaDNACacheLayer(CacheLayerMixin):
 
     # -- what the operator calls
 
-    def start(self, mixer, batch: int, length: int, device: torch.device) -> None:
-        """Get ready for `length` more positions of the operator `mixer`: make room, settle what they need.
+    def start(self, config, batch: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Get ready for `length` more positions of a batch, in the filters' `dtype`.
 
         Raises:
             ValueError: The cache holds another batch or belongs to another model.
         """
-        config = mixer.config
-        width, convolutions = config.d_model, config.hyena_order - 1
+        width = config.d_model
+        convolutions = config.hyena_order - 1
         self.taps = config.short_filter_order
+        self.max_length = config.max_seq_len
         if not self.is_initialized:
-            dtype = torch.promote_types(mixer.filter_fn.bias.dtype, torch.float32)
-            # Taps before the sequence read zeros.
+            inputs = torch.empty(batch, convolutions, width, 0, dtype=dtype, device=device)
+            # Taps from before the sequence read zeros.
             columns = torch.zeros(batch, self.taps - 1, (convolutions + 2) * width, dtype=dtype, device=device)
-            self.lazy_initialization(torch.empty(batch, convolutions, width, 0, dtype=dtype, device=device), columns)
-        held = self.keys.shape[0] if self.rows is None else len(self.rows)
-        if (held, *self.keys.shape[1:3]) != (batch, convolutions, width):
+            self.lazy_initialization(inputs, columns)
+
+        rows = self.keys.shape[0] if self.rows is None else len(self.rows)
+        if (rows, *self.keys.shape[1:3]) != (batch, convolutions, width):
             raise ValueError(
-                f"The cache holds {held} sequences of {self.keys.shape[1]} convolutions and d_model="
+                f"The cache holds {rows} sequences of {self.keys.shape[1]} convolutions and d_model="
                 f"{self.keys.shape[2]}, but the input has {batch}, {convolutions} and {width}. Start with a new "
                 "cache, or repeat its rows by `batch_repeat_interleave`."
             )
-        self.max_length = config.max_seq_len
         if self.rows is None:
             self.reserve(length)
 
-    def reads_blocks(self, length: int, mask_BL: Tensor | None) -> bool:
-        """Whether `run_block` may continue this cache; it is slower than `continue_operator` for one position."""
-        if self.length > 0 and mask_BL is not None:  # pads behind what is cached
+    def reads_whole_blocks(self, length: int, mask_BL: Tensor | None) -> bool:
+        """Whether `fused_inference.run_block` may continue this cache."""
+        if self.record_past:
             return False
-        return not self.record_past and (self.length == 0 or self.rows is not None or length > 1)
+        if self.length == 0:
+            return True
+        if mask_BL is not None:  # pads after what is cached have to be moved
+            return False
+        return length > 1 or self.rows is not None  # a single position is faster step by step
 
     def reserve(self, length: int) -> None:
         """Make room for `length` more inputs; the capacity doubles."""
-        needed, capacity = self.length + length, self.keys.shape[-1]
-        if needed > capacity:
-            # Exactly as much at first: a long prompt may be followed by a few tokens only, or by none.
-            capacity = needed if capacity == 0 else max(needed, 2 * capacity, 4 * _TAIL)
-            larger = self.keys.new_empty(*self.keys.shape[:3], capacity)
-            larger[..., : self.length] = self.keys[..., : self.length]
-            self.keys = larger
+        needed = self.length + length
+        capacity = self.keys.shape[-1]
+        if needed <= capacity:
+            return
+        if capacity == 0:  # exactly as much at first: after a long prompt there may be few tokens, or none
+            capacity = needed
+        else:
+            capacity = max(needed, 2 * capacity, 4 * TAIL)
+        larger = self.keys.new_empty(*self.keys.shape[:3], capacity)
+        larger[..., : self.length] = self.keys[..., : self.length]
+        self.keys = larger
 
-    def move(self, pads_B: Tensor, length: int) -> Tensor:
-        """Move each row's inputs to the right by its number of pads: the pads get in front of all its tokens.
+    def move_pads_to_the_front(self, pads_B: Tensor, length: int) -> Tensor:
+        """Shift each row's inputs to the right by its number of pads, so that the pads come before all its tokens.
+
+        Pads between what is cached and what follows it would be a gap.
 
         Args:
-            pads_B: How many of the next `length` positions are pads, the first ones of each row.
+            pads_B: How many of the next `length` positions are pads: the first ones of each row.
             length: Number of the positions that follow.
 
         Returns:
-            What has moved beyond the end, and takes the place of the pads: (B, M, D, length), else zeros.
+            The inputs that were shifted beyond the end, where the pads were, (B, M, D, length), and zeros elsewhere.
 
         Raises:
             ValueError: Several continuations share the cache.
         """
         if self.rows is not None:
             raise ValueError(
-                "`attention_mask` has pads behind the tokens that `branches` continues, and these belong to all "
+                "`attention_mask` has pads after the tokens that `branches` continues, and these belong to all "
                 "continuations: pad on the right, or continue each length by itself."
             )
         now = self.length
@@ -244,56 +285,70 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         index = source_BL.clamp(0, now - 1)[:, None, None].expand(-1, *self.keys.shape[1:3], -1)
         moved = self.keys[..., :now].gather(-1, index).masked_fill(~known_BL[:, None, None], 0)
         self.keys[..., :now] = moved[..., :now]
-        self.blocks, self.future, self.settled = [], None, 0  # what they contribute, they contribute later now
+        self._forget_contributions()  # they are due later now
         return moved[..., now:]
 
-    def lags(self, mixer, length: int) -> _Filters:
-        """The filters, up to at least so many lags."""
+    def lags(self, make_filters: MakeFilters, length: int) -> ContinuedFilters:
+        """The filters, up to at least `length` lags."""
         if self.filters is None or self.filters.length < length:
-            self.filters = _Filters(mixer, min(self.max_length, max(length, 4 * _TAIL)))
+            self.filters = ContinuedFilters(make_filters, min(self.max_length, max(length, 4 * TAIL)))
         return self.filters
 
-    def spectra(self, mixer, length: int, fft):
-        """As `HyenaDNAFilter.spectra`, of filters that are kept here anyway."""
-        filters = self.lags(mixer, length)
-        return lambda channels: fft.filters(filters.k_MDL[:, channels, :length], filters.skip_MD[:, channels])
+    def must_settle(self) -> bool:
+        """Whether a single step needs `settle` first: the tail is too long, or what has been added up is used up."""
+        tail_is_full = self.length - self.settled >= TAIL
+        return tail_is_full or (bool(self.spans) and self.spans[-1].reach <= self.length)
 
     @torch.no_grad()
-    def settle(self, mixer, length: int) -> None:
-        """Add the contributions that the next `length` positions need from all the inputs so far, the tail's too."""
-        now, start = self.length, self.settled
-        if self.blocks and self.blocks[0][2] < now + length:
-            start, self.blocks = 0, []  # no block reaches that far: all inputs at once
-        while self.blocks and self.blocks[-1][2] <= now:
-            start = self.blocks.pop()[0]
+    def settle(self, make_filters: MakeFilters, length: int) -> None:
+        """Add up what all inputs so far, the tail's too, contribute to the next `length` positions.
+
+        The tail becomes a span. When generation has passed a span's reach, that span is merged with all later ones, and
+        contributions are added up for as many positions as the merged span is long: spans double in size.
+        """
+        now = self.length
+        start = self.settled
+        if self.spans and self.spans[0].reach < now + length:  # no span reaches that far: all inputs at once
+            start = 0
+            self.spans = []
+        while self.spans and self.spans[-1].reach <= now:
+            start = self.spans.pop().start
+
         if start < now:
-            reach = max(now + length, 2 * now - start, now + _TAIL)
-            reach = min(reach, self.blocks[-1][2] if self.blocks else self.max_length)
-            self.lags(mixer, reach)
-            if not self.blocks:
+            # As far as the new span is long, but not beyond the span before it, which has a reach of its own.
+            reach = max(now + length, 2 * now - start, now + TAIL)
+            reach = min(reach, self.spans[-1].reach if self.spans else self.max_length)
+            self.lags(make_filters, reach)
+            first_span = not self.spans
+            if first_span:
                 self.future = self.keys.new_empty(*self.keys.shape[:3], reach - now)
                 self.future_start = now
-            self._contribute(start, now, now, reach, new=not self.blocks)
-            self.blocks.append([start, now, reach])
-        for block in self.blocks:
-            if block[2] < now + length:
-                self._contribute(block[0], block[1], block[2], now + length)
-                block[2] = now + length
+            self._contribute(start, now, now, reach, new=first_span)
+            self.spans.append(Span(start, now, reach))
+
+        # A call of several positions may ask for more than a small span had added up.
+        for span in self.spans:
+            if span.reach < now + length:
+                self._contribute(span.start, span.end, span.reach, now + length)
+                span.reach = now + length
         self.settled = now
 
     def _contribute(self, start: int, end: int, first: int, stop: int, new: bool = False) -> None:
-        """Add to the positions [first, stop) what the inputs [start, end) before them contribute; or write, if new."""
-        size, reach = end - start, stop - first
-        # One period of a circular convolution: what wraps around lies in front of the positions that are taken.
+        """Add to the positions [first, stop) what the inputs [start, end) contribute to them; or write it, if new."""
+        size = end - start
+        reach = stop - first
+        # One period of a circular convolution: what wraps around comes before the positions that are taken.
         n = next_fast_length(size + reach - 1)
         future = self.future[..., first - self.future_start : stop - self.future_start]
         inputs = self.keys[..., start:end]
         batch, _, width, _ = inputs.shape
-        spectrum, last = None, None
-        for b, d in groups(batch, width, n // 2, inputs.device):
+
+        last = None
+        for b, d in channel_groups(batch, width, n // 2, inputs.device):
             if d != last:
-                spectrum, last = self.filters.spectrum(size, reach, first - end, d, n), d
-            product = torch.fft.rfft(inputs[b, :, d], n=n).mul_(spectrum)
+                spectrum_MDF = self.filters.span_spectrum(size, reach, first - end, d, n)
+                last = d
+            product = torch.fft.rfft(inputs[b, :, d], n=n).mul_(spectrum_MDF)
             result = torch.fft.irfft(product, n=n)[..., size - 1 : size - 1 + reach]
             if new:
                 future[b, :, d] = result
@@ -310,17 +365,21 @@ class HyenaDNACacheLayer(CacheLayerMixin):
             return due[b]
         return due if len(due) == 1 else due[self.rows[b]]
 
+    def tail(self, m: int) -> Tensor:
+        """The inputs of long convolution `m` that are in no span yet, with the newest, just kept: (B, D, tail)."""
+        return self.keys[:, m, :, self.settled : self.length + 1]
+
     def columns(self) -> Tensor:
         """The last inputs of the short convolution, (B, T - 1, C); more of them if the past is recorded."""
         return self.values if self.rows is None else self.values[self.rows]
 
-    def keep(self, b: slice, o: int, d: slice, u_BDL: Tensor) -> None:
-        """Keep inputs of the long convolution `o`, of parts of the batch and of the channels."""
+    def keep(self, b: slice, m: int, d: slice, u_BDL: Tensor) -> None:
+        """Keep the inputs of long convolution `m`, for these rows and channels."""
         if self.rows is None:
-            self.keys[b, o, d, self.length : self.length + u_BDL.shape[-1]] = u_BDL
+            self.keys[b, m, d, self.length : self.length + u_BDL.shape[-1]] = u_BDL
 
     def advance(self, length: int, window_BLC: Tensor) -> None:
-        """Count `length` positions whose inputs have been written; `window_BLC` ends in the short convolution's."""
+        """Count `length` positions whose inputs have been kept. `window_BLC` ends in the short convolution's inputs."""
         if self.rows is not None:
             return
         self.length += length
@@ -334,7 +393,7 @@ def branches(cache: DynamicCache, rows: Tensor):
     """Many continuations of what is in a cache, which stays as it is; nothing is copied for them.
 
         with branches(cache, torch.zeros(24, dtype=torch.long)):
-            model(ids, past_key_values=cache)  # 24 rows, each behind the one sequence in the cache
+            model(ids, past_key_values=cache)  # 24 rows, each after the one sequence in the cache
 
     Args:
         cache: Of sequences that have been read. Within the block a call adds nothing to it.
@@ -352,88 +411,6 @@ def branches(cache: DynamicCache, rows: Tensor):
     finally:
         for layer in cache.layers:
             layer.rows = None
-
-
-def _pads_in_front(window_BLC: Tensor, pads_B: Tensor, past: int) -> Tensor:
-    """The same rows with the pads, which follow the first `past` positions, in front of these, as zeros."""
-    position_L = torch.arange(window_BLC.shape[1], device=window_BLC.device)
-    source_BL = torch.where(position_L < past + pads_B[:, None], position_L - pads_B[:, None], position_L)
-    moved_BLC = window_BLC.gather(1, source_BL.clamp(min=0)[..., None].expand_as(window_BLC))
-    return moved_BLC.masked_fill((source_BL < 0)[..., None], 0)
-
-
-def continue_operator(mixer, p_BLC: Tensor, mask_BL: Tensor | None, layer: HyenaDNACacheLayer) -> Tensor:
-    """Everything between the two projections of the operator `mixer`, for positions that follow those in the cache.
-
-    Equal to the same positions of a pass over the whole sequence. With gradients, those within `p_BLC` are exact, and
-    what is in the cache is a constant.
-
-    Args:
-        mixer: The `HyenaDNAOperator`.
-        p_BLC: Projections of the new positions, of shape (batch, length, (order + 1) * d_model).
-        mask_BL: True where there is a token, of shape (batch, length). A row's pads are in front of its tokens; behind
-            tokens in the cache they count as if they were in front of those too.
-        layer: The block's layer of the cache, which is changed.
-
-    Returns:
-        A tensor of shape (batch, length, d_model) and of the type of `p_BLC`.
-    """
-    batch, length, _ = p_BLC.shape
-    grad = torch.is_grad_enabled()
-    layer.start(mixer, batch, length, p_BLC.device)
-    dtype = layer.dtype
-    now, one = layer.length, length == 1 and not grad and layer.rows is None
-    # Pads between what is cached and what follows it would be a gap. In a traced step of one token there are none.
-    pads_B, moved = None, None
-    if mask_BL is not None and now > 0 and not (length == 1 and is_tracing(mask_BL)):
-        pads_B = (~mask_BL).sum(1)
-        moved = layer.move(pads_B, length)
-    # 1. What the inputs before these positions contribute to them.
-    if not one or moved is not None or now - layer.settled >= _TAIL or (layer.blocks and layer.blocks[-1][2] <= now):
-        layer.settle(mixer, length)
-
-    # 2. The short convolution, over the columns that are kept and the new ones.
-    short = mixer.short_filter
-    x_BLC = p_BLC.to(dtype)
-    if mask_BL is not None:
-        x_BLC = x_BLC.masked_fill(~mask_BL[..., None], 0)
-    window_BLC = torch.cat([layer.columns(), x_BLC], dim=1)
-    if moved is not None:
-        window_BLC = _pads_in_front(window_BLC, pads_B, window_BLC.shape[1] - length)
-    recent_BLC = window_BLC[:, window_BLC.shape[1] - length - layer.taps + 1 :]
-    if mixer.short_is_plain():
-        w_CT, x_BLC = short.weight[:, 0].to(dtype), short.bias.to(dtype)
-        for t in range(layer.taps):
-            x_BLC = torch.addcmul(x_BLC, recent_BLC[:, t : t + length], w_CT[:, t])
-    else:  # its padding is for a sequence's beginning
-        x_BCL = short(recent_BLC.transpose(1, 2).to(p_BLC.dtype))[..., layer.taps - 1 : layer.taps - 1 + length]
-        x_BLC = x_BCL.transpose(1, 2).to(dtype)
-    *gates, v_BLD = x_BLC.split(mixer.config.d_model, dim=2)
-    if mask_BL is not None:  # the short convolution has a bias; from here on zeros stay zeros
-        v_BLD = v_BLD.masked_fill(~mask_BL[..., None], 0)
-
-    # 3. Gates and long convolutions: the new inputs among themselves, and what is due from those before.
-    if grad:
-        k_MDL, skip_MD = mixer.filters(length)
-    else:
-        filters = layer.lags(mixer, 1 if one else length)
-        k_MDL, skip_MD = filters.k_MDL[..., :length], filters.skip_MD
-    due = layer.due(slice(None), slice(None), length)
-    for o, gate in enumerate(reversed(gates[1:])):
-        u_BLD = mixer.dropout(v_BLD * gate)
-        if moved is not None:
-            u_BLD = torch.where(mask_BL[..., None], u_BLD, moved[:, o].transpose(1, 2))
-        layer.keep(slice(None), o, slice(None), u_BLD.detach().transpose(1, 2))
-        if one:
-            tail = layer.keys[:, o, :, layer.settled : now + 1]
-            y_BDL = (tail * filters.direct_MDT[o, :, -tail.shape[-1] :]).sum(-1, keepdim=True)
-        else:
-            y_BDL = long_convolution(u_BLD.transpose(1, 2), k_MDL[o], skip_MD[o])
-        if due is not None:
-            y_BDL = y_BDL + due[:, o]
-        v_BLD = y_BDL.transpose(1, 2)
-    layer.advance(length, window_BLC)
-    return (v_BLD * gates[0]).to(p_BLC.dtype)
 
 
 def check_cache(config, cache) -> list:

@@ -1,6 +1,7 @@
 """Configuration of HyenaDNA: every size and constant of the model, with its unit and its published default.
 
-No `from __future__ import annotations` here: `strict` reads the fields' types, and passes over strings in silence.
+No `from __future__ import annotations` here: `strict` reads the fields' types, and silently skips
+strings.
 """
 
 from typing import Literal
@@ -8,7 +9,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .peft_hyenadna import tell_peft
+from .peft_hyenadna import register_with_peft
 
 
 @strict
@@ -38,13 +39,13 @@ class HyenaDNAConfig(PreTrainedConfig):
         train_positional_embedding: Whether the positional embedding `z` of each filter is a parameter, and stored. The
             first published port trained it; loading such a checkpoint switches this on.
         complex_positional_embedding: Whether `z` is computed by a complex exponential, as in the training repository,
-            or by a cosine and a sine, as in the published `-hf` code. The two differ by one rounding (6e-8), of which
-            the filters make up to 3e-4 in the logits. Loading or converting a checkpoint that holds the former sets it.
+            or by a cosine and a sine, as in the published `-hf` code. The two differ by one rounding (6e-8), which the
+            filters amplify to as much as 3e-4 in the logits. Loading or converting a checkpoint sets it.
         embed_dropout: Dropout on the embeddings, before the first block.
         resid_dropout: Dropout on the output of each mixer and each MLP, before it is added to the residual stream.
         hyena_dropout: Dropout on the gated input of each long convolution.
         hyena_filter_dropout: Accepted because published files hold it; the published code never used it.
-        use_bias: Likewise.
+        use_bias: Accepted likewise, and unused.
         layer_norm_epsilon: Epsilon of every layer norm.
         initializer_range: Standard deviation of the initial weights.
         pad_vocab_size_multiple: See `vocab_size`.
@@ -126,14 +127,15 @@ class HyenaDNAConfig(PreTrainedConfig):
         for alias, field in self.attribute_map.items():
             if alias in kwargs:
                 setattr(self, field, kwargs.pop(alias))
-        # A published config names remote code that we replace: saving it again without its files would break the
+        # A published config names remote code that we replace. Saving the name without that code would break the
         # folder for others. The copy of this file that travels to the Hub has to keep it.
         if not type(self).__module__.startswith("transformers_modules"):
             kwargs.pop("auto_map", None)
         if self.d_inner is None:
             self.d_inner = 4 * self.d_model
         # Sixteen rows are the twelve published tokens, padded, unless somebody says otherwise.
-        self.set_token_count(12 if (self.vocab_size, self.pad_vocab_size_multiple) == (16, 1) else self.vocab_size)
+        padded_before = self.vocab_size == 16 and self.pad_vocab_size_multiple == 1
+        self.set_token_count(12 if padded_before else self.vocab_size)
         if self.pad_vocab_size_multiple > 1:
             # Write 1 afterwards: with 8, a vocabulary resized to 17 would come back as 24.
             self.vocab_size += -self.vocab_size % self.pad_vocab_size_multiple
@@ -147,7 +149,7 @@ class HyenaDNAConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict:
         """As in Transformers. `peft` asks for it, after its own import, before it looks us up."""
-        tell_peft()
+        register_with_peft()
         values = super().to_dict()
         values.pop("_token_count", None)
         if not values.get("auto_map"):

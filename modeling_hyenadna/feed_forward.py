@@ -13,16 +13,23 @@ _C3 = _C1 * 0.044715
 
 def compute_dtype(weight: Tensor, device: str) -> torch.dtype:
     """The type that a layer with this weight computes in: its own, or that of autocast."""
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weight.dtype
 
 
-def tile(length: int, width: int, device: torch.device) -> int:
-    """How many of `length` positions of so many numbers to work on at a time: parts that are about as large.
+def tile_length(length: int, width: int, device: torch.device) -> int:
+    """Tile size in positions, chosen so that a (tile, width) buffer fits in the L2 cache and all tiles are about equal.
 
-    A multiple of 16, for aligned rows, but on a CPU no power of two: rows would share their lines of the cache.
+    A multiple of 16, for aligned rows. On a CPU never a power of two: rows would then compete for the same lines of the
+    cache.
     """
-    most = max(64, (2**17 if device.type == "cpu" else 2**26) // width) - 16
-    return length if length < 1.25 * most else -(-length // (16 * -(-length // most))) * 16
+    numbers = 2**17 if device.type == "cpu" else 2**26
+    most = max(64, numbers // width) - 16
+    if length < 1.25 * most:
+        return length
+    count = math.ceil(length / most)
+    return math.ceil(length / (16 * count)) * 16
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -45,8 +52,8 @@ def _gelu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _training_tile(rows: Tensor, w2: Tensor) -> int:
-    """Twice as many as without gradients: the products for the weights' gradients are slow with few rows."""
-    return 2 * tile(len(rows), len(w2), rows.device)
+    """Twice the tile of inference: the products for the weights' gradients are slow with few rows."""
+    return 2 * tile_length(len(rows), len(w2), rows.device)
 
 
 class _FeedForward(torch.autograd.Function):
@@ -68,15 +75,20 @@ class _FeedForward(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g_out):
         x, hidden, w1, w2 = ctx.saved_tensors
-        rows, g_rows = x.flatten(0, -2), g_out.flatten(0, -2)
-        g_x, g_w1, g_w2 = torch.empty_like(rows), torch.zeros_like(w1), torch.zeros_like(w2)
-        g_b1, g_b2 = w1.new_zeros(len(w1)), g_rows.sum(0)
-        trained = any(ctx.needs_input_grad[1:])
+        rows = x.flatten(0, -2)
+        g_rows = g_out.flatten(0, -2)
+        g_x = torch.empty_like(rows)
+        g_w1 = torch.zeros_like(w1)
+        g_w2 = torch.zeros_like(w2)
+        g_b1 = w1.new_zeros(len(w1))
+        g_b2 = g_rows.sum(0)
+
+        weights_trained = any(ctx.needs_input_grad[1:])  # not with LoRA, for example
         size = _training_tile(rows, w2)
         for r, h, g, gr in zip(*(t.split(size) for t in (rows, hidden, g_rows, g_x)), strict=True):
             value, slope = _gelu_and_slope(h)
             gh = (g @ w2).mul_(slope)
-            if trained:
+            if weights_trained:
                 g_w2.addmm_(g.T, value)
                 g_b1 += gh.sum(0)
                 g_w1.addmm_(gh.T, r)

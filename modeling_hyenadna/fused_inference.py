@@ -1,19 +1,245 @@
-"""A block without gradients. It holds its input, which it may write over, and `hyena_order - 1` buffers of that size.
+"""A block without gradients, in little memory: it may overwrite its input, and holds `hyena_order - 1` buffers more.
 
-Three passes: (1) norm, projection, short convolution and first gate, in tiles of positions; (2) long convolutions, in
-groups of channels; (3) last gate, output projection, residual sums and MLP, in tiles. Shape suffixes as in
-`long_convolution.py`.
+Three passes over the sequence:
+1. norm, projection, short convolution and first gate, in tiles of positions;
+2. the long convolutions, in groups of channels;
+3. last gate, output projection, residual sums and MLP, in tiles of positions.
+
+Shape suffixes as in `long_convolution.py`; P pieces of a tile (`pieces`).
 """
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from .feed_forward import compute_dtype, gelu, tile
-from .long_convolution import Transform, groups, product, short_convolution
+import torch
+from torch import Tensor, nn
+
+from .feed_forward import gelu, tile_length
+from .implicit_filter import FilterValues
+from .long_convolution import Transform, channel_groups, product, short_convolution
+
+
+@dataclass
+class Workspace:
+    """Memory that one block leaves to the next: fresh pages cost more than what is computed in them.
+
+    Attributes:
+        stream_BLD: A residual stream that nobody else holds. The next block, or the final norm, writes over it.
+        value_BDL: The buffer of the long convolutions' inputs and results.
+        transform: Transforms of the length of the sequence, with their padded buffer.
+    """
+
+    stream_BLD: Tensor | None = None
+    value_BDL: Tensor | None = None
+    transform: Transform | None = None
+
+    def owns(self, hidden_BLD: Tensor) -> bool:
+        """Whether this tensor may be overwritten."""
+        return hidden_BLD is self.stream_BLD
+
+    def value(self, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The value buffer, made anew if it does not fit."""
+        held = self.value_BDL
+        if held is None or (held.shape, held.dtype, held.device) != (shape, dtype, device):
+            self.value_BDL = torch.empty(shape, dtype=dtype, device=device)
+        return self.value_BDL
+
+    def transform_of(self, length: int, dtype: torch.dtype, device: torch.device) -> Transform:
+        """The transform, made anew if it does not fit."""
+        if self.transform is None or not self.transform.fits(length, dtype, device):
+            self.transform = Transform(length, dtype, device)
+        return self.transform
+
+
+@dataclass
+class BlockParts:
+    """What a block computes with: norms as modules, and weights in the type of the computation."""
+
+    hyena_order: int
+    evaluate_filters: Callable[[int], FilterValues]  # from a number of lags
+    filter_dtype: torch.dtype  # of filters and transforms
+    norm1: nn.LayerNorm
+    norm2: nn.LayerNorm
+    in_weight: Tensor
+    in_bias: Tensor
+    short_weight: Tensor  # (channels, taps)
+    short_bias: Tensor
+    out_weight: Tensor
+    out_bias: Tensor
+    fc1_weight: Tensor
+    fc1_bias: Tensor
+    fc2_weight: Tensor
+    fc2_bias: Tensor
+
+
+def run_block(parts: BlockParts, hidden_BLD: Tensor, mask_BL: Tensor | None, workspace: Workspace, past=None) -> Tensor:
+    """`HyenaDNABlock.forward` where no gradient is wanted and no module is wrapped.
+
+    Args:
+        parts: What the block is made of.
+        hidden_BLD: Residual stream of shape (batch, length, d_model), in float32 or float64.
+        mask_BL: True where there is a token. All masked positions come before the tokens, or all of them after.
+        workspace: What earlier blocks left. If it owns `hidden_BLD`, the result is written over it.
+        past: The `HyenaDNACacheLayer` that these positions follow, started for them, or `None`. What later positions
+            will need is kept there.
+
+    Returns:
+        The new residual stream, of the shape and type of `hidden_BLD`, which `workspace` owns.
+    """
+    with torch.autocast(hidden_BLD.device.type, enabled=False):
+        block = _FusedBlock(parts, hidden_BLD, mask_BL, workspace, past)
+        block.gate_inputs()
+        block.convolve()
+        return block.finish()
+
+
+class _FusedBlock:
+    """One pass of one block. `projections` 0 .. N - 1 are the gates, projection N is the value."""
+
+    def __init__(self, parts: BlockParts, hidden_BLD: Tensor, mask_BL: Tensor | None, workspace: Workspace, past):
+        self.parts = parts
+        self.hyena_order = parts.hyena_order
+        self.hidden_BLD = hidden_BLD
+        self.mask_BL = mask_BL
+        self.workspace = workspace
+        self.past = past
+        self.batch, self.length, self.width = hidden_BLD.shape
+        self.device = hidden_BLD.device
+        self.dtype = parts.in_weight.dtype
+        self.taps = parts.short_weight.shape[1]
+        self.tiles = tiles(self.batch, self.length, self.width, self.device)
+        self.one_tile = len(self.tiles) == 1
+
+        # Without a mask, and after the first taps, the projections' bias only adds to that of the short convolution.
+        self.both_biases = parts.short_bias + parts.in_bias * parts.short_weight.sum(1)
+
+        # Columns of projections from before these positions, for the taps that reach back to them.
+        self.columns_BCT = None
+        if past is not None and past.length > 0:
+            self.columns_BCT = past.columns().transpose(1, 2).to(self.dtype)
+
+    # -- 1. the gated input of the first long convolution, and the gates after it but the last
+
+    def gate_inputs(self) -> None:
+        shape = (self.batch, self.width, self.length)
+        self.value_BDL = self.workspace.value(shape, self.dtype, self.device)
+        middle = (self.batch, self.hyena_order - 2, self.width, self.length)
+        self.middle_gates = torch.empty(middle, dtype=self.dtype, device=self.device)
+        self.new_columns = []
+
+        first = 0 if self.one_tile else 1  # a single tile is small enough to keep its last gate until pass 3
+        for b, i in self.tiles:
+            if self.past is not None and i.stop == self.length:
+                columns = slice(max(0, self.length - self.taps + 1), self.length)
+                self.new_columns.append(self.project(0, self.hyena_order + 1, b, columns, lambda x: x.movedim(1, -1)))
+
+            x = self.project_and_convolve(first, self.hyena_order + 1, b, i)
+            if self.one_tile:
+                self.last_gate = x[:, 0]
+                x = x[:, 1:]
+
+            halves = self.halves(b, i)
+            if self.hyena_order > 2:
+                pieces(self.middle_gates[b, :, :, i].movedim(-1, 1), halves).copy_(x[:, :-2])
+            torch.mul(x[:, -2], x[:, -1], out=pieces(self.value_BDL[b, :, i].transpose(1, 2), halves))
+            if self.mask_BL is not None:  # the short convolution has a bias; from here on zeros stay zeros
+                self.value_BDL[b, :, i].masked_fill_(~self.mask_BL[b, None, i], 0)
+
+    def project(self, first: int, last: int, b: slice, i: slice, shape: Callable, bias: bool = True) -> Tensor:
+        """Projections `first` to `last` - 1 at positions `i`: (P, (last - first) * D, L), cut by `shape`."""
+        rows = slice(first * self.width, last * self.width)
+        normed = self.norm(self.hidden_BLD[b, i], self.parts.norm1)
+        p_PCL = product(self.parts.in_weight[rows], shape(normed))
+        if bias:
+            p_PCL.add_(self.parts.in_bias[rows, None])
+        if self.mask_BL is not None:
+            p_PCL.masked_fill_(~shape(self.mask_BL[b, i])[:, None], 0)
+        return p_PCL
+
+    def project_and_convolve(self, first: int, last: int, b: slice, i: slice) -> Tensor:
+        """The same after the short convolution: (P, last - first, D, L)."""
+        rows = slice(first * self.width, last * self.width)
+        halves = self.halves(b, i)
+        # The taps reach back `taps` - 1 positions. Eight at a time keep the rows aligned.
+        halo = min(i.start, -(-(self.taps - 1) // 8) * 8)
+        early = slice(i.start - halo, i.stop)
+
+        bias_folded = self.mask_BL is None and halo >= self.taps - 1
+        p_PCL = self.project(first, last, b, early, lambda x: pieces(x, halves, halo), bias=not bias_folded)
+        if self.columns_BCT is not None and i.start < self.taps - 1:
+            p_PCL = torch.cat([self.columns_BCT[b, rows, i.start :], p_PCL], dim=2)
+            halo = self.taps - 1
+
+        bias = self.both_biases if bias_folded else self.parts.short_bias
+        x_PCL = short_convolution(p_PCL, self.parts.short_weight[rows], bias[rows], halo)
+        return x_PCL.unflatten(1, (last - first, self.width))
+
+    # -- 2. the long convolutions, in place
+
+    def convolve(self) -> None:
+        transform = self.workspace.transform_of(self.length, self.parts.filter_dtype, self.device)
+        filters = self.parts.evaluate_filters(self.length)
+        continues = self.columns_BCT is not None
+        convolutions = self.hyena_order - 1
+
+        last = None
+        for b, d in channel_groups(self.batch, self.width, self.length, self.device):
+            if d != last:
+                spectra_MGF = filters.spectra(d, transform)
+                last = d
+            due = self.past.due(b, d, self.length) if continues else None
+            u = self.value_BDL[b, d]
+            for m in range(convolutions):
+                if self.past is not None:
+                    self.past.keep(b, m, d, u)
+                y = transform.inverse(transform.forward(u).mul_(spectra_MGF[m]))
+                if continues:
+                    y += due[:, m]
+                u = y
+                if m < convolutions - 1:
+                    gate = self.middle_gates[b, convolutions - 2 - m, d]
+                    u = torch.mul(y, gate, out=transform.buffer(*y.shape[:2]))
+            self.value_BDL[b, d] = u
+
+    # -- 3. the last gate, back to the residual stream, and the MLP
+
+    def finish(self) -> Tensor:
+        hidden_BLD = self.hidden_BLD
+        out_BLD = hidden_BLD if self.workspace.owns(hidden_BLD) else torch.empty_like(hidden_BLD)
+        # From the end: a tile's short convolution reads the tile before it, which must still be unchanged.
+        for b, i in reversed(self.tiles):
+            gate_PDL = self.last_gate if self.one_tile else self.project_and_convolve(0, 1, b, i)[:, 0]
+            y_PDL = gate_PDL.mul_(pieces(self.value_BDL[b, :, i].transpose(1, 2), self.halves(b, i)))
+            y_BLD = product(y_PDL.transpose(1, 2), self.parts.out_weight.T).view(-1, i.stop - i.start, self.width)
+            h_BLD = hidden_BLD[b, i] + y_BLD
+            h_BLD.add_(self.parts.out_bias)
+
+            inner_RI = torch.addmm(
+                self.parts.fc1_bias, self.norm(h_BLD, self.parts.norm2).flatten(0, 1), self.parts.fc1_weight.T
+            )
+            mlp_RD = torch.addmm(self.parts.fc2_bias, gelu(inner_RI), self.parts.fc2_weight.T)
+            torch.add(h_BLD, mlp_RD.view_as(h_BLD), out=out_BLD[b, i])
+
+        self.workspace.stream_BLD = out_BLD
+        if self.past is not None:
+            new_BLC = torch.cat(self.new_columns).transpose(1, 2).to(self.past.dtype)
+            self.past.advance(self.length, torch.cat([self.past.columns(), new_BLC], dim=1))
+        return out_BLD
+
+    # -- shared
+
+    def norm(self, x: Tensor, module: nn.LayerNorm) -> Tensor:
+        return module(x.to(module.weight.dtype)).to(self.dtype)
+
+    def halves(self, b: slice, i: slice) -> int:
+        """2 if a tile is one sequence of even length, with enough before it for the short convolution; else 1."""
+        one_sequence = b.stop - b.start == 1
+        even = (i.stop - i.start) % 2 == 0
+        return 2 if one_sequence and even and i.start >= self.taps - 1 else 1
 
 
 def pieces(x: Tensor, parts: int, halo: int = 0) -> Tensor:
-    """A tile of shape (batch, halo + L, ...) with positions last: P = batch pieces, or of one sequence its two halves.
+    """A tile with positions last, of shape (P, ..., halo + L): P = batch pieces, or the two halves of one sequence.
 
     Each half begins `halo` positions early. MKL multiplies a batch of two faster than one matrix of twice the size.
     """
@@ -24,129 +250,15 @@ def pieces(x: Tensor, parts: int, halo: int = 0) -> Tensor:
 
 
 def tiles(batch: int, length: int, width: int, device: torch.device) -> list[tuple[slice, slice]]:
-    """Parts of the batch and of the length to work on at a time, as (batch, position) slices."""
-    size = tile(length, width, device)
-    if length == size:
-        some = max(1, round(tile(batch * length, width, device) / length))
-        return [(slice(b, min(b + some, batch)), slice(0, length)) for b in range(0, batch, some)]
+    """The batch and the length cut into (batch, position) slices, each about as large as the cache likes."""
+    size = tile_length(length, width, device)
+    if length == size:  # whole sequences, several at a time
+        rows = max(1, round(tile_length(batch * length, width, device) / length))
+        return [(slice(b, min(b + rows, batch)), slice(0, length)) for b in range(0, batch, rows)]
     return [(slice(b, b + 1), slice(i, min(i + size, length))) for b in range(batch) for i in range(0, length, size)]
 
 
-def run_block(block, hidden_BLD: Tensor, mask_BL: Tensor | None, buffers: dict[str, Tensor], cache=None) -> Tensor:
-    """`HyenaDNABlock.forward` where no gradient is wanted and nothing is wrapped around its modules.
-
-    Args:
-        block: The `HyenaDNABlock`.
-        hidden_BLD: Residual stream of shape (batch, length, d_model), in float32 or float64.
-        mask_BL: True where there is a token; masked positions are all in front of the tokens, or all behind them.
-        buffers: What one block leaves to the next, because fresh pages of memory cost more than what is written to
-            them. `"stream"` is the last block's result, which nobody else holds: this block writes over it.
-        cache: The `HyenaDNACacheLayer` whose positions these follow, to keep what later ones will need, or `None`.
-    """
-    mixer, mlp, device = block.mixer, block.mlp, hidden_BLD.device
-    (batch, length, width), order = hidden_BLD.shape, mixer.config.hyena_order
-    columns_BCT, past = None, 0 if cache is None else cache.length
-    if cache is not None:
-        cache.start(mixer, batch, length, device)
-    dtype = compute_dtype(mixer.in_proj.weight, device.type)
-    in_weight, in_bias, out_weight, out_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias = (
-        weight.to(dtype)
-        for module in (mixer.in_proj, mixer.out_proj, mlp.fc1, mlp.fc2)
-        for weight in (module.weight, module.bias)
-    )
-    short_weight, short_bias = mixer.short_filter.weight[:, 0].to(dtype), mixer.short_filter.bias.to(dtype)
-    taps = short_weight.shape[1]
-    # Without a mask, and behind the first taps, the bias of the projections only adds to that of the short convolution.
-    both_biases = short_bias + in_bias * short_weight.sum(1)
-    if past:
-        columns_BCT = cache.columns().transpose(1, 2).to(dtype)
-
-    def norm(x, module):
-        return module(x.to(module.weight.dtype)).to(dtype)
-
-    def halves(b, i):
-        """2 if a tile is one sequence that can be halved: even, and with enough before it for the short convolution."""
-        return 2 if b.stop - b.start == 1 and (i.stop - i.start) % 2 == 0 and i.start >= taps - 1 else 1
-
-    def projections(first, last, b, i, shape, bias=True):
-        """Parts `first` to `last` - 1 of the projections (gates and value): (P, parts * D, L), as `shape` cuts them."""
-        rows = slice(first * width, last * width)
-        p_PCL = product(in_weight[rows], shape(norm(hidden_BLD[b, i], block.norm1)))
-        if bias:
-            p_PCL.add_(in_bias[rows, None])
-        return p_PCL if mask_BL is None else p_PCL.masked_fill_(~shape(mask_BL[b, i])[:, None], 0)
-
-    def short_projections(first, last, b, i):
-        """The same after the short convolution: (P, parts, D, L)."""
-        halo, rows = min(i.start, -(-(taps - 1) // 8) * 8), slice(first * width, last * width)  # 8: rows stay aligned
-        folded = mask_BL is None and halo >= taps - 1
-        early, cut = slice(i.start - halo, i.stop), halves(b, i)
-        p_PCL = projections(first, last, b, early, lambda x: pieces(x, cut, halo), bias=not folded)
-        if past and i.start < taps - 1:
-            p_PCL, halo = torch.cat([columns_BCT[b, rows, i.start :], p_PCL], dim=2), taps - 1
-        x_PCL = short_convolution(p_PCL, short_weight[rows], (both_biases if folded else short_bias)[rows], halo)
-        return x_PCL.unflatten(1, (last - first, width))
-
-    with torch.autocast(device.type, enabled=False):
-        if past:
-            cache.settle(mixer, length)
-        # 1. The gated input of the first long convolution, and the gates after it but the last.
-        gates = torch.empty(batch, order - 2, width, length, dtype=dtype, device=device)
-        v_BDL = buffers.get("v")
-        if v_BDL is None or (v_BDL.shape, v_BDL.dtype, v_BDL.device) != ((batch, width, length), dtype, device):
-            v_BDL = torch.empty(batch, width, length, dtype=dtype, device=device)
-        recent, one_tile = [], len(tiles(batch, length, width, device)) == 1  # small enough to keep the last gate too
-        for b, i in tiles(batch, length, width, device):
-            if cache is not None and i.stop == length:
-                columns = slice(max(0, length - taps + 1), length)
-                recent.append(projections(0, order + 1, b, columns, lambda x: x.movedim(1, -1)))
-            x = short_projections(0 if one_tile else 1, order + 1, b, i)
-            if one_tile:
-                last_gate, x = x[:, 0], x[:, 1:]
-            if order > 2:
-                pieces(gates[b, :, :, i].movedim(-1, 1), halves(b, i)).copy_(x[:, :-2])
-            torch.mul(x[:, -2], x[:, -1], out=pieces(v_BDL[b, :, i].transpose(1, 2), halves(b, i)))
-            if mask_BL is not None:  # the short convolution has a bias; from here on zeros stay zeros
-                v_BDL[b, :, i].masked_fill_(~mask_BL[b, None, i], 0)
-
-        # 2. The long convolutions, in place.
-        fft, filter_dtype = buffers.get("fft"), torch.promote_types(mixer.filter_fn.bias.dtype, torch.float32)
-        if fft is None or not fft.fits(length, filter_dtype, device):
-            fft = buffers["fft"] = Transform(length, filter_dtype, device)
-        spectra_of = cache.spectra(mixer, length, fft) if past else mixer.filter_fn.spectra(length, fft)
-        spectra, last = None, None
-        for b, d in groups(batch, width, length, device):
-            if d != last:
-                spectra, last = spectra_of(d), d
-            u, due = v_BDL[b, d], cache.due(b, d, length) if past else None
-            for o in range(order - 1):
-                if cache is not None:
-                    cache.keep(b, o, d, u)
-                y = fft.inverse(fft.forward(u).mul_(spectra[o]))
-                if past:
-                    y += due[:, o]
-                u = torch.mul(y, gates[b, order - 3 - o, d], out=fft.buffer(*y.shape[:2])) if o < order - 2 else y
-            v_BDL[b, d] = u
-        del spectra_of, spectra, u, y, due
-
-        # 3. The last gate, back to the residual stream, and the MLP.
-        out_BLD = hidden_BLD if buffers.get("stream") is hidden_BLD else torch.empty_like(hidden_BLD)
-        for b, i in reversed(tiles(batch, length, width, device)):  # a tile reads from the one before it, unchanged
-            y_PDL = last_gate if one_tile else short_projections(0, 1, b, i)[:, 0]
-            y_PDL.mul_(pieces(v_BDL[b, :, i].transpose(1, 2), halves(b, i)))
-            h_BLD = hidden_BLD[b, i] + product(y_PDL.transpose(1, 2), out_weight.T).view(-1, i.stop - i.start, width)
-            h_BLD.add_(out_bias)
-            inner = torch.addmm(fc1_bias, norm(h_BLD, block.norm2).flatten(0, 1), fc1_weight.T)
-            m_RD = torch.addmm(fc2_bias, gelu(inner), fc2_weight.T)
-            torch.add(h_BLD, m_RD.view_as(h_BLD), out=out_BLD[b, i])
-    buffers.update(v=v_BDL, stream=out_BLD)
-    if cache is not None:
-        recent_BLC = torch.cat(recent).transpose(1, 2).to(cache.dtype)
-        cache.advance(length, torch.cat([cache.columns(), recent_BLC], dim=1))
-    return out_BLD
-
-
-def norm_stream(module: torch.nn.LayerNorm, stream_BLD: Tensor) -> Tensor:
+def norm_in_place(module: nn.LayerNorm, stream_BLD: Tensor) -> Tensor:
     """The final norm, written over the residual stream, in tiles."""
     batch, length, width = stream_BLD.shape
     for b, i in tiles(batch, length, width, stream_BLD.device):

@@ -1,6 +1,10 @@
 """The implicit filters of the Hyena operator: a small network over time gives the value of a filter at each lag.
 
-Shape suffixes: L length, E `emb_dim`, O `filter_order`, D `d_model`, M `hyena_order - 1` convolutions.
+The same values are computed in three ways: module by module (`HyenaDNAFilter.forward(by_modules=True)`), as one
+differentiable operation in tiles of positions (`_FilterOp`), and, without gradients, for a few channels at a time
+(`FilterValues`).
+
+Shape suffixes: L length, E `emb_dim`, O `filter_order`, D `d_model`, M `hyena_order - 1` convolutions, C = M * D.
 """
 
 import math
@@ -11,38 +15,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .configuration_hyenadna import HyenaDNAConfig
+from .transformers_api import is_tracing
 
-# Numbers in the filters of one block up to which they are kept between calls, 16 MB, and with their spectra, 2 + 4 MB.
-_CACHED_FILTER, _CACHED_SPECTRA = 2**22, 2**19
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+# The filters of a block are kept between calls if they hold at most this many numbers: 16 MB in float32.
+_KEPT_FILTERS = 2**22
+# Their spectra are kept as well up to this many numbers: 2 MB of filters, 4 MB of spectra.
+_KEPT_SPECTRA = 2**19
+# Long filters are computed for this many channels at a time: fewer channels cost more each.
+_CHANNELS_AT_A_TIME = 32
 
 
 class HyenaDNAFilterLinear(nn.Linear):
-    """A layer of a filter's MLP: a class of its own, because quantizers that go by the exact class have to skip it."""
-
-
-def _linear(module: nn.Linear, x: Tensor) -> Tensor:
-    """The module in the type of `x`; a call where that is its own, for an adapter around it to have its effect.
-
-    Raises:
-        ValueError: The weight was replaced by integers: 8 bits for what the sines read make every output wrong.
-    """
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        kind = weight.dtype if isinstance(weight, Tensor) else type(module)
-        raise ValueError(
-            f"A layer of the Hyena filters was quantized ({kind}), which makes every output wrong: their sines amplify "
-            "rounding a thousandfold. Leave out all layers with `filter_fn` in their name; they hold few weights. "
-            "`from_pretrained(..., quantization_config=...)` does so by itself, unless it was told otherwise."
-        )
-    if type(weight).__module__.split(".")[0] != "torch":  # rounded weights do little harm, rounded inputs would
-        return F.linear(x, weight.dequantize().to(x.dtype), module.bias)
-    if weight.dtype == x.dtype:
-        return module(x)
-    return F.linear(x, weight.to(x.dtype), None if module.bias is None else module.bias.to(x.dtype))
+    """A layer of a filter's MLP. Quantizers that go by the exact class must skip it, hence a class of its own."""
 
 
 class HyenaDNASin(nn.Module):
@@ -59,8 +43,8 @@ class HyenaDNASin(nn.Module):
 class HyenaDNAPositionalEmbedding(nn.Module):
     """The time axis of a filter, and the features of it that the filter's MLP reads.
 
-    Both follow from the configuration, so neither is a buffer: `from_pretrained` would leave garbage in it and a half
-    precision model would round it. Only a checkpoint that trained its `z` keeps it, as a parameter.
+    Both follow from the configuration, so neither is a buffer: `from_pretrained` would leave garbage in a buffer, and a
+    half precision model would round it. Only a checkpoint that trained its `z` keeps it, as a parameter.
     """
 
     def __init__(self, config: HyenaDNAConfig):
@@ -71,15 +55,17 @@ class HyenaDNAPositionalEmbedding(nn.Module):
 
     def times(self, length: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
         """`t` of the first `length` of `max_seq_len` positions, from 0 to 1, of shape (length, 1)."""
-        # The whole axis and then its start: `linspace` rounds each half from its own end.
+        # Make the whole axis and cut it: `linspace` rounds each half from its own end.
         return torch.linspace(0, 1, self.config.max_seq_len, device=device, dtype=dtype)[:length, None]
 
     def analytic(self, length: int, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """`z` (length, emb_dim) and `t` (length, 1): the first `length` of `max_seq_len` positions."""
-        max_seq_len, bands = self.config.max_seq_len, (self.config.emb_dim - 1) // 2
+        bands = (self.config.emb_dim - 1) // 2
         t = self.times(length, device, dtype)
-        w = 2 * math.pi * torch.arange(length, device=device, dtype=dtype)[:, None] / max_seq_len
+        w = 2 * math.pi * torch.arange(length, device=device, dtype=dtype)[:, None] / self.config.max_seq_len
         f = torch.linspace(1e-4, bands - 1, bands, device=device, dtype=dtype)
+
+        # The two published codes round differently here, and three sine layers amplify that (6e-8 in `z`).
         if self.config.complex_positional_embedding:
             z = torch.exp(-1j * f * w)
             return torch.cat([t, z.real, z.imag], dim=-1), t
@@ -91,7 +77,185 @@ class HyenaDNAPositionalEmbedding(nn.Module):
         return self.analytic(length, device, dtype)
 
 
-class _FilterValues(torch.autograd.Function):
+class HyenaDNAFilter(nn.Module):
+    """The implicit filters: `k(t) = MLP(z(t)) * (exp(-t * |deltas|) + shift)` (arXiv 2302.10866, equation 7).
+
+    Computed in float32 (float64 for a float64 model) and in this order, whatever the type of the model: with frequency
+    10 the sine layers amplify a rounding error a thousandfold.
+    """
+
+    def __init__(self, config: HyenaDNAConfig):
+        super().__init__()
+        self.config = config
+        width = config.d_model * (config.hyena_order - 1)
+        self.bias = nn.Parameter(torch.empty(width))
+
+        # The published model has one sine at 1, 3, 5, ...: here 1 holds its frequency and serves the others, because
+        # Transformers cannot save a module that is shared inside one layer.
+        layers = [HyenaDNAFilterLinear(config.emb_dim, config.filter_order), HyenaDNASin(config)]
+        for _ in range(config.num_inner_mlps):
+            layers += [HyenaDNAFilterLinear(config.filter_order, config.filter_order), nn.Identity()]
+        self.implicit_filter = nn.Sequential(*layers, HyenaDNAFilterLinear(config.filter_order, width, bias=False))
+
+        self.pos_emb = HyenaDNAPositionalEmbedding(config)
+        self._kept = None  # the last `FilterValues`, with what they were computed from
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that filters are computed in."""
+        return torch.promote_types(self.bias.dtype, torch.float32)
+
+    def deltas(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Decay rates, from slow to fast and negative as published, of shape (d_model * (hyena_order - 1),)."""
+        target = math.log(1e-2)
+        return torch.linspace(target / 1.5, target / 0.3, self.bias.numel(), device=device, dtype=dtype)
+
+    def skip(self) -> Tensor:
+        """The weight of each convolution's own input, `D` in the paper, of shape (hyena_order - 1, d_model)."""
+        return self.bias.to(self.dtype).unflatten(0, (-1, self.config.d_model))
+
+    def forward(self, length: int, by_modules: bool = True) -> tuple[Tensor, Tensor]:
+        """The filters of all long convolutions, (hyena_order - 1, d_model, length), and the weights of their skips.
+
+        Args:
+            length: Number of lags, from 0.
+            by_modules: Call the submodules instead of the one operation: for graphs, adapters and hooks.
+        """
+        with torch.autocast(self.bias.device.type, enabled=False):
+            z_LE, t_L1 = self.pos_emb(length, self.bias.device, self.dtype)
+            t_L = t_L1[:, 0]
+            deltas_C = self.deltas(z_LE.device, z_LE.dtype)
+            if by_modules:
+                k_CL = self._call_modules(z_LE) * _window(t_L, deltas_C, self.config.modulation_shift)
+            else:
+                k_CL = self._as_one_op(z_LE, t_L, deltas_C)
+        return k_CL.unflatten(0, (-1, self.config.d_model)), self.skip()
+
+    def _call_modules(self, z_LE: Tensor) -> Tensor:
+        """The MLP's values, (C, L), by calling its layers."""
+        *layers, last = self.implicit_filter[::2]
+        sin = self.implicit_filter[1]
+        h_LO = z_LE
+        for layer in layers:
+            h_LO = sin(_call_linear(layer, h_LO))
+        return _call_linear(last, h_LO).T
+
+    def _as_one_op(self, z_LE: Tensor, t_L: Tensor, deltas_C: Tensor) -> Tensor:
+        """The filters, (C, L), from the layers' weights."""
+        *layers, last = self.implicit_filter[::2]
+        weights = [weight.to(z_LE.dtype) for layer in layers for weight in (layer.weight, layer.bias)]
+        freq = self.implicit_filter[1].freq.to(z_LE.dtype)
+        last_CO = last.weight.to(z_LE.dtype)
+        return _FilterOp.apply(z_LE, t_L, deltas_C, self.config.modulation_shift, freq, last_CO, *weights)
+
+    # -- without gradients
+
+    def evaluated(self, length: int) -> "FilterValues":
+        """The filters without gradients; only for modules that are as this file made them.
+
+        Filters that take up little memory are kept as long as neither a weight nor the length changes. The weights are
+        compared with a copy of them: a counter of versions would miss a write to `weight.data`.
+        """
+        if self.bias.numel() * length > _KEPT_FILTERS or self.bias.device.type != "cpu":
+            return FilterValues(self, length, _CHANNELS_AT_A_TIME)
+
+        settings = (self.config.max_seq_len, self.config.modulation_shift, self.config.complex_positional_embedding)
+        state = (length, *settings)
+        weights = list(self.parameters())
+        kept = self._kept  # read once: another thread may replace it at any moment
+        if kept is not None and kept[0] == state and all(map(_same, kept[1], weights)):
+            return kept[2]
+
+        copies = [weight.detach().clone() for weight in weights]
+        values = FilterValues(self, length, self.config.d_model)
+        self._kept = (state, copies, values)
+        return values
+
+    def features(self, length: int) -> Tensor:
+        """What the last layer of the filters' MLP reads, of shape (length, filter_order)."""
+        z_LE, _ = self.pos_emb(length, self.bias.device, self.dtype)
+        freq = self.implicit_filter[1].freq.to(z_LE.dtype)
+        layers = [(m.weight.to(z_LE.dtype), m.bias.to(z_LE.dtype)) for m in self.implicit_filter[:-1:2]]
+        last_weight, last_bias = layers.pop()
+        h_LO = z_LE.new_empty(length, self.config.filter_order)
+        for i in _tiles(z_LE):
+            h = z_LE[i]
+            for weight, bias in layers:
+                h = torch.addmm(bias, h, weight.T).mul_(freq).sin_()
+            torch.sin(torch.addmm(last_bias, h, last_weight.T).mul_(freq), out=h_LO[i])
+        return h_LO
+
+    def __getstate__(self) -> dict:
+        # Copies and pickles of a model leave the kept filters out: they can be computed.
+        return {**self.__dict__, "_kept": None}
+
+
+class FilterValues:
+    """The filters of one block at lags 0 to `length` - 1, without gradients, computed for some channels at a time.
+
+    Args:
+        filter_fn: Whose filters.
+        length: Number of lags.
+        width: Compute the filters of this many channels whenever one of them is asked for, and keep those.
+    """
+
+    @torch.no_grad()
+    def __init__(self, filter_fn: HyenaDNAFilter, length: int, width: int):
+        self.length = length
+        self.width = width
+        self.d_model = filter_fn.config.d_model
+        self.shift = filter_fn.config.modulation_shift
+        # Copies where the type is the model's: the weights may be trained on while this object is kept.
+        self.skip_MD = filter_fn.skip().detach().clone()
+        self._spectra_MDF = None
+
+        with torch.autocast(self.skip_MD.device.type, enabled=False):
+            self._h_LO = filter_fn.features(length)
+        self._t_L = filter_fn.pos_emb.times(length, self._h_LO.device, self._h_LO.dtype)[:, 0]
+        deltas_C = filter_fn.deltas(self._h_LO.device, self._h_LO.dtype)
+        self._deltas_MD = deltas_C.unflatten(0, (-1, self.d_model))
+        last_CO = filter_fn.implicit_filter[-1].weight.to(self._h_LO.dtype)
+        self._last_MDO = last_CO.unflatten(0, (-1, self.d_model))
+
+        self._k_MDL = None
+        self._start = self._stop = 0
+        if width >= self.d_model:
+            self._compute(0, self.d_model)
+            # All is known now. Without this a kept object would hold weights that may change, and the features.
+            del self._h_LO, self._t_L, self._deltas_MD, self._last_MDO
+
+    def values(self, channels: slice) -> tuple[Tensor, Tensor]:
+        """Filters (M, channels, length), valid until the next call, and skips (M, channels) of these channels."""
+        stop = min(channels.stop, self.d_model)
+        if not self._start <= channels.start < stop <= self._stop:
+            self._compute(channels.start, min(self.d_model, max(channels.start + self.width, stop)))
+        k_MDL = self._k_MDL[:, channels.start - self._start : channels.stop - self._start]
+        return k_MDL, self.skip_MD[:, channels]
+
+    def spectra(self, channels: slice, transform) -> Tensor:
+        """Spectra of filters and skips, by a `Transform` of `length`, of shape (M, channels, frequencies)."""
+        whole = self._stop - self._start == self.d_model
+        if not whole or self._k_MDL.numel() > _KEPT_SPECTRA:
+            return transform.filters(*self.values(channels))
+        if self._spectra_MDF is None:
+            self._spectra_MDF = transform.filters(self._k_MDL, self.skip_MD)
+        return self._spectra_MDF[:, channels]
+
+    def _compute(self, start: int, stop: int) -> None:
+        """Write the filters of the channels from `start` to `stop` into the buffer."""
+        last_CO = self._last_MDO[:, start:stop].flatten(0, 1)
+        deltas_C = self._deltas_MD[:, start:stop].flatten()
+        if self._k_MDL is None or self._k_MDL.shape[1] != stop - start:
+            self._k_MDL = self._h_LO.new_empty(len(self._last_MDO), stop - start, self.length)
+        k_CL = self._k_MDL.flatten(0, 1)
+        with torch.autocast(k_CL.device.type, enabled=False):
+            for i in _tiles(self._h_LO):
+                torch.mul(last_CO @ self._h_LO[i].T, _window(self._t_L[i], deltas_C, self.shift), out=k_CL[:, i])
+        self._start = start
+        self._stop = stop
+
+
+class _FilterOp(torch.autograd.Function):
     """The filters from the positional features, in tiles of positions: nothing is kept for the backward pass but `z`.
 
     `k = W_last h * window` with `h = sin(freq * (W h + b))` from layer to layer; see `HyenaDNAFilter`.
@@ -113,18 +277,28 @@ class _FilterValues(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gk_CL):
         z_LE, t_L, deltas_C, freq, last_CO, *layers = ctx.saved_tensors
-        weights, biases = layers[::2], layers[1::2]
+        weights = layers[::2]
+        biases = layers[1::2]
         gz_LE = torch.empty_like(z_LE) if ctx.needs_input_grad[0] else None
-        gfreq, glast = torch.zeros_like(freq), torch.zeros_like(last_CO)
-        g_weights, g_biases = [torch.zeros_like(w) for w in weights], [torch.zeros_like(b) for b in biases]
+        gfreq = torch.zeros_like(freq)
+        glast_CO = torch.zeros_like(last_CO)
+        g_weights = [torch.zeros_like(weight) for weight in weights]
+        g_biases = [torch.zeros_like(bias) for bias in biases]
+
         for i in _tiles(z_LE):
-            inputs, sums = [z_LE[i]], []
+            # 1. Forward again: what each layer reads, and the sums inside its sine.
+            inputs = [z_LE[i]]
+            sums = []
             for weight, bias in zip(weights, biases, strict=True):
                 sums.append(torch.addmm(bias, inputs[-1], weight.T))
                 inputs.append((freq * sums[-1]).sin_())
+
+            # 2. Through the window and the last layer.
             g_CL = gk_CL[:, i] * _window(t_L[i], deltas_C, ctx.shift)
-            glast.addmm_(g_CL, inputs.pop())
+            glast_CO.addmm_(g_CL, inputs.pop())
             g = g_CL.T @ last_CO
+
+            # 3. Through the sine layers: d sin(f s) = cos(f s) (f ds + s df).
             for n in reversed(range(len(weights))):
                 g = g.mul_((freq * sums[n]).cos_())
                 gfreq += (g * sums[n]).sum(0)
@@ -135,138 +309,44 @@ class _FilterValues(torch.autograd.Function):
                     g = g @ weights[n]
                 elif gz_LE is not None:
                     torch.mm(g, weights[0], out=gz_LE[i])
-        pairs = (g for pair in zip(g_weights, g_biases, strict=True) for g in pair)
-        return gz_LE, None, None, None, gfreq, glast, *pairs
+
+        g_layers = (g for pair in zip(g_weights, g_biases, strict=True) for g in pair)
+        return gz_LE, None, None, None, gfreq, glast_CO, *g_layers
 
 
 def _tiles(z_LE: Tensor) -> list[slice]:
-    """Parts of the positions whose features fit the cache."""
+    """Slices of the positions, each small enough for its features to stay in the cache."""
     size = 2**12 if z_LE.device.type == "cpu" else 2**20
     return [slice(i, min(i + size, len(z_LE))) for i in range(0, len(z_LE), size)]
 
 
 def _window(t_L: Tensor, deltas_C: Tensor, shift: float) -> Tensor:
-    """The exponential decay that a filter is multiplied with, of shape (channels, length)."""
+    """The exponential decay that a filter is multiplied by, of shape (channels, length)."""
     return torch.mul(-deltas_C.abs()[:, None], t_L).exp_().add_(shift)
 
 
-class HyenaDNAFilter(nn.Module):
-    """The implicit filters: `k(t) = MLP(z(t)) * (exp(-t * |deltas|) + shift)` (arXiv 2302.10866, equation 7).
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
-    Computed in float32 (float64 for a float64 model) and in this order whatever the type of the model: with frequency
-    10 the sine layers amplify a rounding error a thousandfold.
+
+def _call_linear(module: nn.Linear, x: Tensor) -> Tensor:
+    """The layer in the type of `x`. It is called where its weights have that type, so that an adapter takes effect.
+
+    Raises:
+        ValueError: The weight was replaced by integers. With 8 bits in front of the sines every output is wrong.
     """
-
-    def __init__(self, config: HyenaDNAConfig):
-        super().__init__()
-        self.config = config
-        width = config.d_model * (config.hyena_order - 1)
-        self.bias = nn.Parameter(torch.empty(width))
-        # The published model has one sine at 1, 3, 5, ...: here 1 holds its frequency and serves the others, because
-        # Transformers cannot save a module that is shared inside one layer.
-        layers = [HyenaDNAFilterLinear(config.emb_dim, config.filter_order), HyenaDNASin(config)]
-        for _ in range(config.num_inner_mlps):
-            layers += [HyenaDNAFilterLinear(config.filter_order, config.filter_order), nn.Identity()]
-        self.implicit_filter = nn.Sequential(*layers, HyenaDNAFilterLinear(config.filter_order, width, bias=False))
-        self.pos_emb = HyenaDNAPositionalEmbedding(config)
-        self._cached = None
-
-    def deltas(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Decay rates, from slow to fast and negative as published, of shape (d_model * (hyena_order - 1),)."""
-        target = math.log(1e-2)
-        return torch.linspace(target / 1.5, target / 0.3, self.bias.numel(), device=device, dtype=dtype)
-
-    def features(self, length: int) -> Tensor:
-        """What the last layer of the filters' MLP reads, of shape (length, filter_order)."""
-        z_LE, _ = self.pos_emb(length, self.bias.device, torch.promote_types(self.bias.dtype, torch.float32))
-        freq, h_LO = self.implicit_filter[1].freq.to(z_LE.dtype), z_LE.new_empty(length, self.config.filter_order)
-        layers = [(m.weight.to(z_LE.dtype), m.bias.to(z_LE.dtype)) for m in self.implicit_filter[:-1:2]]
-        for i in _tiles(z_LE):
-            h = z_LE[i]
-            for weight, bias in layers:
-                h = torch.addmm(bias, h, weight.T).mul_(freq)
-                h = torch.sin(h, out=h_LO[i] if weight is layers[-1][0] else h)
-        return h_LO
-
-    def forward(self, length: int, plain: bool = True) -> tuple[Tensor, Tensor]:
-        """The filters of all long convolutions, (hyena_order - 1, d_model, length), and the weights of their skips.
-
-        Args:
-            length: Lags 0 to length - 1.
-            plain: Call the modules one after another, because they are traced or not what they were made as.
-        """
-        d_model, shift = self.config.d_model, self.config.modulation_shift
-        with torch.autocast(self.bias.device.type, enabled=False):
-            z_LE, t_L1 = self.pos_emb(length, self.bias.device, torch.promote_types(self.bias.dtype, torch.float32))
-            t_L, deltas_C = t_L1[:, 0], self.deltas(z_LE.device, z_LE.dtype)
-            *layers, last = self.implicit_filter[::2]
-            if plain:
-                h_LO, sin = z_LE, self.implicit_filter[1]
-                for layer in layers:
-                    h_LO = sin(_linear(layer, h_LO))
-                k_CL = _linear(last, h_LO).T * _window(t_L, deltas_C, shift)
-            else:
-                weights = (w.to(z_LE.dtype) for layer in layers for w in (layer.weight, layer.bias))
-                freq, weight = (w.to(z_LE.dtype) for w in (self.implicit_filter[1].freq, last.weight))
-                k_CL = _FilterValues.apply(z_LE, t_L, deltas_C, shift, freq, weight, *weights)
-        k_MDL = k_CL.unflatten(0, (-1, d_model))
-        return k_MDL, self.bias.to(k_MDL.dtype).unflatten(0, (-1, d_model))
-
-    def evaluated(self, length: int):
-        """Without gradients: a function from a slice of the channels to their filters and skips.
-
-        Filters that take up little memory are kept as long as neither a weight nor the length changes. The weights are
-        compared with a copy of them: a counter of versions would miss a write to `weight.data`.
-        """
-        skip_MD = self.bias.to(torch.promote_types(self.bias.dtype, torch.float32)).unflatten(
-            0, (-1, self.config.d_model)
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        kind = weight.dtype if isinstance(weight, Tensor) else type(module)
+        raise ValueError(
+            f"A layer of the Hyena filters was quantized ({kind}), which makes every output wrong: their sines amplify "
+            "rounding a thousandfold. Leave out all layers with `filter_fn` in their name; they hold few weights. "
+            "`from_pretrained(..., quantization_config=...)` does so by itself, unless it was told otherwise."
         )
-        if self.bias.numel() * length > _CACHED_FILTER or self.bias.device.type != "cpu":
-            return self._in_blocks(length, skip_MD)
-        k_MDL = self._kept(length)[2]
-        return lambda channels: (k_MDL[:, channels], skip_MD[:, channels])
-
-    def _kept(self, length: int) -> list:
-        """What the filters depend on, the filters, and their spectra once somebody asked for them."""
-        names = ("max_seq_len", "modulation_shift", "complex_positional_embedding")
-        state = (length, *(getattr(self.config, name) for name in names))
-        weights = list(self.parameters())
-        cached = self._cached  # read once: another thread may put its own in the place
-        if cached is None or cached[0] != state or not all(map(_same, cached[1], weights)):
-            cached = self._cached = [state, [w.detach().clone() for w in weights], self(length)[0], None]
-        return cached
-
-    def spectra(self, length: int, fft):
-        """As `evaluated`: a function from a slice of the channels to the spectra, by `fft`, of filters with skips."""
-        if self.bias.numel() * length > _CACHED_SPECTRA or self.bias.device.type != "cpu":
-            filters = self.evaluated(length)
-            return lambda channels: fft.filters(*filters(channels))
-        cached = self._kept(length)
-        if cached[3] is None:
-            k_MDL = cached[2]
-            cached[3] = fft.filters(k_MDL, self.bias.to(k_MDL.dtype).unflatten(0, (-1, self.config.d_model)))
-        return lambda channels: cached[3][:, channels]
-
-    def _in_blocks(self, length: int, skip_MD: Tensor):
-        """As `evaluated`, for long filters: computed for 32 channels at a time, fewer cost more each."""
-        h_LO, d_model, shift = self.features(length), self.config.d_model, self.config.modulation_shift
-        t_L = self.pos_emb.times(length, h_LO.device, h_LO.dtype)[:, 0]
-        deltas_MD = self.deltas(h_LO.device, h_LO.dtype).unflatten(0, (-1, d_model))
-        last_MDO = self.implicit_filter[-1].weight.to(h_LO.dtype).unflatten(0, (-1, d_model))
-        k_MDL, start, stop = None, 0, 0
-
-        def filters(channels):
-            nonlocal k_MDL, start, stop
-            if not start <= channels.start < channels.stop <= stop:
-                start, stop = channels.start, min(d_model, max(channels.start + 32, channels.stop))
-                last_CO, deltas_C = last_MDO[:, start:stop].flatten(0, 1), deltas_MD[:, start:stop].flatten()
-                if k_MDL is None or k_MDL.shape[1] != stop - start:
-                    k_MDL = h_LO.new_empty(len(last_MDO), stop - start, length)
-                for i in _tiles(h_LO):
-                    torch.mul(last_CO @ h_LO[i].T, _window(t_L[i], deltas_C, shift), out=k_MDL.flatten(0, 1)[:, i])
-            return k_MDL[:, channels.start - start : channels.stop - start], skip_MD[:, channels]
-
-        return filters
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_cached": None}
+    if not is_tracing(x) and not type(weight).__module__.startswith("torch."):
+        # A quantizer's tensor: rounded weights do little harm, the rounded inputs of its layers would.
+        return F.linear(x, weight.dequantize().to(x.dtype), module.bias)
+    if weight.dtype == x.dtype:
+        return module(x)
+    bias = None if module.bias is None else module.bias.to(x.dtype)
+    return F.linear(x, weight.to(x.dtype), bias)

@@ -87,26 +87,33 @@ def check_positions(
 def check_shape(
     config: HyenaDNAConfig, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, past: int = 0
 ) -> None:
-    name, x, dims = ("input_ids", input_ids, 2) if inputs_embeds is None else ("inputs_embeds", inputs_embeds, 3)
-    if x.ndim != dims:
-        expected = "(batch, length)" if dims == 2 else "(batch, length, d_model)"
+    """Raise where the input has another shape than expected, is empty, or is too long with what is in the cache."""
+    if inputs_embeds is None:
+        name = "input_ids"
+        x = input_ids
+        expected = "(batch, length)"
+    else:
+        name = "inputs_embeds"
+        x = inputs_embeds
+        expected = "(batch, length, d_model)"
+
+    if x.ndim != expected.count(",") + 1:
         raise ValueError(f"`{name}` has shape {tuple(x.shape)}, but {expected} was expected.")
-    if dims == 3 and x.shape[2] != config.d_model:
+    if x.ndim == 3 and x.shape[2] != config.d_model:
         raise ValueError(f"`inputs_embeds` is {x.shape[2]} wide, but the model's d_model is {config.d_model}.")
     if x.shape[1] == 0:
         raise ValueError(f"`{name}` has shape {tuple(x.shape)}: the sequences are empty. Pass at least one token each.")
     if past + x.shape[1] > config.max_seq_len:
+        in_cache = f", and {past} are in the cache" if past else ""
         raise ValueError(
-            f"`{name}` is {x.shape[1]} tokens long, padding and prompts included"
-            + (f", and {past} are in the cache" if past else "")
-            + ", but the model takes at most "
-            f"max_seq_len={config.max_seq_len}. Truncate the input (`tokenizer(..., truncation=True, max_length="
+            f"`{name}` is {x.shape[1]} tokens long, padding and prompts included{in_cache}, but the model takes at "
+            f"most max_seq_len={config.max_seq_len}. Truncate the input (`tokenizer(..., truncation=True, max_length="
             f"{config.max_seq_len})`), cut it into windows, or use a checkpoint with a longer max_seq_len."
         )
 
 
 def check_range(ids: torch.Tensor, name: str, size: int, ignored: int | None = None) -> None:
-    """Raise where an id is not in [0, size): an index error deep inside, or on a GPU a dead process, says less."""
+    """Raise where an id is not in [0, size). An index error deep inside, or a dead process on a GPU, would say less."""
     if is_tracing(ids) or ids.is_meta:
         return
     wrong = (ids < 0) | (ids >= size)
@@ -121,61 +128,68 @@ def check_range(ids: torch.Tensor, name: str, size: int, ignored: int | None = N
 
 
 def read_mask(
-    attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor, past: int | None = None
+    attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor, past_length: int | None = None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The mask as booleans, and the order that brings interior pads to the left; each `None` where it is not needed.
+    """The mask as booleans, and for each row its positions with pads first; each `None` where it is not needed.
 
     Args:
         attention_mask: Of shape (batch, past + length).
         inputs_embeds: Of shape (batch, length, d_model).
-        past: Number of positions in the cache, or `None` where there is no cache, and nothing will follow.
+        past_length: Number of positions in the cache, or `None` where there is no cache, and nothing will follow.
     """
     if attention_mask is None:
         return None, None
+    past = past_length or 0
     batch, length = inputs_embeds.shape[:2]
-    if attention_mask.shape != (batch, (past or 0) + length):
+    if attention_mask.shape != (batch, past + length):
+        follows = f", and follows {past} positions in the cache" if past else ""
         raise ValueError(
             f"`attention_mask` has shape {tuple(attention_mask.shape)}, but the input has (batch, length) = "
-            f"{(batch, length)}" + (f", and follows {past} positions in the cache." if past else ".")
+            f"{(batch, length)}{follows}."
         )
-    mask = attention_mask[:, past or 0 :].to(inputs_embeds.device) != 0
+    mask = attention_mask[:, past:].to(inputs_embeds.device) != 0
     if is_tracing(mask) or mask.is_meta:  # no branch on values here
-        return mask, pads_first(mask)
+        return mask, positions_pads_first(mask)
+
     on_cpu = mask.cpu()
-    if past is not None:
-        if on_cpu.all():
-            return None, None
-        # Tokens that follow see what is to the right, too.
-        return mask, pads_first(mask) if (~on_cpu[:, 1:] & on_cpu[:, :-1]).any() else None
-    empty = (~on_cpu.any(dim=1)).nonzero()
-    if len(empty):
-        raise ValueError(f"Row {empty[0].item()} of `attention_mask` is 0 everywhere: that sequence has no token.")
+    if past_length is None:
+        empty = (~on_cpu.any(dim=1)).nonzero()
+        if len(empty):
+            raise ValueError(f"Row {empty[0].item()} of `attention_mask` is 0 everywhere: that sequence has no token.")
     if on_cpu.all():
         return None, None
-    # A causal model never sees what is to the right, so only a pad after a token and before another one is in the way.
-    starts = (on_cpu[:, 1:] & ~on_cpu[:, :-1]).sum(dim=1) + on_cpu[:, 0]
-    return mask, None if (starts == 1).all() else pads_first(mask)
+
+    if past_length is None:
+        # A causal model never sees what is to the right: only a pad between two tokens is in the way.
+        runs_of_tokens = (on_cpu[:, 1:] & ~on_cpu[:, :-1]).sum(dim=1) + on_cpu[:, 0]
+        in_the_way = (runs_of_tokens != 1).any()
+    else:
+        # What follows the cached positions will see a pad on the right, too.
+        in_the_way = (~on_cpu[:, 1:] & on_cpu[:, :-1]).any()
+    if in_the_way:
+        return mask, positions_pads_first(mask)
+    return mask, None
 
 
-def pads_first(mask: torch.Tensor) -> torch.Tensor:
-    """For each row the positions of the pads and then those of the tokens, each in their order: (batch, length)."""
+def positions_pads_first(mask: torch.Tensor) -> torch.Tensor:
+    """For each row the positions of the pads, then those of the tokens, both from left to right: (batch, length)."""
     # Sorted by a key without ties: a stable sort of the mask gives the same, but has no counterpart in ONNX.
     length = mask.shape[1]
     return (mask.to(torch.int64) * length + torch.arange(length, device=mask.device)).argsort(dim=1)
 
 
 def next_token_labels(labels: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The label that each position has to predict: that of the next token, skipping pads; -100 where there is none.
+    """The label that each position must predict: that of the next token, skipping pads; -100 where there is none.
 
-    A pad is no target, and no context of one: the first token of a row is predicted by nothing.
+    A pad is neither a target nor the context of one: nothing predicts the first token of a row.
     """
     if attention_mask is None:
         return F.pad(labels, (0, 1), value=-100)[:, 1:]
     mask = attention_mask.to(labels.device) != 0
-    order = pads_first(mask)
-    targets = labels.masked_fill(~mask, -100).gather(1, order)
-    targets = F.pad(targets, (0, 1), value=-100)[:, 1:].masked_fill(~mask.gather(1, order), -100)
-    return torch.empty_like(targets).scatter(1, order, targets)
+    positions = positions_pads_first(mask)
+    targets = labels.masked_fill(~mask, -100).gather(1, positions)
+    targets = F.pad(targets, (0, 1), value=-100)[:, 1:].masked_fill(~mask.gather(1, positions), -100)
+    return torch.empty_like(targets).scatter(1, positions, targets)
 
 
 def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:

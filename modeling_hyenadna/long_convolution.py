@@ -1,71 +1,81 @@
 """The core of the Hyena operator: short convolution - gates - causal long convolutions - gates, by FFT.
 
-One differentiable operation that works through the channels in groups whose transforms stay in the cache, keeps no
+One differentiable operation. It works through the channels in groups whose transforms stay in the cache, keeps no
 spectrum, and saves only its inputs for the backward pass, which computes the rest again.
 
 Shape suffixes: B batch, D channels (`d_model`), N order, C = (N + 1) * D projected channels, M = N - 1 convolutions,
 L length, G channels of one group, R rows of one transform, F frequencies, T taps of the short convolution.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# glibc returns every large buffer that is freed to the system, and fresh pages cost as much as what is computed there,
-# until one of up to 32 MB has been freed: from then on it keeps 64 MB. This one is never touched, and costs nothing.
+# glibc gives every large buffer back to the system when it is freed, and fresh pages cost as much as what is
+# computed in them. Once a buffer of up to 32 MB has been freed, glibc keeps 64 MB instead. This buffer is never
+# touched: it costs nothing.
 torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
 
 
 def next_fast_length(length: int) -> int:
-    """Smallest multiple of 16 that is >= `length` and whose only prime factors are 2, 3, 5 and 7.
+    """Smallest multiple of 16 that is >= `length` and has no prime factors but 2, 3, 5 and 7.
 
-    A symbolic length, of a graph that is exported for all lengths, comes back as it is, or it would become a constant.
+    A transform whose length has a large prime factor costs several times as much; one that is no multiple of the
+    vector width costs twice as much: 2058 = 2 * 3 * 7^3 against 2160 = 2^4 * 3^3 * 5.
 
-    A transform whose length has a large prime factor costs several times as much, and one that vectors do not divide
-    twice as much: 2058 = 2 * 3 * 7^3 against 2160 = 2^4 * 3^3 * 5.
+    A symbolic length, of a graph that is exported for all lengths, comes back as it is: a search would turn it into a
+    constant.
     """
     if isinstance(length, torch.SymInt):
         return length
-    length = -(-int(length) // 16) * 16  # `torch.jit.trace` hands out tensors, which would be changed in place
-    while True:
-        rest = length
-        for prime in (2, 3, 5, 7):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return length
+    length = math.ceil(int(length) / 16) * 16  # int(): `torch.jit.trace` hands out tensors
+    while not _has_small_factors(length):
         length += 16
+    return length
 
 
-def groups(batch: int, channels: int, length: int, device: torch.device) -> list[tuple[slice, slice]]:
-    """Parts of the batch and of the channels to work on at a time, as (batch, channel) slices, all about as large.
+def _has_small_factors(number: int) -> bool:
+    for prime in (2, 3, 5, 7):
+        while number % prime == 0:
+            number //= prime
+    return number == 1
 
-    On a CPU a buffer of their transforms fits the cache (2**20 float32 numbers); but eight long rows at a time are
-    transformed twice as fast (a row) as two, unless the buffer is so large (2**23) that its memory is always fresh. A
+
+def channel_groups(batch: int, channels: int, length: int, device: torch.device) -> list[tuple[slice, slice]]:
+    """The batch and the channels cut into (batch, channel) slices of about equal size, to transform one at a time.
+
+    On a CPU the buffer of a group's transforms fits in the cache (2**20 float32 numbers). Eight long rows at a time are
+    transformed twice as fast (per row) as two, unless the buffer is so large (2**23) that its memory is always fresh. A
     GPU wants large launches.
     """
     n = next_fast_length(2 * length - 1)
-    rows = max(2, 2**20 // n, min(8, 2**23 // n)) if device.type == "cpu" else max(2, 2**27 // n)
-    some = _even(batch, rows)
-    wide = _even(channels, max(1, rows // some))
+    if device.type == "cpu":
+        rows = max(2, 2**20 // n, min(8, 2**23 // n))
+    else:
+        rows = max(2, 2**27 // n)
+    batch_size = _even(batch, rows)
+    width = _even(channels, max(1, rows // batch_size))
     return [
-        (slice(b, min(b + some, batch)), slice(c, min(c + wide, channels)))
-        for c in range(0, channels, wide)
-        for b in range(0, batch, some)
+        (slice(b, min(b + batch_size, batch)), slice(c, min(c + width, channels)))
+        for c in range(0, channels, width)
+        for b in range(0, batch, batch_size)
     ]
 
 
 def _even(total: int, most: int) -> int:
-    """Size of the parts of `total` that are at most `most` large and as equal as they can be."""
-    return -(-total // -(-total // most))
+    """Size of the parts that `total` is cut into: at most `most`, and as equal as possible."""
+    count = math.ceil(total / most)
+    return math.ceil(total / count)
 
 
 def long_convolution(u_BDL: Tensor, k_DL: Tensor, skip_D: Tensor) -> Tensor:
     """Causal convolution with one filter per channel, plus a skip: `y[t] = sum_{s<=t} k[t-s] u[s] + skip * u[t]`.
 
-    It is linear, not circular: the transforms are at least `2 * L - 1` long (arXiv 2302.10866, section 2). The plain
-    form, in one piece, for graphs that are traced.
+    It is linear, not circular: the transforms are at least `2 * L - 1` long (arXiv 2302.10866, section 2). This is the
+    short form, in one piece: for graphs that are traced, and for continuing a cache.
 
     Args:
         u_BDL: Input of shape (batch, channels, length).
@@ -86,23 +96,24 @@ def long_convolution(u_BDL: Tensor, k_DL: Tensor, skip_D: Tensor) -> Tensor:
 def short_convolution(x_RL: Tensor, w_RT: Tensor, b_R: Tensor, halo: int = 0, out: Tensor | None = None) -> Tensor:
     """Causal convolution of T taps along the last dimension, with a bias; rows are all dimensions but the last.
 
-    Shifted multiples, because PyTorch's depthwise `conv1d` is ten times slower on a CPU. The first `halo` positions of
+    A sum of shifted multiples: PyTorch's depthwise `conv1d` is ten times slower on a CPU. The first `halo` positions of
     `x_RL` are context only: the result begins after them.
     """
-    taps, length = w_RT.shape[-1], x_RL.shape[-1]
+    taps = w_RT.shape[-1]
+    length = x_RL.shape[-1]
     y_RL = torch.mul(x_RL[..., halo:], w_RT[..., -1:], out=out)
     for lag in range(1, min(taps, length)):
-        start = max(lag - halo, 0)  # of the results that have something at this lag
+        start = max(lag - halo, 0)  # the first result with an input at this lag
         y_RL[..., start:].addcmul_(x_RL[..., halo + start - lag : length - lag], w_RT[..., taps - 1 - lag, None])
     return y_RL.add_(b_R[..., None])
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Product over a batch, of which one side may be a single matrix. `matmul` would copy what is transposed."""
+    """Matrix product over a batch; one side may be a single matrix. `matmul` would copy a transposed side."""
     batch = len(a) if a.ndim == 3 else len(b)
     if batch == 1:
         return torch.mm(a.reshape(a.shape[-2:]), b.reshape(b.shape[-2:]))[None]
-    return torch.bmm(*(x if x.ndim == 3 else x.expand(batch, -1, -1) for x in (a, b)))
+    return torch.bmm(a.expand(batch, *a.shape[-2:]), b.expand(batch, *b.shape[-2:]))
 
 
 class _Project(torch.autograd.Function):
@@ -118,14 +129,15 @@ class _Project(torch.autograd.Function):
     def backward(ctx, g_BCL):
         u_BLD, weight_CD = ctx.saved_tensors
         gu_BLD = product(g_BCL.transpose(1, 2), weight_CD) if ctx.needs_input_grad[0] else None
-        return gu_BLD, product(g_BCL, u_BLD).sum(0) if ctx.needs_input_grad[1] else None
+        gweight_CD = product(g_BCL, u_BLD).sum(0) if ctx.needs_input_grad[1] else None
+        return gu_BLD, gweight_CD
 
 
 def project(u_BLD: Tensor, weight_CD: Tensor) -> Tensor:
     """`u @ weight.T`, with channels before positions: (batch, channels, length).
 
-    A differentiable operation of its own for the layout: results and gradients come out contiguous in the order in
-    which the next operation reads them.
+    An operation of its own for the sake of layout: results and gradients are contiguous in the order in which the next
+    operation reads them.
     """
     return _Project.apply(u_BLD, weight_CD)
 
@@ -153,17 +165,18 @@ def project_back(y_BDL: Tensor, weight_DD: Tensor, bias_D: Tensor) -> Tensor:
 
 
 class Transform:
-    """Zero-padded transforms of rows of `length` numbers, in a buffer that is used again for every group."""
+    """Zero-padded transforms of rows of `length` numbers, in one buffer that every group uses again."""
 
     def __init__(self, length: int, dtype: torch.dtype, device: torch.device):
-        self.length, self.n = length, next_fast_length(2 * length - 1)
+        self.length = length
+        self.n = next_fast_length(2 * length - 1)
         self.padded = torch.zeros(0, self.n, dtype=dtype, device=device)
 
     def fits(self, length: int, dtype: torch.dtype, device: torch.device) -> bool:
         return (self.length, self.padded.dtype, self.padded.device) == (length, dtype, device)
 
     def buffer(self, *shape: int) -> Tensor:
-        """A view of the buffer of shape (*shape, length), to write the next input to; behind it are the zeros."""
+        """A view of the buffer, (*shape, length), to write the next input to; the zeros follow it."""
         rows = torch.Size(shape).numel()
         if len(self.padded) < rows:
             self.padded = self.padded.new_zeros(rows, self.n)
@@ -188,91 +201,125 @@ class Transform:
 
 
 class _ShortConvolution:
-    """The short convolution of the projections, for one part (gate or value) and one group of channels at a time.
+    """The short convolution of the projections, for one projection (a gate or the value) and one group at a time.
 
-    Without a mask it reads the projections as they are, and their bias goes into its own: a pass less. Then the first
-    results have too much of it, because taps before the sequence read zeros, not the bias.
+    Without a mask it reads the projections as they are, and folds their bias into its own, which saves a pass. The
+    first results then have too much of it: taps from before the sequence read zeros, not the bias.
     """
 
     def __init__(self, p_BCL, in_bias_C, short_CT, short_bias_C, mask_BL, channels: int, dtype: torch.dtype):
-        self.p_BPDL, self.taps = p_BCL.unflatten(1, (-1, channels)), short_CT.shape[1]
+        self.p_BPDL = p_BCL.unflatten(1, (-1, channels))
+        self.taps = short_CT.shape[1]
+        self.value = self.p_BPDL.shape[1] - 1  # the last projection
         self.w_PDT = short_CT.to(dtype).view(-1, channels, self.taps)
         self.bias_PD1 = short_bias_C.to(dtype).view(-1, channels, 1)
         in_bias_C = torch.zeros_like(short_bias_C) if in_bias_C is None else in_bias_C
         self.in_bias_PD1 = in_bias_C.to(dtype).view(-1, channels, 1)
+
         self.pad_BL = None if mask_BL is None else ~mask_BL
         if mask_BL is None:
-            bias_PDT = self.in_bias_PD1 * self.w_PDT.cumsum(-1)  # in the last column that of all taps
+            bias_PDT = self.in_bias_PD1 * self.w_PDT.cumsum(-1)  # the last column is that of all taps
             self.bias_PD1 = self.bias_PD1 + bias_PDT[..., -1:]
             self.excess_PDT = bias_PDT[..., :-1].flip(-1)[..., : p_BCL.shape[-1]]
 
-    def input(self, part: int, b: slice, d: slice) -> Tensor:
-        q_BGL = self.p_BPDL[b, part, d].to(self.w_PDT.dtype)
+    def input(self, p: int, b: slice, d: slice) -> Tensor:
+        """Projection `p` of a group, with its bias unless that is folded in; pads are zero."""
+        q_BGL = self.p_BPDL[b, p, d].to(self.w_PDT.dtype)
         if self.pad_BL is None:
             return q_BGL
-        return (q_BGL + self.in_bias_PD1[part, d]).masked_fill_(self.pad_BL[b, None], 0)
+        return (q_BGL + self.in_bias_PD1[p, d]).masked_fill_(self.pad_BL[b, None], 0)
 
-    def forward(self, part: int, b: slice, d: slice) -> Tensor:
-        x_BGL = short_convolution(self.input(part, b, d), self.w_PDT[part, d], self.bias_PD1[part, d, 0])
+    def forward(self, p: int, b: slice, d: slice) -> Tensor:
+        x_BGL = short_convolution(self.input(p, b, d), self.w_PDT[p, d], self.bias_PD1[p, d, 0])
         if self.pad_BL is None:
-            x_BGL[..., : self.taps - 1] -= self.excess_PDT[part, d]
-        elif part == len(self.w_PDT) - 1:  # the value: the bias has filled the pads; from here on zeros stay zeros
+            x_BGL[..., : self.taps - 1] -= self.excess_PDT[p, d]
+        elif p == self.value:  # the bias has filled the pads; from here on zeros stay zeros
             x_BGL.masked_fill_(self.pad_BL[b, None], 0)
         return x_BGL
 
     def start_gradients(self) -> None:
         self.gp_BPDL = torch.empty(self.p_BPDL.shape, dtype=self.p_BPDL.dtype, device=self.p_BPDL.device)
-        self.gw_PDT, self.gbias_PD = torch.zeros_like(self.w_PDT), torch.zeros_like(self.bias_PD1[..., 0])
+        self.gw_PDT = torch.zeros_like(self.w_PDT)
+        self.gbias_PD = torch.zeros_like(self.bias_PD1[..., 0])
         self.gin_bias_PD = torch.zeros_like(self.gbias_PD)
 
-    def backward(self, gx_BGL: Tensor, part: int, b: slice, d: slice) -> None:
-        """Add what follows from the gradient of a result of `forward`, which is overwritten."""
-        if self.pad_BL is not None and part == len(self.w_PDT) - 1:
+    def backward(self, gx_BGL: Tensor, p: int, b: slice, d: slice) -> None:
+        """Accumulate the gradients of projection `p` from that of its result, `gx_BGL`, which is overwritten."""
+        if self.pad_BL is not None and p == self.value:
             gx_BGL.masked_fill_(self.pad_BL[b, None], 0)
-        q_BGL, w_GT, taps = self.input(part, b, d), self.w_PDT[part, d], self.taps
-        length, gp_BGL = gx_BGL.shape[-1], self.gp_BPDL[b, part, d]
-        direct = gp_BGL.dtype == gx_BGL.dtype
-        gq_BGL = torch.mul(gx_BGL, w_GT[:, -1:], out=gp_BGL if direct else None)
-        product, sums = torch.empty_like(gx_BGL), []
-        for lag in range(min(taps, length)):
-            here = gx_BGL[..., lag:]
-            sums.append(torch.mul(here, q_BGL[..., : length - lag], out=product[..., lag:]).sum((0, 2)))
-            if lag:
-                gq_BGL[..., :-lag].addcmul_(here, w_GT[:, taps - 1 - lag, None])
-        sums += [torch.zeros_like(sums[0])] * (taps - len(sums))
-        gw_GT, gbias_G = torch.stack(sums[::-1], dim=-1), gx_BGL.sum((0, 2))
-        if self.pad_BL is None:  # a tap reads the bias of the projections wherever it lies in the sequence
-            head_GT = F.pad(gx_BGL[..., : taps - 1].sum(0), (1, max(0, taps - 1 - length))).cumsum(-1)
+        q_BGL = self.input(p, b, d)
+        gbias_G = gx_BGL.sum((0, 2))
+
+        # y[t] = sum_lag w[lag] q[t - lag]: the input's gradient is correlated with the taps, and each tap's gradient
+        # is the product of the result's gradient with the input `lag` positions earlier.
+        gw_GT = self._gradient_of_taps(gx_BGL, q_BGL)
+        gq_BGL = self._gradient_of_input(gx_BGL, p, b, d)
+
+        if self.pad_BL is None:
+            # The folded bias is an input of ones: a tap reads it wherever it lies inside the sequence, that is
+            # everywhere but at the first `lag` positions.
+            length = gx_BGL.shape[-1]
+            missing = max(0, self.taps - 1 - length)  # taps longer than the sequence
+            head_GT = F.pad(gx_BGL[..., : self.taps - 1].sum(0), (1, missing)).cumsum(-1)
             seen_GT = (gbias_G[:, None] - head_GT).flip(-1)
-            gw_GT.addcmul_(seen_GT, self.in_bias_PD1[part, d])
-            self.gin_bias_PD[part, d] += (seen_GT * w_GT).sum(-1)
+            gw_GT.addcmul_(seen_GT, self.in_bias_PD1[p, d])
+            self.gin_bias_PD[p, d] += (seen_GT * self.w_PDT[p, d]).sum(-1)
         else:
             gq_BGL.masked_fill_(self.pad_BL[b, None], 0)
-            self.gin_bias_PD[part, d] += gq_BGL.sum((0, 2))
-        self.gw_PDT[part, d] += gw_GT
-        self.gbias_PD[part, d] += gbias_G
-        if not direct:
+            self.gin_bias_PD[p, d] += gq_BGL.sum((0, 2))
+
+        self.gw_PDT[p, d] += gw_GT
+        self.gbias_PD[p, d] += gbias_G
+        gp_BGL = self.gp_BPDL[b, p, d]
+        if gq_BGL.data_ptr() != gp_BGL.data_ptr():
             gp_BGL.copy_(gq_BGL)
+
+    def _gradient_of_taps(self, gx_BGL: Tensor, q_BGL: Tensor) -> Tensor:
+        """(G, T), from the highest lag to lag 0. A product and a sum: `einsum` is five times slower here."""
+        length = gx_BGL.shape[-1]
+        buffer = torch.empty_like(gx_BGL)
+        sums = []
+        for lag in range(self.taps):
+            if lag < length:
+                terms = torch.mul(gx_BGL[..., lag:], q_BGL[..., : length - lag], out=buffer[..., lag:])
+                sums.append(terms.sum((0, 2)))
+            else:
+                sums.append(torch.zeros_like(sums[0]))
+        return torch.stack(sums[::-1], dim=-1)
+
+    def _gradient_of_input(self, gx_BGL: Tensor, p: int, b: slice, d: slice) -> Tensor:
+        """(B, G, L), written in place where the projections have the type of the computation."""
+        w_GT = self.w_PDT[p, d]
+        gp_BGL = self.gp_BPDL[b, p, d]
+        out = gp_BGL if gp_BGL.dtype == gx_BGL.dtype else None
+        gq_BGL = torch.mul(gx_BGL, w_GT[:, -1:], out=out)
+        for lag in range(1, min(self.taps, gx_BGL.shape[-1])):
+            gq_BGL[..., :-lag].addcmul_(gx_BGL[..., lag:], w_GT[:, self.taps - 1 - lag, None])
+        return gq_BGL
 
 
 class _GatedLongConvolution(torch.autograd.Function):
-    """See `gated_long_convolution`. Parts 0 .. N - 1 of the projections are the gates, part N is the value."""
+    """See `gated_long_convolution`. Projections 0 .. N - 1 are the gates, projection N is the value."""
 
     @staticmethod
     def forward(ctx, p_BCL, in_bias_C, short_CT, short_bias_C, k_MDL, skip_MD, mask_BL):
         ctx.save_for_backward(p_BCL, in_bias_C, short_CT, short_bias_C, k_MDL, skip_MD, mask_BL)
-        (batch, _, length), (convolutions, channels, _) = p_BCL.shape, k_MDL.shape
+        batch, _, length = p_BCL.shape
+        convolutions, channels, _ = k_MDL.shape
         short = _ShortConvolution(p_BCL, in_bias_C, short_CT, short_bias_C, mask_BL, channels, k_MDL.dtype)
         fft = Transform(length, k_MDL.dtype, p_BCL.device)
         y_BDL = torch.empty(batch, channels, length, dtype=p_BCL.dtype, device=p_BCL.device)
-        spectra, last = None, None
-        for b, d in groups(batch, channels, length, p_BCL.device):
+
+        last = None
+        for b, d in channel_groups(batch, channels, length, p_BCL.device):
             if d != last:
-                spectra, last = fft.filters(k_MDL[:, d], skip_MD[:, d]), d
-            v = short.forward(convolutions + 1, b, d)
-            for o in range(convolutions):
-                u = torch.mul(v, short.forward(convolutions - o, b, d), out=fft.buffer(*v.shape[:2]))
-                v = fft.inverse(fft.forward(u).mul_(spectra[o]))
+                spectra_MGF = fft.filters(k_MDL[:, d], skip_MD[:, d])
+                last = d
+            v = short.forward(short.value, b, d)
+            for m in range(convolutions):
+                gate = short.forward(convolutions - m, b, d)
+                u = torch.mul(v, gate, out=fft.buffer(*v.shape[:2]))
+                v = fft.inverse(fft.forward(u).mul_(spectra_MGF[m]))
             y_BDL[b, d] = short.forward(0, b, d).mul_(v)
         return y_BDL
 
@@ -280,52 +327,61 @@ class _GatedLongConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gy_BDL):
         p_BCL, in_bias_C, short_CT, short_bias_C, k_MDL, skip_MD, mask_BL = ctx.saved_tensors
-        (batch, _, length), (convolutions, channels, _) = p_BCL.shape, k_MDL.shape
+        batch, _, length = p_BCL.shape
+        convolutions, channels, _ = k_MDL.shape
         short = _ShortConvolution(p_BCL, in_bias_C, short_CT, short_bias_C, mask_BL, channels, k_MDL.dtype)
         short.start_gradients()
         fft = Transform(length, k_MDL.dtype, p_BCL.device)
-        gk_MDL, gk_spectra = torch.empty_like(k_MDL), None
-        spectra, last = None, None
+        gk_MDL = torch.empty_like(k_MDL)
 
-        def finish(d):  # the filters' gradient is summed over the batch as the conjugate of a spectrum
-            for o, spectrum in enumerate(gk_spectra):
-                gk_MDL[o, d] = fft.inverse(spectrum.conj_physical_())
+        def finish_filters(d: slice) -> None:
+            # `gk_spectra` holds the conjugate of the gradient's spectrum, summed over the batch.
+            for m, spectrum in enumerate(gk_spectra):
+                gk_MDL[m, d] = fft.inverse(spectrum.conj_physical_())
 
-        for b, d in groups(batch, channels, length, p_BCL.device):
+        last = None
+        for b, d in channel_groups(batch, channels, length, p_BCL.device):
             if d != last:
                 if last is not None:
-                    finish(last)
-                spectra, last = fft.filters(k_MDL[:, d], skip_MD[:, d]), d
+                    finish_filters(last)
+                spectra_MGF = fft.filters(k_MDL[:, d], skip_MD[:, d])
                 gk_spectra = [None] * convolutions
-            # 1. The forward pass again, keeping what each convolution saw and what it gave.
-            x = [short.forward(part, b, d) for part in range(convolutions + 2)]
-            values, inputs = [x.pop()], []
-            for o in range(convolutions):
-                u = torch.mul(values[-1], x[convolutions - o], out=fft.buffer(*values[-1].shape[:2]))
+                last = d
+
+            # 1. The forward pass again, keeping what each convolution read and returned.
+            gates = [short.forward(p, b, d) for p in range(convolutions + 1)]
+            values = [short.forward(short.value, b, d)]
+            inputs = []
+            for m in range(convolutions):
+                u = torch.mul(values[-1], gates[convolutions - m], out=fft.buffer(*values[-1].shape[:2]))
                 inputs.append(fft.forward(u))
-                values.append(fft.inverse(inputs[-1] * spectra[o]))
-            # 2. Back through the gates and the convolutions. The gradients are correlations, conj(U) G and conj(K) G:
-            # both are taken from the conjugate of G.
+                values.append(fft.inverse(inputs[-1] * spectra_MGF[m]))
+
+            # 2. Back through the gates and the convolutions. The gradients of a convolution are correlations: with
+            # spectra U, K, G of input, filter and gradient they are conj(U) G and conj(K) G. Both are computed as
+            # conj(U conj(G)) and conj(K conj(G)), so that one conjugate of G serves both, in place.
             gy = gy_BDL[b, d].to(k_MDL.dtype)
             short.backward(values.pop().mul_(gy), 0, b, d)
-            gv = torch.mul(gy, x[0], out=fft.buffer(*gy.shape[:2]))
-            for o in reversed(range(convolutions)):
+            gv = torch.mul(gy, gates[0], out=fft.buffer(*gy.shape[:2]))
+            for m in reversed(range(convolutions)):
                 spectrum = fft.forward(gv).conj_physical_()
-                part = inputs.pop().mul_(spectrum)
-                part = part[0] if len(part) == 1 else part.sum(0)
-                gk_spectra[o] = part if gk_spectra[o] is None else gk_spectra[o].add_(part)
-                gu = fft.inverse(spectrum.mul_(spectra[o]).conj_physical_())
-                short.backward(values.pop().mul_(gu), convolutions - o, b, d)
-                gv = torch.mul(gu, x[convolutions - o], out=fft.buffer(*gu.shape[:2]) if o else gu)
-            short.backward(gv, convolutions + 1, b, d)
-        finish(last)
+                gk = inputs.pop().mul_(spectrum)
+                gk = gk[0] if len(gk) == 1 else gk.sum(0)
+                gk_spectra[m] = gk if gk_spectra[m] is None else gk_spectra[m].add_(gk)
+                gu = fft.inverse(spectrum.mul_(spectra_MGF[m]).conj_physical_())
+                short.backward(values.pop().mul_(gu), convolutions - m, b, d)
+                out = fft.buffer(*gu.shape[:2]) if m > 0 else gu  # the last one is transformed no more
+                gv = torch.mul(gu, gates[convolutions - m], out=out)
+            short.backward(gv, short.value, b, d)
+        finish_filters(last)
+
         return (
             short.gp_BPDL.flatten(1, 2),
             None if in_bias_C is None else short.gin_bias_PD.flatten().to(in_bias_C.dtype),
             short.gw_PDT.flatten(0, 1).to(short_CT.dtype),
             short.gbias_PD.flatten().to(short_bias_C.dtype),
             gk_MDL,
-            gk_MDL[..., 0].to(skip_MD.dtype),
+            gk_MDL[..., 0].to(skip_MD.dtype),  # the skip is one more weight on lag 0
             None,
         )
 

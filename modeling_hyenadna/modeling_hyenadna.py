@@ -1,11 +1,12 @@
 """HyenaDNA: a decoder-only stack of Hyena operators over single bases (arXiv 2306.15794, arXiv 2302.10866).
 
-Read top to bottom: operator, block, model, heads. Inside the operator a tensor's name ends in its shape: B batch,
-L sequence length, D `d_model`, C (`hyena_order` + 1) * D projected channels, M `hyena_order` - 1 convolutions.
+Read top to bottom: operator, block, which form of them runs, model, heads. Inside the operator a tensor's name ends in
+its shape: B batch, L sequence length, D `d_model`, C (`hyena_order` + 1) * D projected channels, M `hyena_order` - 1
+convolutions, T taps or lags.
 """
 
-import copy
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import DynamicCache
 from transformers import initialization as init
-from transformers.generation import GenerationMixin, StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
@@ -24,11 +24,12 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
-from .cache_hyenadna import check_cache, continue_operator
+from .cache_hyenadna import HyenaDNACacheLayer, check_cache
 from .checkpoint_hyenadna import check_checkpoint
 from .configuration_hyenadna import HyenaDNAConfig
 from .feed_forward import compute_dtype, feed_forward
-from .fused_inference import norm_stream, run_block
+from .fused_inference import BlockParts, Workspace, norm_in_place, run_block
+from .generation_hyenadna import HyenaDNAGenerationMixin, set_generation_defaults
 from .implicit_filter import HyenaDNAFilter, HyenaDNAFilterLinear, HyenaDNAPositionalEmbedding, HyenaDNASin
 from .inputs_hyenadna import (
     check_arguments,
@@ -37,42 +38,23 @@ from .inputs_hyenadna import (
     check_range,
     check_shape,
     next_token_labels,
-    pads_first,
     pool,
     read_mask,
     sequence_labels,
 )
-from .long_convolution import gated_long_convolution, long_convolution, project, project_back
+from .long_convolution import gated_long_convolution, long_convolution, project, project_back, short_convolution
 from .transformers_api import (
     CACHE,
     GradientCheckpointingLayer,
     capture_outputs,
-    generates_with_cache,
     is_tracing,
     one_cache,
 )
 
 logger = logging.get_logger(__name__)
 
-# The tokens of the published vocabulary that are no base and no end of sequence: `generate` must not emit them.
-_SPECIAL_TOKENS = [0, 2, 3, 4, 5, 6]
-
 
 # --------------------------------------------------------------------------------------------------------- the operator
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Whether only the module's own weights are at work: no adapter, no hook, nothing offloaded, nothing quantized.
-
-    Then its weights may be used without calling it, and nobody sees what it returns but its caller.
-    """
-    own = type(module) in _OWN and "forward" not in vars(module)  # accelerate hooks in by such an attribute
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    if not own or hooks or nn.modules.module._has_any_global_hook():
-        return False
-    # A quantizer may leave the module as it is, and put integers or a tensor of another class in the weight's place.
-    weights = module.parameters(recurse=False)
-    return all(type(w) in (nn.Parameter, torch.Tensor) and w.is_floating_point() and not w.is_meta for w in weights)
 
 
 class HyenaDNAResidualLinear(nn.Linear):
@@ -98,84 +80,188 @@ class HyenaDNAOperator(nn.Module):
         self,
         u_BLD: torch.Tensor,
         mask_BL: torch.Tensor | None = None,
-        order_BL: torch.Tensor | None = None,
-        layer=None,
+        pads_first_BL: torch.Tensor | None = None,
+        past: HyenaDNACacheLayer | None = None,
     ) -> torch.Tensor:
         """Mix along the sequence.
 
         Args:
             u_BLD: Input of shape (batch, length, d_model).
             mask_BL: True where there is a token, of shape (batch, length).
-            order_BL: For each row the positions with all masked ones first, of shape (batch, length). A causal
-                convolution of zeros adds nothing, so that pads in front of all tokens are as good as none.
-            layer: The block's `HyenaDNACacheLayer`, whose positions these follow.
+            pads_first_BL: For each row its positions, all masked ones first, of shape (batch, length). A causal
+                convolution of zeros adds nothing: pads before all tokens are as good as none.
+            past: The block's layer of the cache, which these positions follow and are added to.
         """
-        length, device = u_BLD.shape[1], u_BLD.device.type
-        # 1. Move pads to the left. Everything outside this operator acts on single positions and keeps its order.
-        if order_BL is not None:
-            u_BLD = u_BLD.gather(1, order_BL[..., None].expand_as(u_BLD))
-            mask_BL = mask_BL.gather(1, order_BL)
+        # 1. Move pads to the front. Everything outside this operator acts on single positions and keeps its place.
+        if pads_first_BL is not None:
+            u_BLD = u_BLD.gather(1, pads_first_BL[..., None].expand_as(u_BLD))
+            mask_BL = mask_BL.gather(1, pads_first_BL)
 
-        # 2. Project, convolve over three bases, gate and convolve over all of them.
-        if layer is not None:
-            y_BLD = self.out_proj(continue_operator(self, self.in_proj(u_BLD), mask_BL, layer))
-            return self._to_order(y_BLD, order_BL)
-        dropout = self.training and self.config.hyena_dropout > 0
-        if is_tracing(u_BLD) or dropout or not is_plain(self.short_filter):
-            y_BDL = self._plain(self.in_proj(u_BLD), mask_BL)
+        # 2. Project, convolve over three bases, gate, and convolve over all of them.
+        if past is None and runs_as_one_op(self, u_BLD):
+            y_BDL = self._as_one_op(u_BLD, mask_BL)
         else:
-            if is_plain(self.in_proj):
-                dtype = compute_dtype(self.in_proj.weight, device)
-                with torch.autocast(device, enabled=False):
-                    p_BCL = project(u_BLD.to(dtype), self.in_proj.weight.to(dtype))
-                in_bias_C = self.in_proj.bias
-            else:
-                p_BCL, in_bias_C = self.in_proj(u_BLD).transpose(1, 2), None
-            k_MDL, skip_MD = self.filter_fn(length, plain=not all(map(is_plain, self.filter_fn.modules())))
-            short = self.short_filter
-            y_BDL = gated_long_convolution(p_BCL, in_bias_C, short.weight[:, 0], short.bias, k_MDL, skip_MD, mask_BL)
+            y_BDL = self._step_by_step(self.in_proj(u_BLD), mask_BL, past)
 
-        # 3. Back to the width of the residual stream, and to the caller's order.
-        out = self.out_proj
-        if is_tracing(y_BDL) or not is_plain(out):
-            y_BLD = out(y_BDL.transpose(1, 2))
-        else:
-            dtype = compute_dtype(out.weight, device)
-            with torch.autocast(device, enabled=False):
-                y_BLD = project_back(y_BDL.to(dtype), out.weight.to(dtype), out.bias.to(dtype))
-        return self._to_order(y_BLD, order_BL)
-
-    @staticmethod
-    def _to_order(y_BLD: torch.Tensor, order_BL: torch.Tensor | None) -> torch.Tensor:
-        if order_BL is None:
+        # 3. Back to the width of the residual stream, and to each position's place.
+        y_BLD = self._project_back(y_BDL, called=past is not None)
+        if pads_first_BL is None:
             return y_BLD
-        return torch.empty_like(y_BLD).scatter(1, order_BL[..., None].expand_as(y_BLD), y_BLD)
+        return torch.empty_like(y_BLD).scatter(1, pads_first_BL[..., None].expand_as(y_BLD), y_BLD)
 
     def filters(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The filters (hyena_order - 1, d_model, length) and the weights of their skips (hyena_order - 1, d_model)."""
-        # A traced graph must not look into the memo of the filters: it compares weights by value.
-        plain = is_tracing(self.filter_fn.bias) or not all(map(is_plain, self.filter_fn.modules()))
-        with torch.autocast(self.filter_fn.bias.device.type, enabled=False):
-            if plain or torch.is_grad_enabled():
-                return self.filter_fn(length, plain=plain)
-            return self.filter_fn.evaluated(length)(slice(0, self.config.d_model))
+        # A graph must not look at the kept filters: they are compared with the weights by value.
+        by_modules = is_tracing(self.filter_fn.bias) or not all_untouched(self.filter_fn)
+        if by_modules or torch.is_grad_enabled():
+            return self.filter_fn(length, by_modules=by_modules)
+        return self.filter_fn.evaluated(length).values(slice(0, self.config.d_model))
 
-    def short_is_plain(self) -> bool:
-        return is_plain(self.short_filter)
+    def _as_one_op(self, u_BLD: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
+        """Everything up to the last gate, (batch, d_model, length), with the little memory of one operation."""
+        if is_untouched(self.in_proj):
+            device = u_BLD.device.type
+            dtype = compute_dtype(self.in_proj.weight, device)
+            with torch.autocast(device, enabled=False):
+                p_BCL = project(u_BLD.to(dtype), self.in_proj.weight.to(dtype))
+            in_bias_C = self.in_proj.bias  # added in the operation below
+        else:
+            p_BCL = self.in_proj(u_BLD).transpose(1, 2)
+            in_bias_C = None
+        k_MDL, skip_MD = self.filter_fn(u_BLD.shape[1], by_modules=not all_untouched(self.filter_fn))
+        short = self.short_filter
+        return gated_long_convolution(p_BCL, in_bias_C, short.weight[:, 0], short.bias, k_MDL, skip_MD, mask_BL)
 
-    def _plain(self, p_BLC: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
-        """The same as `gated_long_convolution` in one piece, with dropout, of operations that can be traced."""
+    def _step_by_step(
+        self, p_BLC: torch.Tensor, mask_BL: torch.Tensor | None, past: HyenaDNACacheLayer | None
+    ) -> torch.Tensor:
+        """The same by ordinary operations: for graphs, dropout, adapters, and to continue a cache.
+
+        Positions after those in a cache get what a pass over the whole sequence gives them. With gradients, those
+        within `p_BLC` are exact, and what is in the cache is a constant.
+
+        Args:
+            p_BLC: Projections of the new positions, of shape (batch, length, (N + 1) * d_model).
+            mask_BL: True where there is a token. A row's pads come before its tokens; after tokens in the cache they
+                count as if they came before those too.
+            past: The block's layer of the cache, which is changed, or `None`.
+
+        Returns:
+            A tensor of shape (batch, d_model, length) and of the type of `p_BLC`.
+        """
         length = p_BLC.shape[1]
+        x_BLC = p_BLC.to(self.filter_fn.dtype)
         if mask_BL is not None:
-            p_BLC = p_BLC.masked_fill(~mask_BL[..., None], 0)
-        p_BCL = self.short_filter(p_BLC.transpose(1, 2))[..., :length]
-        *x_BDL, v_BDL = p_BCL.split(self.config.d_model, dim=1)
-        if mask_BL is not None:  # the short filter has a bias; from here on zeros stay zeros
+            x_BLC = x_BLC.masked_fill(~mask_BL[..., None], 0)
+
+        # 1. The columns before these positions: zeros at the beginning of a sequence, or those in the cache.
+        moved_BMDL = None
+        if past is None:
+            window_BLC = F.pad(x_BLC, (0, 0, self.config.short_filter_order - 1, 0))
+        else:
+            window_BLC, moved_BMDL = self._window_after(past, x_BLC, mask_BL)
+
+        # 2. The short convolution, and the gates and the value that it gives.
+        *gates, v_BDL = self._convolve_short(window_BLC, length, p_BLC.dtype).split(self.config.d_model, dim=1)
+        if mask_BL is not None:  # the short convolution has a bias; from here on zeros stay zeros
             v_BDL = v_BDL.masked_fill(~mask_BL[:, None], 0)
-        k_MDL, skip_MD = self.filter_fn(length)
-        for o, x in enumerate(reversed(x_BDL[1:])):
-            v_BDL = long_convolution(self.dropout(v_BDL * x), k_MDL[o], skip_MD[o])
-        return v_BDL * x_BDL[0]
+
+        # 3. Gates and long convolutions: the new inputs among themselves, and what is due from those before.
+        if past is None:
+            k_MDL, skip_MD = self.filters(length)
+        else:
+            convolve = self._convolution_after(past, length)
+        for m, gate_BDL in enumerate(reversed(gates[1:])):
+            u_BDL = self.dropout(v_BDL * gate_BDL)
+            if moved_BMDL is not None:  # inputs from the cache, in the place of the pads
+                u_BDL = torch.where(mask_BL[:, None], u_BDL, moved_BMDL[:, m])
+            if past is None:
+                v_BDL = long_convolution(u_BDL, k_MDL[m], skip_MD[m])
+            else:
+                v_BDL = convolve(m, u_BDL)
+        if past is not None:
+            past.advance(length, window_BLC)
+        return (v_BDL * gates[0]).to(p_BLC.dtype)
+
+    def _window_after(
+        self, past: HyenaDNACacheLayer, x_BLC: torch.Tensor, mask_BL: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Get the cache ready for these projections, and put its last columns in front of them.
+
+        Returns:
+            The window for the short convolution, (batch, columns + length, channels), and, where there are pads,
+            the inputs of the long convolutions that take their place: (batch, N - 1, d_model, length).
+        """
+        batch, length, _ = x_BLC.shape
+        past.start(self.config, batch, length, x_BLC.dtype, x_BLC.device)
+        window_BLC = torch.cat([past.columns(), x_BLC], dim=1)
+        if mask_BL is None or past.length == 0:
+            return window_BLC, None
+        if length == 1 and is_tracing(mask_BL):  # a traced step of one token has no pads
+            return window_BLC, None
+        pads_B = (~mask_BL).sum(1)
+        moved_BMDL = past.move_pads_to_the_front(pads_B, length)
+        return _pads_in_front(window_BLC, pads_B, window_BLC.shape[1] - length), moved_BMDL
+
+    def _convolution_after(self, past: HyenaDNACacheLayer, length: int):
+        """A function (m, u_BDL) -> long convolution m of the new inputs, which are kept, after those in the cache."""
+        everything = slice(None)
+        one_step = length == 1 and past.rows is None and not torch.is_grad_enabled()
+        if not one_step or past.must_settle():
+            past.settle(self.filters, length)
+        if torch.is_grad_enabled():
+            k_MDL, skip_MD = self.filters(length)
+        else:
+            filters = past.lags(self.filters, length)
+            k_MDL = filters.k_MDL[..., :length]
+            skip_MD = filters.skip_MD
+        due_BMDL = past.due(everything, everything, length)
+
+        def convolve(m: int, u_BDL: torch.Tensor) -> torch.Tensor:
+            past.keep(everything, m, everything, u_BDL.detach())
+            if one_step:
+                tail_BDT = past.tail(m)
+                y_BDL = (tail_BDT * filters.direct_MDT[m, :, -tail_BDT.shape[-1] :]).sum(-1, keepdim=True)
+            else:
+                y_BDL = long_convolution(u_BDL, k_MDL[m], skip_MD[m])
+            return y_BDL if due_BMDL is None else y_BDL + due_BMDL[:, m]
+
+        return convolve
+
+    def _convolve_short(self, window_BLC: torch.Tensor, length: int, dtype: torch.dtype) -> torch.Tensor:
+        """The short convolution at the last `length` positions of a window, (batch, channels, length)."""
+        short = self.short_filter
+        context = self.config.short_filter_order - 1
+        window_BCL = window_BLC[:, window_BLC.shape[1] - length - context :].transpose(1, 2)
+        if is_tracing(window_BCL) or not is_untouched(short):
+            # The module pads both ends itself; those results are cut off.
+            x_BCL = short(window_BCL.to(dtype))[..., context : context + length]
+            return x_BCL.to(window_BCL.dtype)
+        weight_CT = short.weight[:, 0].to(window_BCL.dtype)
+        return short_convolution(window_BCL, weight_CT, short.bias.to(window_BCL.dtype), halo=context)
+
+    def _project_back(self, y_BDL: torch.Tensor, called: bool) -> torch.Tensor:
+        """The output projection, (batch, length, d_model).
+
+        Args:
+            y_BDL: What comes out of the last gate, of shape (batch, d_model, length).
+            called: Call the module in any case.
+        """
+        out = self.out_proj
+        if called or is_tracing(y_BDL) or not is_untouched(out):
+            return out(y_BDL.transpose(1, 2))
+        device = y_BDL.device.type
+        dtype = compute_dtype(out.weight, device)
+        with torch.autocast(device, enabled=False):
+            return project_back(y_BDL.to(dtype), out.weight.to(dtype), out.bias.to(dtype))
+
+
+def _pads_in_front(window_BLC: torch.Tensor, pads_B: torch.Tensor, past: int) -> torch.Tensor:
+    """The same rows with the pads, which follow the first `past` columns, in front of these, as zeros."""
+    position_L = torch.arange(window_BLC.shape[1], device=window_BLC.device)
+    source_BL = torch.where(position_L < past + pads_B[:, None], position_L - pads_B[:, None], position_L)
+    moved_BLC = window_BLC.gather(1, source_BL.clamp(min=0)[..., None].expand_as(window_BLC))
+    return moved_BLC.masked_fill((source_BL < 0)[..., None], 0)
 
 
 class HyenaDNAMLP(nn.Module):
@@ -185,12 +271,13 @@ class HyenaDNAMLP(nn.Module):
         self.fc2 = HyenaDNAResidualLinear(config.d_inner, config.d_model)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if is_tracing(hidden_states) or not (is_plain(self.fc1) and is_plain(self.fc2)):
+        if is_tracing(hidden_states) or not all_untouched(self):
             return self.fc2(F.gelu(self.fc1(hidden_states), approximate="tanh"))
-        dtype = compute_dtype(self.fc1.weight, hidden_states.device.type)
+        device = hidden_states.device.type
+        dtype = compute_dtype(self.fc1.weight, device)
         weights = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-        with torch.autocast(hidden_states.device.type, enabled=False):
-            return feed_forward(hidden_states.to(dtype), *(w.to(dtype) for w in weights))
+        with torch.autocast(device, enabled=False):
+            return feed_forward(hidden_states.to(dtype), *(weight.to(dtype) for weight in weights))
 
 
 class HyenaDNABlock(GradientCheckpointingLayer):
@@ -208,34 +295,132 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         mask: torch.Tensor | None = None,
-        order: torch.Tensor | None = None,
-        buffers: dict[str, torch.Tensor] | None = None,
-        layer=None,
+        pads_first: torch.Tensor | None = None,
+        workspace: Workspace | None = None,
+        past: HyenaDNACacheLayer | None = None,
     ) -> torch.Tensor:
+        """Run the block; `HyenaDNAOperator.forward` has the arguments. `workspace`: see `Workspace`."""
         hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
-        inference = not (self.training or torch.is_grad_enabled() or is_tracing(hidden_states))
-        if (
-            inference
-            and order is None
-            and (layer is None or layer.reads_blocks(hidden_states.shape[1], mask))
-            and all(is_plain(module) for part in self.children() for module in part.modules())
-        ):
-            return run_block(self, hidden_states, mask, {} if buffers is None else buffers, layer)
+        if runs_fused(self, hidden_states, mask, pads_first, past):
+            return self._fused(hidden_states, mask, workspace or Workspace(), past)
+
         weight_dtype = self.norm1.weight.dtype
-        hidden_states = hidden_states + self.dropout(
-            self.mixer(self.norm1(hidden_states.to(weight_dtype)), mask, order, layer)
+        mixed = self.mixer(self.norm1(hidden_states.to(weight_dtype)), mask, pads_first, past)
+        hidden_states = hidden_states + self.dropout(mixed)
+        transformed = self.mlp(self.norm2(hidden_states.to(weight_dtype)))
+        return hidden_states + self.dropout(transformed)
+
+    def _fused(self, hidden_states, mask, workspace: Workspace, past: HyenaDNACacheLayer | None) -> torch.Tensor:
+        mixer = self.mixer
+        mlp = self.mlp
+        device = hidden_states.device
+        evaluate_filters = mixer.filter_fn.evaluated
+        if past is not None:
+            batch, length, _ = hidden_states.shape
+            past.start(mixer.config, batch, length, mixer.filter_fn.dtype, device)
+            if past.length > 0:
+                past.settle(mixer.filters, length)
+                evaluate_filters = partial(past.lags, mixer.filters)  # kept there in any case
+
+        dtype = compute_dtype(mixer.in_proj.weight, device.type)
+        parts = BlockParts(
+            hyena_order=mixer.config.hyena_order,
+            evaluate_filters=evaluate_filters,
+            filter_dtype=mixer.filter_fn.dtype,
+            norm1=self.norm1,
+            norm2=self.norm2,
+            in_weight=mixer.in_proj.weight.to(dtype),
+            in_bias=mixer.in_proj.bias.to(dtype),
+            short_weight=mixer.short_filter.weight[:, 0].to(dtype),
+            short_bias=mixer.short_filter.bias.to(dtype),
+            out_weight=mixer.out_proj.weight.to(dtype),
+            out_bias=mixer.out_proj.bias.to(dtype),
+            fc1_weight=mlp.fc1.weight.to(dtype),
+            fc1_bias=mlp.fc1.bias.to(dtype),
+            fc2_weight=mlp.fc2.weight.to(dtype),
+            fc2_bias=mlp.fc2.bias.to(dtype),
         )
-        hidden_states = hidden_states + self.dropout(self.mlp(self.norm2(hidden_states.to(weight_dtype))))
-        return hidden_states
+        return run_block(parts, hidden_states, mask, workspace, past)
+
+
+# ----------------------------------------------------------------------------- which form of operator and block runs
+
+# The classes that this model is made of. Anything else in one of their places is an adapter or a quantizer.
+_MADE_OF = {
+    nn.Conv1d,
+    nn.Dropout,
+    nn.Embedding,
+    nn.Identity,
+    nn.LayerNorm,
+    nn.Linear,
+    nn.Sequential,
+    HyenaDNABlock,
+    HyenaDNAFilter,
+    HyenaDNAFilterLinear,
+    HyenaDNAMLP,
+    HyenaDNAOperator,
+    HyenaDNAPositionalEmbedding,
+    HyenaDNAResidualLinear,
+    HyenaDNASin,
+}
+
+
+def runs_as_one_op(operator: HyenaDNAOperator, u_BLD: torch.Tensor) -> bool:
+    """Whether everything between the projections is one differentiable operation, `gated_long_convolution`.
+
+    Dropout between the convolutions, graphs, and modules that somebody wrapped need ordinary operations.
+    """
+    dropout = operator.training and operator.config.hyena_dropout > 0
+    return not (is_tracing(u_BLD) or dropout) and is_untouched(operator.short_filter)
+
+
+def runs_fused(
+    block: HyenaDNABlock,
+    hidden_states: torch.Tensor,
+    mask: torch.Tensor | None,
+    pads_first: torch.Tensor | None,
+    past: HyenaDNACacheLayer | None,
+) -> bool:
+    """Whether the block needs no gradients and nothing of it is wrapped: then it runs in tiles, in little memory."""
+    if block.training or torch.is_grad_enabled() or is_tracing(hidden_states):
+        return False
+    if pads_first is not None:
+        return False
+    if past is not None and not past.reads_whole_blocks(hidden_states.shape[1], mask):
+        return False
+    return all(all_untouched(child) for child in block.children())
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether calling the module does what its own weights say: no adapter, hook, offloading or quantization.
+
+    Only then may we read its weights instead of calling it, and overwrite its output in place.
+    """
+    if type(module) not in _MADE_OF or "forward" in vars(module):  # accelerate hooks in by such an attribute
+        return False
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return False
+    if _has_global_hook():
+        return False
+    # A quantizer may leave the module as it is and replace the weight: by integers, or by a tensor of another class.
+    weights = module.parameters(recurse=False)
+    return all(type(w) in (nn.Parameter, torch.Tensor) and w.is_floating_point() and not w.is_meta for w in weights)
+
+
+def _has_global_hook() -> bool:
+    """Whether PyTorch calls something around every module of the process. Its own such function is younger than 2.6."""
+    module = nn.modules.module
+    forward = module._global_forward_hooks or module._global_forward_pre_hooks
+    backward = module._global_backward_hooks or module._global_backward_pre_hooks
+    return bool(forward or backward)
+
+
+def all_untouched(module: nn.Module) -> bool:
+    """The same for the module and all modules in it."""
+    return all(map(is_untouched, module.modules()))
 
 
 # ------------------------------------------------------------------------------------------------------------ the model
-
-
-# What `is_plain` knows: with another class in one of these places, an adapter's or a quantizer's, its module is called.
-_OWN = {nn.Linear, nn.Conv1d, nn.LayerNorm, nn.Dropout, nn.Identity, nn.Sequential, HyenaDNAResidualLinear}
-_OWN |= {HyenaDNASin, HyenaDNAPositionalEmbedding, HyenaDNAFilter, HyenaDNAOperator, HyenaDNAMLP, HyenaDNABlock}
-_OWN |= {nn.Embedding, HyenaDNAFilterLinear}
 
 
 class HyenaDNAEmbeddings(nn.Module):
@@ -395,36 +580,40 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
             raise ValueError("Pass `input_ids` or `inputs_embeds`: exactly one of them.")
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        layers = check_cache(self.config, past_key_values)
-        past = None if past_key_values is None else layers[0].length
-        if past is not None and self._runs_blocks_twice():
-            layers, past = _without_cache(layers, past)
-        check_shape(self.config, input_ids, inputs_embeds, past or 0)
+        past_layers = check_cache(self.config, past_key_values)
+        past_length = None if past_key_values is None else past_layers[0].length
+        if past_length is not None and self._runs_blocks_twice():
+            _refuse_used_cache(past_length)
+            past_layers = [None] * len(past_layers)
+            past_length = None
+        check_shape(self.config, input_ids, inputs_embeds, past_length or 0)
+        embedding = self.get_input_embeddings()
         if inputs_embeds is None:
             check_range(input_ids, "input_ids", self.config.vocab_size)
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        mask, order = read_mask(attention_mask, inputs_embeds, past)
+            inputs_embeds = embedding(input_ids)
+        mask, pads_first = read_mask(attention_mask, inputs_embeds, past_length)
         check_positions(kwargs.get("position_ids"), attention_mask, inputs_embeds)
 
-        # 2. Run the blocks. A name more for the embeddings would keep them in memory.
-        dropout, embedding = self.backbone.dropout, self.get_input_embeddings()
+        # 2. Run the blocks. `del` drops the last reference, so the embeddings are freed during the first block.
+        dropout = self.backbone.dropout
         hidden_states = dropout(inputs_embeds)
         del inputs_embeds
-        # What a block leaves to the next is written over, unless a hook or another module in its place may keep it.
-        inference = not (torch.is_grad_enabled() or is_tracing(hidden_states))
-        buffers = {} if inference and all(map(is_plain, self.backbone.layers)) else None
-        if buffers is not None and input_ids is not None and is_plain(embedding) and is_plain(dropout):
-            buffers["stream"] = hidden_states
+        workspace = None
+        # A block overwrites what the one before returned, unless a hook or a module in its place may have kept it.
+        if not (torch.is_grad_enabled() or is_tracing(hidden_states)) and all(map(is_untouched, self.backbone.layers)):
+            workspace = Workspace()
+            if input_ids is not None and is_untouched(embedding) and is_untouched(dropout):
+                workspace.stream_BLD = hidden_states
         # `assistant_early_exit` runs the first few blocks only: it lowers `n_layer` for the time of a draft.
         blocks = list(self.backbone.layers)[: self.config.n_layer]
-        for block, layer in zip(blocks, layers, strict=True):
-            hidden_states = block(hidden_states, mask, order, buffers, layer=layer)
+        for block, past in zip(blocks, past_layers, strict=True):
+            hidden_states = block(hidden_states, mask, pads_first, workspace, past)
 
         # 3. Final norm.
         norm = self.backbone.ln_f
-        ours = buffers is not None and buffers.get("stream") is hidden_states
-        if ours and is_plain(norm) and norm.weight.dtype == hidden_states.dtype:
-            hidden_states = norm_stream(norm, hidden_states)
+        owned = workspace is not None and workspace.owns(hidden_states)
+        if owned and is_untouched(norm) and norm.weight.dtype == hidden_states.dtype:
+            hidden_states = norm_in_place(norm, hidden_states)
         else:
             hidden_states = norm(hidden_states.to(norm.weight.dtype))
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE: past_key_values})
@@ -436,21 +625,23 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         )
 
 
-def _without_cache(layers: list, past: int) -> tuple[list, None]:
-    """No layers of a cache, where blocks run twice and would add their positions to it twice; raise if it is in use."""
-    if past:
+def _refuse_used_cache(past_length: int) -> None:
+    """Raise where activations are checkpointed and a cache is in use; warn where it is new, and stays empty.
+
+    A block that runs twice would add its positions to the cache twice.
+    """
+    if past_length:
         raise ValueError(
-            f"The cache holds {past} positions, but activations are checkpointed, and a block that runs twice cannot "
-            "continue a cache. Use `torch.no_grad()`, `model.eval()` or `model.gradient_checkpointing_disable()`."
+            f"The cache holds {past_length} positions, but activations are checkpointed, and a block that runs twice "
+            "cannot continue a cache. Use `torch.no_grad()` or `model.eval()`, or switch checkpointing off."
         )
     logger.warning_once("Activations are checkpointed, so nothing is kept in the cache.")
-    return [None] * len(layers), None
 
 
 # ------------------------------------------------------------------------------------------------------------ the heads
 
 
-class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
+class HyenaDNAForCausalLM(HyenaDNAGenerationMixin, HyenaDNAPreTrainedModel):
     """The backbone and a linear head that predicts the next token."""
 
     _tied_weights_keys = {"lm_head.weight": "hyena.backbone.embeddings.word_embeddings.weight"}
@@ -460,7 +651,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         self.hyena = HyenaDNAModel(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
-        _set_generation_defaults(self.generation_config, config)
+        set_generation_defaults(self.generation_config, config)
 
     @can_return_tuple
     def forward(
@@ -507,156 +698,6 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: getattr(outputs, CACHE)}
         )
-
-    # -- generation
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """As in Transformers, and a folder without generation_config.json, as published ones are, gets our defaults."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        _set_generation_defaults(model.generation_config, model.config)  # what Transformers made up knows no vocabulary
-        return loaded
-
-    def generate(self, inputs=None, generation_config=None, *args, **kwargs):
-        """As in Transformers, with the one kind of cache that there is; `use_cache=False` gives the same, slower.
-
-        A cache to continue may be passed as `cache` or as `past_key_values`, whatever the release.
-
-        Raises:
-            ValueError: Another kind of cache is asked for, or the prompt and `max_new_tokens` exceed `max_seq_len`.
-        """
-        kinds = [kwargs.get("cache_implementation")]
-        kinds += [getattr(c, "cache_implementation", None) for c in (generation_config, self.generation_config)]
-        kind = next((kind for kind in kinds if kind is not None), "dynamic")
-        if kind != "dynamic":
-            raise ValueError(
-                f"cache_implementation={kind!r} is for attention: HyenaDNA has one kind of cache, which grows as it "
-                "is used. Leave it out, or pass 'dynamic'."
-            )
-        cache = one_cache(kwargs.pop("past_key_values", None), kwargs.pop("cache", None))
-        if not generates_with_cache(HyenaDNAForCausalLM):
-            if cache is not None:
-                raise ValueError("No cache can be continued: `generate` of this Transformers release cannot use it.")
-            kwargs["use_cache"] = False
-        if cache is not None:
-            kwargs[CACHE] = cache
-        return super().generate(inputs, generation_config, *args, **kwargs)
-
-    def _prepare_generated_length(self, generation_config, **kwargs):
-        generation_config = super()._prepare_generated_length(generation_config, **kwargs)
-        # `peft` has this method replaced by its own, which puts a soft prompt in front of the tokens.
-        adapter = getattr(getattr(self.prepare_inputs_for_generation, "__self__", None), "active_peft_config", None)
-        prompt = kwargs["inputs_tensor"].shape[1] + (getattr(adapter, "num_virtual_tokens", None) or 0)
-        length = prompt + generation_config.max_length - kwargs["input_ids_length"]
-        if length > self.config.max_seq_len:
-            raise ValueError(
-                f"Prompt ({prompt} tokens) and new tokens may reach a length of {length}, but the model takes at most "
-                f"max_seq_len={self.config.max_seq_len}. Ask for fewer `max_new_tokens`, or shorten the prompt."
-            )
-        return generation_config
-
-    def prepare_inputs_for_generation(
-        self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, cache=None, **kwargs
-    ):
-        cache = one_cache(past_key_values, cache)
-        if inputs_embeds is not None and is_first_iteration:
-            self._prompt_length = input_ids.shape[1]  # of token ids: 0 where only embeddings came
-        elif inputs_embeds is not None and cache is None:
-            # The prompt came as embeddings: the tokens generated since, which `input_ids` ends in, follow it.
-            generated = self.get_input_embeddings()(input_ids[:, self._prompt_length :])
-            inputs_embeds = torch.cat([inputs_embeds, generated.to(inputs_embeds.dtype)], dim=1)
-            is_first_iteration = True
-        inputs = super().prepare_inputs_for_generation(
-            input_ids,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **{CACHE: cache},
-            **kwargs,
-        )
-        if CACHE in inputs:  # peft up to 0.21 looks for the old name, on any release, and has the prompt read again
-            inputs["past_key_values"] = inputs[CACHE]
-        mask = inputs.get("attention_mask")
-        if mask is not None and mask.ndim == 2 and (mask[:, -1] == 0).any():
-            # `generate` reads the last column: pads behind a prompt have to stand in front of it.
-            order = pads_first(mask != 0)
-            for name in {"input_ids", "inputs_embeds", "attention_mask"} & set(inputs):
-                x = inputs[name]
-                if x is not None and x.shape[1] == order.shape[1]:
-                    inputs[name] = x.gather(1, order) if x.ndim == 2 else x[torch.arange(len(x))[:, None], order]
-        return inputs
-
-    def _get_stopping_criteria(self, generation_config, stopping_criteria, tokenizer=None, **kwargs):
-        stop_strings = generation_config.stop_strings
-        if stop_strings is None or tokenizer is None:
-            return super()._get_stopping_criteria(generation_config, stopping_criteria, tokenizer=tokenizer, **kwargs)
-        # The library's own criterion cannot be used: it puts "abcdef" through the tokenizer and wants it back.
-        criteria = StoppingCriteriaList([*stopping_criteria, *_stop_at(stop_strings, tokenizer)])
-        others = copy.copy(generation_config)
-        others.stop_strings = None
-        return super()._get_stopping_criteria(others, criteria, tokenizer=tokenizer, **kwargs)
-
-    def init_continuous_batching(self, *args, **kwargs):
-        raise NotImplementedError(
-            "Continuous batching (`generate_batch`) keeps keys and values of attention in pages, and HyenaDNA has no "
-            "attention. Pass a padded batch and its `attention_mask` to `generate`: the outputs are those of each "
-            "sequence alone."
-        )
-
-    # -- vocabulary
-
-    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, *args, **kwargs) -> nn.Embedding:
-        """As in Transformers; `generate` may emit the tokens that were added, so `new_num_tokens` has to count tokens.
-
-        What pads the embedding, by `pad_to_multiple_of` or because 12 tokens have 16 rows, is not emitted.
-        """
-        rows = self.config.vocab_size
-        embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
-        if new_num_tokens is not None:
-            self.config.set_token_count(new_num_tokens)
-            suppressed = self.generation_config.suppress_tokens or []
-            while rows - 1 in suppressed:  # the rows at the end that had no token
-                rows -= 1
-            kept = [i for i in suppressed if i < min(rows, new_num_tokens)]
-            self.generation_config.suppress_tokens = kept + list(range(new_num_tokens, self.config.vocab_size)) or None
-        return embedding
-
-
-def _set_generation_defaults(generation_config, config: HyenaDNAConfig) -> None:
-    """Emit bases, `N` and the end of the sequence only; what a checkpoint or a user set stays.
-
-    Of another vocabulary, all tokens are emitted, and the rows without one are not.
-    """
-    if generation_config.suppress_tokens is None:
-        if generation_config._from_model_config:  # and not from a file: Trainer's `use_cache=False` is for training
-            generation_config.use_cache = True
-        published = 12 <= config.token_count < 16
-        without_token = list(range(config.token_count, config.vocab_size))
-        generation_config.suppress_tokens = (_SPECIAL_TOKENS if published else []) + without_token or None
-
-
-class _StopAtTokens(StoppingCriteria):
-    """Stop a sequence whose last tokens are these."""
-
-    def __init__(self, token_ids: list[int]):
-        self.token_ids = torch.tensor(token_ids)
-
-    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
-        wanted = self.token_ids.to(input_ids.device)
-        if input_ids.shape[1] < len(wanted):
-            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        return (input_ids[:, -len(wanted) :] == wanted).all(dim=1)
-
-
-def _stop_at(stop_strings: str | list[str], tokenizer) -> list[_StopAtTokens]:
-    """Criteria for strings of bases, of which each is one token."""
-    criteria = []
-    for text in [stop_strings] if isinstance(stop_strings, str) else stop_strings:
-        token_ids = tokenizer(text, add_special_tokens=False).input_ids
-        if not token_ids or tokenizer.unk_token_id in token_ids:
-            raise ValueError(f"`stop_strings` holds {text!r}, but strings of bases were expected, such as 'TAA'.")
-        criteria.append(_StopAtTokens(token_ids))
-    return criteria
 
 
 class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):

@@ -1,11 +1,11 @@
-"""What `peft` has to be told about HyenaDNA, so that its configurations work without `target_modules`.
+"""Default target modules for `peft`, so that its configurations work without `target_modules`.
 
-`peft` is optional and takes seconds to import: it is told when it is there, and never imported.
+`peft` is optional and takes seconds to import. We register with it if it is already imported, and never import it.
 """
 
 import sys
 
-# The dense layers of the operator and of the MLP. Not those of the filters, which small changes change a lot.
+# The dense layers of the operator and of the MLP. Not those of the filters: small changes there have large effects.
 _TARGETS = ["in_proj", "out_proj", "fc1", "fc2"]
 _SPECIAL_TARGETS = {
     "IA3_TARGET_MODULES_MAPPING": ["in_proj", "fc2"],
@@ -14,8 +14,8 @@ _SPECIAL_TARGETS = {
 }
 
 
-def tell_peft() -> None:
-    """Register default target modules, and what prefix tuning gets to hear, if `peft` was imported."""
+def register_with_peft() -> None:
+    """Register default target modules, and a refusal of prefix tuning, if `peft` was imported."""
     constants = sys.modules.get("peft.utils.constants")
     if constants is None:
         return

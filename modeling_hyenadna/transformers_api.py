@@ -1,26 +1,39 @@
-"""What the model needs of Transformers that is private or young, in one place, and what it does about other releases.
+"""Everything private or young in Transformers that this package leans on, and what it does about other releases.
 
-A name that starts with an underscore, or that came in the last year, may go in any release (one every twelve days).
-This is all that the files which travel to the Hub rely on, with the first release that has it in this form:
+A name that starts with an underscore or came lately may go in any release, and there is one about every twelve days.
+The number is the first release that has the name in the form that is used here.
 
-    capture_outputs, `_can_record_outputs`       5.2   hidden states by hooks on the blocks
-    is_tracing                                   5.0   no branch on values in a graph
-    GradientCheckpointingLayer                   5.0   `gradient_checkpointing` of a block; the cache is our own affair
-    initialization, `_init_weights`              5.0   initial weights that do not touch loaded ones
-    `_keep_in_fp32_modules_strict`               5.0
-    `_tied_weights_keys` as a dictionary         5.0
-    `_skip_keys_device_placement`                5.0   under both names of the cache
-    `_load_pretrained_model`                     5.4   where files are known and nothing is loaded
-    load_state_dict (checkpoint_hyenadna.py)     5.0
-    `@strict`, `validate_layer_type`             5.4   a configuration is a dataclass (configuration_hyenadna.py)
-    `_prepare_generated_length`                  5.0   the early message about a length; without it, a late one
-    prepare_inputs_for_generation                5.0   with `is_first_iteration`
-    DynamicCache(config=...), `_layer_type`      5.14  a cache layer registers itself (cache_hyenadna.py)
-    `layer_class_to_replicate`                   5.0   a cache that was made without a configuration
-    crop(tokens_to_remove)                       5.15  a negative number, for assisted decoding
-    is_croppable                                 5.17  asked for by assisted decoding since then
+    In the files that travel to the Hub:
+    capture_outputs, `_can_record_outputs`     5.2   hidden states, by hooks on the blocks
+    is_tracing                                 5.0   no branch on values while a graph is traced
+    GradientCheckpointingLayer                 5.0   a block that runs again in the backward pass
+    initialization, `_init_weights`            5.0   initial weights, which leave loaded ones alone
+    `_keep_in_fp32_modules_strict`             5.0   the filters
+    `_keep_in_fp32_modules`                    5.16  what quantizers leave alone; else integers are refused
+    `_get_stopping_criteria`                   5.16  `stop_strings`; without it, the library's error
+    `_from_model_config`                       5.16  whether a generation configuration was read from a file
+    init_continuous_batching                   5.16  only to refuse it
+    `_tied_weights_keys`, a dictionary         5.0
+    `_skip_keys_device_placement`              5.0   the cache, by both names
+    `_load_pretrained_model`, load_state_dict  5.4   where the files are known and nothing is loaded yet
+    `@strict`, `validate_layer_type`           5.4   a configuration is a dataclass
+    `_prepare_generated_length`                5.0   an early message about the length; without it there is a late one
+    prepare_inputs_for_generation              5.0   with `is_first_iteration`
+    `_layer_type`                              5.14  a cache layer registers itself for `DynamicCache(config=...)`
+    `activate_past_recording`                  5.14  of a cache layer; older: `supports_early_init`, `get_max_length`
+    crop, of a negative number                 5.15  likewise
+    is_croppable                               5.17  likewise, and asked for since then
+    `layer_class_to_replicate`                 5.0   of a cache that was made without a configuration
 
-The oldest release that works is 5.16, where assisted decoding got the form of `crop` that it has today.
+    Elsewhere:
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES          5.0   __init__: label smoothing of Trainer
+    `_encode_plus`, `_tokenizer`, `_eventual_warn_about_too_long_sequence`   5.0   the tokenizer
+    `create_accelerator_and_postprocess`, `_get_num_items_in_batch`          5.0   Trainer
+    `_loss_shifts_labels`                      5.10  Trainer
+    rotate_checkpoints                         5.2   pretraining
+    get_relative_import_files                  5.0   export
+
+5.16 is the oldest release on which everything works: on 5.15 assisted decoding raises, and 5.13 has no `_layer_type`.
 """
 
 import warnings

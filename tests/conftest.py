@@ -1,4 +1,8 @@
+import logging
 import os
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a network
@@ -9,7 +13,71 @@ import torch
 
 import hyenadna
 
-torch.set_num_threads(2)
+from .helpers.slow import function_of, processor_seconds, read_list
+
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # processes of pytest-xdist share the cores
+
+
+# ------------------------------------------------------------------------------------------ the fast and the slow half
+
+
+def pytest_addoption(parser):
+    parser.addoption("--measure", metavar="FILE", help="append the processor time of each test (tests/helpers/slow.py)")
+
+
+def pytest_collection_modifyitems(items):
+    slow = read_list()
+    for item in items:
+        name = function_of(item.nodeid)
+        if name in slow or name.partition("::")[0] in slow:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    start = processor_seconds()
+    result = yield
+    file = item.config.getoption("measure")
+    if file:
+        with open(file, "a") as times:  # workers append whole lines
+            times.write(f"{item.nodeid}\t{processor_seconds() - start:.2f}\n")
+    return result
+
+
+# --------------------------------------------------------------------------------------------------------- deprecations
+
+
+class _Deprecations(logging.Handler):
+    """Messages of Transformers about what it will remove. It logs some of them instead of warning."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        # Transformers says the latter of its own call, of the model that drafts in assisted decoding.
+        if "deprecated" in message.lower() and "Passing `generation_config` together with" not in message:
+            self.messages.append(message)
+
+
+@pytest.fixture(scope="session")
+def _deprecations():
+    handler = _Deprecations()
+    logging.getLogger("transformers").addHandler(handler)
+    yield handler
+    logging.getLogger("transformers").removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_deprecated_calls(_deprecations):
+    """The next rename in Transformers has to fail here, before the old name is gone."""
+    _deprecations.messages.clear()
+    yield
+    assert not _deprecations.messages
+
+
+# -------------------------------------------------------------------------------------------------------- small models
 
 
 def random_model(cls=hyenadna.HyenaDNAForCausalLM, seed: int = 0, **config):
@@ -41,3 +109,17 @@ def checkpoint_activations(model, settings: dict | None = None) -> None:
 @pytest.fixture
 def golden() -> Path:
     return Path(__file__).parent / "golden"
+
+
+@contextmanager
+def locked_by_another_process(lock: Path):
+    """Another process that holds the lock of an output: a file beside it, or `.lock` in a folder."""
+    program = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); "
+        "print(flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program, str(lock)], **pipes) as other:
+        other.stdout.readline()
+        yield
+        other.stdin.close()

@@ -13,7 +13,7 @@ from hyenadna.training.experiments.adapter_study import StudyArguments, adapter_
 from hyenadna.training.runs.models import RunResult
 
 from .conftest import random_model
-from .test_finetune import QUICK, make_rows
+from .helpers.recipes import QUICK, make_rows
 
 D, TINY = 8, {"d_model": 8, "n_layer": 1, "max_seq_len": 64}
 

@@ -20,7 +20,7 @@ from hyenadna.training.experiments.baselines import LOGISTIC, MAJORITY, NAIVE_BA
 from hyenadna.training.experiments.benchmark import SETS, BenchmarkArguments, benchmark, load_task, planned_tasks
 from hyenadna.training.runs.settings import parse_settings
 
-from .test_finetune import QUICK, TINY, make_rows
+from .helpers.recipes import QUICK, TINY, flags, make_rows
 
 SMALL = {**TINY, **QUICK}
 THREE = ("AT rich", "C rich", "GC rich")
@@ -28,10 +28,6 @@ THREE = ("AT rich", "C rich", "GC rich")
 
 def make_args(output_dir, **changes) -> BenchmarkArguments:
     return BenchmarkArguments(output_dir=str(output_dir), **{**SMALL, **changes})
-
-
-def flags(**settings) -> list[str]:
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
 def write_text_folders(folder, rows: Dataset, part: str) -> None:

@@ -126,14 +126,14 @@ def test_long_sequences_use_several_groups_of_channels(monkeypatch):
     def narrow(batch, channels, length, device):
         return [(slice(b, b + 1), slice(c, min(c + 3, channels))) for c in range(0, channels, 3) for b in range(batch)]
 
-    monkeypatch.setattr(cache_hyenadna, "groups", narrow)
+    monkeypatch.setattr(cache_hyenadna, "channel_groups", narrow)
     model = random_model(max_seq_len=LENGTH, d_model=8, hyena_order=3).double()
     ids = random_ids(2, LENGTH)
     assert_equal(chunked(model, [50, 1], input_ids=ids), full(model, input_ids=ids), torch.float64)
 
 
 def test_filters_stay_in_float32_under_autocast(monkeypatch):
-    monkeypatch.setattr("hyenadna.implicit_filter._CACHED_FILTER", 0)
+    monkeypatch.setattr("hyenadna.implicit_filter._KEPT_FILTERS", 0)
     mixer = random_model().hyena.backbone.layers[0].mixer
     with torch.no_grad():
         k, _ = mixer.filters(60)
@@ -307,6 +307,16 @@ def test_cropped_positions_leave_no_trace(model, sizes):
         assert_equal(logits, full(model, input_ids=whole)[:, 70 - count :], torch.float64)
 
 
+def test_the_number_to_crop_may_be_a_tensor(model):
+    """As in the assisted decoding of Transformers 5.16. The length must stay a number of its own."""
+    ids, new = random_ids(1, 70), random_ids(1, 60, seed=2)
+    cache = filled(model, ids, record=True)
+    cache.crop(torch.tensor(-5))
+    assert all(type(layer.length) is int for layer in cache.layers)
+    expected = full(model, input_ids=torch.cat([ids[:, :65], new], dim=1))[:, 65:]
+    assert_equal(chunked_after(model, cache, new), expected, torch.float64)
+
+
 def chunked_after(model, cache, ids, sizes=(3, 1, 1, 20, 1)):
     logits, start, sizes = [], 0, list(sizes)
     with torch.no_grad():
@@ -327,7 +337,7 @@ def test_what_cannot_be_cropped(model):
         with pytest.raises(error, match=message):
             cache.crop(count)
     cache.crop(0)
-    assert cache.get_seq_length() == 40 and cache.is_croppable
+    assert cache.get_seq_length() == 40 and cache.layers[0].is_croppable
     cache = filled(model, random_ids(1, 40), record=True)
     cache.crop(-3)
     with pytest.raises(RuntimeError, match="crop them at once"):
@@ -341,7 +351,7 @@ def test_what_cannot_be_cropped(model):
 @pytest.mark.parametrize("hyena_order", [2, 3])
 def test_filters_too_long_to_be_kept(hyena_order, monkeypatch):
     """As behind more than 32,768 bases at d_model 128."""
-    monkeypatch.setattr(implicit_filter, "_CACHED_FILTER", 0)
+    monkeypatch.setattr(implicit_filter, "_KEPT_FILTERS", 0)
     model = random_model(max_seq_len=LENGTH, hyena_order=hyena_order).double()
     ids = random_ids(2, LENGTH)
     expected = full(model, input_ids=ids)
@@ -475,10 +485,6 @@ def test_bad_input_is_named(model):
         ({"input_ids": random_ids(2, LENGTH - 9)}, rf"{LENGTH - 9} tokens.*10 are in the cache.*max_seq_len={LENGTH}"),
         ({"input_ids": random_ids(3, 4)}, r"holds 2 sequences.*the input has 3"),
         ({"input_ids": random_ids(2, 4), "attention_mask": torch.ones(2, 4)}, r"\(2, 4\).*follows 10 positions"),
-        (
-            {"input_ids": random_ids(2, 4), "attention_mask": torch.tensor([[1] * 14, [1] * 10 + [0, 1, 1, 1]])},
-            r"Row 1 .*pads behind tokens",
-        ),
     ):
         with pytest.raises(ValueError, match=message):
             model(**kwargs, past_key_values=cache)
@@ -518,3 +524,39 @@ def test_a_module_in_training_mode_drops_out_the_same_inputs():
         torch.manual_seed(1)
         b = model(ids, use_cache=True).logits
     assert not torch.equal(a, b)
+
+
+# -- pads after tokens that are in the cache
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("hyena_order", [2, 3])
+@pytest.mark.parametrize("ends", [[5, 9, 12], [40, 41, 80], [1, 2, 3, 4], [60, 61, 62, 63, 64, 100]], ids=str)
+def test_pads_behind_a_cache_are_exact(ends, hyena_order, grad):
+    """Turns of unequal length: what a row says next follows its own tokens, and not the pads of the last turn."""
+    model = random_model(max_seq_len=LENGTH, hyena_order=hyena_order, d_model=8).double()
+    ids = random_ids(4, ends[-1])
+    mask = (torch.rand(4, ends[-1], generator=torch.Generator().manual_seed(0)) > 0.3).long()
+    mask[:, 0] = 1
+    mask[3] = 1
+    mask[3, ends[0]] = 0  # one row with one pad, in front of a turn
+    expected = full(model, input_ids=ids, attention_mask=mask)
+    start, logits = 0, []
+    cache = DynamicCache(config=model.config)
+    with torch.set_grad_enabled(grad):
+        for end in ends:
+            out = model(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache)
+            logits.append(out.logits.detach())
+            start = end
+    logits = torch.cat(logits, dim=1)
+    assert_equal(logits[mask.bool()], expected[mask.bool()], torch.float64)
+    gap = full(model, input_ids=ids)  # the pads matter, or this test would say nothing
+    assert (gap - expected)[mask.bool()].abs().max() > 1e-3
+
+
+def test_pads_behind_what_branches_share_are_refused(model):
+    cache = filled(model, random_ids(1, 10))
+    mask = torch.tensor([[1] * 14, [1] * 10 + [0, 1, 1, 1]])
+    with branches(cache, torch.zeros(2, dtype=torch.long)), pytest.raises(ValueError, match="pads after the tokens"):
+        model(random_ids(2, 4), attention_mask=mask, past_key_values=cache)
+    assert cache.get_seq_length() == 10

@@ -21,8 +21,7 @@ from hyenadna.training.experiments.chromatin import (
 )
 from hyenadna.training.runs.settings import parse_settings
 
-from .test_benchmark import flags
-from .test_finetune import QUICK
+from .helpers.recipes import QUICK, flags
 
 SMALL = {**QUICK, "d_model": 8, "n_layer": 1, "max_seq_len": 66}
 TRACKS = ["CTCF", "DNase", "H3K27ac"]

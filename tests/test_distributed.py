@@ -22,7 +22,7 @@ from hyenadna.training.cli import leave_together
 from hyenadna.training.pretrain import PretrainArguments, main
 from hyenadna.training.runs.settings import parse_settings
 
-from .test_pretrain import make_genome
+from .helpers.genomes import make_genome
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -18,19 +18,9 @@ from sklearn.metrics import f1_score
 
 import hyenadna
 from hyenadna.analysis import embed as module
-from hyenadna.analysis.embed import (
-    EmbedArguments,
-    average,
-    batches_of,
-    check_classes,
-    chunks_of,
-    classify,
-    embed,
-    groups_of,
-    read_rows,
-    run,
-)
-from hyenadna.analysis.embedding_map import colours_of, map_to_plane, write_html
+from hyenadna.analysis.classifier import check_classes, cross_validate, groups_of
+from hyenadna.analysis.embed import EmbedArguments, average, batches_of, chunks_of, embed, read_rows, run
+from hyenadna.analysis.pictures import colours_of, draw_map, map_to_plane, write_html
 from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import SequenceFile
 from hyenadna.genomics.genes import GeneSequences, read_genes
@@ -40,8 +30,8 @@ from hyenadna.training import cli
 from hyenadna.training.experiments.report import write_report
 from hyenadna.training.runs.settings import parse_settings
 
-from .conftest import random_model
-from .test_finetune import make_rows
+from .conftest import locked_by_another_process, random_model
+from .helpers.recipes import make_rows
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +87,7 @@ def test_pieces_and_batches():
     assert pieces.tolist() == [[0, 0, 3], [0, 3, 6], [0, 6, 10], [1, 0, 3], [2, 0, 3], [2, 3, 7]]
     batches = batches_of(pieces, 8)
     assert [batch.tolist() for batch in batches] == [[2, 5], [0, 1], [3, 4]]
-    assert [batch.tolist() for batch in batches_of(pieces, 1, np.arange(6) > 3)] == [[5], [4]]
+    assert [batch.tolist() for batch in batches_of(pieces, 1)] == [[2], [5], [0], [1], [3], [4]]
 
 
 @pytest.mark.parametrize("cls", [hyenadna.HyenaDNAForCausalLM, hyenadna.HyenaDNAForSequenceClassification])
@@ -204,11 +194,14 @@ def test_killed_and_resumed(checkpoint, tmp_path, monkeypatch):
     rows = make_rows(40)
     rows.to_csv(tmp_path / "rows.csv", index=False)
     args = {"batch_bases": 40, "classifier": "logistic"}
+    torch.set_num_threads(1)  # as in the child: sums are rounded in another order with more
     expected = run(make_args(checkpoint, tmp_path / "rows.csv", tmp_path / "whole", **args))
     program = f"""
 import time
+import torch
 from hyenadna.analysis import embed as module
-module._SHARD, encode, calls = 1, module.encode, []
+torch.set_num_threads(1)
+module._BASES_PER_PART, encode, calls = 1, module.encode, []
 module.encode = lambda text: (calls.append(text), time.sleep(600 * (len(calls) > 60)), encode(text))[2]
 module.run(module.EmbedArguments(model={str(checkpoint)!r}, data={str(tmp_path / "rows.csv")!r}, use_cpu=True,
     output_dir={str(tmp_path / "out")!r}, batch_bases=40, classifier="logistic"))
@@ -229,12 +222,82 @@ module.run(module.EmbedArguments(model={str(checkpoint)!r}, data={str(tmp_path /
         run(args)
     args.layer, seen = -1, []
     monkeypatch.setattr(module, "encode", lambda text: seen.append(text) or module_encode(text))
-    assert run(args) == pytest.approx(expected, abs=1e-6)
+    resumed = run(args)
+    torch.set_num_threads(2)
+    assert np.array_equal(resumed, expected)
     # once each to check the letters, and those that are left to embed
     assert len(rows) < len(seen) < 2 * len(rows)
 
 
 module_encode = module.encode
+
+
+def stop_before_the_end(checkpoint, tmp_path, monkeypatch):
+    """Settings of a run whose parts are all there, but which has not put them together."""
+    make_rows(20).to_csv(tmp_path / "rows.csv", index=False)
+    args = make_args(checkpoint, tmp_path / "rows.csv", tmp_path / "out", batch_bases=60)
+    monkeypatch.setattr(module, "_BASES_PER_PART", 1)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(module, "average", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(args)
+    args.resume = True
+    return args
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:50], lambda data: b"", lambda data: data[:-40] + b"x" * 40])
+def test_a_damaged_part_is_made_again(checkpoint, tmp_path, monkeypatch, damage):
+    expected = run(make_args(checkpoint, _rows(tmp_path), tmp_path / "whole", batch_bases=60))
+    args = stop_before_the_end(checkpoint, tmp_path, monkeypatch)
+    parts = sorted((tmp_path / "out/.unfinished").glob("[!.]*.npz"))
+    assert len(parts) > 3
+    parts[1].write_bytes(damage(parts[1].read_bytes()))
+    (tmp_path / "out/.unfinished/.0-3.77.unfinished.npz").write_bytes(b"half")  # of a killed run
+    assert np.array_equal(run(args), expected)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "embeddings.parquet",
+        "metrics.json",
+        "run_settings.json",
+    ]
+
+
+def _rows(tmp_path):
+    make_rows(20).to_csv(tmp_path / "rows.csv", index=False)
+    return tmp_path / "rows.csv"
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
+def test_damaged_settings_of_an_unfinished_run(checkpoint, tmp_path, monkeypatch, content):
+    args = stop_before_the_end(checkpoint, tmp_path, monkeypatch)
+    (tmp_path / "out/run_settings.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"run_settings\.json"):
+        run(args)
+    assert list((tmp_path / "out/.unfinished").glob("[!.]*.npz"))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "npz"])
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PAR1" * 9])
+def test_damaged_embeddings_of_a_finished_run(checkpoint, tmp_path, kind, damage):
+    args = make_args(checkpoint, _rows(tmp_path), tmp_path / "out", output_format=kind)
+    expected = run(args)
+    path = tmp_path / f"out/embeddings.{kind}"
+    path.write_bytes(damage(path.read_bytes()))
+    args.resume = True
+    with pytest.raises(InputError, match=f"embeddings.{kind} cannot be read.*Remove .*metrics.json"):
+        run(args)
+    (tmp_path / "out/metrics.json").unlink()
+    assert np.array_equal(run(args), expected)
+
+
+def test_one_writer(checkpoint, tmp_path):
+    args = make_args(checkpoint, _rows(tmp_path), tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    with (
+        locked_by_another_process(tmp_path / "out/.lock"),
+        pytest.raises(InputError, match="another process is writing into"),
+    ):
+        run(args)
+    assert len(run(args)) == 20
 
 
 def test_two_processes_share_the_work(checkpoint, tmp_path):
@@ -307,27 +370,25 @@ def test_classes_that_are_rare_or_many(checkpoint, tmp_path, capsys):
 def test_classifiers_are_cross_validated(kind):
     rng = np.random.default_rng(0)
     labels = np.array(["a", "b"])[np.arange(60) % 2]
-    args = EmbedArguments(model="m", data="d", classifier=kind, folds=3)
-    noise, predicted = classify(rng.normal(size=(60, 5)), labels, args)
+    noise, predicted = cross_validate(rng.normal(size=(60, 5)), labels, kind, folds=3)
     assert noise["accuracy"] < 0.75  # measured on what it is fitted on, trees would reach 1
     assert noise["f1_weighted"] == pytest.approx(f1_score(labels, predicted, average="weighted"))
     vectors = rng.normal(size=(60, 5))
     vectors[:, 2] += 8 * (np.arange(60) % 2)
-    assert classify(vectors, labels, args)[0]["f1_weighted"] > 0.9
+    assert cross_validate(vectors, labels, kind, folds=3)[0]["f1_weighted"] > 0.9
     with pytest.raises(InputError, match=r"3 rows of each \(folds\)"):
-        classify(vectors[:5], labels[:5], args)
+        cross_validate(vectors[:5], labels[:5], kind, folds=3)
 
 
 def test_the_same_dna_or_gene_is_in_one_fold():
     """Noise, each row twice: who was fitted on the twin of a row would know its class."""
     rng = np.random.default_rng(0)
     vectors, labels = np.repeat(rng.normal(size=(40, 80)), 2, axis=0), np.repeat(rng.permutation(["a", "b"] * 20), 2)
-    args = EmbedArguments(model="m", data="d", classifier="logistic", folds=4)
     groups = np.repeat(np.arange(40), 2)
-    assert classify(vectors, labels, args)[0]["accuracy"] > 0.85
-    assert classify(vectors, labels, args, groups)[0]["accuracy"] < 0.75
+    assert cross_validate(vectors, labels, folds=4)[0]["accuracy"] > 0.85
+    assert cross_validate(vectors, labels, folds=4, groups=groups)[0]["accuracy"] < 0.75
     alone = np.arange(80)  # without twins the folds are those of always
-    assert classify(vectors, labels, args, alone)[0] == classify(vectors, labels, args)[0]
+    assert cross_validate(vectors, labels, folds=4, groups=alone)[0] == cross_validate(vectors, labels, folds=4)[0]
     found = groups_of(["AAC", "GGG", "gtt", "CCCT", "AAC"])
     assert found[0] == found[2] == found[4] and len(set(found.tolist())) == 3
     with pytest.raises(InputError, match=r"\{'a': 20, 'b': 20\}"):
@@ -357,6 +418,22 @@ def test_maps_are_reproducible_and_separate(tmp_path):
         [1, "four", 4],
     ]
     assert page.count("</script>") == 1 and "<title>DATA &amp; &lt;B></title>" in page
+
+
+def test_no_name_ends_the_script_of_the_page(tmp_path):
+    """After `<!--<script`, `</script>` does not end the script for a parser, and the page stays empty."""
+    names = ["<!--<script>", "{{data}}", "{{title}}", "\u2028"]
+    write_html(tmp_path / "map.html", np.eye(4)[:, :2], names, names, [1, 2, 3, 4], "{{data}}")
+    page = (tmp_path / "map.html").read_text()
+    assert page.count("<script") == 1 and "<!--" not in page.replace("<!DOCTYPE", "")
+    content = json.loads(re.search(r"const data = (.*);\n", page)[1])
+    assert [point[3] for point in content["points"]] == names and "<title>{{data}}</title>" in page
+
+
+@pytest.mark.parametrize("name", ["$^{2$", "$x$", "_x"])
+def test_names_are_drawn_as_they_are(tmp_path, name):
+    draw_map(tmp_path / "map.png", np.eye(4)[:, :2], [name, name, "b", "b"], f"of {name}")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
 
 # ---------------------------------------------------------------------------------------------- genes
@@ -468,6 +545,9 @@ def test_bad_annotation(annotation, checkpoint):
         ({"classifier": "svm"}, "classifier is"),
         ({"picture": "png"}, "picture is"),
         ({"folds": 1}, "folds at least 2"),
+        ({"max_rows": 0}, "max_rows must be at least 1"),
+        ({"seed": 99999999999}, "seed must be between 0 and"),
+        ({"seed": -1}, "seed must be between 0 and"),
     ],
 )
 def test_bad_settings(changes, message):

@@ -47,3 +47,9 @@ def test_it_starts_a_classifier():
     model = AutoModelForSequenceClassification.from_pretrained(FOLDER, num_labels=3)
     backbone = AutoModelForCausalLM.from_pretrained(FOLDER).hyena.state_dict()
     assert all(torch.equal(value, backbone[name]) for name, value in model.hyena.state_dict().items())
+
+
+def test_it_generates_with_its_cache():
+    model = AutoModelForCausalLM.from_pretrained(FOLDER)
+    out = model.generate(torch.tensor([[7, 8, 9, 10]]), max_new_tokens=4, return_dict_in_generate=True)
+    assert model.config.use_cache and out.past_key_values is not None

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from hyenadna import HyenaDNAForCausalLM, feed_forward, fused_inference, implicit_filter, long_convolution
-from hyenadna.modeling_hyenadna import is_plain
+from hyenadna.modeling_hyenadna import is_untouched
 
 from . import reference
 from .conftest import random_ids, random_model
@@ -23,9 +23,10 @@ def pieces(request, monkeypatch):
             return [(slice(b, b + 2), slice(c, c + 3)) for c in range(0, channels, 3) for b in range(0, batch, 2)]
 
         for module in (long_convolution, fused_inference):
-            monkeypatch.setattr(module, "groups", groups)
+            monkeypatch.setattr(module, "channel_groups", groups)
+        size = 6 if request.param == "halves" else 5
         for module in (feed_forward, fused_inference):
-            monkeypatch.setattr(module, "tile", lambda length, width, device: 6 if request.param == "halves" else 5)
+            monkeypatch.setattr(module, "tile_length", lambda length, width, device: size)
     return request.param
 
 
@@ -114,14 +115,14 @@ def test_filters_in_tiles_and_their_gradients(config, monkeypatch):
     """Against the modules called one after another, and those against the reference."""
     model = random_model(**config).double()
     filter_fn = model.hyena.backbone.layers[0].mixer.filter_fn
-    expected, skip = filter_fn(40, plain=True)
+    expected, skip = filter_fn(40, by_modules=True)
     weights = [p for p in filter_fn.parameters() if p.requires_grad]
     p = {name: value.detach() for name, value in filter_fn.named_parameters()}
     torch.testing.assert_close(expected.detach(), reference.filters(p, model.config, 40), rtol=1e-10, atol=1e-10)
     monkeypatch.setattr(
         implicit_filter, "_tiles", lambda z: [slice(i, min(i + 7, len(z))) for i in range(0, len(z), 7)]
     )
-    k, skip_too = filter_fn(40, plain=False)
+    k, skip_too = filter_fn(40, by_modules=False)
     torch.testing.assert_close((k, skip_too), (expected, skip), rtol=1e-10, atol=1e-10)
     g = torch.randn_like(k)
     results = [torch.autograd.grad((x * g).sum() + y.sum(), weights) for x, y in ((k, skip_too), (expected, skip))]
@@ -132,7 +133,7 @@ def test_filters_in_tiles_and_their_gradients(config, monkeypatch):
 def test_groups_cover_everything_once():
     for batch, channels, length in ((1, 128, 1026), (70, 128, 1026), (3, 100, 70_000), (1, 6, 450_002), (2, 1, 5)):
         count = torch.zeros(batch, channels)
-        for b, d in long_convolution.groups(batch, channels, length, torch.device("cpu")):
+        for b, d in long_convolution.channel_groups(batch, channels, length, torch.device("cpu")):
             count[b, d] += 1
         assert (count == 1).all()
 
@@ -210,19 +211,19 @@ def test_kept_filters_follow_every_change():
     filter_fn = model.hyena.backbone.layers[0].mixer.filter_fn
 
     def check(length=40):
-        k, skip = filter_fn.evaluated(length)(slice(2, 9))
+        kept = filter_fn.evaluated(length)
+        k, skip = kept.values(slice(2, 9))
         fresh, fresh_skip = filter_fn(length)
         torch.testing.assert_close(k, fresh[:, 2:9], rtol=1e-5, atol=1e-6)
         assert torch.equal(skip, fresh_skip[:, 2:9]) and k.dtype == fresh.dtype
-        kept, fft = filter_fn._cached, long_convolution.Transform(length, k.dtype, k.device)
-        spectra = filter_fn.spectra(length, fft)(slice(2, 9))
+        fft = long_convolution.Transform(length, k.dtype, k.device)
+        spectra = filter_fn.evaluated(length).spectra(slice(2, 9), fft)
         with_skip = fresh.clone()
         with_skip[..., 0] += fresh_skip
         torch.testing.assert_close(spectra, torch.fft.rfft(with_skip[:, 2:9], n=fft.n), rtol=1e-5, atol=1e-5)
-        assert (
-            filter_fn._cached is kept and filter_fn.spectra(length, fft)(slice(2, 9)).data_ptr() == spectra.data_ptr()
-        )
-        return kept[2]
+        assert filter_fn.evaluated(length) is kept
+        assert kept.spectra(slice(2, 9), fft).data_ptr() == spectra.data_ptr()
+        return kept
 
     first = check()
     assert check() is first  # nothing changed: not computed again
@@ -250,9 +251,9 @@ def test_kept_filters_are_not_pickled_or_copied_into_files(tmp_path):
     with torch.no_grad():
         logits = model(random_ids(1, 30)).logits
         filter_fn = model.hyena.backbone.layers[0].mixer.filter_fn
-        assert filter_fn._cached is not None
+        assert filter_fn._kept is not None
         for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
-            assert other.hyena.backbone.layers[0].mixer.filter_fn._cached is None
+            assert other.hyena.backbone.layers[0].mixer.filter_fn._kept is None
             torch.testing.assert_close(other(random_ids(1, 30)).logits, logits)
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
 
@@ -262,14 +263,14 @@ def test_large_filters_are_computed_for_each_group(monkeypatch, pieces):
     model = random_model(hyena_order=3)
     ids = random_ids(2, 60)
     logits = model(ids).logits
-    monkeypatch.setattr(implicit_filter, "_CACHED_SPECTRA", 0)
+    monkeypatch.setattr(implicit_filter, "_KEPT_SPECTRA", 0)
     fresh = copy.deepcopy(model)
     torch.testing.assert_close(fresh(ids).logits, logits, rtol=1e-4, atol=1e-4)
-    assert fresh.hyena.backbone.layers[0].mixer.filter_fn._cached[3] is None
-    monkeypatch.setattr(implicit_filter, "_CACHED_FILTER", 0)
+    assert fresh.hyena.backbone.layers[0].mixer.filter_fn._kept[2]._spectra_MDF is None
+    monkeypatch.setattr(implicit_filter, "_KEPT_FILTERS", 0)
     fresh = copy.deepcopy(model)
     torch.testing.assert_close(fresh(ids).logits, logits, rtol=1e-4, atol=1e-4)
-    assert fresh.hyena.backbone.layers[0].mixer.filter_fn._cached is None
+    assert fresh.hyena.backbone.layers[0].mixer.filter_fn._kept is None
 
 
 def test_what_is_wrapped_around_a_module_has_its_effect():
@@ -281,9 +282,9 @@ def test_what_is_wrapped_around_a_module_has_its_effect():
             with torch.set_grad_enabled(grad):
                 before = model(ids).logits
                 module = model.hyena.backbone.layers[0].get_submodule(name)
-                assert is_plain(module)
+                assert is_untouched(module)
                 handle = module.register_forward_hook(lambda module, args, out: out * 1.5)
-                assert not is_plain(module)
+                assert not is_untouched(module)
                 changed = model(ids).logits
                 handle.remove()
                 assert (changed - before).abs().max() > 1e-4, (name, grad)
@@ -399,7 +400,7 @@ def test_tiles_are_aligned_and_no_power_of_two():
     for width in (64, 128, 256):
         most = 2**17 // width
         for length in (1, 7, 1026, 2048, 4096, 16_384, 65_536, 65_537, 450_002, 1_000_000):
-            size = feed_forward.tile(length, width, torch.device("cpu"))
+            size = feed_forward.tile_length(length, width, torch.device("cpu"))
             assert size <= length or length < 16
             if size < length:
                 assert size % 16 == 0 and size < most and size & (size - 1)

@@ -18,7 +18,7 @@ from hyenadna.genomics.held_out import split_windows
 from hyenadna.genomics.letters import SOFT_MASKED
 from hyenadna.tokenization import HyenaDNATokenizer
 
-from .genomes import GENOME, write_fasta
+from .helpers.genomes import GENOME, write_fasta
 
 
 @pytest.fixture

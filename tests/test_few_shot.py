@@ -17,7 +17,7 @@ from hyenadna.training.experiments.few_shot import ContextRows, FewShotArguments
 from hyenadna.training.runs.language import NextTokenCollator
 
 from .conftest import random_model
-from .test_finetune import make_rows
+from .helpers.recipes import make_rows
 
 QUICK = {"use_cpu": True, "disable_tqdm": True, "tuning_steps": 2, "repeats": 2, "samples": [2, 4], "shots": [1, 3]}
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from hyenadna.genomics.letters import reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
 from hyenadna.training.finetune import FinetuneArguments, finetune, main, parse
-from hyenadna.training.runs.folder import write_json, write_whole
+from hyenadna.training.runs.files import write_json, write_whole
 from hyenadna.training.runs.pictures import write_confusion_matrix
 from hyenadna.training.runs.supervised import (
     SequenceCollator,
@@ -35,21 +36,8 @@ from hyenadna.training.runs.supervised import (
 )
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
-TINY = {"d_model": 8, "n_layer": 1, "max_seq_len": 40}
-QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "use_cpu": True, "disable_tqdm": True}
-
-
-def make_rows(n: int = 40, seed: int = 0, classes=("AT rich", "GC rich")) -> Dataset:
-    """Sequences of 10 to 30 bases whose composition gives the class away."""
-    rng = np.random.default_rng(seed)
-    labels = [classes[i % len(classes)] for i in range(n)]
-    weights = {"AT rich": [0.4, 0.1, 0.1, 0.4], "GC rich": [0.1, 0.4, 0.4, 0.1], "C rich": [0.1, 0.7, 0.1, 0.1]}
-    sequences = ["".join(rng.choice(list("ACGT"), rng.integers(10, 31), p=weights[label])) for label in labels]
-    return Dataset.from_dict({"id": [f"r{i}" for i in range(n)], "sequence": sequences, "label": labels})
-
-
-def make_args(output_dir, **changes) -> FinetuneArguments:
-    return FinetuneArguments(output_dir=str(output_dir), **{**TINY, **QUICK, **changes})
+from .helpers.recipes import QUICK, TINY, make_rows
+from .helpers.recipes import finetune_args as make_args
 
 
 @pytest.fixture(scope="module")
@@ -375,7 +363,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     whole = finetune(FinetuneArguments(output_dir=str(tmp_path / "whole"), **settings))
 
     flags = [f"--{name}={value}" for name, value in {**settings, "output_dir": tmp_path / "killed"}.items()]
-    code = "import os, signal, sys, torch\nfrom transformers import Trainer\nsave = Trainer._save_checkpoint\n"
+    code = "import os, signal, sys, torch\nfrom hyenadna.training.trainer import HyenaDNATrainer as Trainer\n"
+    code += "save = Trainer._save_checkpoint\n"
     code += f"torch.set_num_threads({torch.get_num_threads()})\n"  # sums of other threads are rounded otherwise
     code += "def save_twice(self, *args, **kwargs):\n    save(self, *args, **kwargs)\n"
     code += "    if self.state.global_step == 8: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -620,3 +609,63 @@ def test_the_command_line_imports_nothing_heavy():
     code = "import sys; from hyenadna.training import cli; cli.main(['--help']); print('datasets' in sys.modules)"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout.splitlines()[-1] == "False"
+
+
+def check_nothing_was_trained_further(folder: Path, data, args: dict) -> None:
+    """Compare a run with itself after it was killed in the final evaluation and resumed."""
+    whole = finetune(make_args(folder, **args), data).results
+    weights = load_file(folder / "model.safetensors")
+    steps = json.loads((folder / "trainer_state.json").read_text())["global_step"]
+    for name in ("metrics.json", "model.safetensors", "predictions.csv"):
+        (folder / name).unlink()
+    again = finetune(make_args(folder, **args, resume=True), data).results
+    assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == steps
+    assert again["metrics"] == whole["metrics"] and again["resumed_from"] == f"checkpoint-{steps}"
+    resumed = load_file(folder / "model.safetensors")
+    assert weights.keys() == resumed.keys() and all(torch.equal(weights[key], resumed[key]) for key in weights)
+
+
+def test_resumed_after_the_last_checkpoint_trains_no_further(tmp_path):
+    """`--resume` took one step too many if the end of a run lay inside an epoch (A2)."""
+    settings = {"max_steps": 7, "save_strategy": "steps", "save_steps": 7, "eval_strategy": "steps", "eval_steps": 7}
+    check_nothing_was_trained_further(tmp_path / "steps", make_rows(), settings)
+
+
+def test_resumed_after_an_early_stop_trains_no_further(tmp_path):
+    # A learning rate that changes no prediction; and the last checkpoint stays beside the best one.
+    settings = {"num_train_epochs": 6, "patience": 1, "learning_rate": 1e-9, "save_total_limit": 2}
+    check_nothing_was_trained_further(tmp_path / "early", make_rows(), settings)
+    state = json.loads((tmp_path / "early" / "trainer_state.json").read_text())
+    assert state["epoch"] == 2.0
+
+
+def test_a_token_of_the_hub_is_in_no_file(tmp_path):
+    """It was in `checkpoint-*/training_args.bin` (B12)."""
+    token = "hf_" + "s" * 34
+    finetune(make_args(tmp_path / "run", hub_token=token), make_rows())
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert any(path.parent.name.startswith("checkpoint-") for path in files)
+    assert not [path for path in files if token.encode() in path.read_bytes() or path.name == "training_args.bin"]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (
+            {"learning_rate": 1e30, "max_grad_norm": 0.0},
+            r"learning_rate is 1e\+30, max_grad_norm is 0.*--max_grad_norm 1",
+        ),
+        ({"weight_decay": 1e35, "num_train_epochs": 3}, r"weight_decay is 1e\+35.*a lower --learning_rate"),
+        ({"adam_epsilon": 0.0}, "adam_epsilon is 0.*--adam_epsilon 1e-8"),
+    ],
+)
+def test_a_training_that_diverges_says_so(settings, message, tmp_path, capsys):
+    """It saved NaN with exit status 0, or ended in a traceback of the metrics (B4)."""
+    make_rows(44).to_csv(tmp_path / "data.csv", index=False)
+    settings = {**TINY, **QUICK, **settings, "data": str(tmp_path / "data.csv"), "output_dir": str(tmp_path / "run")}
+    assert cli.main(["finetune", *(f"--{name}={value}" for name, value in settings.items())]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(message, error) and error.startswith("hyenadna finetune: error: ")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    for path in (tmp_path / "run").rglob("*.safetensors"):  # what is left can be used
+        assert all(torch.isfinite(weight).all() for weight in load_file(path).values())

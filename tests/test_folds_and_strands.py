@@ -18,7 +18,8 @@ from hyenadna.genomics.sources import has_labels
 from hyenadna.training.finetune import finetune
 from hyenadna.training.runs.supervised import make_classifier
 
-from .test_finetune import make_args, make_rows
+from .helpers.recipes import finetune_args as make_args
+from .helpers.recipes import make_rows
 
 
 def folds_of(data, k: int, **settings) -> list:

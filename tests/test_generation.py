@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from hyenadna import HyenaDNAForCausalLM
+from hyenadna import HyenaDNAForCausalLM, HyenaDNATokenizer
 from hyenadna.transformers_api import CACHE
 
 from .conftest import random_ids, random_model
@@ -269,3 +269,106 @@ def test_too_long_is_an_error_before_any_work(model, monkeypatch):
         model.generate(random_ids(1, 10), max_new_tokens=200)
     with pytest.raises(ValueError, match=r"\(10 tokens\).*length of 131"):
         model.generate(inputs_embeds=torch.zeros(1, 10, 16), max_new_tokens=121)
+
+
+# -- vocabularies
+
+
+def suppressed(**config) -> list[int] | None:
+    return random_model(d_model=8, n_layer=1, **config).generation_config.suppress_tokens
+
+
+def test_what_has_no_token_is_never_generated():
+    assert suppressed() == [0, 2, 3, 4, 5, 6, 12, 13, 14, 15]
+    assert suppressed(vocab_size=16, pad_vocab_size_multiple=1) == suppressed()  # as such a model is saved
+    assert suppressed(vocab_size=13) == [0, 2, 3, 4, 5, 6, 13, 14, 15]  # of 16 rows
+    # Of another alphabet nothing is known but the number of its letters.
+    assert suppressed(vocab_size=64) is None
+    assert suppressed(vocab_size=60) == [60, 61, 62, 63]
+    assert suppressed(vocab_size=6) == [6, 7]
+
+
+def test_resizing_says_what_is_a_token(tmp_path):
+    model = random_model()
+    special = [0, 2, 3, 4, 5, 6]
+    for count, multiple, expected in (
+        (13, None, special),
+        (14, 8, [*special, 14, 15]),
+        (22, 8, [*special, 22, 23]),
+        (23, 8, [*special, 23]),
+        (12, 8, [*special, 12, 13, 14, 15]),
+    ):
+        model.resize_token_embeddings(count, pad_to_multiple_of=multiple)
+        assert model.generation_config.suppress_tokens == expected
+        model.save_pretrained(tmp_path)
+        assert HyenaDNAForCausalLM.from_pretrained(tmp_path).generation_config.suppress_tokens == expected
+    model.generation_config.suppress_tokens = [0, 11]  # a user's
+    model.resize_token_embeddings(18)
+    assert model.generation_config.suppress_tokens == [0, 11]
+
+
+def test_a_token_that_was_added_is_generated():
+    tokenizer = HyenaDNATokenizer(add_eos_token=False)
+    tokenizer.add_tokens(["m"])
+    model = random_model(d_model=16)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    ids = tokenizer("Am" * 12, return_tensors="pt").input_ids
+    assert set(ids[0].tolist()) == {7, 12}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    for _ in range(60):
+        loss = model(ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    out = model.generate(ids[:, :6], max_new_tokens=6, do_sample=False)
+    assert tokenizer.decode(out[0]) == "Am" * 6
+
+
+def test_without_generation_config_trainers_use_cache_is_not_handed_on(tmp_path):
+    model = random_model(d_model=8)
+    model.config.use_cache = False  # as Trainer leaves it
+    assert HyenaDNAForCausalLM(model.config).generation_config.use_cache is True
+    model.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    again = HyenaDNAForCausalLM.from_pretrained(tmp_path)
+    assert again.generation_config.use_cache is True
+    again.generation_config.use_cache = False  # a user's
+    again.save_pretrained(tmp_path)
+    assert HyenaDNAForCausalLM.from_pretrained(tmp_path).generation_config.use_cache is False
+
+
+# -- more of what `generate` takes
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_stop_strings(model, use_cache):
+    tokenizer = HyenaDNATokenizer()
+    ids = random_ids(4, 20)
+    settings = {"max_new_tokens": 60, "min_new_tokens": 60, "do_sample": False, "use_cache": use_cache}
+    texts = tokenizer.batch_decode(model.generate(ids, **settings)[:, 20:], skip_special_tokens=True)
+    stops = [texts[0][4:7], texts[1][10:12].lower()]
+    out = model.generate(ids, stop_strings=stops, tokenizer=tokenizer, **settings)
+    stopped = 0
+    for row, text in zip(out[:, 20:], texts, strict=True):
+        ends = [text.find(stop.upper()) + len(stop) for stop in stops if stop.upper() in text]
+        expected = text[: min(ends, default=len(text))]
+        assert tokenizer.decode(row, skip_special_tokens=True) == expected
+        stopped += expected != text
+    assert stopped >= 2
+    with pytest.raises(ValueError, match=r"`stop_strings` holds 'stop'.*'TAA'"):
+        model.generate(ids, max_new_tokens=5, stop_strings=["stop"], tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="could not locate a tokenizer"):
+        model.generate(ids, max_new_tokens=5, stop_strings=["TAA"])
+
+
+def test_early_exit_drafts_the_same_and_leaves_the_model_as_it_was(model):
+    ids = random_ids(1, 20)
+    expected = model.generate(ids, max_new_tokens=30, do_sample=False)
+    out = model.generate(ids, max_new_tokens=30, do_sample=False, assistant_early_exit=1, use_cache=True)
+    assert torch.equal(out, expected) and model.config.n_layer == 2
+    assert torch.equal(model.generate(ids, max_new_tokens=30, do_sample=False), expected)
+
+
+def test_continuous_batching_is_refused(model):
+    with pytest.raises(NotImplementedError, match=r"`generate_batch`.*padded batch"):
+        model.generate_batch([[7, 8, 9]])

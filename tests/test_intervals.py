@@ -19,7 +19,7 @@ from hyenadna.genomics.intervals import (
     tile,
 )
 
-from .genomes import GENOME, covered, windows, write_fasta
+from .helpers.genomes import GENOME, covered, windows, write_fasta
 
 
 @pytest.fixture

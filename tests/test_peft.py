@@ -33,7 +33,7 @@ from hyenadna import (
 from hyenadna.training.runs.trainer import HyenaDNATrainer
 from hyenadna.transformers_api import CACHE
 
-from .conftest import random_ids, random_model
+from .conftest import checkpoint_activations, random_ids, random_model
 
 HEADS = {
     "CAUSAL_LM": HyenaDNAForCausalLM,
@@ -165,7 +165,7 @@ def peft_reads(request, monkeypatch):
 @torch.no_grad()
 def test_a_prompt_is_read_once(peft_reads, use_cache):
     """With a release of Transformers whose name of the cache peft does not know, it would be put in at each base."""
-    model = adapted("CAUSAL_LM").double()
+    model = adapted("CAUSAL_LM", seed=11).double()
     base, prompt = model.get_base_model(), model.get_prompt(1)
     base.lm_head.weight.normal_(generator=torch.Generator().manual_seed(3))
     lengths = []
@@ -247,7 +247,7 @@ def test_gradient_checkpointing_with_a_frozen_base(config):
     for checkpointing in (False, True):
         model = adapted("SEQ_CLS", config, settings).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            checkpoint_activations(model)
         torch.manual_seed(0)
         model(**batch, labels=torch.tensor([0, 1, 2])).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})

@@ -28,25 +28,13 @@ from hyenadna.training.runs.markov import MarkovModels, count_contexts
 from hyenadna.training.runs.models import make_model
 from hyenadna.training.runs.settings import parse_settings
 
-from .genomes import random_dna, write_fasta
+from .helpers.genomes import make_genome, random_dna, write_fasta
 
 TINY = {"d_model": 8, "n_layer": 1, "max_seq_len": 34}  # windows of 32 bases
 QUICK = {"use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 4, "markov_order": 3}
 SCHEDULE = {"max_steps": 30, "logging_steps": 5, "eval_steps": 10, "save_steps": 10, "learning_rate": 0.03}
 SCHEDULE |= {"length_warmup_steps": 12, "length_warmup_stages": [8, 16], "reverse_complement": 0.5, "seed": 7}
 HELD_OUT = {"validation": ["2:0-200"], "test": ["2:200-420"]}
-
-
-def make_genome(folder: Path) -> Path:
-    """20 epochs of it are seen: 1,500 bases in which a G mostly follows a C, with N and lower case."""
-    rng = np.random.default_rng(5)
-    dna = list(random_dna(1500, 5))
-    for i in range(1, len(dna)):
-        if dna[i - 1] == "C" and rng.random() < 0.8:
-            dna[i] = "G"
-    dna = "".join(dna)
-    dna = dna[:300] + "N" * 70 + dna[370:600] + dna[600:640].lower() + dna[640:]
-    return write_fasta(folder / "g.fa", {"1": dna[:1000], "2": dna[1000:]}, width=50)
 
 
 def make_args(folder: Path, name: str, **changes) -> PretrainArguments:
@@ -213,7 +201,7 @@ def test_one_process_at_a_time_writes_into_a_folder(run, another_writer, monkeyp
     for failure in (None, OSError(errno.ENOLCK, "no locks")):
         with monkeypatch.context() as patch, pytest.raises(InputError, match="seen"):
             if failure:
-                patch.setattr("hyenadna.training.runs.folder.fcntl.lockf", Mock(side_effect=failure))
+                patch.setattr("hyenadna.training.runs.outputs.fcntl.lockf", Mock(side_effect=failure))
             pretrain(make_args(folder, tmp_path / "a" / "b"))
     assert seen[0] is None and seen[1] is not None  # locked; without locks it goes on
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "b", ".lock"]
@@ -544,3 +532,52 @@ def test_command_line(capsys, tmp_path):
     args = parse_settings(PretrainArguments, "pretrain", "", [str(tmp_path / "s.yaml"), "--seed", "3"])
     assert args.data == ["a.fa", "b.fa"] and args.weights == [1.0, 0.5] and args.test == ["chr20"]
     assert args.learning_rate == 1e-3 and args.seed == 3 and args.save_total_limit == 2
+
+
+def test_resumed_after_the_last_checkpoint_trains_no_further(run):
+    """`--resume` took one step too many, with other weights, after a kill in the final evaluation (A2)."""
+    folder, _ = run
+    settings = {"max_steps": 5, "save_steps": 5, "eval_strategy": "no", "markov_order": 0}
+    whole = pretrain(make_args(folder, "at_the_end", **settings)).results
+    weights = weights_of(folder / "at_the_end")
+    (folder / "at_the_end" / "metrics.json").unlink()
+    (folder / "at_the_end" / "model.safetensors").unlink()
+    again = pretrain(make_args(folder, "at_the_end", **settings, resume=True)).results
+    assert again["steps"] == whole["steps"] == 5 and again["resumed_from"] == "checkpoint-5"
+    assert again["metrics"] == whole["metrics"] and again["tokens_seen"] == whole["tokens_seen"]
+    resumed = weights_of(folder / "at_the_end")
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_the_last_good_checkpoint_is_kept_when_a_training_diverges(run, monkeypatch):
+    """Weights with NaN were saved with exit status 0 (B4); now no checkpoint holds them."""
+    folder, _ = run
+    step = PretrainTrainer.training_step
+
+    def diverging(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            with torch.no_grad():
+                self.model.lm_head.weight[0, 0] = float("nan")
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(PretrainTrainer, "training_step", diverging)
+    settings = {"max_steps": 9, "save_steps": 1, "save_total_limit": 1, "eval_strategy": "no", "markov_order": 0}
+    message = "step 6: the loss is nan, for the third time in a row. learning_rate is .*checkpoint-3 is left of before"
+    with pytest.raises(InputError, match=message):
+        pretrain(make_args(folder, "diverged", **settings))
+    assert [path.name for path in (folder / "diverged").glob("checkpoint-*")] == ["checkpoint-3"]
+    monkeypatch.undo()
+    assert pretrain(make_args(folder, "diverged", **settings, resume=True)).results["resumed_from"] == "checkpoint-3"
+
+
+@pytest.mark.parametrize("file", ["scheduler.pt", "rng_state.pth", "config.json"])
+def test_a_checkpoint_with_a_missing_file_is_passed_over(file, run):
+    """Without its scheduler or random numbers a run went on to another result, without a word (B9)."""
+    folder, _ = run
+    settings = {"max_steps": 4, "save_steps": 2, "eval_strategy": "no", "markov_order": 0}
+    name = f"without_{file}"
+    whole = pretrain(make_args(folder, name, **settings)).results
+    (folder / name / "metrics.json").unlink()
+    (folder / name / "checkpoint-4" / file).unlink()
+    again = pretrain(make_args(folder, name, **settings, resume=True)).results
+    assert again["resumed_from"] == "checkpoint-2" and again["metrics"] == whole["metrics"]

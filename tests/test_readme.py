@@ -41,8 +41,8 @@ def test_the_snippets_run_one_after_another(golden, tmp_path, monkeypatch, capsy
 
 def test_the_two_commands_are_there_as_they_stand():
     bash = "".join(blocks("bash"))
-    assert 'pip install -c constraints.txt ".[train]" && hyenadna demo\n' in bash
-    assert 'pip install -c constraints.txt ".[test]" && python -m pytest\n' in bash
+    assert 'pip install -c constraints-tested.txt ".[train]" && hyenadna demo\n' in bash
+    assert 'pip install -c constraints-tested.txt ".[test]" && python -m pytest\n' in bash
 
 
 def commands() -> list[list[str]]:

@@ -152,3 +152,21 @@ def test_what_is_no_run(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(InputError, match=r"none of the 1 metrics\.json in .* holds metrics of a run"):
         collect([tmp_path])
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "3", '{"metrics": 3}', '{"settings": [1], "metrics": {}}', '{"baselines": {"a": 1}}', "{", "\xff"]
+)
+def test_metrics_of_a_wrong_shape_are_named(content, tmp_path):
+    """They ended in a traceback (C2)."""
+    (tmp_path / "metrics.json").write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match=r"metrics\.json|holds metrics of a run"):
+        collect([tmp_path])
+
+
+def test_names_with_dollars_are_drawn(tmp_path):
+    """matplotlib would read them as mathematics, and fail (B5)."""
+    content = {"task": "$^{2$", "metrics": {"test": {"accuracy": 0.5}}, "settings": {"model": "a$b$", "seed": 0}}
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    assert "$^{2$" in write_report([tmp_path], tmp_path / "report")
+    assert (tmp_path / "report" / "report.png").stat().st_size > 1000

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from hyenadna import HyenaDNATokenizer
+from hyenadna.analysis import score
 from hyenadna.analysis.score import log_likelihoods, read_sequences, summary
 from hyenadna.errors import InputError
 from hyenadna.training import cli
 
-from .conftest import random_model
+from .conftest import locked_by_another_process, random_model
 
 SEQUENCES = ["ACGTTGCANNACCGTGA", "GGCA", "acgtACGTACGGTCAAC" * 3, "A", "RYACGTTU"]
 COMPLEMENT = str.maketrans("ACGTNRYUacgt", "TGCANYRAtgca")
@@ -166,3 +167,49 @@ def test_bad_arguments(folder, model, capsys):
         log_likelihoods(model, ["ACGT", ""])
     assert log_likelihoods(model, []) == []
     assert read_sequences(str(folder / "x.fa"), "sequence", "id") == (["one", "two"], ["ACGTTGCA", "GGNCA"])
+
+
+def test_blocks_give_the_same(folder, monkeypatch):
+    flags = ("--per_position", folder / "bases.tsv")
+    names = [f"s{i}" for i in range(7)]
+    (folder / "many.fa").write_text("".join(f">{n}\n{SEQUENCES[0][i:]}\n" for i, n in enumerate(names)))
+    assert run(folder, "many.fa", *flags) == 0
+    whole = [pd.read_csv(folder / name, sep="\t") for name in ("out.tsv", "bases.tsv")]
+
+    monkeypatch.setattr(score, "_BASES_PER_BLOCK", 30)
+    sizes = []
+
+    def watched(model, sequences, **options):
+        sizes.append(sum(map(len, sequences)))
+        return log_likelihoods(model, sequences, **options)
+
+    monkeypatch.setattr(score, "log_likelihoods", watched)
+    assert run(folder, "many.fa", *flags) == 0
+    assert max(sizes) <= 30 and len(sizes) == 2 * 5
+    for before, name in zip(whole, ("out.tsv", "bases.tsv"), strict=True):
+        pd.testing.assert_frame_equal(pd.read_csv(folder / name, sep="\t"), before, rtol=1e-5)
+
+
+def test_one_writer_and_no_litter(folder, monkeypatch, capsys):
+    litter = folder / ".out.77.unfinished.tsv"
+    litter.write_text("half")
+    with locked_by_another_process(folder / ".out.tsv.lock"):
+        assert run(folder, "x.fa") == 1
+    assert "another process is writing into" in capsys.readouterr().err
+    assert litter.exists() and not (folder / "out.tsv").exists()
+
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(score, "log_likelihoods", killed)
+        assert run(folder, "x.fa") == 130
+    assert run(folder, "x.fa") == 0
+    assert not [p.name for p in folder.iterdir() if p.name.startswith(".")]
+
+
+def test_names_that_are_formulas(folder):
+    (folder / "x.fa").write_text(">=1+1 x\nACGT\n>-5\nACG\n")
+    assert run(folder, "x.fa", "--per_position", folder / "bases.tsv") == 0
+    assert pd.read_csv(folder / "out.tsv", sep="\t")["id"].tolist() == ["'=1+1", "-5"]
+    assert pd.read_csv(folder / "bases.tsv", sep="\t")["id"][0] == "'=1+1"

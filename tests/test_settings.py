@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, fields
 
 import pytest
@@ -111,3 +112,34 @@ print([path.name for path in output.iterdir()])
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr
     assert child.stdout.splitlines()[-1] == "['made']"
+
+
+def bomb(depth: int) -> str:
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    for i in range(1, depth):
+        lines.append(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (bomb(9), r"it has an alias \(\*a0\); write the value again"),
+        ("a: &a [*a]", r"it has an alias"),
+        ("seed: " + "[" * 3000 + "]" * 3000, "it is nested more than 10 deep"),
+        ("\n".join(f"key{i}: 1" for i in range(6000)), "it has more than 5,000 keys and values"),
+        ("model: " + "x" * 10_000_000, "it is larger than 100,000 bytes"),
+        ("model: \x00", "cannot be read"),
+        ("a: [1", "cannot be read"),
+        ("- 1", "expected lines such as"),
+        ("just text", "expected lines such as"),
+    ],
+    ids=["bomb", "itself", "deep", "keys", "large", "zero", "broken", "list", "text"],
+)
+def test_yaml_that_no_settings_need_is_refused_at_once(text, message, tmp_path):
+    """It took minutes, all memory, or ended in a RecursionError (C6)."""
+    (tmp_path / "s.yaml").write_text(text)
+    start = time.monotonic()
+    with pytest.raises(InputError, match=rf"s\.yaml.*{message}"):
+        parse_settings(FinetuneArguments, "finetune", "", [str(tmp_path / "s.yaml")])
+    assert time.monotonic() - start < 30

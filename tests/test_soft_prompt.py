@@ -24,7 +24,7 @@ from hyenadna.training.runs.supervised import StrandedRows
 from hyenadna.training.soft_prompt import SoftPromptArguments, soft_prompt
 
 from .conftest import random_model
-from .test_finetune import QUICK, make_rows
+from .helpers.recipes import QUICK, make_rows
 
 T = 4
 

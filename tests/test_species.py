@@ -25,10 +25,9 @@ from hyenadna.training.experiments.species import (
 )
 from hyenadna.training.runs.settings import parse_settings
 
-from .test_benchmark import flags
-from .test_finetune import QUICK
+from .helpers.recipes import flags
+from .helpers.recipes import species_args as make_args
 
-SMALL = {**QUICK, "d_model": 8, "n_layer": 1, "windows_per_epoch": 32, "test_windows": 10}
 GC = {"at_rich": [0.4, 0.1, 0.1, 0.4], "gc_rich": [0.1, 0.4, 0.4, 0.1]}
 
 
@@ -46,10 +45,6 @@ def genomes(tmp_path):
         else:
             (folder / "all.fa").write_text("".join(f">chr{i}\n{text}\n" for i, text in texts.items()))
     return tmp_path / "genomes"
-
-
-def make_args(genomes, output_dir="x", **changes) -> SpeciesArguments:
-    return SpeciesArguments(data=str(genomes), output_dir=str(output_dir), **{**SMALL, "window": 50, **changes})
 
 
 def check_disjoint(parts: dict[str, np.ndarray]) -> None:

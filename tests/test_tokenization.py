@@ -1,5 +1,6 @@
 import ast
 import copy
+import inspect
 import json
 import logging
 import os
@@ -401,6 +402,18 @@ def test_added_tokens_are_honoured(tmp_path):
         assert each("ACG").input_ids == [A, C, G, 1]
 
 
+@pytest.mark.parametrize("token", ["m", "<m>", "5mC", "*"])
+def test_an_added_token_of_letters_that_are_read_as_others(token, tmp_path):
+    """ "m" is the IUPAC code of A or C, and read as `N`: as a token of its own it must not take the place of `N`."""
+    tokenizer = HyenaDNATokenizer(add_eos_token=False)
+    assert tokenizer.add_tokens([token]) == 1
+    rust(tokenizer, tmp_path)
+    for each in (tokenizer, HyenaDNATokenizer.from_pretrained(tmp_path), TokenizersBackend.from_pretrained(tmp_path)):
+        assert each(f"A{token}N").input_ids == [A, 12, N]
+        assert each.convert_ids_to_tokens([12]) == [token]
+        assert each.decode([A, 12, N]) == f"A{token}N"
+
+
 def test_the_tokenizer_can_be_copied_and_pickled(tokenizer):
     for again in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):
         assert again("acgt-").input_ids == [A, C, G, T, UNK, 1]
@@ -552,3 +565,28 @@ def test_the_file_stands_alone():
             assert node.level == 0
             imported.add(node.module.split(".")[0])
     assert imported - set(sys.stdlib_module_names) == {"numpy", "tokenizers", "transformers"}
+
+
+def test_the_signature_is_kept_in_what_is_saved(tmp_path):
+    """As Transformers' `test_tokenizer_store_full_signature` asks."""
+    for value in (True, False):
+        tokenizer = HyenaDNATokenizer(add_eos_token=not value)
+        tokenizer.add_eos_token = value
+        tokenizer.save_pretrained(tmp_path)
+        again = HyenaDNATokenizer.from_pretrained(tmp_path)
+        for name, parameter in inspect.signature(HyenaDNATokenizer.__init__).parameters.items():
+            if parameter.default is not inspect.Parameter.empty:
+                assert name in again.init_kwargs, name
+        assert again.init_kwargs["add_eos_token"] is value is again.add_eos_token
+
+
+def test_an_argument_with_the_name_of_a_method(published):
+    """Published files hold `add_special_tokens`, which did nothing; a user who passes it must not believe it did."""
+    assert HyenaDNATokenizer.from_pretrained(published)("A").input_ids == [A, 1]
+    for load in (HyenaDNATokenizer, AutoTokenizer):
+        with pytest.raises(AttributeError, match=r"add_special_tokens conflicts with the method.*add_eos_token=False"):
+            load.from_pretrained(published, add_special_tokens=False)
+        with pytest.raises(AttributeError, match="get_vocab conflicts with the method"):
+            load.from_pretrained(published, get_vocab=True)
+    with pytest.raises(AttributeError, match="add_special_tokens conflicts with the method"):
+        HyenaDNATokenizer(add_special_tokens=False)

@@ -1,23 +1,28 @@
 """The model under Transformers' own `Trainer`, what ours adds to it, and settings that are refused."""
 
-import re
+import math
 import threading
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
 from datasets import Dataset
-from safetensors.torch import save_file
-from transformers import DataCollatorForLanguageModeling, DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers import (
+    DataCollatorForLanguageModeling,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+)
 
 from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNATokenizer
 from hyenadna.errors import InputError
 from hyenadna.training.finetune import FinetuneArguments
+from hyenadna.training.runs import trainer as trainer_module
 from hyenadna.training.runs.checkpoints import last_complete_checkpoint
-from hyenadna.training.runs.folder import SETTINGS_FILE, check_output_folder
-from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
+from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_output_folder, finished_results
+from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments, StopAtNaN
 
 from .conftest import random_ids, random_model
 
@@ -153,50 +158,71 @@ def test_nothing_of_something_else_is_overwritten(tmp_path):
     check_output_folder(folder, {"a": 1}, resume=False, not_compared=())
 
 
-def write_checkpoint(folder: Path) -> None:
+def test_the_third_step_in_a_row_that_is_not_finite_stops_the_training(tmp_path):
+    args = RecipeArguments(output_dir=str(tmp_path), use_cpu=True, learning_rate=0.5, max_grad_norm=0)
+    watch = StopAtNaN()
+    state = TrainerState(global_step=17)
+
+    def step(loss: float, norm: float) -> None:
+        watch.loss(torch.tensor(loss))
+        watch.gradient(torch.tensor(norm))
+        watch.on_step_end(args, state, None)
+
+    for loss, norm in [(math.nan, 1.0), (1.0, math.inf), (1.0, 1.0), (1.0, math.nan), (math.inf, 1.0)]:
+        step(loss, norm)  # never three in a row
+    with pytest.raises(InputError, match=r"step 17: the gradient norm is nan, for the third time in a row") as stopped:
+        step(2.0, math.nan)
+    assert "learning_rate is 0.5, max_grad_norm is 0" in str(stopped.value)
+    assert "no checkpoint is left" in str(stopped.value)
+
+
+def make_trainer(folder, **settings) -> HyenaDNATrainer:
+    args = RecipeArguments(
+        output_dir=str(folder), use_cpu=True, disable_tqdm=True, save_strategy="steps", save_steps=1, **settings
+    )
+    model = random_model(HyenaDNAForSequenceClassification, n_layer=1)
+    collator = DataCollatorWithPadding(HyenaDNATokenizer())
+    return HyenaDNATrainer(model=model, args=args, train_dataset=classification_rows(), data_collator=collator)
+
+
+def test_the_checkpoint_before_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    """Transformers deletes it first: a kill in between would leave nothing to resume from."""
+    write = trainer_module.write_manifest
+
+    def killed(checkpoint):
+        if checkpoint.name == "checkpoint-2":
+            raise KeyboardInterrupt
+        write(checkpoint)
+
+    monkeypatch.setattr(trainer_module, "write_manifest", killed)
+    (tmp_path / "checkpoint-1 (copy)").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, max_steps=3, save_total_limit=1).train()
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    monkeypatch.undo()
+
+    trainer = make_trainer(tmp_path, max_steps=3, save_total_limit=1)
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(tmp_path))
+    assert trainer.state.global_step == 3 and trainer.args.save_total_limit == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-3", "checkpoint-1 (copy)"}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "3", "null", "\xff"])
+def test_a_damaged_settings_file_is_named(content, tmp_path):
+    """Of `variants` and every recipe (C2)."""
+    folder = tmp_path / "run"
     folder.mkdir()
-    save_file({"weight": torch.arange(1000.0)}, folder / "model.safetensors")
-    torch.save({"state": torch.arange(2000.0)}, folder / "optimizer.pt")
-    torch.save({"rng": torch.arange(10)}, folder / "rng_state.pth")
-    (folder / "trainer_state.json").write_text("{}")
+    (folder / SETTINGS_FILE).write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match=r"run_settings\.json (cannot be read|holds a \w+, not the settings)"):
+        check_output_folder(folder, {"seed": 1}, resume=True)
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def overwrite(path: Path) -> None:
-    content = path.read_bytes()
-    middle = len(content) // 2
-    path.write_bytes(content[:middle] + bytes(200) + content[middle + 200 :])
-
-
-@pytest.mark.parametrize(
-    "damage, name, message",
-    [
-        (cut, "model.safetensors", "incomplete|not entirely covered"),
-        (cut, "optimizer.pt", "not a zip file"),
-        (cut, "rng_state.pth", "not a zip file"),
-        (cut, "trainer_state.json", "Expecting"),
-        (overwrite, "optimizer.pt", "in optimizer.pt is damaged"),  # as blocks that a disk never wrote
-        (Path.unlink, "model.safetensors", "it has no weights"),
-        (Path.unlink, "optimizer.pt", "it has no optimizer"),
-        (Path.unlink, "trainer_state.json", "No such file"),
-    ],
-)
-def test_a_broken_checkpoint_is_passed_over_for_the_one_before(damage, name, message, tmp_path, monkeypatch):
-    warned = []
-    monkeypatch.setattr("hyenadna.training.runs.checkpoints.logger.warning", warned.append)
-    assert last_complete_checkpoint(tmp_path) is None
-    for step in (5, 10, 20):
-        write_checkpoint(tmp_path / f"checkpoint-{step}")
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20") and not warned
-    damage(tmp_path / "checkpoint-20" / name)
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    assert len(warned) == 1 and re.search(rf"checkpoint-20 is broken and passed over: .*({message})", warned[0])
-    damage(tmp_path / "checkpoint-10" / name)
-    damage(tmp_path / "checkpoint-5" / name)
-    assert last_complete_checkpoint(tmp_path) is None
+@pytest.mark.parametrize("content", ["", "{", "[1]", "null"])
+def test_a_damaged_metrics_file_is_named(content, tmp_path):
+    assert finished_results(tmp_path) is None
+    (tmp_path / METRICS_FILE).write_text(content)
+    with pytest.raises(InputError, match=r"metrics\.json (cannot be read|holds a \w+, not results).*delete it"):
+        finished_results(tmp_path)
 
 
 def test_fsdp2_keeps_the_weights_in_float32_under_bf16(tmp_path, monkeypatch):

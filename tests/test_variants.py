@@ -21,7 +21,7 @@ from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.vcf import check_vcf
 from hyenadna.training import cli
 
-from .conftest import random_model
+from .conftest import locked_by_another_process, random_model
 
 GENOME = "".join("ACGT"[i] for i in np.random.default_rng(0).integers(0, 4, 200))
 GENOME = GENOME[:100] + "N" * 20 + GENOME[120:]
@@ -213,13 +213,13 @@ def test_a_cut_archive_and_missing_files(folder, capsys):
 
 
 def test_a_killed_run_goes_on(folder, monkeypatch, capsys):
-    monkeypatch.setattr(variants, "_PART", 2)
+    monkeypatch.setattr(variants, "_RECORDS_PER_PART", 2)
     content = HEADER + "".join(record(i, at(i), other(at(i))) for i in range(20, 29))
     assert run(folder, content) == 0
     expected = (folder / "out/variants.tsv").read_text()
     (folder / "out").rename(folder / "whole")
 
-    score, calls = variants.score_part, []
+    score, calls = variants._score_alleles, []
 
     def killed(*args):
         calls.append(args[3])
@@ -227,7 +227,7 @@ def test_a_killed_run_goes_on(folder, monkeypatch, capsys):
             raise KeyboardInterrupt
         return score(*args)
 
-    monkeypatch.setattr(variants, "score_part", killed)
+    monkeypatch.setattr(variants, "_score_alleles", killed)
     assert run(folder, content) == 130
     assert not (folder / "out/variants.tsv").exists() and len(list((folder / "out/parts").glob("[0-9]*.tsv"))) == 2
     assert run(folder, content) == 0
@@ -242,12 +242,12 @@ def test_a_killed_run_goes_on(folder, monkeypatch, capsys):
 
 def test_parts_of_other_files_are_not_mixed(folder, model, monkeypatch, capsys):
     """Files that changed under their names while a run lay there unfinished."""
-    monkeypatch.setattr(variants, "_PART", 2)
+    monkeypatch.setattr(variants, "_RECORDS_PER_PART", 2)
     content = HEADER + "".join(record(i, at(i), other(at(i))) for i in range(20, 29))
-    finish = variants.finish
-    monkeypatch.setattr(variants, "finish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    join = variants._join
+    monkeypatch.setattr(variants, "_join", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run(folder, content) == 130
-    monkeypatch.setattr(variants, "finish", finish)
+    monkeypatch.setattr(variants, "_join", join)
     parts = len(list((folder / "out/parts").iterdir()))
     assert parts == 5
     assert run(folder, content.replace("20\t20\t.", "20\t20\tid")) == 1
@@ -293,6 +293,93 @@ def test_a_window_with_other_letters_is_skipped(folder, capsys):
     (folder / "out").rename(folder / "first")
     assert run(folder, None, "--mutagenesis", "chr20:140-144") == 1
     assert "'X' in line 2 (position 150 of 'chr20')" in capsys.readouterr().err
+
+
+def unfinished_run(folder, monkeypatch):
+    """A folder with all parts of a run that was stopped before it joined them."""
+    monkeypatch.setattr(variants, "_RECORDS_PER_PART", 2)
+    content = HEADER + "".join(record(i, at(i), other(at(i))) for i in range(20, 25))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(variants, "_join", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(folder, content) == 130
+    return content
+
+
+@pytest.mark.parametrize("damage", [b"", b"[1]", b"{", b"\xff\xfe", b"[" * 100_000, b'{"window": '])
+def test_damaged_settings_are_told_in_one_line(folder, damage, monkeypatch, capsys):
+    unfinished_run(folder, monkeypatch)
+    capsys.readouterr()
+    (folder / "out/run_settings.json").write_bytes(damage)
+    assert run(folder, None, "--vcf", folder / "v.vcf") == 1
+    error = capsys.readouterr().err
+    last = error.strip().splitlines()[-1]
+    assert "run_settings.json" in last and "choose another folder" in last and "Traceback" not in error
+    assert len(list((folder / "out/parts").glob("[0-9]*.tsv"))) == 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text[: text.rindex("\n", 0, -1) + 1],  # cut between two lines
+        lambda text: "",
+        lambda text: text.replace("line", "LINE"),
+        lambda text: text.replace("\t.\t", "\t", 1),
+        lambda text: text.replace("-0.", "-0x"),
+    ],
+)
+def test_a_damaged_part_is_named(folder, damage, monkeypatch, capsys):
+    content = unfinished_run(folder, monkeypatch)
+    part = folder / "out/parts/000001.tsv"
+    whole = part.read_text()
+    part.write_text(damage(whole))
+    if part.read_text() == whole:
+        pytest.skip("nothing to damage in this way")
+    assert run(folder, content) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and "emove" in error.strip().splitlines()[-1]
+    part.unlink()
+    assert run(folder, content) == 0 and len(table(folder)) == 5
+
+
+def test_absurd_numbers(folder, capsys):
+    many = "9" * 5000
+    assert run(folder, HEADER + record(many, "A", "C")) == 1
+    assert "a position" in capsys.readouterr().err
+    lines = [record(50, at(50), other(at(50)), info=f"END={many}"), record(51, at(51), other(at(51)), info="END=x")]
+    assert run(folder, HEADER + "".join(lines), name="v.vcf.gz") == 0
+    assert "without an index" in capsys.readouterr().out and len(table(folder)) == 2
+    for region in ("chr20:,-,", f"chr20:0-{many}", f"chr20:{many}-{many}", "chr20:5-5"):
+        assert run(folder, None, "--mutagenesis", region, "--output_dir", folder / "region") == 1
+        assert "error: mutagenesis" in capsys.readouterr().err
+    assert not (folder / "region").exists()
+
+
+def test_a_wrong_region_leaves_the_folder_free(folder, capsys):
+    assert run(folder, None, "--mutagenesis", "chr20:50-100") == 1
+    assert "has 50 bases, but the window has 40" in capsys.readouterr().err
+    assert run(folder, None, "--mutagenesis", "chr20:50-52") == 0
+
+
+def test_one_writer_and_no_litter(folder, monkeypatch, capsys):
+    content = unfinished_run(folder, monkeypatch)
+    litter = [folder / "out" / name for name in (".variants.77.unfinished.tsv", ".variants.vcf.77.unfinished.gz")]
+    litter.append(folder / "out/parts/.000000.77.unfinished.tsv")
+    for path in litter:
+        path.write_text("half")
+    with locked_by_another_process(folder / "out/.lock"):
+        assert run(folder, content) == 1
+    assert "another process is writing into" in capsys.readouterr().err
+    assert all(path.exists() for path in litter)  # they may be the other's
+    assert run(folder, content) == 0
+    assert sorted(p.name for p in (folder / "out").iterdir()) == ["run_settings.json", "variants.tsv", "variants.vcf"]
+
+
+def test_names_that_are_formulas(folder):
+    line = record(50, at(50), f"{other(at(50))},-").replace("\t.\t", "\t=1+1\t", 1)
+    assert run(folder, HEADER + line) == 0
+    assert table(folder)["id"].tolist() == ["'=1+1"] * 2 and table(folder)["alt"][1] == "-"
+    assert "\t=1+1\t" in (folder / "out/variants.vcf").read_text()
 
 
 LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
@@ -389,7 +476,7 @@ def test_a_batch_of_any_size_gives_the_same(folder, model):
     records = [["20", str(p), ".", at(p), alt] for p in places for alt in (other(at(p)), at(p) + "ACGTA")]
     records += [["20", str(p), ".", at(p, 7), at(p)] for p in places[1:8]]
     sizes = ((3, True), (64, True), (3, False), (64, False))
-    tables = [variants.score_part(model, genome, records, 0, WINDOW, *size) for size in sizes]
+    tables = [variants.score_variants(model, genome, records, 0, WINDOW, *size) for size in sizes]
     expected = [by_hand(model, int(r[1]), r[3], r[4]) for r in records]
     for scores in tables:
         np.testing.assert_allclose(scores["llr"], expected, atol=1e-5)
@@ -399,7 +486,7 @@ def test_a_batch_of_any_size_gives_the_same(folder, model):
 def test_the_distance_is_between_mean_embeddings(folder, model):
     (genome,) = open_genomes([folder / "g.fa"])
     record = ["20", "50", ".", at(50), "ACC"]
-    scores, shared = (variants.score_part(model, genome, [record], 0, WINDOW, 8, share) for share in (False, True))
+    scores, shared = (variants.score_variants(model, genome, [record], 0, WINDOW, 8, share) for share in (False, True))
     around = GENOME[49 - 18 : 49], GENOME[50 : 50 + 19]
     means = []
     for allele in (at(50), "ACC"):

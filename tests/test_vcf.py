@@ -8,7 +8,7 @@ import pytest
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.files import check_end
-from hyenadna.genomics.vcf import check_vcf, vcf_lines, vcf_records, write_vcf
+from hyenadna.genomics.vcf import Written, check_vcf, vcf_lines, vcf_records, write_vcf
 
 HEADER = ["##fileformat=VCFv4.2", "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"]
 
@@ -78,7 +78,7 @@ def test_what_has_no_index_says_why(tmp_path, rows, reason):
 
 def test_a_plain_copy_has_no_index(tmp_path):
     lines = [*HEADER, "1\t5\ta\tA\tC\t.\t.\t.\tGT\t0/1"]
-    assert write_vcf(tmp_path / "x.vcf", lines) == (tmp_path / "x.vcf", None, "")
+    assert write_vcf(tmp_path / "x.vcf", lines) == Written(tmp_path / "x.vcf", None, "")
     assert list(vcf_lines(tmp_path / "x.vcf")) == lines
     assert list(vcf_records(tmp_path / "x.vcf")) == [["1", "5", "a", "A", "C", ".", ".", "."]]
     assert check_vcf(tmp_path / "x.vcf")[0] == 1

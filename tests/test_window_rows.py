@@ -18,7 +18,7 @@ from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training.experiments.species import DrawnWindows, EpochRows, held_out_regions, open_species
 from hyenadna.training.runs.supervised import SequenceCollator, SetEpoch, StrandedRows
 
-from .test_species import make_args
+from .helpers.recipes import species_args as make_args
 
 
 @pytest.fixture

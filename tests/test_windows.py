@@ -11,7 +11,7 @@ from hyenadna.genomics.letters import PAD, SEP, SOFT_MASKED, reverse_complement
 from hyenadna.genomics.windows import WindowCollator, WindowDataset, WindowSampler
 from hyenadna.tokenization import HyenaDNATokenizer
 
-from .genomes import GENOME, random_dna, windows, write_fasta
+from .helpers.genomes import GENOME, random_dna, windows, write_fasta
 
 
 @pytest.fixture

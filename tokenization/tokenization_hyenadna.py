@@ -23,9 +23,8 @@ READ_AS = {"T": "U", "N": "RYSWKMBDHV"}  # RNA, and the IUPAC codes that stand f
 class LazyBatchEncoding(BatchEncoding):
     """A `BatchEncoding` that makes its Rust encodings (`tokens()`, `word_ids()`, `enc[0]`, ...) when first asked."""
 
-    _make: Callable[[], BatchEncoding] | None = (
-        None  # not an argument: accelerate rebuilds batches as type(batch)(dict)
-    )
+    # Not an argument of `__init__`: accelerate rebuilds a batch as `type(batch)(dict)`.
+    _make: Callable[[], BatchEncoding] | None = None
 
     @property
     def _encodings(self) -> list | None:
@@ -83,33 +82,17 @@ class HyenaDNATokenizer(TokenizersBackend):
         padding_side: str = "left",
         **kwargs: Any,
     ):
-        characters = kwargs.pop("characters", BASES)
-        vocab = kwargs.pop("vocab", VOCABULARY)
-        if tuple(characters) != BASES or vocab != VOCABULARY:
-            came = f"characters={list(characters)}" if tuple(characters) != BASES else f"vocab={vocab}"
-            raise ValueError(
-                f"HyenaDNATokenizer has the fixed vocabulary {VOCABULARY}, but got {came}. "
-                "Load other vocabularies with transformers.PreTrainedTokenizerFast."
-            )
-        for name in ("tokenizer_object", "tokenizer_file"):
-            if kwargs.pop(name, None) is not None:
-                raise ValueError(
-                    f"HyenaDNATokenizer builds its own backend, but got {name}. Load a folder with HyenaDNATokenizer."
-                    "from_pretrained(folder), and other backends with transformers.PreTrainedTokenizerFast."
-                )
-        # Found in published files, and not to be saved again: auto_map names code that our folder does not hold.
+        _refuse_other_vocabularies(kwargs)
+        # Published files hold these. They are not saved again: auto_map names code that our folder does not hold.
         for name in ("auto_map", "clean_up_tokenization_spaces", "merges"):
             kwargs.pop(name, None)
-        if "name_or_path" in kwargs:  # from files; a user who passes it hears from the library, as of any method's name
+        if "name_or_path" in kwargs:  # loaded from files; if a user passes it, the library refuses the name of a method
             kwargs.pop("add_special_tokens", None)
         add_bos_token = kwargs.pop("add_bos_token", None)
         if add_eos_token is None and kwargs.get("post_processor") is None:  # there is one when tokenizer.json was read
             add_eos_token = True
 
-        # BPE without merges is the fastest model that yields single characters; a cache of whole sequences is no use.
-        self._tokenizer = Tokenizer(BPE(VOCABULARY, [], unk_token="[UNK]", fuse_unk=False, cache_capacity=0))
-        self._tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in SPECIAL_TOKENS])
-        self._tokenizer.decoder = decoders.Fuse()
+        self._tokenizer = _make_backend()
         self._one_base = self._tokenizer.encode("A")
         self.do_upper_case = do_upper_case
 
@@ -120,9 +103,10 @@ class HyenaDNATokenizer(TokenizersBackend):
         super().__init__(
             model_max_length=model_max_length, do_upper_case=do_upper_case, padding_side=padding_side, **kwargs
         )
-        # Transformers saves these two only as the post-processor in tokenizer.json, and forgets one if given the other.
+        # Transformers saves these two only as the post-processor in tokenizer.json, and drops one if given the other.
         before, after = self._special_ids()
-        self._add_bos_token, self._add_eos_token = self.bos_token_id in before, self.eos_token_id in after
+        self._add_bos_token = self.bos_token_id in before
+        self._add_eos_token = self.eos_token_id in after
         if add_bos_token is not None:
             self.add_bos_token = add_bos_token
         if add_eos_token is not None:
@@ -138,7 +122,7 @@ class HyenaDNATokenizer(TokenizersBackend):
             )
         tokenizer = super().from_pretrained(*args, **kwargs)
         if kwargs.get("_from_pipeline") == "text-generation":
-            tokenizer.add_eos_token = False  # a prompt is to be continued, and [SEP] ends it
+            tokenizer.add_eos_token = False  # a prompt will be continued, and [SEP] would end it
         return tokenizer
 
     @property
@@ -157,6 +141,18 @@ class HyenaDNATokenizer(TokenizersBackend):
             if letters:
                 steps.append(normalizers.Replace(Regex(f"[{letters}]"), base))
         self._tokenizer.normalizer = normalizers.Sequence(steps)
+
+    def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
+        """As in Transformers, but "m", which is read as `N` in a sequence, becomes a token "m", and `N` stays `N`."""
+        tokens = []
+        for token in new_tokens:
+            if not isinstance(token, AddedToken):
+                token = AddedToken(token, normalized=not special_tokens)
+            if token.normalized and self._tokenizer.normalizer.normalize_str(token.content) != token.content:
+                places = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "special")}
+                token = AddedToken(token.content, normalized=False, **places)
+            tokens.append(token)
+        return super()._add_tokens(tokens, special_tokens)
 
     def _special_ids(self) -> tuple[list[int], list[int]]:
         """Ids that the backend's post-processor puts before and after a sequence."""
@@ -202,17 +198,18 @@ class HyenaDNATokenizer(TokenizersBackend):
         texts = [text] if isinstance(text, str) else text
         padding_side = padding_side or self.padding_side
         before, after = self._special_ids() if add_special_tokens else ([], [])
-        keep = None if truncation_strategy == "do_not_truncate" else (max_length or 0) - len(before) - len(after)
+        keep = None  # this many characters of each text
+        if truncation_strategy != "do_not_truncate":
+            keep = (max_length or 0) - len(before) - len(after)
+
         if (
             any(others.values())  # offsets, overflow, words, ...
-            or "token_type_ids" in self.model_input_names
-            or len(self.added_tokens_decoder) != len(SPECIAL_TOKENS)
             or return_tensors not in (None, "pt", "np")
             or padding_side not in ("left", "right")
             or min(max_length or 0, pad_to_multiple_of or 0) < 0
             or truncation_strategy == "only_second"
             or (keep is not None and keep < 1)
-            or not all(isinstance(t, str) and t.isascii() and "[" not in t for t in texts)
+            or not self._table_knows(texts)
         ):
             return None
 
@@ -220,12 +217,10 @@ class HyenaDNATokenizer(TokenizersBackend):
             texts = [t[:keep] if self.truncation_side == "right" else t[-keep:] for t in texts]
         lengths = [len(before) + len(t) + len(after) for t in texts]
         if padding_strategy == "do_not_pad":
-            widths, pad_id = lengths, 0
+            widths = lengths
         else:
-            fixed = padding_strategy == "max_length" and max_length is not None
-            width = max_length if fixed else max(lengths)
-            width += -width % pad_to_multiple_of if pad_to_multiple_of else 0
-            widths, pad_id = [max(length, width) for length in lengths], self.pad_token_id
+            longest = max_length if padding_strategy == "max_length" else None
+            widths = _padded_lengths(lengths, longest, pad_to_multiple_of)
         if return_tensors is not None and len(set(widths)) > 1:
             return None  # for the usual error
 
@@ -233,14 +228,16 @@ class HyenaDNATokenizer(TokenizersBackend):
         for t, length, width in zip(texts, lengths, widths, strict=True):
             start = width - length if padding_side == "left" else 0
             end = start + length
-            ids, mask = np.full(width, pad_id, np.int64), np.zeros(width, np.int64)
+            ids = np.full(width, self.pad_token_id or 0, np.int64)
             ids[start : start + len(before)] = before
             ids[start + len(before) : end - len(after)] = self._table[np.frombuffer(t.encode(), np.uint8)]
             ids[end - len(after) : end] = after
+            mask = np.zeros(width, np.int64)
             mask[start:end] = 1
             self._eventual_warn_about_too_long_sequence(ids, max_length, verbose)
             data["input_ids"].append(ids)
             data["attention_mask"].append(mask)
+
         if return_attention_mask is None:
             return_attention_mask = "attention_mask" in self.model_input_names
         if not return_attention_mask:
@@ -251,6 +248,51 @@ class HyenaDNATokenizer(TokenizersBackend):
                 data = {name: rows[0] for name, rows in data.items()}
         return data
 
+    def _table_knows(self, texts: Any) -> bool:
+        """Whether the table alone gives the ids: ASCII without special tokens, and no tokens that a user added."""
+        if "token_type_ids" in self.model_input_names or len(self.added_tokens_decoder) != len(SPECIAL_TOKENS):
+            return False
+        return all(isinstance(t, str) and t.isascii() and "[" not in t for t in texts)
+
+
+def _make_backend() -> Tokenizer:
+    """The Rust tokenizer: BPE without merges is its fastest model that yields single characters."""
+    # A cache of whole sequences would be of no use.
+    backend = Tokenizer(BPE(VOCABULARY, [], unk_token="[UNK]", fuse_unk=False, cache_capacity=0))
+    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
+    backend.decoder = decoders.Fuse()
+    return backend
+
+
+def _refuse_other_vocabularies(kwargs: dict[str, Any]) -> None:
+    """Take the vocabulary out of the arguments; raise ValueError if it is not the published one, or a backend came."""
+    characters = kwargs.pop("characters", BASES)
+    vocab = kwargs.pop("vocab", VOCABULARY)
+    came = None
+    if tuple(characters) != BASES:
+        came = f"characters={list(characters)}"
+    elif vocab != VOCABULARY:
+        came = f"vocab={vocab}"
+    if came is not None:
+        raise ValueError(
+            f"HyenaDNATokenizer has the fixed vocabulary {VOCABULARY}, but got {came}. "
+            "Load other vocabularies with transformers.PreTrainedTokenizerFast."
+        )
+    for name in ("tokenizer_object", "tokenizer_file"):
+        if kwargs.pop(name, None) is not None:
+            raise ValueError(
+                f"HyenaDNATokenizer builds its own backend, but got {name}. Load a folder with HyenaDNATokenizer."
+                "from_pretrained(folder), and other backends with transformers.PreTrainedTokenizerFast."
+            )
+
+
+def _padded_lengths(lengths: list[int], longest: int | None, multiple: int | None) -> list[int]:
+    """The length of each row with its pads: up to the longest row, or to `longest` if that is given."""
+    width = max(lengths) if longest is None else longest
+    if multiple:
+        width += -width % multiple
+    return [max(length, width) for length in lengths]
+
 
 def _check_text(name: str, text: Any) -> None:
     """Raise TypeError unless `text` is a str, or lists (or tuples) of str."""
@@ -258,10 +300,12 @@ def _check_text(name: str, text: Any) -> None:
         return
     if not isinstance(text, (list, tuple)):
         came = repr(text)
+        if len(came) > 60:
+            came = came[:60] + "..."
         raise TypeError(
-            f"{name} must be a str (one sequence) or a list of str (a batch), but got {type(text).__name__}: "
-            f"{came[:60]}{'...' if len(came) > 60 else ''}. Convert an array or a column of a table with .tolist() or "
-            "list(), decode bytes with .decode(), and drop missing values (None, NaN) first."
+            f"{name} must be a str (one sequence) or a list of str (a batch), but got {type(text).__name__}: {came}. "
+            "Convert an array or a column of a table with .tolist() or list(), decode bytes with .decode(), and drop "
+            "missing values (None, NaN) first."
         )
     for i, item in enumerate(text):
         if not isinstance(item, str):

@@ -1,1 +1,56 @@
-"""Commands that train, and the command line `hyenadna`."""
+"""The commands that train, and the command line `hyenadna`.
+
+    from hyenadna.training import FinetuneArguments
+    from hyenadna.training.finetune import finetune
+    finetune(FinetuneArguments(data="promoters.csv", output_dir="promoters"))
+
+A recipe is a module and a function of the same name, so functions are imported from their modules:
+`finetune.finetune`, `pretrain.pretrain`, `soft_prompt.soft_prompt`, `demo.demo`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .adapters import add_lora, add_prompt, load_adapted
+    from .finetune import FinetuneArguments
+    from .pretrain import PretrainArguments
+    from .soft_prompt import SoftPromptArguments
+    from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
+
+# Each name is imported when it is first asked for: Trainer and peft take seconds.
+_FILE_OF_NAME = {
+    "FinetuneArguments": "finetune",
+    "HyenaDNATrainer": "trainer",
+    "PretrainArguments": "pretrain",
+    "RecipeArguments": "trainer",
+    "SoftPromptArguments": "soft_prompt",
+    "add_lora": "adapters",
+    "add_prompt": "adapters",
+    "last_complete_checkpoint": "trainer",
+    "load_adapted": "adapters",
+    "load_checkpoint": "trainer",
+}
+
+__all__ = [
+    "FinetuneArguments",
+    "HyenaDNATrainer",
+    "PretrainArguments",
+    "RecipeArguments",
+    "SoftPromptArguments",
+    "add_lora",
+    "add_prompt",
+    "last_complete_checkpoint",
+    "load_adapted",
+    "load_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILE_OF_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_FILE_OF_NAME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,8 @@
-"""The command line: `hyenadna NAME ...` runs the `main` of a recipe, a conversion or an upload, imported only then."""
+"""The command line: `hyenadna NAME ...` imports the module of a command and runs its `main`."""
 
+import errno
 import importlib
+import os
 import sys
 from importlib.metadata import version
 
@@ -47,7 +49,7 @@ def module_of(name: str) -> str:
 
 
 def run_module(module: str) -> None:
-    """Run the command of a module that was started by its own name: `python -m hyenadna.training.finetune ...`."""
+    """Run the command of a module started as `python -m hyenadna.training.finetune ...`."""
     name = next(name for name in COMMANDS if module_of(name) == module)
     sys.exit(main([name, *sys.argv[1:]]))
 
@@ -61,12 +63,12 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return the exit status: 0, 1 (input cannot be used), 2 (wrong usage) or 130 (Ctrl-C)."""
+    """Run one command. The exit status is 0, 1 (bad input), 2 (wrong usage) or 130 (Ctrl-C)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
-    name, rest = argv[0], argv[1:]
+    name = argv[0]
     if name in ("-V", "--version"):
         print(f"hyenadna {version('hyenadna')}")
         return 0
@@ -81,21 +83,57 @@ def main(argv: list[str] | None = None) -> int:
         print(f'hyenadna {name} needs {error.name}: pip install "hyenadna[train]"', file=sys.stderr)
         return 1
     try:
-        module.main(rest)
+        module.main(argv[1:])
         leave_together()
     except HyenaDNAError as error:
         print(f"hyenadna {name}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        print(f"hyenadna {name}: error: {reason}", file=sys.stderr)
+        return 1
     return 0
+
+
+def disk_error(error: BaseException) -> str | None:
+    """Return what to say if the disk or the rights to it are to blame for this error, or None.
+
+    safetensors and PyTorch raise types of their own, which tell it in their text alone.
+    """
+    cures = {
+        errno.ENOSPC: "the disk is full: make space",
+        errno.EDQUOT: "your quota of the disk is used up: make space",
+        errno.EROFS: "the file system is read-only: choose another output folder",
+        errno.EACCES: "it must not be read or written: change its permissions, or choose another folder",
+    }
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        if error.__cause__ is None and not error.__suppress_context__:
+            error = error.__context__
+        else:
+            error = error.__cause__
+    for link in chain:
+        if isinstance(link, OSError) and link.errno in cures:
+            where = f"{link.filename}: " if link.filename else ""
+            return f"{where}{cures[link.errno]} ({link.strerror}). What was written before is whole"
+        for number, cure in cures.items():
+            if os.strerror(number) in str(link):
+                return f"{cure} ({link}). What was written before is whole"
+        if "PytorchStreamWriter failed writing file" in str(link):
+            return f"a file cannot be written; is the disk full? ({link}). What was written before is whole"
+    return None
 
 
 def leave_together() -> None:
     """End the group of processes, if there is one, when all are done.
 
-    A process that ends with its group open may abort on the way out, and the launcher would then kill the others, which
-    may still be writing.
+    A process that ends with its group open may abort on the way out, and the launcher would then
+    kill the others, which may still be writing.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():

@@ -2,13 +2,15 @@
 
     hyenadna demo [--output_dir hyenadna-demo] [--seed 0]
 
-3,004 stretches of primate DNA: does an exon end (EI), does one begin (IE), or neither (N)? The demo trains a tiny model
-on four fifths of them, tests it on the fifth that it never saw, saves it, loads it again in a new process through
-`AutoModelForSequenceClassification`, and compares the logits. Beside it the model that comes with the package,
-pretrained on human chromosome 20, is fine-tuned on the same rows. It ends with a folder that is ready for the Hub, with
-a model card that shows what was measured. Data, licence and split: `splice_junctions.md`.
+3,004 stretches of primate DNA: does an exon end (EI), does one begin (IE), or neither (N)? The demo
+trains a tiny model on four fifths of them, tests it on the fifth that it never saw, saves it, loads
+it again in a new process through `AutoModelForSequenceClassification`, and compares the logits.
+Beside it the model that comes with the package, pretrained on human chromosome 20, is fine-tuned on
+the same rows. It ends with a folder that is ready for the Hub, with a model card that shows what
+was measured. Data, licence and split: `splice_junctions.md`.
 
-A second run with the same seed replaces the folder once it has succeeded; an interrupted one is continued.
+A second run with the same seed replaces the folder once it has succeeded; an interrupted one is
+continued.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from datasets import DatasetDict
 from hyenadna import example_checkpoint
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import load_splice_junctions
-from hyenadna.training.runs.folder import write_whole
+from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.models import RunResult
 
 from .finetune import FinetuneArguments, finetune
@@ -36,11 +38,12 @@ SUMMARY_FILE = "demo_summary.txt"
 EXPORT_FOLDER = "hyenadna-splice-junctions"
 TUNED_FOLDER = "from-human-chr20"
 
-# Chosen on fifths of the training rows, never by the test part. In the order of what they brought: initial weights
-# wider than the paper's 0.02, which fits wider models and longer training; a time axis as long as the sequences; the
-# last position as the summary, which has seen both sides of the junction; a learning rate that falls to 0, for an end
-# without jumps; four narrow layers in place of two wide ones. The best epoch is that of the lowest validation loss: on
-# 240 rows the accuracy is too coarse to choose by.
+# Chosen on fifths of the training rows, never on the test part. In the order of what they gained:
+# initial weights wider than the paper's 0.02, which suits wider models and longer training; a time
+# axis as long as the sequences; the last position as the summary, because it has seen both sides of
+# the junction; a learning rate that falls to 0, so that the end is smooth; four narrow layers
+# instead of two wide ones. The best epoch has the lowest validation loss: on 240 rows the accuracy
+# is too coarse to choose by.
 _SHARED = {
     "pooling": "last",
     "resid_dropout": 0.1,
@@ -59,7 +62,8 @@ SETTINGS = {
     "learning_rate": 8e-4,
 }
 EPOCHS = 16
-# For the checkpoint, whose shape is given: of learning rates 1e-3 and 2e-3 the one of the lower validation loss.
+# For the checkpoint, whose shape is given: of learning rates 1e-3 and 2e-3 the one of the lower
+# validation loss.
 TUNED_SETTINGS = {**_SHARED, "embed_dropout": 0.1, "learning_rate": 2e-3}
 TUNED_EPOCHS = 12
 
@@ -79,7 +83,7 @@ print(json.dumps(logits.tolist()))
 
 
 def logits_in_new_process(folder: Path, sequences: list[str]) -> np.ndarray:
-    """Return the logits `(sequences, labels)` of the model in `folder`, computed by a new Python process.
+    """Return the logits `(sequences, labels)` of a model, computed by a new process.
 
     Raises:
         RuntimeError: That process failed; the message holds what it said.
@@ -98,7 +102,7 @@ def logits_in_new_process(folder: Path, sequences: list[str]) -> np.ndarray:
 
 
 def export_run(run: Path) -> Path:
-    """Export the model of `run` into a folder inside it, proved to load where this package is not installed."""
+    """Export the model into a folder inside `run`, and prove that it loads without this package."""
     from hyenadna.hub_upload.export import export
 
     folder = run / EXPORT_FOLDER
@@ -114,7 +118,7 @@ def export_run(run: Path) -> Path:
 
 
 def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCHS) -> dict:
-    """Run the demo and return what it measured: the `metrics.json` of its run and the `summary` text.
+    """Run the demo; return the content of `metrics.json` and the `summary` text.
 
     Args:
         output_dir: Folder for the model; an earlier demo there is replaced after success.
@@ -124,7 +128,8 @@ def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCH
     Raises:
         InputError: `output_dir` holds something else than an earlier demo.
         RuntimeError: The reloaded model does not give the same logits.
-        CheckpointError: The exported folder does not load without this package, or computes something else.
+        CheckpointError: The exported folder does not load without this package, or computes
+            something else.
     """
     if epochs <= 0:
         raise InputError(f"epochs is {epochs}: nothing would be trained")
@@ -162,7 +167,8 @@ def _train_both(folder: Path, data: DatasetDict, seed: int, epochs: float) -> tu
     """Train from scratch and from the checkpoint of the package.
 
     Returns:
-        The run from scratch, its logits on the test part `(rows, labels)`, and the results from the checkpoint.
+        The run from scratch, its logits on the test part `(rows, labels)`, and the results from the
+        checkpoint.
     """
     args = FinetuneArguments(output_dir=str(folder), seed=seed, num_train_epochs=epochs, resume=True, **SETTINGS)
     tuned_args = FinetuneArguments(
@@ -191,7 +197,8 @@ def _difference_after_reloading(folder: Path, data: DatasetDict, logits: np.ndar
     """Return the largest difference between these logits and those of a new process.
 
     Raises:
-        RuntimeError: It is more than a GPU here and a CPU there may differ by; on one machine it is 0.
+        RuntimeError: It is more than a GPU here and a CPU there may differ by; on one machine it is
+            0.
     """
     difference = float(np.abs(logits - logits_in_new_process(folder, data["test"]["sequence"][:])).max())
     if difference > 1e-5:

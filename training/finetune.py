@@ -9,15 +9,16 @@
 
 `--data` takes what `genomics.labelled.read_labelled_data` takes. The output folder holds
 
-- the model and its tokenizer, ready for `pipeline("text-classification", "promoters")`; with `--lora_rank` the adapter
-  instead, for `hyenadna.training.adapters.load_adapted`;
+- the model and its tokenizer, ready for `pipeline("text-classification", "promoters")`; with
+  `--lora_rank` the adapter instead, for `hyenadna.training.adapters.load_adapted`;
 - `metrics.json`;
-- `predictions.csv` of the test part, or of the validation part if there is none (`.npz` for more than 50 labels);
+- `predictions.csv` of the test part, or of the validation part if there is none (`.npz` for more
+  than 50 labels);
 - `confusion_matrix.png`;
 - the last and the best checkpoint.
 
-The settings follow the paper's fine-tuning (arXiv 2306.15794): no special tokens, mean pooling, and the optimisation in
-`runs/trainer.py`.
+The settings follow the paper's fine-tuning (arXiv 2306.15794): no special tokens, mean pooling, and
+the optimisation in `runs/trainer.py`.
 """
 
 from dataclasses import dataclass
@@ -55,13 +56,14 @@ def finetune(args: FinetuneArguments, data: Dataset | DatasetDict | LabelledData
         data: A `datasets` object or checked data instead of `args.data`.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
     """
     return train_and_test(args, data, classifier_for_trainer)
 
 
 def parse(argv: list[str] | None = None) -> FinetuneArguments:
-    """Read the settings from flags, or from one YAML file with flags after it, which override it."""
+    """Read the settings from flags, or from a YAML file and flags that override it."""
     return parse_settings(FinetuneArguments, "finetune", "Fine-tune HyenaDNA on labelled DNA.", argv)
 
 

@@ -7,14 +7,15 @@
     hyenadna pretrain --data hg38.fa --output_dir pretrained --resume                       # go on after a kill
     accelerate launch -m hyenadna pretrain --data hg38.fa                                   # on several devices
 
-Every position predicts the next base: cross-entropy over all rows of the vocabulary, on windows that end in `[SEP]`,
-with the optimisation in `trainer.py` (arXiv 2306.15794). N and pads are no targets. The perplexity that is reported is
-per base: exp of the mean loss of A, C, G and T, `[SEP]` left out; in the training log alone it is exp of the training
-loss, `[SEP]` included. Beside it stand Markov models of order 1 up to 8, fitted on the same training bases and measured
-on the same targets (`markov.py`): is it more than k-mers?
+Every position predicts the next base: cross-entropy over all rows of the vocabulary, on windows
+that end in `[SEP]`, with the optimisation of `runs/trainer.py` (arXiv 2306.15794). N and pads are
+no targets. The reported perplexity is per base: exp of the mean loss of A, C, G and T, without
+`[SEP]`. Only in the training log it is exp of the training loss, `[SEP]` included. Markov models of
+order 0 to 8 are fitted on the same training bases and measured on the same targets
+(`runs/markov.py`): did the network learn more than k-mers?
 
-The folder then holds the model and its tokenizer, `metrics.json`, `markov.json`, `trainer_state.json` with the whole
-curve, and the last checkpoints.
+The output folder holds the model and its tokenizer, `metrics.json`, `markov.json`,
+`trainer_state.json` with the whole curve, and the last checkpoints.
 """
 
 import itertools
@@ -33,7 +34,6 @@ import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import EvalPrediction, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
@@ -43,7 +43,8 @@ from hyenadna.genomics.intervals import Intervals, class_weights
 from hyenadna.genomics.letters import FIRST_BASE, SEP, SOFT_MASKED
 from hyenadna.genomics.windows import WindowCollator, WindowDataset, WindowSampler
 from hyenadna.tokenization import HyenaDNATokenizer
-from hyenadna.training.runs.checkpoints import last_complete_checkpoint
+from hyenadna.training.runs.checkpoints import last_complete_checkpoint, remove_old_checkpoints
+from hyenadna.training.runs.files import write_json
 from hyenadna.training.runs.folder import (
     METRICS_FILE,
     SETTINGS_FILE,
@@ -53,7 +54,6 @@ from hyenadna.training.runs.folder import (
     one_writer,
     saying_how_to_go_on,
     versions,
-    write_json,
 )
 from hyenadna.training.runs.markov import ContextCounts, MarkovModels, count_contexts
 from hyenadna.training.runs.models import RunResult, ScratchArguments, load_checkpoint, make_model
@@ -109,7 +109,8 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
     eval_windows: int = setting(
         512, "Validation windows, evenly spaced, for evaluations on the way; at the end: all.", compared=False
     )
-    # other defaults than those of Transformers; the rows of a step are compared, not how they are divided
+    # other defaults than those of Transformers; the rows of a step are compared, not how they are
+    # divided
     output_dir: str = setting("hyenadna-pretrained", "Folder for everything that the run writes.", decides=False)
     num_train_epochs: float = setting(1.0, "Passes over the training windows; max_steps overrides it.")
     per_device_train_batch_size: int = setting(64, "Windows in a batch on each device.", compared=False)
@@ -192,12 +193,13 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
 
 
 def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int, int]]:
-    """Return the stages of a warm-up of the sequence length: (first optimizer step, length in bases).
+    """Return the stages of a length warm-up: (first optimizer step, length in bases).
 
     Args:
         window: Length after the warm-up.
         steps: Optimizer steps of the warm-up, the same for each stage.
-        lengths: Of the stages; if empty, 64 and its doubles below `window` (arXiv 2306.15794, section 3.2).
+        lengths: Of the stages; if empty, 64 and its doubles below `window` (arXiv 2306.15794,
+            section 3.2).
 
     Raises:
         InputError: Lengths that do not rise, or more stages than steps.
@@ -218,11 +220,11 @@ def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int
     return [*stages, (steps, window)]
 
 
-# ------------------------------------------------------------------------------------------------ Trainer
+# ------------------------------------------------------------------------------------------ Trainer
 
 
 class PretrainTrainer(HyenaDNATrainer):
-    """`HyenaDNATrainer` with the sampler of the windows, the perplexity per base, the speed, and whole checkpoints."""
+    """`HyenaDNATrainer` that samples windows and logs the perplexity per base and the speed."""
 
     def __init__(self, *args, sampler: WindowSampler, markov: dict[str, float], **kwargs):
         self.progress = _Progress(sampler)
@@ -230,7 +232,8 @@ class PretrainTrainer(HyenaDNATrainer):
         self.progress.accelerator = self.accelerator
         self.sampler = sampler
         self.markov = markov  # by the prefix of the evaluation: the best Markov perplexity
-        # When the last line was logged, after how many tokens, and the seconds of evaluation since then.
+        # When the last line was logged, after how many tokens, and the seconds of evaluation since
+        # then.
         self._logged_at = None
         self._logged_tokens = 0
         self._paused = 0.0
@@ -248,13 +251,14 @@ class PretrainTrainer(HyenaDNATrainer):
         return total
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the loss of the model, or with `loss_weights` `(batch, length)` the weighted mean of its targets."""
+        """Return the mean loss; with `loss_weights` `(batch, length)`, the weighted mean."""
         if "loss_weights" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(input_ids=inputs["input_ids"])
         nats = _nats(outputs.logits, inputs["labels"][:, 1:])
         weights = inputs["loss_weights"][:, 1:]
 
+        # Of an optimizer step with several batches, the total is that of all of them.
         total = weights.sum() if num_items_in_batch is None else num_items_in_batch
         loss = (nats * weights).sum() / total
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -262,13 +266,14 @@ class PretrainTrainer(HyenaDNATrainer):
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Return, instead of logits and labels, the sum of the losses and the number of bases of each row `(batch,)`.
+        """Return the summed loss and the number of bases of each row, both `(batch,)`.
 
-        Trainer's own would keep all logits, and would average over batches instead of over bases.
+        Trainer itself would keep all logits, and average over batches instead of bases.
         """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(input_ids=inputs["input_ids"]).logits
+        # The perplexity is that of bases: [SEP] is learned, but not measured.
         labels = inputs["labels"][:, 1:]
         labels = labels.masked_fill(labels == SEP, -100)
         nats = _nats(logits, labels)
@@ -281,7 +286,8 @@ class PretrainTrainer(HyenaDNATrainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the perplexity and, per process, the tokens per second since the last line, evaluations left out."""
+        """Add the perplexity, and tokens per second and process without the evaluations."""
+        # Tokens and seconds are those since the line before; evaluations in between do not count.
         now = time.monotonic()
         tokens = self.state.num_input_tokens_seen
         if "loss" in logs:
@@ -300,7 +306,7 @@ class PretrainTrainer(HyenaDNATrainer):
         super().log(logs)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """Write the checkpoint under another name and rename it: a kill or a full disk leaves the earlier ones."""
+        """Write the checkpoint elsewhere, then rename it: a full disk leaves the earlier ones."""
         output = Path(self.args.output_dir)
         staging = output / ".unfinished"
         if self.args.should_save:
@@ -320,17 +326,18 @@ class PretrainTrainer(HyenaDNATrainer):
         finally:
             self.args.output_dir = str(output)
         self.accelerator.wait_for_everyone()
-        if self.args.should_save:
+        if self.args.should_save and staging.exists():
             for checkpoint in staging.glob("checkpoint-*"):
-                shutil.rmtree(output / checkpoint.name, ignore_errors=True)  # a broken one
-                checkpoint.rename(output / checkpoint.name)
+                final = output / checkpoint.name
+                shutil.rmtree(final, ignore_errors=True)  # a broken one
+                checkpoint.rename(final)
+                remove_old_checkpoints(final, self._checkpoints_to_keep, best=None)
             staging.rmdir()
-            rotate_checkpoints(str(output), self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 
 
 def _nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return -log p of the labels that follow each position, `(batch, length - 1)`; 0 where a label is -100."""
+    """Return -log p of the next label, `(batch, length - 1)`; 0 where it is -100."""
     return cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
 
 
@@ -342,7 +349,7 @@ def _per_base(output: EvalPrediction) -> dict[str, float]:
 
 
 class _Progress(TrainerCallback):
-    """Set the sampler's epoch, count the seconds of training over all sessions, and stop after SIGTERM."""
+    """Set the sampler's epoch, count the seconds of all sessions, and stop after SIGTERM."""
 
     def __init__(self, sampler: WindowSampler):
         self.sampler = sampler
@@ -390,17 +397,19 @@ class _Progress(TrainerCallback):
             signal.signal(signal.SIGTERM, earlier)
 
 
-# ------------------------------------------------------------------------------------------------ Markov models
+# ------------------------------------------------------------------------------------ Markov models
 
 
 def _contexts(
     dataset: WindowDataset, rows: np.ndarray, order: int, both_strands: bool, keep_soft_masked: bool, what: str
 ) -> ContextCounts:
     """Count what the network is shown, or measured on, of these rows."""
-    strands = (False, True) if both_strands else (False,)
+    strands = [False]
+    if both_strands:
+        strands.append(True)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        size = max(1, 2**19 // dataset.window)
+        size = max(1, 2**19 // dataset.window)  # windows of half a million bases together
         for i in tqdm(range(0, len(rows), size), desc=f"counting k-mers, {what}", leave=False, mininterval=2):
             for flip in strands:
                 items = [(row, dataset.window, flip) for row in rows[i : i + size].tolist()]
@@ -419,8 +428,8 @@ def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> d
     """Fit Markov models on the training windows and measure them on the others.
 
     Returns:
-        `{"strengths": [...], "training_bases": n, part: {"bases": n, "perplexity": {"0": ..., "1": ..., ...}}}` for
-        each part but `train`.
+        `strengths`, `training_bases`, and for each part but `train` a dict of its `bases` and its
+        `perplexity` by order: `{"0": 3.98, "1": 3.95, ...}`.
     """
     keep = args.soft_masked_weight > 0
     both_strands = args.reverse_complement > 0
@@ -438,7 +447,7 @@ def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> d
     return result
 
 
-# ------------------------------------------------------------------------------------------------ the recipe
+# --------------------------------------------------------------------------------------- the recipe
 
 
 @dataclass
@@ -457,8 +466,10 @@ def pretrain(args: PretrainArguments) -> RunResult:
     """Pretrain, evaluate and save.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
-        SystemExit: SIGTERM came (status 143). A checkpoint was saved, from which `--resume` goes on.
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
+        SystemExit: SIGTERM came (status 143). A checkpoint was saved, from which `--resume` goes
+            on.
     """
     if not args.data:
         raise InputError(
@@ -470,11 +481,8 @@ def pretrain(args: PretrainArguments) -> RunResult:
     tokenizer = HyenaDNATokenizer(model_max_length=model.config.max_seq_len)
     plan = _plan(args, _window(args, model.config.max_seq_len))
 
-    settings = {
-        **result_settings(args),
-        **_fingerprints(plan),
-        "rows_per_step": plan.sampler.rows_per_step,
-    }
+    settings = {**result_settings(args), **_fingerprints(plan)}
+    settings["rows_per_step"] = plan.sampler.rows_per_step
     if is_main:
         check_output_folder(output, settings, args.resume, settings_not_compared(args))
     finished = finished_results(output)
@@ -490,16 +498,7 @@ def pretrain(args: PretrainArguments) -> RunResult:
     if args.markov_order:
         with args.main_process_first(local=False, desc="counting k-mers"):
             markov = _markov(args, output, plan.datasets, settings["data_blake2b"])
-    trainer = PretrainTrainer(
-        model=model,
-        args=args,
-        train_dataset=plan.datasets["train"],
-        eval_dataset=plan.datasets["eval"],
-        processing_class=tokenizer,
-        data_collator=WindowCollator(args.soft_masked_weight),
-        sampler=plan.sampler,
-        markov={part: min(markov[part]["perplexity"].values()) for part in plan.datasets if part in markov},
-    )
+    trainer = _make_trainer(args, plan, model, tokenizer, markov)
     checkpoint = last_complete_checkpoint(output) if args.resume else None
     _train(trainer, checkpoint, output)
 
@@ -548,11 +547,15 @@ def _plan(args: PretrainArguments, window: int) -> _Plan:
         ignore_soft_masked=args.soft_masked_weight == 0,
     )
     datasets = {part: WindowDataset(genomes, windows, window) for part, windows in parts.items()}
+    # Evenly spaced over the validation part, which is ordered by position: no stretch of a genome is
+    # missed, and every evaluation reads the same windows.
     sample = np.linspace(0, len(parts["validation"]) - 1, args.eval_windows).round().astype(int)
     datasets["eval"] = WindowDataset(genomes, parts["validation"][np.unique(sample)], window)
 
     sampler = _sampler(args, genomes, parts["train"], window)
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * sampler.steps_per_epoch)
+    steps = args.max_steps
+    if steps <= 0:
+        steps = math.ceil(args.num_train_epochs * sampler.steps_per_epoch)
     warmup_steps = args.length_warmup_steps
     if warmup_steps < 1:  # a fraction of all steps
         warmup_steps *= steps
@@ -578,10 +581,10 @@ def _sampler(args: PretrainArguments, genomes: list[SequenceFile], windows: Inte
     )
     for group, count in zip(sampler.groups, sampler.per_epoch, strict=True):
         if len(group.rows) and not count:
-            of_class = " times class weight" if args.class_weights else ""
+            weight = "weight times class weight" if args.class_weights else "weight"
             raise InputError(
-                f"{genomes[group.file].path} has {len(group.rows)} training windows and weight{of_class} "
-                f"{group.weight:g}: none of them would be read in an epoch. Give it a larger weight, or leave it out"
+                f"{genomes[group.file].path} has {len(group.rows)} training windows and {weight} {group.weight:g}: "
+                "none of them would be read in an epoch. Give it a larger weight, or leave it out"
             )
     return sampler
 
@@ -602,8 +605,23 @@ def _fingerprints(plan: _Plan) -> dict[str, str]:
     return {**digests, "data_blake2b": data.text}
 
 
+def _make_trainer(
+    args: PretrainArguments, plan: _Plan, model: HyenaDNAForCausalLM, tokenizer: HyenaDNATokenizer, markov: dict
+) -> PretrainTrainer:
+    return PretrainTrainer(
+        model=model,
+        args=args,
+        train_dataset=plan.datasets["train"],
+        eval_dataset=plan.datasets["eval"],
+        processing_class=tokenizer,
+        data_collator=WindowCollator(args.soft_masked_weight),
+        sampler=plan.sampler,
+        markov={part: min(markov[part]["perplexity"].values()) for part in plan.datasets if part in markov},
+    )
+
+
 def _train(trainer: PretrainTrainer, checkpoint: str | None, output: Path) -> None:
-    """Train to the end. Ctrl-C and SIGTERM leave with a word on how to go on."""
+    """Train to the end. After Ctrl-C or SIGTERM, say how to continue."""
     with trainer.progress.stopping_at_sigterm(), saying_how_to_go_on(output):
         trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.progress.stopped:
@@ -613,7 +631,7 @@ def _train(trainer: PretrainTrainer, checkpoint: str | None, output: Path) -> No
 
 
 def _evaluate(trainer: PretrainTrainer, datasets: dict[str, WindowDataset], markov: dict) -> dict[str, dict]:
-    """Measure the network on the whole validation and test part, on the same bases as the Markov models."""
+    """Measure the network on all bases that the Markov models were measured on."""
     metrics = {}
     for part in ("validation", "test"):
         if part not in datasets:
@@ -678,7 +696,9 @@ def _markov_table(markov: dict) -> str:
 
 
 def _summary(results: dict, output: Path) -> str:
-    lines = [_markov_table(results["markov"])] if results["markov"] else []
+    lines = []
+    if results["markov"]:
+        lines.append(_markov_table(results["markov"]))
     for part, values in results["metrics"].items():
         line = f"{part}: perplexity {values['perplexity']:.4f} per base, on {values['bases']:,} bases"
         if results["markov"]:

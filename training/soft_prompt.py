@@ -6,12 +6,14 @@
 
 The weights of the checkpoint do not change. T learned tokens precede each sequence. In the form
 
-- `classifier` a head on the pooled outputs is learned with them: any problem that `hyenadna finetune` takes;
-- `next_token` nothing else is learned: the model reads `{T tokens, sequence, [SEP]}` and its next token is the label, a
-  letter for each class (A and N for two, A, G, N for three: arXiv 2306.15794). The loss is that token's alone.
+- `classifier` a head on the pooled outputs is learned with them: any problem that `hyenadna
+  finetune` takes;
+- `next_token` nothing else is learned: the model reads `{T tokens, sequence, [SEP]}` and its next
+  token is the label, a letter for each class (A and N for two, A, G, N for three: arXiv
+  2306.15794). The loss is that token's alone.
 
-`--data` and the output folder are as in `hyenadna finetune`, but the folder holds the adapter instead of the model: the
-tokens and the head. `hyenadna.training.adapters.load_adapted` loads it.
+`--data` and the output folder are as in `hyenadna finetune`, but the folder holds the adapter
+instead of the model: the tokens and the head. `hyenadna.training.adapters.load_adapted` loads it.
 """
 
 from dataclasses import dataclass
@@ -79,7 +81,7 @@ class SoftPromptArguments(RowsArguments, HeadArguments, BackboneArguments, Super
 
 
 def check_room(args: RowsArguments, data: LabelledData, max_seq_len: int, form: str, length: int) -> int:
-    """Return the number of tokens beside a sequence, or raise `InputError` if they and the sequences do not fit.
+    """Return the number of tokens beside a sequence; raise `InputError` if they do not fit.
 
     Args:
         args: With `truncation` and `add_special_tokens`.
@@ -143,7 +145,8 @@ def soft_prompt(args: SoftPromptArguments, data: Dataset | DatasetDict | None = 
         data: A `datasets` object instead of `args.data`.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
     """
     if args.form == "next_token":
         return train_and_test(args, data, _language_model_with_prompt)

@@ -1,1 +1,11 @@
-"""The experiments of the paper and what compares them. Nothing imports this room but the command line."""
+"""The paper's experiments, each a command. Nothing imports them but the command line."""
+
+__all__ = [
+    "adapter_study",
+    "baselines",
+    "benchmark",
+    "chromatin",
+    "few_shot",
+    "report",
+    "species",
+]

@@ -4,11 +4,12 @@
     hyenadna adapter-study --data promoters --model pretrained --prompt_lengths 2 32 --lora_ranks 8 --seeds 0 1 2
     hyenadna adapter-study --model pretrained --output_dir study --resume                # go on with what is missing
 
-One checkpoint is adapted in every way and tested on the same rows: a linear probe (the head alone, backbone frozen), a
-prompt of each length with the head, a prompt of each length whose next token is the label, LoRA of each rank, and full
-fine-tuning. All stop early by the same rule. Each is a run of `hyenadna finetune` or `hyenadna soft-prompt` in a folder
-of its own. `adapter_study.md` is the table, with the seconds that each took; `adapter_study.png` shows the accuracy
-against the number of trained parameters. Without `--data`, the built-in splice junctions are used.
+One checkpoint is adapted in every way and tested on the same rows: a linear probe (the head alone,
+backbone frozen), a prompt of each length with the head, a prompt of each length whose next token is
+the label, LoRA of each rank, and full fine-tuning. All stop early by the same rule. Each is a run
+of `hyenadna finetune` or `hyenadna soft-prompt` in a folder of its own. `adapter_study.md` is the
+table, with the seconds that each took; `adapter_study.png` shows the accuracy against the number of
+trained parameters. Without `--data`, the built-in splice junctions are used.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from transformers import TrainingArguments
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions
 from hyenadna.training.finetune import FinetuneArguments, finetune
-from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_output_folder, write_json, write_whole
+from hyenadna.training.runs.files import write_json, write_whole
+from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_output_folder
 from hyenadna.training.runs.language import letters_of_labels
 from hyenadna.training.runs.models import BackboneArguments
 from hyenadna.training.runs.pictures import draw_accuracy, finish_accuracy, save_figure
@@ -44,7 +46,8 @@ from hyenadna.training.soft_prompt import (
     soft_prompt,
 )
 
-# Of Trainer's settings, those that every run of a study shares. The others are those of the recipes.
+# Of Trainer's settings, those that every run of a study shares. The others are those of the
+# recipes.
 _SHARED = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "bf16", "fp16")
 _SHARED += ("gradient_accumulation_steps", "gradient_checkpointing", "dataloader_num_workers", "use_cpu")
 _SHARED += ("disable_tqdm", "ddp_backend")
@@ -103,10 +106,11 @@ def planned_runs(args: StudyArguments) -> list[dict]:
                         "form": form,
                         "num_virtual_tokens": length,
                         "learning_rate": args.prompt_learning_rate,
-                        **({"label_letters": args.label_letters} if form == "next_token" else {}),
                     },
                 }
             )
+            if form == "next_token":
+                runs[-1]["settings"]["label_letters"] = args.label_letters
     for rank in sorted(set(args.lora_ranks)):
         runs.append(
             {
@@ -135,13 +139,15 @@ def _refuse_what_no_run_gets(args: StudyArguments) -> None:
 
 
 def adapter_study(args: StudyArguments) -> list[dict]:
-    """Do every run that is not done yet; return a row of the table for each way of adapting (in the first process).
+    """Do every missing run; return (in the first process) a row for each way of adapting.
 
     Raises:
         InputError: The data, the checkpoint or the output folder cannot be used.
     """
     _refuse_what_no_run_gets(args)
-    data = load_splice_junctions() if args.data is None else None
+    data = None
+    if args.data is None:
+        data = load_splice_junctions()
     labelled = read_data(args, data)
     _check_every_run(args, labelled)
 
@@ -168,7 +174,7 @@ def adapter_study(args: StudyArguments) -> list[dict]:
 
 
 def _check_every_run(args: StudyArguments, labelled: LabelledData) -> None:
-    """Fail fast: raise for any run what would otherwise stop it only after the runs before it took their hours."""
+    """Fail fast: check every run before the first one takes its hours."""
     if labelled.problem_type != SINGLE_LABEL:
         raise InputError(f"the study compares accuracies of single labels, but the problem is {labelled.problem_type}")
     if "next_token" in args.forms and args.prompt_lengths:
@@ -198,9 +204,10 @@ def _one_run(args: StudyArguments, run: dict, seed: int, data: DatasetDict | Non
 
 
 def _shared_settings(args: StudyArguments, cls: type) -> dict:
-    """Return what a study passes on to a run of this class: what is not None, which recipes choose by themselves."""
-    own = set(names_of(StudyArguments)) - set(names_of(TrainingArguments)) - {"resume"}
-    names = {*_SHARED, *own} & set(names_of(cls))
+    """Return what a study passes on to a run. What is None, the recipe chooses."""
+    of_recipes = set(names_of(StudyArguments)) & set(names_of(FinetuneArguments))
+    of_recipes -= {*names_of(TrainingArguments), "resume"}
+    names = {*_SHARED, *of_recipes} & set(names_of(cls))
     return {name: getattr(args, name) for name in sorted(names) if getattr(args, name) is not None}
 
 
@@ -236,14 +243,23 @@ def study_table(rows: list[dict], majority: float) -> str:
     """Return the rows as a Markdown table."""
     lines = ["| | tokens or rank | trained parameters | accuracy | MCC | seconds |", "|---|---|---|---|---|---|"]
     for row in rows:
-        size = row["tokens"] or row["rank"] or ""
-        lines.append(
-            f"| {row['method']} | {size} | {row['trained_parameters']:,} "
-            f"({row['trained_parameters'] / row['parameters']:.2%}) | {row['accuracy']:.3f} ± {row['accuracy_sd']:.3f} "
-            f"| {row['mcc']:.3f} | {row['train_seconds']:.0f}{'*' if row['resumed'] else ''} |"
-        )
-    notes = ["", "\\* without the time before an interruption"] if any(row["resumed"] for row in rows) else []
-    return "\n".join([*lines, "", f"Always the most frequent class: {majority:.3f}", *notes])
+        share = row["trained_parameters"] / row["parameters"]
+        seconds = f"{row['train_seconds']:.0f}"
+        if row["resumed"]:
+            seconds += "*"
+        cells = [
+            row["method"],
+            str(row["tokens"] or row["rank"] or ""),
+            f"{row['trained_parameters']:,} ({share:.2%})",
+            f"{row['accuracy']:.3f} ± {row['accuracy_sd']:.3f}",
+            f"{row['mcc']:.3f}",
+            seconds,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"Always the most frequent class: {majority:.3f}"]
+    if any(row["resumed"] for row in rows):
+        lines += ["", "\\* without the time before an interruption"]
+    return "\n".join(lines)
 
 
 def draw_study(rows: list[dict], majority: float, part: str, path: Path) -> None:

@@ -7,17 +7,20 @@
     hyenadna benchmark genomic_benchmarks.yaml --model pretrained --output_dir gb --resume     # go on
     accelerate launch -m hyenadna benchmark --suite genomic-benchmarks                # on several devices
 
-Each set, seed and fold is a run of `hyenadna finetune` in a folder of its own, beside simple baselines on the same
-rows; `report.md` and `report.png` put them beside the paper's figures. The validation part is split off the training
-rows, and the test rows are read once, at the end (the published code validated on them). Without `--suite` and
-`--data` the built-in splice junctions are used. The recipe `genomic_benchmarks.yaml` holds the paper's settings.
+Each set, seed and fold is a run of `hyenadna finetune` in a folder of its own, beside simple
+baselines on the same rows; `report.md` and `report.png` put them beside the paper's figures. The
+validation part is split off the training rows, and the test rows are read once, at the end (the
+published code validated on them). Without `--suite` and `--data` the built-in splice junctions are
+used. The recipe `genomic_benchmarks.yaml` holds the paper's settings.
 
-A local copy of a suite has a folder for each set: `train` and `test` with a folder of text files for each class (as the
-package genomic_benchmarks writes them), or with a table of coordinates for each class (`positive.csv.gz` with columns
-region, start, end, strand, 0-based, half-open; needs `--fasta`); or FASTA, csv or parquet files, also as they lie in a
-clone of the Hub's repository (`train.parquet` beside `train.fna`, `data/train-00000-of-00001.parquet`).
+A local copy of a suite has a folder for each set: `train` and `test` with a folder of text files
+for each class (as the package genomic_benchmarks writes them), or with a table of coordinates for
+each class (`positive.csv.gz` with columns region, start, end, strand, 0-based, half-open; needs
+`--fasta`); or FASTA, csv or parquet files, also as they lie in a clone of the Hub's repository
+(`train.parquet` beside `train.fna`, `data/train-00000-of-00001.parquet`).
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,13 +34,13 @@ from hyenadna.genomics.intervals import check_interval, whole_numbers
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.training.finetune import FinetuneArguments, finetune
+from hyenadna.training.runs.files import write_json
 from hyenadna.training.runs.folder import (
     METRICS_FILE,
     SETTINGS_FILE,
     check_output_folder,
     hardware,
     versions,
-    write_json,
 )
 from hyenadna.training.runs.settings import names_of, parse_settings, setting
 from hyenadna.training.runs.supervised import (
@@ -57,7 +60,7 @@ SPLICE = "splice_junctions"
 
 @dataclass
 class BenchmarkArguments(RowsArguments, ClassifierArguments):
-    """Settings of `hyenadna benchmark`, beside those of its runs, which are those of `hyenadna finetune`."""
+    """Settings of `hyenadna benchmark`, and those of its runs (`hyenadna finetune`)."""
 
     suite: str | None = setting(None, f"Sets of the paper: {' or '.join(SUITES)}.")
     tasks: list[str] = setting([], "Sets of the suite; by default all.")
@@ -93,14 +96,17 @@ class BenchmarkArguments(RowsArguments, ClassifierArguments):
 def planned_tasks(args: BenchmarkArguments) -> list[str]:
     """Return the names of the sets, in the order of the suite."""
     if args.suite is None:
-        name = Path(args.data).resolve().name if args.data else SPLICE
-        return [args.task or name.partition(".")[0]]
+        if args.task:
+            return [args.task]
+        if args.data:
+            return [Path(args.data).resolve().name.partition(".")[0]]
+        return [SPLICE]
     known = list(SETS["task"][SETS["suite"] == args.suite])
     return [task for task in known if task in args.tasks or not args.tasks]
 
 
 def load_task(args: BenchmarkArguments, task: str) -> str | DatasetDict:
-    """Return the data of a set: where they are, for `read_labelled_data`, or a `DatasetDict` of them.
+    """Return the path of a set's data, for `read_labelled_data`, or a `DatasetDict`.
 
     Raises:
         InputError: There is no such folder, or the Hub does not give it.
@@ -117,7 +123,9 @@ def load_task(args: BenchmarkArguments, task: str) -> str | DatasetDict:
         if tables := sorted(folder.glob(pattern)):
             return _from_tables(folder, tables, row)
     tables = sorted(folder.glob("*/*.csv")) + sorted(folder.glob("*/*.csv.gz"))
-    return _from_coordinates(folder, tables, args.fasta) if tables else str(folder)
+    if tables:
+        return _from_coordinates(folder, tables, args.fasta)
+    return str(folder)
 
 
 def _from_hub(row: pd.Series) -> DatasetDict:
@@ -161,35 +169,51 @@ def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> Da
     """Read tables `PART/CLASS.csv(.gz)` of coordinates with the sequences of a genome."""
     if fasta is None:
         raise InputError(f"{tables[0]} and others hold coordinates: their sequences need the genome, --fasta FILE")
-    genome, parts = SequenceFile(fasta), {}
+    genome = SequenceFile(fasta)
+    parts = {}
     for path in tables:
-        table = pd.read_csv(path, dtype={"region": str})
-        missing = {"region", "start", "end", "strand"} - set(table)
-        if missing:
-            raise InputError(f"{path} has no column {sorted(missing)}; it has {list(table)}")
-        label, rows = path.name.partition(".")[0], parts.setdefault(path.parent.name, {"sequence": [], "label": []})
+        label = path.name.partition(".")[0]
+        rows = parts.setdefault(path.parent.name, {"sequence": [], "label": []})
         if label in rows["label"]:
             raise InputError(f"{path.parent} holds the class {label!r} twice; one of them is {path.name}")
-        regions, strands = table["region"].fillna(""), table["strand"]
-        starts, ends = (whole_numbers(table, name, path) for name in ("start", "end"))
-        for i, (region, start, end, strand) in enumerate(zip(regions, starts, ends, strands, strict=True)):
-            where = f"{path}: row {i}"
-            if strand not in ("+", "-", "."):
-                raise InputError(f"{where}: the strand is {strand!r}; expected +, - or .")
-            number = genome.find(region, where)
-            check_interval(genome, number, start, end, where)
-            sequence = genome.letters(number, start, end)
-            rows["sequence"].append(reverse_complement(sequence) if strand == "-" else sequence)
-        rows["label"] += [label] * len(table)
+        sequences = _sequences_of_table(path, genome)
+        rows["sequence"] += sequences
+        rows["label"] += [label] * len(sequences)
     return DatasetDict({part: Dataset.from_dict(rows) for part, rows in parts.items()})
+
+
+def _sequences_of_table(path: Path, genome: SequenceFile) -> list[str]:
+    """Read the sequences at a table's region, start, end (0-based, half-open) and strand."""
+    table = pd.read_csv(path, dtype={"region": str})
+    missing = {"region", "start", "end", "strand"} - set(table)
+    if missing:
+        raise InputError(f"{path} has no column {sorted(missing)}; it has {list(table)}")
+
+    regions = table["region"].fillna("")
+    starts = whole_numbers(table, "start", path)
+    ends = whole_numbers(table, "end", path)
+    sequences = []
+    for i, (region, start, end, strand) in enumerate(zip(regions, starts, ends, table["strand"], strict=True)):
+        where = f"{path}: row {i}"
+        if strand not in ("+", "-", "."):
+            raise InputError(f"{where}: the strand is {strand!r}; expected +, - or .")
+        number = genome.find(region, where)
+        check_interval(genome, number, start, end, where)
+        sequence = genome.letters(number, start, end)
+        if strand == "-":
+            sequence = reverse_complement(sequence)
+        sequences.append(sequence)
+    return sequences
 
 
 def _run_arguments(args: BenchmarkArguments, task: str, data, name: str, seed: int, fold: int | None):
     settings = {name: getattr(args, name) for name in names_of(FinetuneArguments)}
     settings |= {"task": task, "output_dir": str(Path(args.output_dir, task, name)), "seed": seed, "resume": True}
-    settings["data"] = data if isinstance(data, str) else None
-    settings["fold"] = fold
-    settings["folds"] = None if fold is None else args.cross_validation
+    settings |= {"data": None, "fold": None, "folds": None}
+    if isinstance(data, str):
+        settings["data"] = data
+    if fold is not None:
+        settings |= {"fold": fold, "folds": args.cross_validation}
     if args.suite is not None and args.model is None and args.max_seq_len is None:
         longest = int(SETS.loc[SETS["task"] == task, "longest"].iloc[0])
         if longest > 1024:  # what a model from scratch reads by default
@@ -198,7 +222,7 @@ def _run_arguments(args: BenchmarkArguments, task: str, data, name: str, seed: i
 
 
 def write_baselines(folder: Path, task: str, data: LabelledData, args: FinetuneArguments) -> None:
-    """Fit the baselines on the rows of a run and write them into `folder/metrics.json`, unless it has them."""
+    """Fit the baselines on the rows of a run, unless `folder/metrics.json` has them."""
     if (folder / METRICS_FILE).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,38 +238,58 @@ def benchmark(args: BenchmarkArguments) -> str:
     Raises:
         InputError: The data, the checkpoint or the output folder cannot be used.
     """
-    output, tasks, is_main = Path(args.output_dir), planned_tasks(args), args.process_index == 0
+    output = Path(args.output_dir)
+    is_main = args.process_index == 0
+    tasks = planned_tasks(args)
     settings = {"benchmark": args.suite or tasks[0]}
-    if is_main and not (output / SETTINGS_FILE).exists():
-        check_output_folder(output, settings, False, ())
-    elif is_main and not args.resume:  # with it, each run checks its own folder
-        raise InputError(f"output_dir {str(output)!r} holds a benchmark; choose another folder, or go on with --resume")
-    folds = range(args.cross_validation) if args.cross_validation else [None]
-    sources = {}
-    for task in tasks:  # what would stop a run only after others took their hours
-        sources[task] = load_task(args, task)
-        run = _run_arguments(args, task, sources[task], "", args.seeds[0], folds[0])
-        print(f"checking {task}")
-        classifier_for_trainer(run, read_data(run, None if run.data else sources[task]))
-    for task, source in sources.items():
-        for seed in args.seeds:
-            for fold in folds:
-                name = f"seed{seed}" if fold is None else f"seed{seed}-fold{fold}"
-                run = _run_arguments(args, task, source, name, seed, fold)
-                print(f"\n== {task}, {name} ==")
-                labelled = read_data(run, None if run.data else source)
-                if is_main:
-                    output.mkdir(parents=True, exist_ok=True)
-                    write_json(output / SETTINGS_FILE, settings)
-                    if args.baselines and labelled.problem_type == SINGLE_LABEL and seed == args.seeds[0]:
-                        write_baselines(output / task / name.replace(f"seed{seed}", "baselines"), task, labelled, run)
-                finetune(run, labelled)
-                if is_main:
-                    report = write_report([output], output)
+    if is_main:
+        _check_output(output, settings, args.resume)
+
+    folds = list(range(args.cross_validation)) or [None]
+    sources = _check_every_task(args, tasks, folds[0])
+    for task, seed, fold in itertools.product(tasks, args.seeds, folds):
+        name = f"seed{seed}"
+        if fold is not None:
+            name += f"-fold{fold}"
+        run = _run_arguments(args, task, sources[task], name, seed, fold)
+        print(f"\n== {task}, {name} ==")
+        labelled = _read_task(run, sources[task])
+        if is_main:
+            output.mkdir(parents=True, exist_ok=True)
+            write_json(output / SETTINGS_FILE, settings)
+            if args.baselines and labelled.problem_type == SINGLE_LABEL and seed == args.seeds[0]:
+                write_baselines(output / task / name.replace(f"seed{seed}", "baselines"), task, labelled, run)
+        finetune(run, labelled)
+        if is_main:
+            report = write_report([output], output)
     if not is_main:
         return ""
     print(f"\n{report}\nreport.md and report.png are in {output}")
     return report
+
+
+def _check_output(output: Path, settings: dict, resume: bool) -> None:
+    if not (output / SETTINGS_FILE).exists():
+        check_output_folder(output, settings, resume=False)
+    elif not resume:  # with it, each run checks its own folder
+        raise InputError(f"output_dir {str(output)!r} holds a benchmark; choose another folder, or go on with --resume")
+
+
+def _check_every_task(args: BenchmarkArguments, tasks: list[str], fold: int | None) -> dict[str, str | DatasetDict]:
+    """Fail fast: load and check every set before the first run; return their data."""
+    sources = {}
+    for task in tasks:
+        sources[task] = load_task(args, task)
+        run = _run_arguments(args, task, sources[task], "", args.seeds[0], fold)
+        print(f"checking {task}")
+        classifier_for_trainer(run, _read_task(run, sources[task]))
+    return sources
+
+
+def _read_task(run: FinetuneArguments, source: str | DatasetDict) -> LabelledData:
+    if run.data is not None:  # which is the source
+        return read_data(run)
+    return read_data(run, source)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,23 +1,28 @@
-"""Chromatin profile: many binary labels of one window. `hyenadna chromatin --data deepsea --fasta hg19.fa`.
+"""Chromatin profile: many binary labels of one window.
+
+`hyenadna chromatin --data deepsea --fasta hg19.fa`.
 
     hyenadna chromatin chromatin_profile.yaml --data deepsea --fasta hg19.fa --output_dir chromatin   # the paper's
     hyenadna chromatin --data peaks --fasta hg38.fa --window 1024 --tracks CTCF H3K27ac               # some tracks
     accelerate launch -m hyenadna chromatin --data deepsea --fasta hg19.fa                   # on many devices
 
-`--data` is a folder with a table for each of `train`, `valid` and `test` (csv, tsv, parquet; a file name may go on, as
-in `train_hg19_coords_targets.csv`), a row for each window and a column of 0 and 1 for each track. The other columns:
+`--data` is a folder with a table for each of `train`, `valid` and `test` (csv, tsv, parquet; a file
+name may go on, as in `train_hg19_coords_targets.csv`), a row for each window and a column of 0 and
+1 for each track. The other columns:
 
-- `chromosome, start, end` (0-based, half-open), or as published `Chr_No, Start, End`, where `Chr_No` 0 is chr1; each is
-  widened or cut around its centre to `--window` bases of the genome `--fasta`: DeepSEA's bins of 200 bases, or its
-  windows of 1,000, become 1,024;
+- `chromosome, start, end` (0-based, half-open), or as published `Chr_No, Start, End`, where
+  `Chr_No` 0 is chr1; each is widened or cut around its centre to `--window` bases of the genome
+  `--fasta`: DeepSEA's bins of 200 bases, or its windows of 1,000, become 1,024;
 - or `sequence`, in place of coordinates; no genome is needed then.
 
-Coordinates may also stand in `train.bed`, with the tracks in `train_labels.csv` (or `.parquet`, or `.npy` of shape
-(windows, tracks)). `--track_kinds` names a table with columns `track` and `kind` (TF, DHS, HM, or whatever you call
-them); 919 tracks without one are DeepSEA's, in its order: 125 DHS, 690 TF, 104 HM.
+Coordinates may also be in `train.bed`, with the tracks in `train_labels.csv` (or `.parquet`, or
+`.npy` of shape (windows, tracks)). `--track_kinds` names a table with columns `track` and `kind`
+(TF, DHS, HM, or whatever you call them); 919 tracks without one are DeepSEA's, in its order: 125
+DHS, 690 TF, 104 HM.
 
-`metrics.json` holds the AUROC, its mean, and the median over the tracks of each kind (arXiv 2306.15794, table of the
-chromatin profile); `tracks.csv` that of every track, and `predictions.npz` the probabilities.
+`metrics.json` holds the AUROC, its mean, and the median over the tracks of each kind (arXiv
+2306.15794, table of the chromatin profile); `tracks.csv` that of every track, and `predictions.npz`
+the probabilities.
 """
 
 import itertools
@@ -38,12 +43,14 @@ from hyenadna.genomics.labelled import MULTI_LABEL, LabelledData
 from hyenadna.genomics.labels import check_sequences
 from hyenadna.genomics.splits import dna_keys
 from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
-from hyenadna.training.runs.folder import Fingerprint, write_whole
+from hyenadna.training.runs.files import write_whole
+from hyenadna.training.runs.folder import Fingerprint
 from hyenadna.training.runs.models import RunResult
 from hyenadna.training.runs.settings import parse_settings, setting
 from hyenadna.training.runs.supervised import ClassifierArguments, classifier_for_trainer, train_and_test
 
-_COORDINATES, _PUBLISHED = ("chromosome", "start", "end"), ("Chr_No", "Start", "End")
+_COORDINATES = ("chromosome", "start", "end")
+_PUBLISHED = ("Chr_No", "Start", "End")
 _DEEPSEA = ["DHS"] * 125 + ["TF"] * 690 + ["HM"] * 104
 
 
@@ -73,13 +80,17 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
     """Read windows and tracks of every part.
 
     Raises:
-        InputError: What does not fit: rows of labels and of coordinates, chromosomes and genome, unknown tracks, ...
+        InputError: What does not fit: rows of labels and of coordinates, chromosomes and genome,
+            unknown tracks, ...
     """
     folder = Path(args.data or "")
     if args.data is None or not folder.is_dir():
         raise InputError(f"data is {args.data!r}; expected a folder with tables of train, valid and test")
-    genome = SequenceFile(args.fasta) if args.fasta else None
-    parts, names = {}, {}
+    genome = None
+    if args.fasta:
+        genome = SequenceFile(args.fasta)
+    parts = {}
+    names = {}
     for path in sorted(folder.iterdir()):
         part = part_of_file(path)
         is_labels = "labels" in path.name.split(".")[0]
@@ -87,8 +98,10 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
             continue
         if part in parts:
             raise InputError(f"{folder} holds the {part} part twice; one of them is {path.name}")
-        read = _read_bed if path.suffix == ".bed" else _read_table
-        parts[part], names[part] = read(path, genome, args)
+        if path.suffix == ".bed":
+            parts[part], names[part] = _read_bed(path, genome, args)
+        else:
+            parts[part], names[part] = _read_table(path, genome, args)
     missing = [part for part in ("train", "validation") if part not in parts]
     if missing:
         raise InputError(f"{folder} has no table of {missing}; it has {sorted(p.name for p in folder.iterdir())[:10]}")
@@ -107,9 +120,10 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
 
 
 def _warn_about_shared_dna(parts: dict) -> None:
-    """Warn if windows of two parts overlap; where there are only sequences, if they are the same DNA."""
+    """Warn if windows of two parts overlap, or if two parts hold the same DNA."""
     for one, other in itertools.combinations(parts, 2):
-        known, asked = parts[one]["sequence"], parts[other]["sequence"]
+        known = parts[one]["sequence"]
+        asked = parts[other]["sequence"]
         if isinstance(known, WindowSequences):
             shared = int(overlapping(asked.windows, known.windows).sum())
         else:
@@ -157,6 +171,7 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
                 f"{path}: {known[0]} holds {chromosomes.iloc[0]!r} and others; as published it is a number, 0 for "
                 f"chr1. Names of chromosomes belong into the columns {', '.join(_COORDINATES)}"
             )
+        # Chr_No counts from 0 for chr1; after the 22 autosomes come X and Y.
         chromosomes = "chr" + (table[known[0]] + 1).astype(str).replace({"23": "X", "24": "Y"})
     starts, ends = (whole_numbers(table, name, path) for name in known[1:])
     genome = _needed(genome, path)
@@ -191,7 +206,8 @@ def _table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path).reset_index(drop=True)
-        return pd.read_csv(path, sep="\t" if ".tsv" in path.name else ",")
+        separator = "\t" if ".tsv" in path.name else ","
+        return pd.read_csv(path, sep=separator)
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
 
@@ -223,10 +239,11 @@ def _tracks(table: pd.DataFrame, names: list[str], path: Path, args) -> tuple[li
 
 
 def kinds_of(tracks: list[str], args: ChromatinArguments) -> list[str]:
-    """Return the kind of each track, from the table of kinds or the order of DeepSEA; without them all are `all`.
+    """Return the kind of each track: from the table of kinds, DeepSEA's order, or `all`.
 
     Raises:
-        InputError: The table lacks a column or a track, or 919 tracks have names that are not in DeepSEA's order.
+        InputError: The table lacks a column or a track, or 919 tracks have names that are not in
+            DeepSEA's order.
     """
     if args.track_kinds is None:
         if len(tracks) != len(_DEEPSEA) or args.tracks:
@@ -246,30 +263,35 @@ def kinds_of(tracks: list[str], args: ChromatinArguments) -> list[str]:
 
 
 def auroc_of_tracks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the AUROC of each track from scores and labels `(rows, tracks)`; NaN where all labels are equal."""
+    """Return the AUROC of each track, from arrays `(rows, tracks)`; NaN if labels are equal."""
     areas = np.full(labels.shape[1], np.nan)
     for first in range(0, len(areas), 64):  # ranks of all tracks at once would take gigabytes
-        block = slice(first, first + 64)
-        positive = labels[:, block].sum(axis=0, dtype=np.int64)
+        tracks = slice(first, first + 64)
+        positive = labels[:, tracks].sum(axis=0, dtype=np.int64)
         negative = len(labels) - positive
-        sums = (rankdata(scores[:, block], axis=0) * labels[:, block]).sum(axis=0)  # Mann-Whitney; ties count half
-        defined = (positive > 0) & (negative > 0)
-        area = (sums - positive * (positive + 1) / 2) / np.maximum(positive * negative, 1)
-        areas[block] = np.where(defined, area, np.nan)
+        # The area is the Mann-Whitney U of the positive rows over the number of pairs; ties count
+        # half.
+        ranks = (rankdata(scores[:, tracks], axis=0) * labels[:, tracks]).sum(axis=0)
+        area = (ranks - positive * (positive + 1) / 2) / np.maximum(positive * negative, 1)
+        areas[tracks] = np.where((positive > 0) & (negative > 0), area, np.nan)
     return areas
 
 
 def make_track_metrics(kinds: list[str]):
-    """Return `compute_metrics` for `Trainer`: `auroc` (mean), and `auroc_median_KIND` of each kind of tracks."""
+    """Return `compute_metrics`: the mean `auroc`, and `auroc_median_KIND` of each kind."""
     kinds = np.array(kinds)
 
     def compute_metrics(output: EvalPrediction) -> dict[str, float]:
         areas = auroc_of_tracks(np.asarray(output.predictions), output.label_ids.astype(np.uint8))
         defined = np.isfinite(areas)
-        results = {"auroc": float(areas[defined].mean()) if defined.any() else float("nan")}
+        results = {"auroc": float("nan")}
+        if defined.any():
+            results["auroc"] = float(areas[defined].mean())
         for kind in np.unique(kinds):
             of_kind = areas[defined & (kinds == kind)]
-            results[f"auroc_median_{kind.lower()}"] = float(np.median(of_kind)) if len(of_kind) else float("nan")
+            results[f"auroc_median_{kind.lower()}"] = float("nan")
+            if len(of_kind):
+                results[f"auroc_median_{kind.lower()}"] = float(np.median(of_kind))
         return {**results, "tracks_without_auroc": int((~defined).sum())}
 
     return compute_metrics
@@ -279,7 +301,8 @@ def chromatin(args: ChromatinArguments) -> RunResult:
     """Train, evaluate and save a model of chromatin tracks.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
     """
     labelled = read_chromatin(args)
     kinds = kinds_of(labelled.label_names, args)
@@ -295,17 +318,19 @@ def chromatin(args: ChromatinArguments) -> RunResult:
 
 def _write_tracks(output: Path, result: RunResult, labelled: LabelledData, kinds: list[str]) -> None:
     """Write `tracks.csv` from the predictions of the run: also of one that was finished before."""
-    part, names = result.results["predictions_of"], labelled.label_names
+    part = result.results["predictions_of"]
+    names = labelled.label_names
     if (output / "predictions.npz").exists():
         with np.load(output / "predictions.npz") as content:
-            labels, probability = content["label"], content["probability"]
+            labels = content["label"]
+            probability = content["probability"]
     else:
         table = pd.read_csv(output / "predictions.csv")
-        labels, probability = (
-            table[[f"{kind}_{name}" for name in names]].to_numpy() for kind in ("label", "probability")
-        )
+        labels = table[[f"label_{name}" for name in names]].to_numpy()
+        probability = table[[f"probability_{name}" for name in names]].to_numpy()
     table = pd.DataFrame({"track": names, "kind": kinds, "auroc": auroc_of_tracks(probability, labels)})
-    table["positive"], table["rows"] = labels.sum(axis=0), len(labels)
+    table["positive"] = labels.sum(axis=0)
+    table["rows"] = len(labels)
     write_whole(output / "tracks.csv", lambda path: table.to_csv(path, index=False))
     print(f"tracks.csv holds the AUROC of each of {len(names)} tracks on the {part} part")
 

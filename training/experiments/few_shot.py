@@ -4,16 +4,19 @@
     hyenadna few-shot --data promoters.csv --model pretrained --tuning_steps 0          # in context alone, no learning
     hyenadna few-shot few_shot.yaml --resume                                            # go on with what is missing
 
-The model reads `X1 [SEP] Y1 [SEP] ... X [SEP]`, k sequences with their labels and one without, and its next token is
-the label, a letter for each class (arXiv 2306.15794). A model that was pretrained on genomes has never seen this form:
-it is tuned briefly on n samples first, all weights, the loss being that of the last label.
+The model reads `X1 [SEP] Y1 [SEP] ... X [SEP]`, k sequences with their labels and one without, and
+its next token is the label, a letter for each class (arXiv 2306.15794). A model that was pretrained
+on genomes has never seen this form: it is tuned briefly on n samples first, all weights, the loss
+being that of the last label.
 
-n labels are all that a result has seen: the examples in a context come from the n samples, in tuning without the sample
-that is asked for; classes take turns. Each (n, k) is repeated with other samples. `metrics.json` holds every result on
-the test part (or the validation part if there is none), `few_shot.md` and `few_shot.png` their means and deviations.
+n labels are all that a result has seen: the examples in a context come from the n samples, in
+tuning without the sample that is asked for; classes take turns. Each (n, k) is repeated with other
+samples. `metrics.json` holds every result on the test part (or the validation part if there is
+none), `few_shot.md` and `few_shot.png` their means and deviations.
 """
 
 import copy
+import itertools
 import json
 import time
 from dataclasses import dataclass
@@ -28,14 +31,13 @@ from transformers import set_seed
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, count_table
+from hyenadna.training.runs.files import write_json, write_whole
 from hyenadna.training.runs.folder import (
     METRICS_FILE,
     SETTINGS_FILE,
     check_output_folder,
     one_writer,
     versions,
-    write_json,
-    write_whole,
 )
 from hyenadna.training.runs.language import NextTokenCollator, letters_of_labels
 from hyenadna.training.runs.models import BackboneArguments
@@ -55,11 +57,13 @@ class FewShotArguments(RowsArguments, BackboneArguments, RecipeArguments):
     repeats: int = setting(3, "Repeat each that many times, with other samples.")
     tuning_steps: int = setting(50, "Steps of tuning; 0: none.")
     label_letters: str | None = setting(None, "A letter of ACGTN for each class, in their sorted order.")
-    # other defaults than those of Transformers; a run is too short for evaluations and checkpoints on the way
+    # other defaults than those of Transformers; a run is too short for evaluations and checkpoints
+    # on the way
     output_dir: str = setting("hyenadna-few-shot", "Folder for everything that the run writes.", decides=False)
     learning_rate: float = setting(1e-4, "Highest learning rate.")
     per_device_train_batch_size: int = setting(16, "Batch size on each device.")
     per_device_eval_batch_size: int = setting(16, "Batch size on each device for evaluation.", decides=False)
+    num_train_epochs: float = setting(20.0, "Leave this: tuning_steps is the length of a tuning.")
     save_strategy: str = setting("no", "When to save a checkpoint.", decides=False)
     logging_strategy: str = setting("no", "When to log.", decides=False)
 
@@ -97,6 +101,7 @@ def draw_samples(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.nda
         raise InputError(
             f"{n} samples of {len(labels)} rows and {len(classes)} classes: there must be one of each class"
         )
+    # One shuffled pile of rows for each class; each round takes one row from each pile that has one.
     turns = [list(rng.permutation(np.flatnonzero(labels == c))) for c in rng.permutation(classes)]
     drawn = []
     while len(drawn) < n:
@@ -105,40 +110,60 @@ def draw_samples(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.nda
 
 
 class ContextRows(torch.utils.data.Dataset):
-    """Queries with `k` labelled examples each, as `NextTokenCollator` takes them; a function of (seed, position).
+    """Queries with `k` labelled examples each, for `NextTokenCollator`.
+
+    A row is a function of the seed and its position.
 
     Args:
         rows: A part of `LabelledData`.
         samples: The rows that examples are drawn from, another such part.
         k: Number of examples.
         seed: Of the draw.
-        queries: Number of queries to tune on, which are the samples again and again, in another order each time, each
-            without itself among its examples. None: every row of `rows` once.
+        queries: Number of queries to tune on, which are the samples again and again, in another
+            order each time, each without itself among its examples. None: every row of `rows` once.
     """
 
     def __init__(self, rows: Dataset, samples: Dataset, k: int, seed: int, queries: int | None = None):
-        self.rows, self.samples, self.k, self.seed, self.queries = rows, samples, k, seed, queries
+        self.rows = rows
+        self.samples = samples
+        self.k = k
+        self.seed = seed
+        self.queries = queries
         self.labels = np.array(samples["label"][:])
 
     def __len__(self) -> int:
-        return len(self.rows) if self.queries is None else self.queries
+        if self.queries is None:
+            return len(self.rows)
+        return self.queries
 
     def __getitem__(self, i: int) -> dict:
-        rng, candidates = np.random.default_rng((self.seed, self.k, i)), np.arange(len(self.samples))
+        candidates = np.arange(len(self.samples))
         if self.queries is None:
             query = self.rows[i]
         else:
+            # In turn t the samples are asked for in the order of a permutation that (seed, t)
+            # decides.
             turn, place = divmod(i, len(self.samples))
-            own = int(np.random.default_rng((self.seed, turn)).permutation(len(self.samples))[place])
-            query, candidates = self.samples[own], np.delete(candidates, own)
-        turns = [list(rng.permutation(candidates[self.labels[candidates] == c])) for c in rng.permutation(self.classes)]
-        chosen = [rows[r] for r in range(len(candidates)) for rows in turns if r < len(rows)][: self.k]
-        examples = [self.samples[int(j)] for j in rng.permutation(chosen)]
+            asked = int(np.random.default_rng((self.seed, turn)).permutation(len(self.samples))[place])
+            query = self.samples[asked]
+            candidates = np.delete(candidates, asked)
+
+        rng = np.random.default_rng((self.seed, self.k, i))
+        examples = [self.samples[int(j)] for j in rng.permutation(self._choose(candidates, rng))]
         return {
             "examples": [(row["sequence"], row["label"]) for row in examples],
             "sequence": query["sequence"],
             "label": query["label"],
         }
+
+    def _choose(self, candidates: np.ndarray, rng: np.random.Generator) -> list[int]:
+        """Return `k` candidates: the first of each class in random order, then the second, ..."""
+        of_class = []
+        for label in rng.permutation(self.classes):
+            of_class.append(list(rng.permutation(candidates[self.labels[candidates] == label])))
+        turns = itertools.zip_longest(*of_class)
+        chosen = [candidate for turn in turns for candidate in turn if candidate is not None]
+        return chosen[: self.k]
 
     @property
     def classes(self) -> np.ndarray:
@@ -146,33 +171,51 @@ class ContextRows(torch.utils.data.Dataset):
 
 
 def check_context(data: LabelledData, shots: int, max_seq_len: int) -> None:
-    """Raise `InputError` if a sequence with that many examples may have more tokens than the model takes."""
+    """Raise `InputError` if a sequence and that many examples may not fit the model."""
     longest = max(len(sequence) for rows in data.parts.values() for sequence in rows["sequence"])
     tokens = (shots + 1) * (longest + 2)
     if tokens > max_seq_len:
         fits = max_seq_len // (longest + 2) - 1
-        advice = f"Ask for at most {fits} shots" if fits >= 1 else "Not one example fits"
+        advice = "Not one example fits"
+        if fits >= 1:
+            advice = f"Ask for at most {fits} shots"
         raise InputError(
             f"{shots} shots of up to {longest} bases make a context of {tokens} tokens, but max_seq_len of the model "
             f"is {max_seq_len}. {advice}, or use a checkpoint with a larger max_seq_len"
         )
 
 
+def _results_so_far(output: Path) -> list[dict]:
+    path = output / METRICS_FILE
+    if not path.exists():
+        return []
+    try:
+        results = json.loads(path.read_text())["results"]
+        return [{**result} for result in results]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} holds no results of few-shot ({error}); delete it, and --resume starts again"
+        ) from error
+
+
 def _one_result(
     args: FewShotArguments, model: HyenaDNAForCausalLM, tokenizer, letters: str, data: LabelledData, task: dict
 ) -> dict:
-    n, k, seed = task["samples"], task["shots"], args.seed + task["repeat"]
+    n = task["samples"]
+    k = task["shots"]
+    seed = args.seed + task["repeat"]
     tested = data.parts.get("test", data.parts["validation"])
     labels = np.array(data.parts["train"]["label"][:])
     samples = data.parts["train"].select(draw_samples(labels, n, np.random.default_rng((seed, n))))
-    own = copy.copy(args)  # `Trainer` reads these from its arguments
-    own.max_steps, own.seed = args.tuning_steps, seed
+    trainer_args = copy.copy(args)
+    trainer_args.max_steps = args.tuning_steps
+    trainer_args.seed = seed
     set_seed(seed)
     collator = NextTokenCollator(tokenizer, letters)
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     trainer = HyenaDNATrainer(
         model=model,
-        args=own,
+        args=trainer_args,
         train_dataset=ContextRows(samples, samples, k, seed, queries=args.tuning_steps * batch),
         **collator.for_trainer(),
     )
@@ -190,36 +233,30 @@ def _one_result(
 
 @one_writer
 def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) -> dict:
-    """Tune and evaluate for every number of samples and shots; return the content of `metrics.json`.
+    """Tune and evaluate for all numbers of samples and shots; return the metrics.
 
     Args:
         args: All settings.
         data: A `datasets` object instead of `args.data`.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
     """
     labelled = read_data(args, data)
     if labelled.problem_type != SINGLE_LABEL:
         raise InputError(f"few-shot is for single labels, but the problem is {labelled.problem_type}")
     letters = letters_of_labels(labelled.label_names, args.label_letters)
-    output, settings = Path(args.output_dir), settings_of(args, labelled)
+    output = Path(args.output_dir)
     is_main = args.process_index == 0
+    settings = settings_of(args, labelled)
     if is_main:
         check_output_folder(output, settings, args.resume, settings_not_compared(args))
     model, tokenizer = language_model_for_letters(args)
-    tasks = [
-        {"samples": n, "shots": k, "repeat": repeat}
-        for n in sorted(set(args.samples))
-        for k in sorted(set(args.shots))
-        for repeat in range(args.repeats)
-        if k < n
-    ]
-    check_context(labelled, max(task["shots"] for task in tasks), model.config.max_seq_len)
-    for n in args.samples:
-        draw_samples(np.array(labelled.parts["train"]["label"][:]), n, np.random.default_rng(0))
+    tasks = _tasks(args)
+    _check_tasks(labelled, tasks, model.config.max_seq_len)
 
-    done = json.loads((output / METRICS_FILE).read_text())["results"] if (output / METRICS_FILE).exists() else []
+    done = _results_so_far(output)
     part = tested_part(labelled)
     results = {
         "results": done,
@@ -237,18 +274,39 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
         if any(task.items() <= result.items() for result in done):
             continue
         done.append(_one_result(args, copy.deepcopy(model), tokenizer, letters, labelled, task))
-        if not is_main:
-            continue
-        last = "  ".join(f"{name} {value:.4g}" for name, value in done[-1].items())
-        print(f"{len(done)} of {len(tasks)}: {last}")
-        write_json(output / METRICS_FILE, results)  # after each: an interrupted run goes on from here
-    if not is_main:
-        return results
+        if is_main:
+            last = "  ".join(f"{name} {value:.4g}" for name, value in done[-1].items())
+            print(f"{len(done)} of {len(tasks)}: {last}")
+            write_json(output / METRICS_FILE, results)  # after each: an interrupted run goes on from here
+    if is_main:
+        _write_table(output, results)
+    return results
+
+
+def _tasks(args: FewShotArguments) -> list[dict]:
+    """Return the samples, shots and repeat of each result, in the table's order."""
+    return [
+        {"samples": n, "shots": k, "repeat": repeat}
+        for n in sorted(set(args.samples))
+        for k in sorted(set(args.shots))
+        for repeat in range(args.repeats)
+        if k < n
+    ]
+
+
+def _check_tasks(labelled: LabelledData, tasks: list[dict], max_seq_len: int) -> None:
+    """Fail fast: raise for any task what would otherwise stop it only after those before it."""
+    check_context(labelled, max(task["shots"] for task in tasks), max_seq_len)
+    labels = np.array(labelled.parts["train"]["label"][:])
+    for n in sorted({task["samples"] for task in tasks}):
+        draw_samples(labels, n, np.random.default_rng(0))
+
+
+def _write_table(output: Path, results: dict) -> None:
     table = few_shot_table(results)
     write_whole(output / "few_shot.md", lambda path: path.write_text(table + "\n"))
     _draw(results, output / "few_shot.png")
     print(f"\n{table}\n\nmetrics.json, few_shot.md and few_shot.png are in {output}")
-    return results
 
 
 def _summary(results: dict) -> dict[tuple[int, int], tuple[float, float]]:
@@ -265,7 +323,10 @@ def few_shot_table(results: dict) -> str:
     shots = sorted({k for _, k in summary})
     lines = ["| samples | " + " | ".join(f"{k}-shot" for k in shots) + " |", "|---" * (len(shots) + 1) + "|"]
     for n in sorted({n for n, _ in summary}):
-        cells = [f"{summary[n, k][0]:.3f} ± {summary[n, k][1]:.3f}" if (n, k) in summary else "" for k in shots]
+        cells = []
+        for k in shots:
+            mean, deviation = summary.get((n, k), (None, None))
+            cells.append("" if mean is None else f"{mean:.3f} ± {deviation:.3f}")
         lines.append(f"| {n} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"Always the most frequent class: {results['majority_accuracy']:.3f}"])
 

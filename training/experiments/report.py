@@ -2,10 +2,11 @@
 
     hyenadna report benchmark-scratch benchmark-pretrained --output_dir compared
 
-Every `metrics.json` below the given folders is read. Runs of one task with the same settings, but for seed and fold,
-are one line: mean, standard deviation and number of runs; each run is a point in the picture. Beside them stand simple
-baselines on the same rows and the paper's figures (arXiv 2306.15794, `benchmark_sets.csv`), with a note where the rows
-are not those of the paper. All figures but errors (mse, loss) are percentages.
+Every `metrics.json` below the given folders is read. Runs of one task with the same settings, but
+for seed and fold, are one line: mean, standard deviation and number of runs; each run is a point in
+the picture. Beside them are simple baselines on the same rows and the paper's figures (arXiv
+2306.15794, `benchmark_sets.csv`), with a note where the rows are not those of the paper. All
+figures but errors (mse, loss) are percentages.
 """
 
 import argparse
@@ -18,8 +19,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hyenadna.errors import InputError
-from hyenadna.training.runs.folder import METRICS_FILE, write_whole
-from hyenadna.training.runs.pictures import save_figure
+from hyenadna.training.runs.files import write_whole
+from hyenadna.training.runs.folder import METRICS_FILE
+from hyenadna.training.runs.pictures import plain_text, save_figure
 
 # The sets of the paper; of one without a figure the cell is empty.
 SETS = pd.read_csv(Path(__file__).with_name("benchmark_sets.csv"), keep_default_na=False)
@@ -32,26 +34,32 @@ _ERRORS = ("mse", "loss")  # no percentages
 def collect(paths: Sequence[str | Path]) -> list[dict]:
     """Read the results below `paths`; a line for each run and for each baseline.
 
-    Each has `task`, `method`, `group` (equal in runs of one line), `metrics` of the `part` that was tested, `seed`,
-    `seconds`, `rows`, `hardware`, and `is_baseline`.
+    Each has `task`, `method`, `group` (equal in runs of one line), `metrics` of the `part` that was
+    tested, `seed`, `seconds`, `rows`, `hardware`, and `is_baseline`.
 
     Raises:
         InputError: There is no finished run, or a file cannot be read.
     """
     files = []
     for path in map(Path, paths):
-        found = [path] if path.is_file() else sorted(path.rglob(METRICS_FILE))
-        if not found:
+        below = sorted(path.rglob(METRICS_FILE))
+        if path.is_file():
+            below = [path]
+        if not below:
             raise InputError(f"{path}: there is no {METRICS_FILE}; a run writes it when it is finished")
-        files += [file for file in found if file not in files and not file.parent.name.startswith("checkpoint-")]
+        files += [file for file in below if file not in files and not file.parent.name.startswith("checkpoint-")]
     lines = []
     for file in files:
         try:
             content = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read: {error}") from error
+        try:
+            new = _lines(content, file)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{file} does not hold the results of a run: {error!r}") from error
         # a baseline that was fitted beside several runs on the same rows is one
-        lines += [line for line in _lines(content, file) if not (line["is_baseline"] and _known(line, lines))]
+        lines += [line for line in new if not (line["is_baseline"] and _known(line, lines))]
     if not lines:
         raise InputError(f"none of the {len(files)} {METRICS_FILE} in {list(map(str, paths))} holds metrics of a run")
     return lines
@@ -96,59 +104,75 @@ def _lines(content: dict, file: Path) -> list[dict]:
 
 
 def _tested(metrics: dict) -> dict:
-    part = next((part for part in ("test", "validation", "cross-validation") if part in metrics), None)
-    return {"part": part or "all", "metrics": metrics[part] if part else metrics}
+    for part in ("test", "validation", "cross-validation"):
+        if part in metrics:
+            return {"part": part, "metrics": metrics[part]}
+    return {"part": "all", "metrics": metrics}
 
 
 def _method(settings: dict) -> str:
     if settings.get("model") is None:
         return f"from scratch ({settings.get('n_layer') or 2} x {settings.get('d_model') or 128})"
-    how = "frozen " if settings.get("freeze_backbone") else ""
-    lora = f", LoRA {settings['lora_rank']}" if settings.get("lora_rank") else ""
-    return f"{how}{Path(settings['model']).name}{lora}"
+    method = Path(settings["model"]).name
+    if settings.get("freeze_backbone"):
+        method = f"frozen {method}"
+    if settings.get("lora_rank"):
+        method += f", LoRA {settings['lora_rank']}"
+    return method
 
 
 def summarize(lines: list[dict]) -> dict[str, list[dict]]:
-    """Average the lines of one task and group: task -> rows with `method`, `metrics`, `sd`, `runs`, `values`, ..."""
+    """Average the lines of a task and group: task -> rows with `method`, `metrics`, `sd`, ..."""
     tasks: dict[str, list[dict]] = {}
     for task in dict.fromkeys(line["task"] for line in lines):
-        own = [line for line in lines if line["task"] == task]
         groups = {}
-        for line in own:
-            groups.setdefault((line["group"], line["part"]), []).append(line)
-        rows = []
-        for same in groups.values():
-            names = dict.fromkeys(name for run in same for name in run["metrics"])
-            values = {name: [run["metrics"].get(name) for run in same] for name in names}
-            values = {name: [value for value in of if isinstance(value, int | float)] for name, of in values.items()}
-            seconds, cpu = ([run[k] for run in same if run.get(k) is not None] for k in ("seconds", "cpu_seconds"))
-            rows.append(
-                {
-                    **{key: same[0].get(key) for key in ("method", "part", "is_baseline", "parameters", "rows")},
-                    **{key: same[0].get(key) for key in ("settings", "classes")},
-                    "hardware": [run["hardware"] for run in same if run["hardware"]],
-                    "seeds": sorted({run["seed"] for run in same if run["seed"] is not None}),
-                    "folds": same[0]["folds"],
-                    "draws": [(run["seed"], run["fold"], run["data"]) for run in same],
-                    "runs": len(same),
-                    "values": values,
-                    "metrics": {name: float(np.mean(of)) for name, of in values.items() if of},
-                    "sd": {name: float(np.std(of, ddof=1)) if len(of) > 1 else None for name, of in values.items()},
-                    "seconds": float(np.mean(seconds)) if seconds else None,
-                    "cpu_seconds": float(np.mean(cpu)) if cpu else None,
-                }
-            )
+        for line in lines:
+            if line["task"] == task:
+                groups.setdefault((line["group"], line["part"]), []).append(line)
+        rows = [_average(runs) for runs in groups.values()]
         _tell_apart([row for row in rows if not row["is_baseline"]])
         tasks[task] = sorted(rows, key=lambda row: row["is_baseline"])
     return tasks
+
+
+def _average(runs: list[dict]) -> dict:
+    """Return one row for runs of the same settings."""
+    first = runs[0]
+    values = {}
+    for name in dict.fromkeys(name for run in runs for name in run["metrics"]):
+        measured = [run["metrics"].get(name) for run in runs]
+        values[name] = [value for value in measured if isinstance(value, int | float)]
+    names = ("method", "part", "is_baseline", "parameters", "rows", "settings", "classes", "folds")
+    return {
+        **{name: first.get(name) for name in names},
+        "hardware": [run["hardware"] for run in runs if run["hardware"]],
+        "seeds": sorted({run["seed"] for run in runs if run["seed"] is not None}),
+        "draws": [(run["seed"], run["fold"], run["data"]) for run in runs],
+        "runs": len(runs),
+        "values": values,
+        "metrics": {name: _mean(of_runs) for name, of_runs in values.items() if of_runs},
+        "sd": {name: _deviation(of_runs) for name, of_runs in values.items()},
+        "seconds": _mean([run["seconds"] for run in runs if run.get("seconds") is not None]),
+        "cpu_seconds": _mean([run["cpu_seconds"] for run in runs if run.get("cpu_seconds") is not None]),
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _deviation(values: list[float]) -> float | None:
+    """Return the standard deviation; one value has none."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _tell_apart(rows: list[dict]) -> None:
     """Add to methods of one name what differs in their settings."""
     for name in {row["method"] for row in rows}:
         same = [row for row in rows if row["method"] == name]
-        keys = sorted({key for row in same for key in row["settings"]})
-        for key in keys if len(same) > 1 else []:
+        if len(same) == 1:
+            continue
+        for key in sorted({key for row in same for key in row["settings"]}):
             texts = [json.dumps(row["settings"].get(key)) for row in same]
             if len(set(texts)) > 1:
                 for row, text in zip(same, texts, strict=True):
@@ -156,99 +180,138 @@ def _tell_apart(rows: list[dict]) -> None:
 
 
 def warnings_of(task: str, rows: list[dict]) -> list[str]:
-    """Return in what the runs of a task are not to be compared with the paper, or with one another."""
-    notes, published = [], SETS[SETS["task"] == task]
-    runs = [row for row in rows if not row["is_baseline"]]
-    for row in rows:
-        if row["part"] == "validation":
-            notes.append(f"{row['method']}: measured on the validation part, by which its checkpoint was chosen.")
-        if row["folds"] and row["runs"] % row["folds"]:
-            notes.append(f"{row['method']}: {row['runs']} runs of {row['folds']} folds: not every fold is finished.")
-        data: dict[tuple, set] = {}
-        for seed, fold, digest in row["draws"] if not row["is_baseline"] else ():
-            data.setdefault((seed, fold), set()).add(digest)
-        if any(len(digests) > 1 for digests in data.values()):
-            notes.append(f"{row['method']}: runs on different data are averaged; give each data set its own --task.")
-        elif len(data) < row["runs"] and not row["is_baseline"]:
-            notes.append(f"{row['method']}: a seed was run more than once, and its runs say nothing about the spread.")
+    """Return where the runs of a task cannot be compared with the paper or each other."""
+    notes = [note for row in rows for note in _notes_of_row(row)]
     sizes = {json.dumps(row["rows"].get(row["part"])) for row in rows}
     if len(sizes) > 1:
         notes.append(f"The lines were measured on different numbers of rows ({', '.join(sorted(sizes))}).")
-    for row in runs if len(published) else []:
-        expected = {part: published.iloc[0][f"{part}_rows"] for part in ("train", "test")}
-        found = {
-            "train": row["rows"].get("train", 0) + row["rows"].get("validation", 0),
-            "test": row["rows"].get("test", 0),
-        }
-        classes = published.iloc[0]["classes"]
-        if row["classes"] is not None and classes != row["classes"]:
-            notes.append(f"{row['classes']} classes, but {classes} in the paper: another task.")
-        for part, count in expected.items():
-            if count != "" and int(count) != found[part] and not row["folds"]:
-                notes.append(f"{found[part]:,} {part} rows, but {int(count):,} in the paper: the split differs.")
-        if expected["train"] != "":
-            notes.append("The paper's code chose its epoch on the test rows; here the validation rows choose it.")
+
+    published = SETS[SETS["task"] == task]
+    if len(published):
+        for row in rows:
+            if not row["is_baseline"]:
+                notes += _differences_from_paper(row, published.iloc[0])
     return list(dict.fromkeys(notes))
 
 
+def _notes_of_row(row: dict) -> list[str]:
+    notes = []
+    if row["part"] == "validation":
+        notes.append(f"{row['method']}: measured on the validation part, by which its checkpoint was chosen.")
+    if row["folds"] and row["runs"] % row["folds"]:
+        notes.append(f"{row['method']}: {row['runs']} runs of {row['folds']} folds: not every fold is finished.")
+    if row["is_baseline"]:
+        return notes
+
+    data: dict[tuple, set] = {}
+    for seed, fold, digest in row["draws"]:
+        data.setdefault((seed, fold), set()).add(digest)
+    if any(len(digests) > 1 for digests in data.values()):
+        notes.append(f"{row['method']}: runs on different data are averaged; give each data set its own --task.")
+    elif len(data) < row["runs"]:
+        notes.append(f"{row['method']}: a seed was run more than once, and its runs say nothing about the spread.")
+    return notes
+
+
+def _differences_from_paper(row: dict, published: pd.Series) -> list[str]:
+    notes = []
+    classes = published["classes"]
+    if row["classes"] is not None and classes != row["classes"]:
+        notes.append(f"{row['classes']} classes, but {classes} in the paper: another task.")
+
+    # The paper has no validation part: its training rows are ours with the rows that we split off.
+    sizes = {
+        "train": row["rows"].get("train", 0) + row["rows"].get("validation", 0),
+        "test": row["rows"].get("test", 0),
+    }
+    for part, size in sizes.items():
+        count = published[f"{part}_rows"]
+        if count != "" and int(count) != size and not row["folds"]:
+            notes.append(f"{size:,} {part} rows, but {int(count):,} in the paper: the split differs.")
+    if published["train_rows"] != "":
+        notes.append("The paper's code chose its epoch on the test rows; here the validation rows choose it.")
+    return notes
+
+
 def columns_of(task: str, rows: list[dict]) -> list[str]:
-    """Return the metrics of a task that are shown: the paper's first, then those that are known, and medians."""
-    found = dict.fromkeys(name for row in rows for name in row["metrics"])
-    medians = [name for name in found if name.startswith("auroc_median_")]
+    """Return the metrics to show: the paper's first, then the known ones, then medians."""
+    measured = dict.fromkeys(name for row in rows for name in row["metrics"])
+    medians = [name for name in measured if name.startswith("auroc_median_")]
     names = dict.fromkeys([*SETS[SETS["task"] == task]["metric"], *_COLUMNS, *medians])
-    return [name for name in names if name in found] or sorted(found)
+    return [name for name in names if name in measured] or sorted(measured)
 
 
 def report_text(tasks: dict[str, list[dict]]) -> str:
     """Return the report as Markdown."""
     text = ["# Report", "", "Figures are percentages (but for mse and loss): mean ± standard deviation over runs.", ""]
     for task, rows in tasks.items():
-        published = SETS[SETS["task"] == task]
-        names = columns_of(task, rows)
-        tested = next((row["rows"].get(row["part"]) for row in rows if row["rows"]), None)
-        text += [f"## {task}", "", f"| | {' | '.join(names)} | runs (seeds) | parameters | seconds |"]
-        text.append("|---" * (len(names) + 4) + "|")
-        for row in rows:
-            cells = [_cell(name, row["metrics"].get(name), row["sd"].get(name)) for name in names]
-            seeds = f"{row['runs']} ({', '.join(map(str, row['seeds']))})" if not row["is_baseline"] else ""
-            size = f"{row['parameters']:,}" if row["parameters"] else ""
-            seconds = f"{row['seconds']:,.0f}" if row["seconds"] is not None else ""
-            seconds += f" ({row['cpu_seconds']:,.0f} CPU)" if row["cpu_seconds"] is not None else ""
-            text.append(f"| {row['method']} | {' | '.join(cells)} | {seeds} | {size} | {seconds} |")
-        for name, column in (("paper, pretrained", "paper"), ("paper, from scratch", "paper_scratch")):
-            figures = {row["metric"]: row[column] for _, row in published.iterrows() if row[column] != ""}
-            if figures:
-                text.append(f"| {name} | {' | '.join(str(figures.get(n, '')) for n in names)} | | | |")
-        text.append("")
-        if len(published) and published.iloc[0]["paper_others"]:
-            text += [f"Others in the paper: {published.iloc[0]['paper_others']}.", ""]
-        if tested and "accuracy" in names:
-            best = max(row["metrics"].get("accuracy", 0) for row in rows)
-            error = 100 * float(np.sqrt(best * (1 - best) / tested))
-            text += [
-                f"{tested:,} rows tested: an accuracy of {100 * best:.1f} has a standard error of {error:.1f}.",
-                "",
-            ]
-        hardware = {
-            f"{h['device']}, {h['processes']} process(es), {h['threads']} thread(s)"
-            for row in rows
-            for h in row["hardware"]
-        }
-        text += [f"Hardware: {'; '.join(sorted(hardware))}.", ""] if hardware else []
-        notes = warnings_of(task, rows)
-        text += [*(f"**Note:** {note}" + "  " for note in notes), ""] if notes else []
+        text += _text_of_task(task, rows)
     return "\n".join(text)
+
+
+def _text_of_task(task: str, rows: list[dict]) -> list[str]:
+    published = SETS[SETS["task"] == task]
+    names = columns_of(task, rows)
+    text = [f"## {task}", "", f"| | {' | '.join(names)} | runs (seeds) | parameters | seconds |"]
+    text.append("|---" * (len(names) + 4) + "|")
+    text += [_line_of_table(row, names) for row in rows]
+    for name, column in (("paper, pretrained", "paper"), ("paper, from scratch", "paper_scratch")):
+        figures = {row["metric"]: row[column] for _, row in published.iterrows() if row[column] != ""}
+        if figures:
+            text.append(f"| {name} | {' | '.join(str(figures.get(n, '')) for n in names)} | | | |")
+    text.append("")
+
+    if len(published) and published.iloc[0]["paper_others"]:
+        text += [f"Others in the paper: {published.iloc[0]['paper_others']}.", ""]
+    tested = next((row["rows"].get(row["part"]) for row in rows if row["rows"]), None)
+    if tested and "accuracy" in names:
+        best = max(row["metrics"].get("accuracy", 0) for row in rows)
+        # Each row is right or wrong: the standard error of a binomial share.
+        error = 100 * float(np.sqrt(best * (1 - best) / tested))
+        text.append(f"{tested:,} rows tested: an accuracy of {100 * best:.1f} has a standard error of {error:.1f}.")
+        text.append("")
+    computers = [computer for row in rows for computer in row["hardware"]]
+    hardware = {f"{c['device']}, {c['processes']} process(es), {c['threads']} thread(s)" for c in computers}
+    if hardware:
+        text += [f"Hardware: {'; '.join(sorted(hardware))}.", ""]
+    notes = warnings_of(task, rows)
+    if notes:
+        text += [*(f"**Note:** {note}  " for note in notes), ""]
+    return text
+
+
+def _line_of_table(row: dict, names: list[str]) -> str:
+    cells = [_cell(name, row["metrics"].get(name), row["sd"].get(name)) for name in names]
+    seeds = ""
+    if not row["is_baseline"]:
+        seeds = f"{row['runs']} ({', '.join(map(str, row['seeds']))})"
+    size = ""
+    if row["parameters"]:
+        size = f"{row['parameters']:,}"
+    seconds = ""
+    if row["seconds"] is not None:
+        seconds = f"{row['seconds']:,.0f}"
+    if row["cpu_seconds"] is not None:
+        seconds += f" ({row['cpu_seconds']:,.0f} CPU)"
+    return f"| {row['method']} | {' | '.join(cells)} | {seeds} | {size} | {seconds} |"
 
 
 def _cell(name: str, mean: float | None, sd: float | None) -> str:
     if mean is None:
         return ""
-    scale, digits = (1, 4) if name in _ERRORS else (100, 1)
-    return f"{scale * mean:.{digits}f}" + (f" ± {scale * sd:.{digits}f}" if sd is not None else "")
+    scale = 1
+    digits = 4
+    if name not in _ERRORS:  # a percentage
+        scale = 100
+        digits = 1
+    text = f"{scale * mean:.{digits}f}"
+    if sd is not None:
+        text += f" ± {scale * sd:.{digits}f}"
+    return text
 
 
 def draw_report(tasks: dict[str, list[dict]], path: Path) -> None:
-    """Draw for each task the mean of each line, every run as a point, and the paper's figures as dashed lines."""
+    """Draw the mean of each line, its runs as points, and the paper's figures as dashes."""
     heights = [len(rows) + 1.5 for rows in tasks.values()]
     figure = Figure(figsize=(8, 0.8 + 0.36 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(tasks), squeeze=False, height_ratios=heights)[:, 0]
@@ -270,9 +333,9 @@ def draw_report(tasks: dict[str, list[dict]], path: Path) -> None:
                 ax.axvline(float(figure_), color="C3", linestyle=style, linewidth=1, label=label)
         if ax.get_legend_handles_labels()[1]:
             ax.legend(fontsize=7, loc="lower left")
-        ax.set_yticks(range(len(rows)), [row["method"] for row in reversed(rows)], fontsize=8)
+        ax.set_yticks(range(len(rows)), [plain_text(row["method"]) for row in reversed(rows)], fontsize=8)
         ax.set_ylim(-0.6, len(rows) - 0.4)
-        ax.set_title(f"{task}: {name}" + " (%)" * (scale == 100), fontsize=9, loc="left")
+        ax.set_title(plain_text(f"{task}: {name}") + " (%)" * (scale == 100), fontsize=9, loc="left")
         ax.grid(axis="x", alpha=0.3)
     save_figure(path, figure)
 
@@ -283,7 +346,8 @@ def write_report(paths: Sequence[str | Path], output: str | Path) -> str:
     Raises:
         InputError: See `collect`.
     """
-    tasks, output = summarize(collect(paths)), Path(output)
+    tasks = summarize(collect(paths))
+    output = Path(output)
     text = report_text(tasks)
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / "report.md", lambda path: path.write_text(text + "\n"))

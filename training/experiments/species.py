@@ -4,14 +4,15 @@
     hyenadna species --data genomes --window 16384 --model pretrained --truncation False
     accelerate launch -m hyenadna species --data genomes --window 1024   # on several devices
 
-`--data` is a folder with a sub-folder of FASTA files for each species (plain or bgzip; `genomes/human/chr1.fa`). A row
-is a random window of a random place; species count the same, and within one every position. Each epoch draws new
-training windows; those of validation and test are drawn once. They come from chromosomes that training never sees: name
-them with `--validation_chromosomes` and `--test_chromosomes` (`1` also means `chr1`, and a file `chr1.fa` of one
-sequence). Without names the last bases of each species are held out.
+`--data` is a folder with a sub-folder of FASTA files for each species (plain or bgzip;
+`genomes/human/chr1.fa`). A row is a random window of a random place; species count the same, and
+within one every position. Each epoch draws new training windows; those of validation and test are
+drawn once. They come from chromosomes that training never sees: name them with
+`--validation_chromosomes` and `--test_chromosomes` (`1` also means `chr1`, and a file `chr1.fa` of
+one sequence). Without names the last bases of each species are held out.
 
-As in the paper (arXiv 2306.15794) a window ends in `[SEP]`, and windows of up to 32,768 bases are pooled by their mean,
-longer ones by their last position.
+As in the paper (arXiv 2306.15794) a window ends in `[SEP]`, and windows of up to 32,768 bases are
+pooled by their mean, longer ones by their last position.
 """
 
 from dataclasses import dataclass, replace
@@ -65,8 +66,10 @@ class SpeciesArguments(ClassifierArguments):
             raise InputError(f"held_out_fraction is {self.held_out_fraction}; it must lie between 0 and 0.5")
         if self.model is None and self.max_seq_len is None:
             self.max_seq_len = self.window + 2
-        if self.pooling is None:
-            self.pooling = "mean" if self.window <= _MEAN_UP_TO else "last"
+        if self.pooling is None and self.window <= _MEAN_UP_TO:
+            self.pooling = "mean"
+        elif self.pooling is None:
+            self.pooling = "last"
         self.task = self.task or f"species_{self.window}"
 
 
@@ -98,7 +101,7 @@ def open_species(args: SpeciesArguments) -> dict[str, list[SequenceFile]]:
 
 
 def _check_copies(species: str, genomes: list[SequenceFile]) -> None:
-    """Raise `InputError` if a sequence stands in two files: one could be trained on and the other tested."""
+    """Raise `InputError` if two files hold one sequence: training would see the test part."""
     seen: dict[tuple, SequenceFile] = {}
     for genome in genomes:
         for i, (name, length) in enumerate(zip(genome.names, genome.lengths.tolist(), strict=True)):
@@ -134,6 +137,7 @@ def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArg
             raise InputError(f"window is {args.window:,}, but the longest contig of {species} has {longest:,} bases")
         # as of one file: a fraction of the species, not of each of its files
         parts["test"] = _last(usable, args.held_out_fraction)
+        # The fraction is one of the whole species, but is taken of what the test part left.
         parts["validation"] = _last(
             subtract(usable, parts["test"]), args.held_out_fraction / (1 - args.held_out_fraction)
         )
@@ -152,10 +156,11 @@ def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArg
 def _find(name: str, species: str, genomes: list[SequenceFile], whole: Intervals) -> Intervals:
     found = []
     for file, genome in enumerate(genomes):
-        stem = Path(genome.path).name.partition(".")[0]
         for i, sequence in enumerate(genome.names):
-            alone = stem if len(genome.names) == 1 else sequence
-            if {sequence, alone} & set(spellings(name)):
+            known_as = {sequence}
+            if len(genome.names) == 1:  # `chr1.fa` may call its one sequence NC_000001.11
+                known_as.add(Path(genome.path).name.partition(".")[0])
+            if known_as & set(spellings(name)):
                 found.append((file, i))
     if not found:
         known = sorted({sequence for genome in genomes for sequence in genome.names})[:20]
@@ -172,7 +177,7 @@ def _last(regions: Intervals, fraction: float) -> Intervals:
 
 
 class DrawnWindows:
-    """Random windows of one part: window `i` of epoch `epoch` is a function of the seed, the epoch and `i`.
+    """Random windows of one part; each is a function of the seed, the epoch and its number.
 
     Args:
         genomes: All files of all species.
@@ -182,20 +187,26 @@ class DrawnWindows:
     """
 
     def __init__(self, genomes: list[SequenceFile], regions: list[Intervals], window: int, seed: int):
-        self.genomes, self.regions, self.window, self.seed = genomes, regions, window, seed
+        self.genomes = genomes
+        self.regions = regions
+        self.window = window
+        self.seed = seed
 
     def draw(self, i: int, epoch: int) -> tuple[tuple[int, int, int, int], str, int]:
         """Return a window (file, sequence, start, end), its letters, and its species.
 
         Windows that are mostly N are drawn again.
         """
-        species, rng = i % len(self.regions), np.random.default_rng((self.seed, epoch, i))
+        species = i % len(self.regions)
+        rng = np.random.default_rng((self.seed, epoch, i))
         regions = self.regions[species]
+        # Number the possible starts of all regions one after another, and draw one of the numbers.
         starts = (regions.lengths - self.window + 1).cumsum()
         for _try in range(_TRIES):
             place = int(rng.integers(starts[-1]))
             k = int(np.searchsorted(starts, place, side="right"))
             file, sequence, last = int(regions.file[k]), int(regions.sequence[k]), int(regions.end[k])
+            # `starts[k] - 1` is the number of the last start in region k, whose window ends at `last`.
             start = last - self.window - (int(starts[k]) - 1 - place)
             text = self.genomes[file].letters(sequence, start, start + self.window)
             if text.upper().count("N") <= self.window / 2:
@@ -210,11 +221,13 @@ class DrawnWindows:
 
 
 class EpochRows(torch.utils.data.Dataset):
-    """New windows in each epoch, each on the other strand with probability `p`; see `StrandedRows`."""
+    """New windows each epoch, on the other strand with probability `p`; see `StrandedRows`."""
 
     def __init__(self, windows: DrawnWindows, count: int, p: float = 0.0):
-        self.windows, self.count, self.p = windows, count, p
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
+        self.windows = windows
+        self.count = count
+        self.p = p
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # see `StrandedRows`
 
     def __len__(self) -> int:
         return self.count
@@ -231,20 +244,23 @@ def species(args: SpeciesArguments) -> RunResult:
     """Train, evaluate and save a classifier of species.
 
     Raises:
-        InputError: The genomes, the checkpoint or the output folder cannot be used; nothing was written then.
+        InputError: The genomes, the checkpoint or the output folder cannot be used; nothing was
+            written then.
     """
     opened = open_species(args)
-    genomes, regions = [], {part: [] for part in PARTS}
+    genomes = []
+    regions = {part: [] for part in PARTS}
     for name, files in opened.items():
-        for part, own in held_out_regions(name, files, args).items():
-            regions[part].append(replace(own, file=own.file + len(genomes)))
+        for part, of_species in held_out_regions(name, files, args).items():
+            # The files of a species are numbered from 0; here they follow those of the species
+            # before.
+            regions[part].append(replace(of_species, file=of_species.file + len(genomes)))
         genomes += files
     drawn = {part: DrawnWindows(genomes, regions[part], args.window, args.seed) for part in PARTS}
     counts = {"train": args.windows_per_epoch, "validation": args.test_windows, "test": args.test_windows}
-    # under epochs that training does not reach, so that no part draws another's numbers
-    parts = {
-        part: drawn[part].rows(counts[part], {"train": 0, "validation": 2**31, "test": 2**32}[part]) for part in PARTS
-    }
+    # Each part has an epoch that training does not reach, so that no part draws another's numbers.
+    epochs = {"train": 0, "validation": 2**31, "test": 2**32}
+    parts = {part: drawn[part].rows(counts[part], epochs[part]) for part in PARTS}
     for rows in parts.values():
         _check_letters(rows["sequence"])
     labelled = LabelledData(parts, SINGLE_LABEL, list(opened), digest_of(parts))

@@ -1,1 +1,31 @@
-"""What the commands share: settings, the folder of a run, the trainer, adapters, metrics, results."""
+"""What the commands share.
+
+| file | what it holds |
+|---|---|
+| `settings.py` | settings as dataclass fields, from flags or YAML; which of them decide a result |
+| `folder.py`, `files.py` | the folder of a run: one writer, resuming, fingerprints; files written whole |
+| `checkpoints.py` | Trainer's checkpoints and their manifests: which of them can be resumed |
+| `models.py` | a model from scratch or from a checkpoint, and errors of loading |
+| `trainer.py` | the optimisation, checkpoints, and what stops a training that diverges |
+| `supervised.py` | runs on labelled sequences: settings, rows, collator, `train_and_test` |
+| `language.py` | labels as the next token of a language model |
+| `adapters.py` | soft prompts and LoRA |
+| `metrics.py`, `markov.py`, `pictures.py` | metrics, Markov models to compare with, pictures |
+
+`hyenadna.training.trainer` and `hyenadna.training.adapters` are the public paths to this.
+"""
+
+__all__ = [
+    "adapters",
+    "checkpoints",
+    "files",
+    "folder",
+    "language",
+    "markov",
+    "metrics",
+    "models",
+    "pictures",
+    "settings",
+    "supervised",
+    "trainer",
+]

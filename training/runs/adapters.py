@@ -1,4 +1,4 @@
-"""Adapters of a frozen HyenaDNA through `peft`: soft prompts and LoRA, made and loaded again with a check.
+"""Adapters of a frozen HyenaDNA through `peft`: soft prompts and LoRA.
 
 from hyenadna.training.adapters import load_adapted
 model = load_adapted("folder")         # of hyenadna soft-prompt, or of hyenadna finetune --lora_rank
@@ -16,7 +16,7 @@ from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceCla
 from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 
-from .models import load_checkpoint
+from .models import check_finite, errors_as_input, load_checkpoint
 
 _TASKS = {
     HyenaDNAForSequenceClassification: TaskType.SEQ_CLS,
@@ -26,20 +26,20 @@ _SHAPE = ("d_model", "n_layer", "d_inner", "hyena_order", "max_seq_len")  # of t
 
 
 def add_lora(model: HyenaDNAPreTrainedModel, rank: int) -> PeftModel:
-    """Put LoRA matrices of this rank on the projections and the MLP of each block; they and the head are trained."""
+    """Put LoRA matrices on each block's projections and MLP; they and the head are trained."""
     return get_peft_model(model, LoraConfig(task_type=_TASKS[type(model)], r=rank, lora_alpha=2 * rank))
 
 
 def add_prompt(
     model: HyenaDNAPreTrainedModel, length: int, init_text: str | None = None, dropout: float = 0.0
 ) -> PeftModel:
-    """Put `length` learned tokens in front of every sequence; they and the head of a classifier are trained.
+    """Put `length` learned tokens before every sequence; they and the head are trained.
 
     Args:
         model: A classifier or a language model. Its weights are frozen, and it is changed in place.
         length: Number of learned tokens.
-        init_text: Bases from whose embeddings the tokens start, repeated or cut to `length`; N(0, 0.02) without it
-            (arXiv 2306.15794), as wide as the embeddings of a model start.
+        init_text: Bases from whose embeddings the tokens start, repeated or cut to `length`; N(0,
+            0.02) without it (arXiv 2306.15794), as wide as the embeddings of a model start.
         dropout: Probability with which an element of a learned token is dropped in training.
 
     Raises:
@@ -50,7 +50,10 @@ def add_prompt(
             f"a prompt of {length} tokens: there must be at least 1, and the model takes max_seq_len="
             f"{model.config.max_seq_len} tokens with the sequence"
         )
-    ids = None if init_text is None else _bases(init_text)
+    ids = None
+    if init_text is not None:
+        ids = _bases(init_text)
+    # peft starts the tokens from N(0, 1), which would drown the sequence; they are set below.
     adapted = get_peft_model(model, PromptTuningConfig(task_type=_TASKS[type(model)], num_virtual_tokens=length))
     tokens = adapted.prompt_encoder[adapted.active_adapter].embedding.weight
     with torch.no_grad():
@@ -63,8 +66,9 @@ def add_prompt(
     def drop(module, args, kwargs):
         # peft makes one prompt for the whole batch; here each row has its own
         if module.training and dropout and "inputs_embeds" in kwargs:  # not where the base itself is called
-            prompt, sequence = kwargs["inputs_embeds"].split([length, kwargs["inputs_embeds"].shape[1] - length], dim=1)
-            kwargs["inputs_embeds"] = torch.cat([F.dropout(prompt, dropout), sequence], dim=1)
+            embeddings = kwargs["inputs_embeds"]
+            prompt = F.dropout(embeddings[:, :length], dropout)
+            kwargs["inputs_embeds"] = torch.cat([prompt, embeddings[:, length:]], dim=1)
         return args, kwargs
 
     model.register_forward_pre_hook(drop, with_kwargs=True)
@@ -72,21 +76,25 @@ def add_prompt(
 
 
 def _bases(text: str) -> list[int]:
+    if not text:
+        raise InputError("init_text '' is empty; write bases: A, C, G, T, N")
     wrong = sorted(set(text.upper()) - set("ACGTN"))
-    if wrong or not text:
-        raise InputError(f"init_text {text!r} {f'holds {wrong}' if wrong else 'is empty'}; write bases: A, C, G, T, N")
+    if wrong:
+        raise InputError(f"init_text {text!r} holds {wrong}; write bases: A, C, G, T, N")
     return HyenaDNATokenizer()(text.upper(), add_special_tokens=False)["input_ids"]
 
 
 def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftModel:
-    """Load what `hyenadna soft-prompt` or `hyenadna finetune --lora_rank` saved, in evaluation mode.
+    """Load an adapter of `hyenadna soft-prompt` or `finetune --lora_rank`, for evaluation.
 
     Args:
-        folder: With `adapter_config.json`, `adapter_model.safetensors` and the `config.json` of the adapted model.
+        folder: With `adapter_config.json`, `adapter_model.safetensors` and the `config.json` of the
+            adapted model.
         base: The checkpoint under the adapter, if it is elsewhere now.
 
     Raises:
-        InputError: The folder holds no adapter, its base does not load, or is a model of another shape.
+        InputError: The folder holds no adapter, its base does not load, or is a model of another
+            shape.
     """
     folder = Path(folder)
     for file in ("adapter_config.json", "config.json"):
@@ -95,14 +103,17 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
                 f"{str(folder)!r} holds no {file}. This loads what `hyenadna soft-prompt` and `hyenadna finetune "
                 "--lora_rank` save; load other adapters with peft"
             )
-    adapter, config = PeftConfig.from_pretrained(folder), HyenaDNAConfig.from_pretrained(folder)
+    with errors_as_input(f"the adapter in {str(folder)!r} cannot be loaded"):
+        adapter = PeftConfig.from_pretrained(folder)
+        config = HyenaDNAConfig.from_pretrained(folder)
     cls = next((cls for cls, task in _TASKS.items() if task == adapter.task_type), None)
     if cls is None:
         raise InputError(
             f"the adapter in {str(folder)!r} is for {adapter.task_type}; known are {list(_TASKS.values())}"
         )
-    names = ("id2label", "label2id", "problem_type", "pooling")
-    settings = {name: getattr(config, name) for name in names} if cls is HyenaDNAForSequenceClassification else {}
+    settings = {}
+    if cls is HyenaDNAForSequenceClassification:
+        settings = {name: getattr(config, name) for name in ("id2label", "label2id", "problem_type", "pooling")}
     base = str(base or adapter.base_model_name_or_path)
     try:
         model, _ = load_checkpoint(cls, base, settings, new="score.")
@@ -113,9 +124,15 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
     # peft itself passes over the matrices of layers that are not there, without a word
     wrong = [name for name in _SHAPE if getattr(model.config, name) != getattr(config, name)]
     if wrong:
-        expected, came = (", ".join(f"{name}={getattr(c, name)}" for name in wrong) for c in (config, model.config))
         raise InputError(
-            f"the adapter in {str(folder)!r} is for a model with {expected}, but {base!r} has {came}; name the right "
-            "one as base"
+            f"the adapter in {str(folder)!r} is for a model with {_values(config, wrong)}, but {base!r} has "
+            f"{_values(model.config, wrong)}; name the right one as base"
         )
-    return PeftModel.from_pretrained(model, folder).eval()
+    with errors_as_input(f"the adapter in {str(folder)!r} cannot be loaded"):
+        adapted = PeftModel.from_pretrained(model, folder).eval()
+    check_finite(adapted, str(folder))
+    return adapted
+
+
+def _values(config: HyenaDNAConfig, names: list[str]) -> str:
+    return ", ".join(f"{name}={getattr(config, name)}" for name in names)

@@ -1,45 +1,107 @@
-"""Trainer's checkpoints on disk: `checkpoint-STEP` in the folder of a run, and which of them can be resumed."""
+"""Trainer's checkpoints on disk, `checkpoint-STEP`, and which of them can be resumed.
 
+The last file of a checkpoint is its manifest: the names, sizes and SHA-256 of all others. A run
+that was killed while writing leaves none, and after any later damage the files do not agree with
+it.
+"""
+
+import hashlib
 import json
-import zipfile
+import re
+import shutil
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
+
+from .files import write_json
 
 logger = logging.get_logger(__name__)
 
+MANIFEST_FILE = "manifest.json"
+
+
+def write_manifest(checkpoint: Path) -> None:
+    """Write names, sizes and digests of the files in a checkpoint that is else complete."""
+    files = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path.name != MANIFEST_FILE:
+            files[path.relative_to(checkpoint).as_posix()] = {
+                "size": path.stat().st_size,
+                "sha256": _sha256(path),
+            }
+    write_json(checkpoint / MANIFEST_FILE, {"files": files})
+
+
+def check_manifest(checkpoint: Path) -> None:
+    """Raise `ValueError` or `OSError` if a file is missing or not what was written."""
+    path = checkpoint / MANIFEST_FILE
+    if not path.exists():
+        raise ValueError(f"it has no {MANIFEST_FILE}, which is written last")
+    try:
+        files = json.loads(path.read_text())["files"].items()
+        expected = [(name, int(entry["size"]), str(entry["sha256"])) for name, entry in files]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"its {MANIFEST_FILE} is damaged: {error}") from error
+    if not expected:
+        raise ValueError(f"its {MANIFEST_FILE} is damaged: it names no file")
+
+    for name, size, digest in expected:
+        file = checkpoint / name
+        if not file.is_file():
+            raise ValueError(f"{name} is missing")
+        if file.stat().st_size != size:
+            raise ValueError(f"{name} has {file.stat().st_size:,} bytes, but {size:,} were written")
+        if _sha256(file) != digest:
+            raise ValueError(f"{name} is damaged: its SHA-256 is not that of what was written")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """Return the step in a folder's name; None for `checkpoint-best`, `checkpoint-3 (copy)`."""
+    match = re.fullmatch(r"checkpoint-([0-9]{1,18})", checkpoint.name)
+    return int(match[1]) if match else None
+
+
+def checkpoints_in(folder: str | Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest first."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if step_of(path) is not None and path.is_dir()]
+    return sorted(found, key=step_of, reverse=True)
+
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
-    """Return the newest checkpoint in `folder` that is whole, or None. A warning says why a newer one is passed over.
-
-    `trainer_state.json` is the last file of a checkpoint: without a readable one, the run was killed while writing.
-    Weights and optimizer are looked through too: a machine that lost its power may leave any of them cut short.
-    """
-    checkpoints = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for checkpoint in reversed(checkpoints):
+    """Return the newest whole checkpoint in `folder`, or None; warn of broken ones."""
+    for checkpoint in checkpoints_in(folder):
         try:
-            _check_whole(checkpoint)
-        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
+            check_manifest(checkpoint)
+        except (OSError, ValueError) as error:
             logger.warning(f"{checkpoint} is broken and passed over: {error}")
             continue
         return str(checkpoint)
     return None
 
 
-def _check_whole(checkpoint: Path) -> None:
-    """Raise an error if a file is missing or damaged. Nothing is unpickled: `torch.save` writes zip archives."""
-    json.loads((checkpoint / "trainer_state.json").read_text())
-    names = {path.name for path in checkpoint.iterdir()}
-    for kind, starts in (("weights", ("model", "adapter_model", "pytorch_model")), ("optimizer", ("optimizer",))):
-        if not any(name.startswith(starts) for name in names):  # FSDP has files and folders of its own names
-            raise ValueError(f"it has no {kind}")
-    for path in checkpoint.rglob("*"):
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:  # compares the size of the file with its header
-                file.keys()
-        elif path.suffix in (".pt", ".pth", ".bin"):
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged:
-                raise ValueError(f"{damaged} in {path.name} is damaged")
+def remove_old_checkpoints(newest: Path, keep: int | None, best: str | None) -> None:
+    """Delete checkpoints beside the new one until `keep` are left; never the best one.
+
+    Transformers' own function would also count and delete folders such as `checkpoint-3 (copy)`.
+    """
+    if not keep:
+        return
+    checkpoints = checkpoints_in(newest.parent)
+    kept = {newest.name}
+    if best is not None:
+        kept.add(Path(best).name)
+
+    # Those of a later step are broken: the run was resumed from an earlier one. They go first, then
+    # the oldest.
+    later = [path for path in checkpoints if step_of(path) > step_of(newest)]
+    earlier = [path for path in reversed(checkpoints) if path not in later]
+    surplus = len(checkpoints) - max(keep, len(kept))
+    for checkpoint in [*later, *earlier]:
+        if surplus > 0 and checkpoint.name not in kept:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            surplus -= 1

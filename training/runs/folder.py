@@ -1,17 +1,14 @@
-"""The folder of a run: one writer at a time, every file whole, and a second run only as a continuation of the first.
+"""The folder of a run: one writer at a time, and a second run only continues the first.
 
-`run_settings.json` is written first and holds what decides the result; `metrics.json` is written last, so that its
-presence says that the run is finished.
+`run_settings.json` is written first and holds what decides the result; `metrics.json` is written
+last, so that its presence says that the run is finished.
 """
 
 import hashlib
 import json
-import math
-import os
 import platform
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
@@ -23,56 +20,20 @@ import torch
 from hyenadna.errors import InputError
 
 from .checkpoints import last_complete_checkpoint
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows
-    fcntl = None
+from .outputs import locked
 
 SETTINGS_FILE = "run_settings.json"
 METRICS_FILE = "metrics.json"
 
 
-# ---------------------------------------------------------------------------------------------- files
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: a kill never leaves half a file.
-
-    The temporary name holds the number of the process, so that two processes never write into one file.
-    """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write `content`; NaN and infinity, which JSON does not have, become null."""
-
-    def clean(value):
-        if isinstance(value, dict):
-            return {key: clean(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [clean(item) for item in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value
-
-    text = json.dumps(clean(content), indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text))
-
-
-# ---------------------------------------------------------------------------------------------- one writer
+# --------------------------------------------------------------------------------------- one writer
 
 
 def one_writer(recipe: Callable) -> Callable:
-    """Decorate `recipe(args, ...)`: while it runs, no other process runs one in the same `args.output_dir`.
+    """Decorate `recipe(args, ...)`: only one process at a time runs in `args.output_dir`.
 
-    Where a folder can only be read, or its file system or operating system has no such locks, nothing is locked.
+    Where a folder can only be read, or its file system or operating system has no such locks,
+    nothing is locked.
 
     Raises:
         InputError: Another process is writing into the folder.
@@ -82,52 +43,13 @@ def one_writer(recipe: Callable) -> Callable:
     def alone(args: Any, *rest, **named):
         with ExitStack() as at_end:
             if args.process_index == 0:
-                _lock(Path(args.output_dir), at_end)
+                at_end.enter_context(locked(Path(args.output_dir)))
             return recipe(args, *rest, **named)
 
     return alone
 
 
-def _lock(output: Path, at_end: ExitStack) -> None:
-    """Lock a hidden file in `output`; `at_end` gives it back, and removes folders that are still empty then.
-
-    This is a POSIX record lock. It ends with the process, however that ends, and forked data-loader workers, which may
-    outlive the process for a moment, do not inherit it. An flock, which most libraries use, they would inherit: a run
-    that was killed could not be resumed until the last worker is gone.
-    """
-    if fcntl is None:
-        warnings.warn(
-            f"{platform.system()} has no record locks: do not start two runs in {str(output)!r} at once", stacklevel=4
-        )
-
-    missing = [path for path in (output, *output.parents) if not path.exists()]
-    for path in reversed(missing):  # a recipe that was refused leaves nothing
-        at_end.callback(_remove_if_empty, path)
-
-    lock = output / ".lock"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
-            return
-        file = at_end.enter_context(lock.open("a"))
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not (lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
-            raise BlockingIOError  # another run ended just now, and removed the file
-        at_end.callback(lock.unlink, missing_ok=True)
-    except BlockingIOError:
-        raise InputError(
-            f"another process is writing into output_dir {str(output)!r}; wait for it, end it, or choose another folder"
-        ) from None
-    except OSError:
-        return  # the recipe itself will say what is wrong with the folder
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
-
-
-# ---------------------------------------------------------------------------------------------- resuming
+# ----------------------------------------------------------------------------------------- resuming
 
 
 class Fingerprint:
@@ -185,6 +107,7 @@ def check_output_folder(output: Path, settings: dict, resume: bool, not_compared
         raise InputError(
             f"output_dir {str(output)!r} holds {state} run; choose another folder, or continue that run with --resume"
         )
+    # Compare what JSON makes of the settings: the earlier ones went through it too (tuples are lists).
     compared = {name: value for name, value in settings.items() if name not in not_compared}
     _check_same_run(output, earlier, json.loads(json.dumps(compared)))
 
@@ -198,7 +121,7 @@ def read_settings(output: Path) -> dict:
     path = output / SETTINGS_FILE
     try:
         settings = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}; choose another folder") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path} holds a {type(settings).__name__}, not the settings of a run; choose another folder")
@@ -222,7 +145,7 @@ def _check_same_run(output: Path, earlier: dict, settings: dict) -> None:
 
 
 def finished_results(output: Path) -> dict | None:
-    """Return the content of `metrics.json`, and say that there is nothing to do; None if the run is not finished.
+    """Return the content of a finished run's `metrics.json`, and say so; else None.
 
     Raises:
         InputError: The file is damaged.
@@ -243,7 +166,7 @@ def finished_results(output: Path) -> dict | None:
 
 @contextmanager
 def saying_how_to_go_on(output: Path) -> Iterator[None]:
-    """Print after Ctrl-C which checkpoint is left, and how the run goes on from there."""
+    """After Ctrl-C, print which checkpoint is left and how to continue."""
     try:
         yield
     except KeyboardInterrupt:
@@ -252,7 +175,7 @@ def saying_how_to_go_on(output: Path) -> Iterator[None]:
         raise
 
 
-# ---------------------------------------------------------------------------------------------- provenance
+# --------------------------------------------------------------------------------------- provenance
 
 
 def versions() -> dict[str, str]:
@@ -262,7 +185,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device, processes: int = 1) -> dict[str, str | int]:
-    """Return what a result was computed on: the name of the device, and the numbers of processes and threads."""
+    """Return what a result was computed on: device, number of processes and threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {"device": name, "processes": processes, "threads": torch.get_num_threads()}
 

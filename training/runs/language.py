@@ -1,4 +1,4 @@
-"""Labels as the next token: rows that a language model reads, and the letters that stand for the classes."""
+"""Labels as the next token: rows for a language model, and a letter for each class."""
 
 import numpy as np
 import torch
@@ -37,7 +37,8 @@ def letters_of_labels(label_names: list[str], letters: str | None = None) -> str
 class NextTokenCollator:
     """Rows as `sequence [SEP] letter`, padded on the left; the last letter is the only target.
 
-    Labelled `examples` of a row, pairs of a sequence and a label, come before it as `sequence [SEP] letter [SEP]`.
+    Labelled `examples` of a row, pairs of a sequence and a label, come before it as `sequence [SEP]
+    letter [SEP]`.
 
     Args:
         tokenizer: Without special tokens of its own.
@@ -67,11 +68,11 @@ class NextTokenCollator:
         return ids[:-1]  # nothing follows the last letter
 
     def letter_logits(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the logits of the letters after `[SEP]`, (batch, classes), for `Trainer`'s evaluation."""
+        """Return the logits of the letters after `[SEP]`, `(batch, classes)`, for `Trainer`."""
         return logits[:, -2, self.letter_ids]
 
     def metrics(self, output: EvalPrediction) -> dict[str, float]:
-        """Compute the metrics of a classifier from letters: `label_ids` (rows, length) hold one that is not -100."""
+        """Compute a classifier's metrics. Each row of `label_ids` has one that is not -100."""
         tokens = np.asarray(output.label_ids).max(axis=1)
         classes = (tokens[:, None] == np.array(self.letter_ids)).argmax(axis=1)
         return make_compute_metrics(SINGLE_LABEL)(EvalPrediction(output.predictions, classes))

@@ -4,13 +4,18 @@
     models = MarkovModels(count_contexts(windows_of_training, order=8))
     models.perplexity(count_contexts(windows_of_test, order=8))          # {1: 3.95, 2: 3.93, ...}
 
-The targets are those of the network: in each window every A, C, G and T but the first base, which nothing predicts. The
-context of a target reaches back to the start of its window or to the last other letter, as the network's does at most:
-a model of order k uses the last k bases of it, or all of them if there are fewer.
+The targets are those of the network: every A, C, G and T of a window but the first base, which
+nothing predicts. The context of a target reaches back to the start of its window or to the last
+other letter; the network's reaches no further. A model of order k uses the last k bases of it, or
+all of them if there are fewer.
 
-The probability of a base after a context backs off to that of the shorter context,
-p_k(x | c) = (n(c, x) + a_k p_(k-1)(x | c')) / (n(c) + a_k), with p_(-1) = 1/4: a Dirichlet prior (MacKay and Peto
-1995). Each a_k is chosen on training bases alone: fitted on one half of the windows, compared on the other.
+The probability of a base x after a context c of length k backs off to that after the shorter
+context c', which lacks the oldest base:
+
+    p_k(x | c) = (n(c, x) + a_k p_(k-1)(x | c')) / (n(c) + a_k),    p_(-1) = 1/4
+
+This is a Dirichlet prior (MacKay and Peto 1995). Each a_k is chosen on training bases alone: the
+models are fitted on one half of the windows and compared on the other.
 """
 
 from collections.abc import Iterable
@@ -25,8 +30,9 @@ STRENGTHS = (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)  # what 
 class ContextCounts:
     """How often each base follows each context, split by how long the context is.
 
-    `exact[h]`, int64 `(4**h, 4)`, counts the targets that have h bases before them, the last one those with `order` or
-    more. The rows are contexts, read as numbers in base 4 (A 0, C 1, G 2, T 3), the oldest base first.
+    `exact[h]`, int64 `(4**h, 4)`, counts the targets that have h bases before them, the last one
+    those with `order` or more. The rows are contexts, read as numbers in base 4 (A 0, C 1, G 2, T
+    3), the oldest base first.
     """
 
     def __init__(self, order: int):
@@ -34,27 +40,47 @@ class ContextCounts:
         self.exact = [np.zeros((4**h, 4), dtype=np.int64) for h in range(order + 1)]
 
     def add(self, bases: np.ndarray, targets: np.ndarray) -> None:
-        """Count windows `(n, length)` of 0..3, other values for what is no base; `targets` (bool) marks what counts."""
+        """Count the targets of some windows.
+
+        Args:
+            bases: Windows `(n, length)` of 0..3; other values are no bases.
+            targets: bool `(n, length)`, which of them count.
+        """
         valid = bases < 4
-        code, history = np.zeros(bases.shape, dtype=np.int32), np.zeros(bases.shape, dtype=np.int8)
-        code[valid] = bases[valid]
-        own, running = code.copy(), valid.copy()
+        digits = np.zeros(bases.shape, dtype=np.int32)
+        digits[valid] = bases[valid]
+
+        # Shift the digits of the windows against themselves. After round h, `code` holds for each
+        # position the number in base 4 whose lowest digit is the base itself and whose digit j is
+        # the base j positions before it, j <= h. `unbroken` says whether all of these h positions
+        # are bases inside the window, and `history` in how many rounds that held: the length of the
+        # context, at most `order`.
+        code = digits.copy()
+        unbroken = valid.copy()
+        history = np.zeros(bases.shape, dtype=np.int8)
         for h in range(1, self.order + 1):
-            running[:, h:] &= valid[:, :-h]
-            running[:, :h] = False  # the window starts there
-            code[:, h:] += own[:, :-h] << (2 * h)
-            history += running
+            unbroken[:, h:] &= valid[:, :-h]
+            unbroken[:, :h] = False  # the window starts there
+            code[:, h:] += digits[:, :-h] << (2 * h)
+            history += unbroken
+
         targets = targets & valid
-        targets[:, 0] = False
+        targets[:, 0] = False  # nothing predicts the first base of a window
+
+        # A context of length h and its target are h + 1 digits: row and column of the table, read
+        # as one number. The digits beyond them belong to a context that is broken, and are cut off.
         for h, counts in enumerate(self.exact):
             chosen = code[targets & (history == h)] & (4 ** (h + 1) - 1)
             counts += np.bincount(chosen, minlength=counts.size).reshape(counts.shape)
 
     def totals(self) -> list[np.ndarray]:
-        """Return the counts of every order from all targets that have so long a context, int64 `(4**k, 4)` each."""
+        """Return every order's counts of all targets with a long enough context, `(4**k, 4)`."""
         totals = [self.exact[-1]]
         for exact in self.exact[-2::-1]:
-            totals.insert(0, exact + totals[0].reshape(4, *exact.shape).sum(axis=0))  # whatever the oldest base is
+            # A longer context counts too, whatever its oldest base is: the highest digit, so the
+            # first axis here.
+            longer = totals[0].reshape(4, *exact.shape).sum(axis=0)
+            totals.insert(0, exact + longer)
         return totals
 
     @property
@@ -78,18 +104,29 @@ class MarkovModels:
     """
 
     def __init__(self, one: ContextCounts, other: ContextCounts):
-        self.order, self.strengths = one.order, []
-        halves = [one.totals(), other.totals()]
-        below = [np.full((1, 4), 0.25)] * 2
-        self._log_p, p = [], np.full((1, 4), 0.25)
+        self.order = one.order
+        self.strengths = []
+        self._log_p = []
+
+        first = one.totals()
+        second = other.totals()
+        # p(x | c) of the order below, fitted on the first half, on the second, and on both; at the
+        # start 1/4.
+        p_first = p_second = p_both = np.full((1, 4), 0.25)
         for k in range(self.order + 1):
-            fitted = {a: [_back_off(half[k], a, p) for half, p in zip(halves, below, strict=True)] for a in STRENGTHS}
-            loss = {a: _nats(halves[1][k], np.log(f[0])) + _nats(halves[0][k], np.log(f[1])) for a, f in fitted.items()}
-            best = min(loss, key=loss.get)
+            # Choose the strength whose model of each half predicts the other half best.
+            losses = {}
+            for strength in STRENGTHS:
+                log_first = np.log(_back_off(first[k], strength, p_first))
+                log_second = np.log(_back_off(second[k], strength, p_second))
+                losses[strength] = _nats(second[k], log_first) + _nats(first[k], log_second)
+            best = min(losses, key=losses.get)
+
             self.strengths.append(best)
-            below = fitted[best]
-            p = _back_off(halves[0][k] + halves[1][k], best, p)
-            self._log_p.append(np.log(p))
+            p_first = _back_off(first[k], best, p_first)
+            p_second = _back_off(second[k], best, p_second)
+            p_both = _back_off(first[k] + second[k], best, p_both)
+            self._log_p.append(np.log(p_both))
 
     def nats(self, counts: ContextCounts, order: int) -> float:
         """Return the sum over the targets of `counts` of -ln p under the model of this order."""
@@ -107,8 +144,10 @@ class MarkovModels:
 
 
 def _back_off(counts: np.ndarray, strength: float, shorter: np.ndarray) -> np.ndarray:
-    """Return p(x | c), `(4**k, 4)`, from such counts and p(x | c') of the contexts without their oldest base."""
-    prior = np.tile(shorter, (len(counts) // len(shorter), 1))  # the oldest base is the highest digit
+    """Return p(x | c), `(4**k, 4)`, from the counts and the p(x | c') of one order less."""
+    # The oldest base is the highest digit of a context, so the shorter contexts repeat as one
+    # block.
+    prior = np.tile(shorter, (len(counts) // len(shorter), 1))
     return (counts + strength * prior) / (counts.sum(axis=1, keepdims=True) + strength)
 
 

@@ -1,10 +1,11 @@
-"""Metrics as local `evaluate.Metric` classes, so nothing is fetched from the Hub, and `compute_metrics` for `Trainer`.
+"""Metrics as local `evaluate.Metric` classes, which need no network, and `compute_metrics`.
 
     from hyenadna.training.runs.metrics import MatthewsCorrelation
     MatthewsCorrelation(keep_in_memory=True).compute(predictions=[0, 1, 1], references=[0, 1, 0])   # {"mcc": 0.5}
 
-Predictions and references are class indices, or lists of 0 and 1 for multi-label problems; a multi-label result is the
-mean over the labels, except for the accuracy, which counts the rows whose labels are all right.
+Predictions and references are class indices, or lists of 0 and 1 for multi-label problems; a
+multi-label result is the mean over the labels, except for the accuracy, which counts the rows whose
+labels are all right.
 """
 
 from collections.abc import Callable
@@ -64,30 +65,37 @@ class MatthewsCorrelation(evaluate.Metric):
         return _describe(self.__doc__, "Gorodkin 2004, doi:10.1016/j.compbiolchem.2004.09.006", _CLASSES)
 
     def _compute(self, predictions, references) -> dict[str, float]:
-        references, predictions = np.asarray(references), np.asarray(predictions)
+        references = np.asarray(references)
+        predictions = np.asarray(predictions)
         if references.ndim == 1:
             return {"mcc": float(matthews_corrcoef(references, predictions))}
-        pairs = zip(references.T, predictions.T, strict=True)
-        return {"mcc": float(np.mean([matthews_corrcoef(reference, prediction) for reference, prediction in pairs]))}
+        of_labels = [
+            matthews_corrcoef(reference, prediction)
+            for reference, prediction in zip(references.T, predictions.T, strict=True)
+        ]
+        return {"mcc": float(np.mean(of_labels))}
 
 
 class AUROC(evaluate.Metric):
     """Area under the receiver operating characteristic, one class against the rest: `{"auroc": 0..1}`.
 
-    `prediction_scores` has one score per class (or per label) in each row. The result is the mean over the classes of
-    which there are both positive and negative rows, and NaN if there are none.
+    `prediction_scores` has one score per class (or per label) in each row. The result is the mean
+    over the classes of which there are both positive and negative rows, and NaN if there are none.
     """
 
     def _info(self) -> evaluate.MetricInfo:
         return _describe(self.__doc__, "Fawcett 2006, doi:10.1016/j.patrec.2005.10.010", _SCORES)
 
     def _compute(self, prediction_scores, references) -> dict[str, float]:
-        scores, positive = np.asarray(prediction_scores), np.asarray(references)
+        scores = np.asarray(prediction_scores)
+        positive = np.asarray(references)
         if positive.ndim == 1:
             positive = positive[:, None] == np.arange(scores.shape[1])
         defined = [c for c in range(scores.shape[1]) if 0 < positive[:, c].sum() < len(positive)]
+        if not defined:
+            return {"auroc": float("nan")}
         areas = [roc_auc_score(positive[:, c], scores[:, c]) for c in defined]
-        return {"auroc": float(np.mean(areas)) if areas else float("nan")}
+        return {"auroc": float(np.mean(areas))}
 
 
 class RegressionScores(evaluate.Metric):
@@ -97,27 +105,36 @@ class RegressionScores(evaluate.Metric):
         return _describe(self.__doc__, "", _NUMBERS)
 
     def _compute(self, predictions, references) -> dict[str, float]:
-        constant = len(set(predictions)) < 2 or len(set(references)) < 2  # no correlation is defined then
+        mse = float(mean_squared_error(references, predictions))
+        if len(set(predictions)) < 2 or len(set(references)) < 2:  # no correlation with a constant is defined
+            return {"mse": mse, "pearson": float("nan"), "spearman": float("nan")}
         return {
-            "mse": float(mean_squared_error(references, predictions)),
-            "pearson": float("nan") if constant else float(pearsonr(references, predictions).statistic),
-            "spearman": float("nan") if constant else float(spearmanr(references, predictions).statistic),
+            "mse": mse,
+            "pearson": float(pearsonr(references, predictions).statistic),
+            "spearman": float(spearmanr(references, predictions).statistic),
         }
 
 
 def probabilities(logits: np.ndarray, problem_type: str) -> np.ndarray:
-    """Turn logits `(rows, labels)` into float64 probabilities of the same shape. Regression: no change."""
+    """Turn logits `(rows, labels)` into float64 probabilities of the same shape.
+
+    Regression: no change.
+    """
     logits = np.asarray(logits, dtype=np.float64)
     if problem_type == "single_label_classification":
         return softmax(logits, axis=-1)
-    return expit(logits) if problem_type == "multi_label_classification" else logits
+    if problem_type == "multi_label_classification":
+        return expit(logits)
+    return logits
 
 
 def predicted_labels(probability: np.ndarray, problem_type: str) -> np.ndarray:
-    """Return the likeliest class `(rows,)`, the labels at 0.5 or above `(rows, labels)`, or the numbers `(rows,)`."""
+    """Return classes `(rows,)`, labels at 0.5 or above `(rows, labels)`, or numbers `(rows,)`."""
     if problem_type == "single_label_classification":
         return probability.argmax(axis=-1)
-    return (probability >= 0.5).astype(np.int64) if problem_type == "multi_label_classification" else probability[:, 0]
+    if problem_type == "multi_label_classification":
+        return (probability >= 0.5).astype(np.int64)
+    return probability[:, 0]
 
 
 def make_compute_metrics(problem_type: str) -> Callable[[EvalPrediction], dict[str, float]]:

@@ -1,6 +1,9 @@
 """The model of a run: from scratch, or from a checkpoint that fits, always in float32."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -9,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
-from hyenadna.errors import InputError
+from hyenadna.errors import HyenaDNAError, InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .settings import setting
@@ -72,7 +75,8 @@ def make_model(
         The model, and the checkpoint's own configuration (from scratch: None).
 
     Raises:
-        InputError: The checkpoint cannot be loaded, is of another architecture, or conflicts with the settings.
+        InputError: The checkpoint cannot be loaded, is of another architecture, or conflicts with
+            the settings.
     """
     set_seed(args.seed)
     settings = {**(settings or {}), **given(args, ("embed_dropout", "resid_dropout"))}
@@ -103,36 +107,65 @@ def load_checkpoint(
         new: Prefix of the parameters that the checkpoint may lack or have in another shape.
 
     Raises:
-        InputError: The checkpoint cannot be loaded, is of another architecture, or lacks parameters.
+        InputError: The checkpoint cannot be loaded, is of another architecture, or lacks
+            parameters.
     """
-    try:
+    hint = "(Lightning checkpoints and other layouts: `hyenadna convert` first)"
+    with errors_as_input(f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint):
         config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub: {error} (Lightning "
-            "checkpoints and other layouts: `hyenadna convert` first)"
-        ) from error
     if not isinstance(config, HyenaDNAConfig):
         raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
-    try:
+    with errors_as_input(f"model {name!r} cannot be loaded"):
         model, report = cls.from_pretrained(
             name, **settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, StrictDataclassError) as error:
-        raise InputError(f"model {name!r} cannot be loaded: {error}") from error
     wrong = [*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])]
     wrong = sorted(key for key in wrong if new is None or not key.startswith(new))
     if wrong:
         raise InputError(f"model {name!r} does not fit its config.json: missing or of another shape are {wrong[:5]}")
+    check_finite(model, name)
     return model, config
 
 
-def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
-    """Load the tokenizer of a checkpoint; one without tokenizer files has the published vocabulary."""
+def check_finite(model: nn.Module, name: str) -> None:
+    """Raise `InputError` if a loaded weight is NaN or infinite: all results would be NaN."""
+    broken = [key for key, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]
+    if broken:
+        raise InputError(
+            f"model {name!r} holds NaN or infinity in {broken[:5]}: its training diverged, or a file is damaged"
+        )
+
+
+@contextmanager
+def errors_as_input(what: str, hint: str = "") -> Iterator[None]:
+    """Turn any error of reading other people's files into `InputError`: WHAT: ERROR HINT.
+
+    Damaged JSON, safetensors and tokenizer files raise a dozen types, from `SafetensorError` to a
+    bare `Exception` of the tokenizers' Rust code. The original error stays the cause.
+    """
     try:
-        return HyenaDNATokenizer.from_pretrained(name, **settings)
-    except OSError:
-        return HyenaDNATokenizer(**settings)
+        yield
+    except HyenaDNAError:
+        raise
+    except Exception as error:
+        text = str(error) or type(error).__name__
+        raise InputError(f"{what}: {text} {hint}".rstrip()) from error
+
+
+def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
+    """Load the tokenizer of a checkpoint; one without tokenizer files has the published vocabulary.
+
+    Raises:
+        InputError: Its files are damaged.
+    """
+    has_files = any(Path(name, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
+    with errors_as_input(f"the tokenizer of model {name!r} cannot be loaded"):
+        try:
+            return HyenaDNATokenizer.from_pretrained(name, **settings)
+        except OSError:
+            if has_files:
+                raise
+            return HyenaDNATokenizer(**settings)
 
 
 def load_language_model(name: str, device: str | None = None) -> HyenaDNAForCausalLM:

@@ -8,12 +8,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
-from .folder import write_whole
+from .files import write_whole
 
 
 def save_figure(path: Path, figure: Figure) -> None:
     """Write the figure at 150 dots per inch."""
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=150))
+
+
+def plain_text(label: str) -> str:
+    """Escape `$`: matplotlib reads text between two of them as mathematics, and often fails."""
+    return label.replace("$", r"\$")
 
 
 def write_confusion_matrix(path: Path, labels: np.ndarray, predicted: np.ndarray, label_names: list[str]) -> None:
@@ -28,7 +33,7 @@ def write_confusion_matrix(path: Path, labels: np.ndarray, predicted: np.ndarray
     counts = confusion_matrix(labels, predicted, labels=np.arange(len(label_names)))
     side = min(20.0, 3 + 0.7 * len(label_names))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
-    picture = ConfusionMatrixDisplay(counts, display_labels=label_names)
+    picture = ConfusionMatrixDisplay(counts, display_labels=[plain_text(name) for name in label_names])
     picture.plot(
         ax=figure.subplots(),
         cmap="Blues",
@@ -42,11 +47,11 @@ def draw_accuracy(
     axes: Axes, x: Sequence[float], mean: Sequence[float], deviation: Sequence[float], label: str
 ) -> None:
     """Draw accuracies with their standard deviations as one line."""
-    axes.errorbar(x, mean, deviation, marker="o", capsize=3, label=label)
+    axes.errorbar(x, mean, deviation, marker="o", capsize=3, label=plain_text(label))
 
 
 def finish_accuracy(axes: Axes, majority: float, part: str, xlabel: str) -> None:
-    """Add the accuracy of always guessing the most frequent class, the names of the axes, and the legend."""
+    """Add the most frequent class's accuracy, the axes' names and the legend."""
     axes.axhline(majority, color="grey", linestyle=":", label="most frequent class")
     axes.set(xscale="log", xlabel=xlabel, ylabel=f"accuracy ({part} part)")
     axes.legend()

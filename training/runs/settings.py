@@ -1,8 +1,9 @@
 """The settings of a command: declared as dataclass fields, read from flags or from one YAML file.
 
-A recipe's settings are a dataclass composed of groups (`RowsArguments`, `BackboneArguments`, ...) and of
-`RecipeArguments`, which holds Trainer's. Each field is declared with `setting`, which also says whether it decides the
-result of a run: those are written into the folder of the run, and a resumed run must not change them.
+A recipe's settings are a dataclass composed of groups (`RowsArguments`, `BackboneArguments`, ...)
+and of `RecipeArguments`, which holds Trainer's. Each field is declared with `setting`, which also
+says whether it decides the result of a run: those are written into the folder of the run, and a
+resumed run must not change them.
 """
 
 import json
@@ -18,6 +19,11 @@ from transformers.training_args import OptimizerNames
 from hyenadna.errors import InputError
 
 Settings = TypeVar("Settings")
+
+# Bounds of a YAML file: many times what the longest recipe needs.
+_MOST_BYTES = 100_000
+_MOST_EVENTS = 5_000
+_DEEPEST = 10
 
 # Fields that Trainer declares cannot carry our flag. These of them decide the result.
 _DECIDING_FIELDS_OF_TRAINER = (
@@ -43,7 +49,8 @@ _DECIDING_FIELDS_OF_TRAINER = (
 class _Help(str):
     """The help of a setting, which also carries its flags.
 
-    HfArgumentParser passes the metadata of a field on to argparse, which refuses keys that it does not know.
+    HfArgumentParser passes the metadata of a field on to argparse, which refuses keys that it does
+    not know.
     """
 
     decides: bool
@@ -56,9 +63,10 @@ def setting(default: Any, help: str, *, decides: bool = True, compared: bool = T
     Args:
         default: Value without a flag. A list is copied for each instance.
         help: Text of `--help`.
-        decides: Whether the value decides the result of a run. Then it is written into `run_settings.json`.
-        compared: Whether a resumed run must have the same value. A path need not: a fingerprint of its content is
-            compared instead.
+        decides: Whether the value decides the result of a run. Then it is written into
+            `run_settings.json`.
+        compared: Whether a resumed run must have the same value. A path need not: a fingerprint of
+            its content is compared instead.
     """
     text = _Help(help)
     text.decides = decides
@@ -102,10 +110,11 @@ def refuse_unused(args: Any, names: tuple[str, ...], recipe: str) -> None:
 
 
 def parse_settings(cls: type[Settings], recipe: str, description: str, argv: list[str] | None = None) -> Settings:
-    """Read the settings from flags, or from one YAML file with flags after it, which override it.
+    """Read the settings from flags, or from a YAML file and flags that override it.
 
-    A recipe that ships with the package is found by its name alone, if there is no such file in the current folder. If
-    a flag names a checkpoint, the shape in the file, which is that of a model from scratch, does not count.
+    A recipe that ships with the package is found by its name alone, if there is no such file in the
+    current folder. If a flag names a checkpoint, the shape in the file, which is that of a model
+    from scratch, does not count.
 
     Args:
         cls: Class of the settings.
@@ -119,7 +128,9 @@ def parse_settings(cls: type[Settings], recipe: str, description: str, argv: lis
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0].endswith((".yaml", ".yml")):
         names_checkpoint = any(flag.partition("=")[0] == "--model" for flag in argv)
-        left_out = getattr(cls, "SHAPE", ()) if names_checkpoint else ()
+        left_out = ()
+        if names_checkpoint:
+            left_out = getattr(cls, "SHAPE", ())
         argv = _flags_of_file(argv[0], left_out) + argv[1:]
 
     parser = HfArgumentParser(
@@ -138,6 +149,28 @@ def parse_settings(cls: type[Settings], recipe: str, description: str, argv: lis
     return args
 
 
+def _check_size(text: str) -> None:
+    """Raise `ValueError` for YAML that no settings need, before it is composed.
+
+    A few hundred bytes of aliases stand for gigabytes, deep nesting overflows the stack, and the
+    parser of the flags takes minutes for thousands of names.
+    """
+    if len(text) > _MOST_BYTES:
+        raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it has an alias (*{event.anchor}); write the value again")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEEPEST:
+            raise ValueError(f"it is nested more than {_DEEPEST} deep")
+        if count > _MOST_EVENTS:
+            raise ValueError(f"it has more than {_MOST_EVENTS:,} keys and values")
+
+
 def _flags_of_file(name: str, left_out: tuple[str, ...]) -> list[str]:
     """Return the content of a YAML file as flags, without the settings in `left_out`.
 
@@ -148,8 +181,11 @@ def _flags_of_file(name: str, left_out: tuple[str, ...]) -> list[str]:
     if not path.exists() and shipped.exists():
         path = shipped
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1).decode()
+        _check_size(text)
+        content = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{name} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{name}: expected lines such as `learning_rate: 6e-4`")

@@ -1,4 +1,4 @@
-"""Runs on labelled sequences: their settings, rows, collator, and `train_and_test`, which every such recipe calls."""
+"""Runs on labelled sequences: settings, rows, collator, and `train_and_test` for all recipes."""
 
 import time
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from hyenadna.genomics.letters import reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .checkpoints import last_complete_checkpoint
+from .files import write_json, write_whole
 from .folder import (
     METRICS_FILE,
     SETTINGS_FILE,
@@ -37,8 +38,6 @@ from .folder import (
     one_writer,
     saying_how_to_go_on,
     versions,
-    write_json,
-    write_whole,
 )
 from .metrics import make_compute_metrics, predicted_labels, probabilities
 from .models import RunResult, ScratchArguments, given, load_checkpoint, load_tokenizer, make_model
@@ -50,7 +49,7 @@ _LABEL_DTYPE = {SINGLE_LABEL: torch.int64, MULTI_LABEL: torch.float32, REGRESSIO
 _MOST_COLUMNS = 50  # labels whose predictions are written as a csv; each takes three columns
 
 
-# ---------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 @dataclass
@@ -85,7 +84,7 @@ class RowsArguments:
 
 @dataclass
 class SupervisedArguments(RecipeArguments):
-    """How a run on labelled sequences trains and evaluates: once an epoch, keeping the best checkpoint."""
+    """How a run trains and evaluates: once an epoch, keeping the best checkpoint."""
 
     truncation: bool = setting(False, "Cut what is longer than the model's max_seq_len instead of refusing it.")
     reverse_complement: float = setting(0.0, "Probability to train on the other strand; .5 in the paper.")
@@ -131,7 +130,7 @@ class HeadArguments:
 
 @dataclass
 class ClassifierArguments(HeadArguments, ScratchArguments, SupervisedArguments):
-    """All about a classifier or regression, from scratch or from a checkpoint, but where its rows come from."""
+    """A classifier or regression, from scratch or a checkpoint, without its rows."""
 
     freeze_backbone: bool = setting(False, "Train the head only.")
     lora_rank: int | None = setting(None, "Train LoRA matrices of this rank and the head; the folder holds only those.")
@@ -149,17 +148,18 @@ class ClassifierArguments(HeadArguments, ScratchArguments, SupervisedArguments):
             )
 
 
-# ---------------------------------------------------------------------------------------------- rows
+# --------------------------------------------------------------------------------------------- rows
 
 
 class StrandedRows(torch.utils.data.Dataset):
     """Rows of a part as `{"sequence", "label"}`, each on the other strand with probability `p`.
 
-    The coin is a function of (seed, epoch, row), not of a running generator: a resumed run, and any number of workers,
-    sees the strands that an uninterrupted one sees.
+    The coin is a function of (seed, epoch, row), not of a running generator: a resumed run, and any
+    number of workers, sees the strands that an uninterrupted one sees.
 
     Args:
-        rows: A `datasets.Dataset` with the columns `sequence` and `label`, or `WindowRows`, which stay in their genome.
+        rows: A `datasets.Dataset` with the columns `sequence` and `label`, or `WindowRows`, which
+            stay in their genome.
         p: Probability of the other strand.
         seed: Of the coin.
     """
@@ -169,7 +169,8 @@ class StrandedRows(torch.utils.data.Dataset):
         self.labels = rows["label"][:]
         self.p = p
         self.seed = seed
-        # In shared memory: data-loader workers may outlive an epoch, and have to see the next one's number.
+        # In shared memory: data-loader workers may outlive an epoch, and have to see the next one's
+        # number.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
@@ -232,7 +233,7 @@ def read_data(args: RowsArguments, data: Dataset | DatasetDict | LabelledData | 
 
 
 def check_rows_fit(data: LabelledData, max_seq_len: int, n_special: int, from_scratch: bool) -> None:
-    """Raise `InputError` if a sequence, with its special tokens, has more tokens than the model takes."""
+    """Raise `InputError` if a sequence and its special tokens are too long for the model."""
     for part, rows in data.parts.items():
         lengths = np.array([len(sequence) for sequence in rows["sequence"]]) + n_special
         too_long = np.flatnonzero(lengths > max_seq_len)
@@ -247,7 +248,7 @@ def check_rows_fit(data: LabelledData, max_seq_len: int, n_special: int, from_sc
 
 
 def settings_of(args: Any, data: LabelledData) -> dict:
-    """Return what decides the result of a run: its settings, and a digest of the sequences and labels."""
+    """Return what decides a result: the settings, and a digest of sequences and labels."""
     digest = data.digest
     if digest is None:
         content = Fingerprint()
@@ -270,7 +271,7 @@ def tested_part(data: LabelledData) -> str:
     return "test" if "test" in data.parts else "validation"
 
 
-# ---------------------------------------------------------------------------------------------- the classifier
+# ----------------------------------------------------------------------------------- the classifier
 
 
 def make_classifier(
@@ -279,7 +280,8 @@ def make_classifier(
     """Make a classifier or regression and its tokenizer, from scratch or from `args.model`.
 
     Raises:
-        InputError: The checkpoint cannot be loaded, is of another architecture, or conflicts with the settings.
+        InputError: The checkpoint cannot be loaded, is of another architecture, or conflicts with
+            the settings.
     """
     labels = {
         "num_labels": len(label_names),
@@ -304,14 +306,17 @@ def make_classifier(
 
 
 def _reset_head(model: HyenaDNAForSequenceClassification) -> None:
-    """Start the head anew. One of the same shape for other labels would start from what it learned about those."""
+    """Start the head anew.
+
+    One of the same shape for other labels would start from what it learned about those.
+    """
     nn.init.normal_(model.score.weight, std=model.config.initializer_range)
     if model.score.bias is not None:
         nn.init.zeros_(model.score.bias)
 
 
 def classifier_for_trainer(args: ClassifierArguments, labelled: LabelledData) -> dict:
-    """Make the arguments of `Trainer` for a classifier or regression on these data; see `train_and_test`."""
+    """Make `Trainer`'s arguments for a classifier or regression; see `train_and_test`."""
     model, tokenizer = make_classifier(args, labelled.problem_type, labelled.label_names)
     if not args.truncation:
         check_rows_fit(labelled, model.config.max_seq_len, int(args.add_special_tokens), args.model is None)
@@ -328,19 +333,21 @@ def classifier_for_trainer(args: ClassifierArguments, labelled: LabelledData) ->
 
 
 def make_weighted_loss(labels: np.ndarray, n_labels: int) -> Callable:
-    """Return a cross-entropy for `Trainer` in which every class has the same total weight and the mean weight is 1."""
+    """Return a cross-entropy in which all classes have the same total weight, 1 on average."""
+    # n / (classes * n_c): the rows of each class weigh n / classes together, and all rows weigh n.
     counts = np.bincount(labels, minlength=n_labels)
     weight = torch.tensor(len(labels) / (n_labels * counts), dtype=torch.float32)
 
     def weighted_loss(outputs, labels, num_items_in_batch=None):
         logits = outputs.logits.float()
         total = nn.functional.cross_entropy(logits, labels, weight=weight.to(logits.device), reduction="sum")
+        # With accumulated batches, Trainer hands in the number of rows of the whole optimizer step.
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
     return weighted_loss
 
 
-# ---------------------------------------------------------------------------------------------- the run
+# ------------------------------------------------------------------------------------------ the run
 
 
 @one_writer
@@ -349,20 +356,23 @@ def train_and_test(
     data: Dataset | DatasetDict | LabelledData | None,
     prepare: Callable[[Any, LabelledData], dict],
 ) -> RunResult:
-    """Read and check the data, train, evaluate and save: what every recipe on labelled sequences does.
+    """Read and check the data, train, evaluate and save, for every supervised recipe.
 
     Args:
         args: All settings.
         data: A `datasets` object or checked data instead of `args.data`.
-        prepare: Makes arguments of `Trainer` from the settings and the data: the model, its tokenizer as
-            `processing_class`, and what depends on them. Predictions have to be logits `(rows, labels)`. A
-            `train_dataset` of its own has an `epoch`, like `StrandedRows`.
+        prepare: Makes arguments of `Trainer` from the settings and the data: the model, its
+            tokenizer as `processing_class`, and what depends on them. Predictions have to be logits
+            `(rows, labels)`. A `train_dataset` of its own has an `epoch`, like `StrandedRows`.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was written then.
+        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
+            written then.
     """
     output = Path(args.output_dir)
     is_main = args.process_index == 0
+
+    # Everything that may refuse the run comes before the first file is written.
     labelled = read_data(args, data)
     _check_problem(args, labelled)
     settings = settings_of(args, labelled)
@@ -379,14 +389,7 @@ def train_and_test(
         write_json(output / SETTINGS_FILE, settings)
 
     trainer = _make_trainer(args, labelled, prepared)
-    checkpoint = last_complete_checkpoint(output) if args.resume else None
-    start = time.monotonic()
-    cpu_start = time.process_time()
-    with saying_how_to_go_on(output):
-        trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.monotonic() - start
-    cpu_seconds = time.process_time() - cpu_start
-
+    cost = _train(trainer, output, args.resume)
     metrics, probability = _evaluate(trainer, args, labelled)
     trainer.save_model(args.output_dir)  # every process takes part in this and in the predictions above
     result = RunResult({"metrics": metrics}, trainer.model, prepared["processing_class"])
@@ -403,22 +406,40 @@ def train_and_test(
         "rows": {part: len(rows) for part, rows in labelled.parts.items()},
         **_sizes(prepared["model"]),
         "best_checkpoint": _name_of(trainer.state.best_model_checkpoint),
-        "resumed_from": _name_of(checkpoint),
-        "train_seconds": round(seconds, 1),
-        "train_cpu_seconds": round(cpu_seconds, 1),  # on a busy machine the fairer one
+        **cost,
         "hardware": hardware(args.device, args.world_size),
         "versions": versions(),
         "settings": settings,
     }
     write_json(output / METRICS_FILE, result.results)  # last: its presence says that the run is finished
-    for part, values in metrics.items():
-        print(f"{part:>12}: " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
-    print(f"model, tokenizer, metrics.json, predictions.csv ({tested}) are in {output}")
+    _print_metrics(metrics, tested, output)
     return result
 
 
+def _train(trainer: HyenaDNATrainer, output: Path, resume: bool) -> dict:
+    """Train; return the checkpoint it was resumed from and the seconds it took."""
+    checkpoint = None
+    if resume:
+        checkpoint = last_complete_checkpoint(output)
+    start = time.monotonic()
+    cpu_start = time.process_time()
+    with saying_how_to_go_on(output):
+        trainer.train(resume_from_checkpoint=checkpoint)
+    return {
+        "resumed_from": _name_of(checkpoint),
+        "train_seconds": round(time.monotonic() - start, 1),
+        "train_cpu_seconds": round(time.process_time() - cpu_start, 1),  # on a busy machine the fairer one
+    }
+
+
+def _print_metrics(metrics: dict[str, dict], tested: str, output: Path) -> None:
+    for part, values in metrics.items():
+        print(f"{part:>12}: " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+    print(f"model, tokenizer, metrics.json, predictions.csv ({tested}) are in {output}")
+
+
 def _check_problem(args: SupervisedArguments, labelled: LabelledData) -> None:
-    """Refuse what does not fit the kind of problem, and choose what the best checkpoint is best in."""
+    """Refuse what does not fit the problem, and choose the metric of the best checkpoint."""
     is_single = labelled.problem_type == SINGLE_LABEL
     for name in ("class_weights", "label_smoothing_factor"):
         if getattr(args, name, None) and not is_single:
@@ -447,7 +468,7 @@ def _make_trainer(args: SupervisedArguments, labelled: LabelledData, prepared: d
 def _evaluate(
     trainer: HyenaDNATrainer, args: SupervisedArguments, labelled: LabelledData
 ) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-    """Return the metrics and the probabilities `(rows, labels)` of the validation and the test part."""
+    """Return the metrics and probabilities `(rows, labels)` of validation and test part."""
     metrics = {}
     probability = {}
     for part in ("validation", "test"):
@@ -459,11 +480,14 @@ def _evaluate(
 
 def _predict(trainer: HyenaDNATrainer, rows, part: str, both_strands: bool) -> tuple[dict[str, float], np.ndarray]:
     """Return metrics and logits `(rows, labels)`; of both strands, the means of their logits."""
+    # Timings are left out: `metrics.json` of a resumed run equals that of an uninterrupted one.
     forward = trainer.predict(StrandedRows(rows), metric_key_prefix=part)
     keys = [key for key in forward.metrics if not key.endswith(("_runtime", "_per_second"))]
     metrics = {key.removeprefix(f"{part}_"): forward.metrics[key] for key in keys}
     if not both_strands:
         return metrics, forward.predictions
+    # DNA has two strands, and a label belongs to both. Averaging the logits of a strand and its
+    # reverse complement makes the prediction the same whichever of them is given.
     reverse = trainer.predict(StrandedRows(rows, p=1.0), metric_key_prefix=part)
     logits = (forward.predictions + reverse.predictions) / 2
     averaged = trainer.compute_metrics(EvalPrediction(predictions=logits, label_ids=forward.label_ids))
@@ -485,7 +509,7 @@ def _name_of(checkpoint: str | None) -> str | None:
 def predictions_table(
     rows: Dataset, probability: np.ndarray, problem_type: str, label_names: list[str]
 ) -> pd.DataFrame:
-    """Return one line per row: `row` in its source, `id` if there is one, label, prediction and probabilities.
+    """Return a line per row: `row` in its source, `id`, label, prediction, probabilities.
 
     Args:
         rows: A part of `LabelledData`.

@@ -30,3 +30,15 @@ def windows(*rows) -> Intervals:
 def covered(parts: Intervals) -> list[tuple[int, int, int]]:
     """Every base of these windows: (file, sequence, position)."""
     return [(file, seq, i) for file, seq, start, end in parts.tolist() for i in range(start, end)]
+
+
+def make_genome(folder: Path) -> Path:
+    """20 epochs of it are seen: 1,500 bases in which a G mostly follows a C, with N and lower case."""
+    rng = np.random.default_rng(5)
+    dna = list(random_dna(1500, 5))
+    for i in range(1, len(dna)):
+        if dna[i - 1] == "C" and rng.random() < 0.8:
+            dna[i] = "G"
+    dna = "".join(dna)
+    dna = dna[:300] + "N" * 70 + dna[370:600] + dna[600:640].lower() + dna[640:]
+    return write_fasta(folder / "g.fa", {"1": dna[:1000], "2": dna[1000:]}, width=50)

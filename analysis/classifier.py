@@ -1,0 +1,141 @@
+"""A classifier on embeddings, cross-validated so that related rows are never on both sides.
+
+    groups = groups_of(sequences)
+    metrics, predicted = cross_validate(vectors, labels, "logistic", folds=5, groups=groups)
+
+Rows of one group are in one fold, so no row is predicted from a relative.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from hyenadna.errors import InputError
+from hyenadna.genomics.genes import GeneSequences
+from hyenadna.genomics.splits import dna_keys
+
+__all__ = ["CLASSIFIERS", "check_classes", "cross_validate", "groups_of", "majority"]
+
+CLASSIFIERS = ("logistic", "boosted_trees")
+
+
+def groups_of(sequences: Sequence[str]) -> np.ndarray:
+    """Number the rows so that related ones have the same number, int64 `(rows,)`.
+
+    Related are rows of the same double-stranded DNA or of the same gene, and rows that share a
+    relative.
+
+    Args:
+        sequences: Of the rows; `GeneSequences` also know the gene of each.
+
+    >>> groups_of(["AAC", "GGG", "gtt"]).tolist()
+    [0, 1, 0]
+    """
+    rows = len(sequences)
+    shared = [dna_keys(sequences[i] for i in range(rows))]
+    if isinstance(sequences, GeneSequences):
+        shared.append([gene.gene for gene in sequences.genes])
+
+    # A graph of the rows and of what they share; each of its connected components is a group.
+    starts = []
+    ends = []
+    nodes = rows
+    for keys in shared:
+        codes = pd.factorize(np.array(keys, dtype=object))[0]
+        starts.append(np.arange(rows))
+        ends.append(nodes + codes)
+        nodes += codes.max() + 1
+    edges = (np.concatenate(starts), np.concatenate(ends))
+    weights = np.ones(len(edges[0]), dtype=np.int8)
+    graph = coo_array((weights, edges), shape=(nodes, nodes))
+    _, component = connected_components(graph, directed=False)
+    return component[:rows]
+
+
+def check_classes(labels: Sequence[str], groups: np.ndarray, folds: int) -> None:
+    """Raise `InputError` if there is one class, or one has fewer groups of rows than folds."""
+    pairs = np.unique(np.column_stack([labels, groups]), axis=0)
+    names, counts = np.unique(pairs[:, 0], return_counts=True)
+    if len(names) < 2 or counts.min() < folds:
+        classes = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        raise InputError(
+            f"a classifier needs two classes and {folds} rows of each (folds), those of the same gene or DNA counted "
+            f"once, but there are {classes}"
+        )
+
+
+def cross_validate(
+    vectors: np.ndarray,
+    labels: Sequence[str],
+    classifier: str = "logistic",
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+) -> tuple[dict[str, float], np.ndarray]:
+    """Predict the class of each row by a classifier that was fitted without it.
+
+    Args:
+        vectors: Embeddings `(rows, d)`.
+        labels: Classes of the rows.
+        classifier: `"logistic"` or `"boosted_trees"`.
+        folds: Of the cross-validation.
+        seed: Of the folds and the trees.
+        groups: Numbers of the rows `(rows,)`; rows of one number are in one fold. See `groups_of`.
+
+    Returns:
+        `accuracy`, `f1_weighted` and `f1_macro`, and the predicted classes.
+
+    Raises:
+        InputError: There is one class, or one has fewer groups of rows than there are folds.
+
+    >>> vectors = np.array([[0.0], [9], [1], [8], [0], [9]])
+    >>> cross_validate(vectors, ["a", "b"] * 3, folds=3)[0]["accuracy"]
+    1.0
+    """
+    if groups is None:
+        groups = np.arange(len(labels))
+    check_classes(labels, groups, folds)
+    if classifier == "logistic":
+        # The solver needs dimensions of one scale; trees do not.
+        solver = LogisticRegression(max_iter=1000, class_weight="balanced")
+        model = make_pipeline(StandardScaler(), solver)
+    else:
+        model = HistGradientBoostingClassifier(random_state=seed)
+
+    # With nothing to keep together, the plain splitter balances the classes better.
+    if len(np.unique(groups)) < len(groups):
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        splits = splitter.split(vectors, labels, groups)
+    else:
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        splits = splitter.split(vectors, labels)
+    predicted = cross_val_predict(model, vectors, labels, cv=list(splits))
+    return {"accuracy": float(accuracy_score(labels, predicted)), **_f1(labels, predicted)}, predicted
+
+
+def majority(labels: Sequence[str]) -> dict[str, float]:
+    """Return the same metrics of guessing the most frequent class for every row.
+
+    >>> majority(["a", "a", "b", "a"])["accuracy"]
+    0.75
+    """
+    names, counts = np.unique(labels, return_counts=True)
+    guess = [names[counts.argmax()]] * len(labels)
+    return {"accuracy": float(counts.max() / counts.sum()), **_f1(labels, guess)}
+
+
+def _f1(labels: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
+    scores = {}
+    for average in ("weighted", "macro"):
+        scores[f"f1_{average}"] = float(f1_score(labels, predicted, average=average, zero_division=0))
+    return scores

@@ -1,0 +1,183 @@
+"""The log-probability of each base given the bases before it, by a language model.
+
+    >>> import torch
+    >>> from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+    >>> from hyenadna.analysis.likelihoods import log_likelihoods
+    >>> model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66))
+    >>> [scores.shape for scores in log_likelihoods(model, ["ACGTTG", "GGCA"])]
+    [(6,), (4,)]
+
+Log-probabilities are natural logarithms of the model's softmax over its whole vocabulary, as in the
+loss. The first base of a sequence has no context and no score. Letters other than A, C, G and T are
+context only.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import DynamicCache
+
+from hyenadna import HyenaDNAForCausalLM
+from hyenadna.errors import InputError
+from hyenadna.genomics.letters import SOFT_MASKED, complement_ids, is_base, pad
+
+from .sequences import encode_named
+
+__all__ = ["STRANDS", "base_log_probabilities", "check_lengths", "log_likelihoods", "target_log_probabilities"]
+
+STRANDS = ("both", "forward", "reverse")
+
+
+def log_probabilities_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the log-probability of each target, float32 `(batch, length)`.
+
+    Args:
+        logits: Of shape `(batch, length, vocabulary)`. The softmax is computed in float32 whatever
+            their type.
+        targets: Token ids `(batch, length)`.
+    """
+    log_p = logits.float().log_softmax(-1)
+    return log_p.gather(2, targets[..., None])[..., 0]
+
+
+def target_log_probabilities(model: HyenaDNAForCausalLM, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Return the log-probability of each token but the first, 0 where it is none of A, C, G and T.
+
+    Args:
+        model: Its head is used.
+        hidden: The backbone's output for `ids`, of shape `(batch, length, d_model)`.
+        ids: Token ids `(batch, length)`.
+
+    Returns:
+        float32 `(batch, length - 1)`.
+    """
+    targets = ids[:, 1:]
+    log_p = log_probabilities_of(model.lm_head(hidden[:, :-1]), targets)
+    return log_p.masked_fill_(~is_base(targets), 0)
+
+
+@torch.no_grad()
+def base_log_probabilities(model: HyenaDNAForCausalLM, ids: torch.Tensor, chunk: int) -> torch.Tensor:
+    """Return the log-probability of each token given those before it, and NaN for the first.
+
+    Args:
+        model: In evaluation mode.
+        ids: Token ids `(batch, length)`. Padding is on the right, where it has no effect.
+        chunk: Positions to read at a time. Longer rows are streamed through the generation cache,
+            which is exact.
+
+    Returns:
+        float32 `(batch, length)`.
+    """
+    length = ids.shape[1]
+    scores = torch.full(ids.shape, math.nan, device=ids.device)
+    cache = DynamicCache(config=model.config) if length > chunk else None
+    for start in range(0, length, chunk):
+        end = min(start + chunk, length)
+        logits = model(ids[:, start:end], past_key_values=cache).logits
+        targets = ids[:, start + 1 : end + 1]  # the very last position predicts nothing
+        scores[:, start + 1 : end + 1] = log_probabilities_of(logits[:, : targets.shape[1]], targets)
+    return scores
+
+
+def check_lengths(model: HyenaDNAForCausalLM, lengths: Sequence[int], names: Sequence[str]) -> None:
+    """Raise `InputError` if a sequence is longer than the model reads."""
+    longest = int(np.argmax(lengths))
+    if lengths[longest] > model.config.max_seq_len:
+        raise InputError(
+            f"{names[longest]} has {lengths[longest]:,} bases, but the model reads at most max_seq_len="
+            f"{model.config.max_seq_len:,}: cut it into windows, or use a checkpoint with a longer max_seq_len"
+        )
+
+
+def log_likelihoods(
+    model: HyenaDNAForCausalLM,
+    sequences: Sequence[str],
+    *,
+    strand: str = "forward",
+    ignore_soft_masked: bool = False,
+    batch_bases: int = 2**16,
+    chunk: int = 2**16,
+    progress: bool = False,
+) -> list[np.ndarray]:
+    """Score the bases of sequences, in batches of similar length.
+
+    Args:
+        model: A language model; it is put into evaluation mode.
+        sequences: Of IUPAC letters, none empty and none longer than `max_seq_len`.
+        strand: `"forward"` or `"reverse"`, the strand that the model reads. On the reverse strand,
+            the context of a base is what follows it.
+        ignore_soft_masked: Give lower-case letters no score; they are still context.
+        batch_bases: Bases in one batch, padding included.
+        chunk: Positions of a long sequence to read at a time.
+        progress: Show a progress bar.
+
+    Returns:
+        For each sequence the log-probabilities of its bases, float32 `(length,)`, in the order of
+        `sequences` and of the bases in it, whatever the strand; NaN where there is no score.
+
+    Raises:
+        InputError: A sequence is empty, too long, or has other characters; there is no such strand.
+
+    >>> from hyenadna import HyenaDNAConfig
+    >>> model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66))
+    >>> np.isnan(log_likelihoods(model, ["ACNT"])[0]).tolist()
+    [True, False, True, False]
+    """
+    if strand not in STRANDS[1:]:
+        raise InputError(f"strand is {strand!r}; it must be 'forward' or 'reverse', one at a time")
+    if batch_bases < 1 or chunk < 1:
+        raise InputError(f"batch_bases is {batch_bases} and chunk is {chunk}; both must be at least 1")
+
+    ids = []
+    for i, sequence in enumerate(sequences):
+        # The model reads the other strand from its own 5' end; the scores are turned back below.
+        forward = encode_named(sequence, f"sequence {i}")
+        ids.append(complement_ids(forward) if strand == "reverse" else forward)
+    if not ids:
+        return []
+    lengths = [len(row) for row in ids]
+    check_lengths(model, lengths, [f"sequence {i}" for i in range(len(ids))])
+
+    model.eval()
+    results: list[np.ndarray] = [np.empty(0)] * len(ids)
+    with tqdm(total=sum(lengths), unit="base", unit_scale=True, disable=not progress) as bar:
+        for rows in _batches(lengths, batch_bases):
+            batch = [ids[i] for i in rows]
+            for i, scores in zip(rows, _score_batch(model, batch, chunk, ignore_soft_masked), strict=True):
+                results[i] = scores[::-1].copy() if strand == "reverse" else scores
+            bar.update(sum(lengths[i] for i in rows))
+    return results
+
+
+def _batches(lengths: Sequence[int], batch_bases: int) -> Iterator[list[int]]:
+    """Yield batches of numbers of sequences, the batch with the longest sequences first."""
+    # Neighbours in length waste little on padding. The longest come first, so that a batch too large
+    # for the memory fails at once.
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    end = len(order)
+    while end:
+        longest = lengths[order[end - 1]]
+        start = max(0, end - max(1, batch_bases // longest))
+        yield order[start:end]
+        end = start
+
+
+def _score_batch(
+    model: HyenaDNAForCausalLM, batch: list[np.ndarray], chunk: int, ignore_soft_masked: bool
+) -> list[np.ndarray]:
+    """Score sequences given as ids that still know lower case; NaN where there is no score."""
+    tokens, lengths = pad(batch)
+    log_p = base_log_probabilities(model, torch.from_numpy(tokens).to(model.device), chunk).cpu().numpy()
+
+    # One comparison for the whole batch: a model of short reads spends more time here than in its
+    # layers.
+    has_score = is_base(tokens)
+    if ignore_soft_masked:
+        for row, ids in enumerate(batch):
+            has_score[row, : len(ids)] &= ids < SOFT_MASKED
+    scores = np.where(has_score, log_p, np.float32(math.nan))
+    return [scores[row, :length].copy() for row, length in enumerate(lengths.tolist())]

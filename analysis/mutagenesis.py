@@ -1,0 +1,214 @@
+"""In-silico mutagenesis: what each single substitution in a stretch of DNA does to its likelihood.
+
+    from hyenadna.analysis.mutagenesis import mutagenesis
+    mutagenesis(model, window, first=400, last=600)           # float64 (200, 4), for A, C, G, T
+
+The command is `hyenadna variants --mutagenesis chr20:1000-1200`. Positions count from 0.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+from transformers import DynamicCache
+
+from hyenadna import HyenaDNAForCausalLM
+from hyenadna.cache_hyenadna import branches
+from hyenadna.errors import InputError
+from hyenadna.genomics.fasta import SequenceFile
+from hyenadna.genomics.intervals import read_regions
+from hyenadna.genomics.letters import FIRST_BASE, LAST_BASE, SOFT_MASKED, complement_ids, encode, is_base
+from hyenadna.training.runs.files import write_whole
+
+from .likelihoods import target_log_probabilities
+from .pictures import draw_mutagenesis
+
+__all__ = ["Region", "mutagenesis", "read_region", "run_mutagenesis"]
+
+
+def mutagenesis(
+    model: HyenaDNAForCausalLM, sequence: str, first: int, last: int, batch_size: int = 32, progress: bool = False
+) -> np.ndarray:
+    """Score substitutions: log-likelihood of a window with each base minus that of the window.
+
+    Args:
+        model: A language model; it is put into evaluation mode.
+        sequence: The window.
+        first: The positions [first, last) of the window are mutated, counted from 0.
+        last: See `first`.
+        batch_size: Substitutions to read at a time.
+        progress: Show a progress bar for each strand.
+
+    Returns:
+        float64 `(last - first, 4)`, for A, C, G, T, averaged over both strands; 0 for the base that
+        is there, and NaN where the window has none of the four.
+
+    Raises:
+        InputError: The positions are not in the sequence, or it has other characters.
+
+    >>> from hyenadna import HyenaDNAConfig
+    >>> model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66))
+    >>> mutagenesis(model, "ACGTTGCA", 2, 5).shape
+    (3, 4)
+    """
+    if not 0 <= first < last <= len(sequence):
+        raise InputError(f"positions {first} to {last} are to be mutated, but the sequence has {len(sequence)} bases")
+    model.eval()
+    ids = encode(sequence) % SOFT_MASKED
+    ids_of_reverse = complement_ids(ids)
+    length = len(ids)
+
+    forward = _substitute(model, ids, first, last, batch_size, progress)
+    reverse = _substitute(model, ids_of_reverse, length - last, length - first, batch_size, progress)
+    # Back to the forward strand: positions run the other way, and T, G, C, A are the complements of
+    # A, C, G, T.
+    reverse = reverse[::-1, ::-1]
+
+    letters = ids[first:last].astype(int)
+    is_known = is_base(letters)
+    reference = np.where(is_known, letters - FIRST_BASE, 0)[:, None]
+    scores = 0
+    for strand in (forward, reverse):
+        scores = scores + (strand - np.take_along_axis(strand, reference, 1))
+    return np.where(is_known[:, None], scores / 2, math.nan)
+
+
+@torch.no_grad()
+def _substitute(
+    model: HyenaDNAForCausalLM, ids: np.ndarray, first: int, last: int, batch_size: int, progress: bool
+) -> np.ndarray:
+    """Return the log-likelihood of a sequence with each base at the positions [first, last).
+
+    A substitution leaves everything before it as it was. So the sequence is read once up to a few
+    neighbouring positions, into a cache, and from there once for each substitution at one of them.
+
+    Args:
+        model: In evaluation mode.
+        ids: Of the sequence, uint8 `(length,)`, without lower case.
+        first: First position, counted from 0.
+        last: The position after the last one.
+        batch_size: Substitutions to read at a time.
+        progress: Show a progress bar.
+
+    Returns:
+        float64 `(last - first, 4)`, for A, C, G, T.
+    """
+    x = torch.from_numpy(ids.astype(np.int64)).to(model.device)
+    log_p = model(x[None]).logits[0].float().log_softmax(-1)  # (length, vocabulary)
+    p = log_p[:-1].gather(1, x[1:, None])[:, 0]
+    p = p.double().masked_fill(~is_base(x[1:]), 0)
+    p = F.pad(p, (1, 0))  # the first base has no score
+    sum_before = p.cumsum(0) - p
+
+    result = torch.full((last - first, 4), float(p.sum()), dtype=torch.float64, device=x.device)
+    bases = torch.arange(FIRST_BASE, LAST_BASE + 1, device=x.device)
+    cache = DynamicCache(config=model.config)
+    cached = 0
+    # Three substitutions a position; up to four where the sequence has none of the bases.
+    positions_at_a_time = max(1, batch_size // 3)
+    for start in tqdm(range(first, last, positions_at_a_time), unit="batch", disable=not progress):
+        positions = torch.arange(start, min(start + positions_at_a_time, last), device=x.device)
+        offset, base = torch.nonzero(x[positions, None] != bases, as_tuple=True)
+        rows = x[start:].repeat(len(offset), 1)
+        rows[torch.arange(len(offset)), offset] = bases[base]
+
+        if start == 0:
+            hidden = model.hyena(rows).last_hidden_state
+        else:
+            model.hyena(x[None, cached:start], past_key_values=cache)
+            cached = start
+            with branches(cache, torch.zeros_like(offset)):
+                hidden = model.hyena(rows, past_key_values=cache).last_hidden_state
+
+        # The likelihood is a sum over positions: those before the substitution are as they were,
+        # the substituted base is read off the first pass, and only those after it need the new one.
+        log_p_after = target_log_probabilities(model, hidden, rows)
+        is_before = torch.arange(1, rows.shape[1], device=x.device) <= offset[:, None]
+        sum_after = log_p_after.masked_fill_(is_before, 0).double().sum(1)
+        at = positions[offset]
+        log_p_of_base = log_p[(at - 1).clamp(min=0), bases[base]].double().masked_fill(at == 0, 0)
+        result[at - first, base] = sum_before[at] + log_p_of_base + sum_after
+    return result.cpu().numpy()
+
+
+# ------------------------------------------------------------------------------ the command
+
+
+@dataclass
+class Region:
+    """What is mutated, and the window around it that the model reads; 0-based and half-open."""
+
+    sequence: int  # its number in the genome
+    chromosome: str
+    start: int
+    end: int
+    window_start: int
+    window_end: int
+
+    @property
+    def name(self) -> str:
+        """Such as `chr20:1,000-1,200`, counted from 0."""
+        return f"{self.chromosome}:{self.start:,}-{self.end:,}"
+
+
+def read_region(genome: SequenceFile, text: str, window: int) -> Region:
+    """Return a region of `hyenadna variants --mutagenesis`, with its window.
+
+    Args:
+        genome: The genome.
+        text: Such as `chr20:1,000-1,200`, 0-based and half-open, or the name of a sequence.
+        window: Bases that the model reads; the region is in their middle, except near the ends of
+            the sequence.
+
+    Raises:
+        InputError: It is no region of the genome, is longer than the window, or a letter in the
+            window is of no nucleotide.
+    """
+    if text.lower().endswith(".bed"):
+        raise InputError("mutagenesis takes one region, such as chr20:1000-1200")
+    ((_, sequence, start, end),) = read_regions([text], [genome], "mutagenesis").tolist()
+    if end - start > window:
+        raise InputError(f"the region of mutagenesis has {end - start:,} bases, but the window has {window:,}")
+
+    left = max(0, start - (window - (end - start)) // 2)
+    right = min(left + window, int(genome.lengths[sequence]))
+    genome.check_letters(sequence, left, genome.read(sequence, left, right))
+    return Region(sequence, genome.names[sequence], start, end, left, right)
+
+
+def run_mutagenesis(
+    model: HyenaDNAForCausalLM, genome: SequenceFile, region: Region, output: Path, batch_size: int = 32
+) -> pd.DataFrame:
+    """Score all substitutions of a region; write `mutagenesis.tsv` and `.png`.
+
+    Args:
+        model: A language model.
+        genome: The genome.
+        region: From `read_region`.
+        output: Folder to write into.
+        batch_size: Substitutions to read at a time.
+
+    Returns:
+        A row for each substitution: `chrom`, `position` (from 0), `ref`, `alt` and `llr`.
+    """
+    window = genome.letters(region.sequence, region.window_start, region.window_end)
+    first = region.start - region.window_start
+    last = region.end - region.window_start
+    scores = mutagenesis(model, window, first, last, batch_size, progress=True)
+
+    rows = []
+    for i, ref in enumerate(window[first:last].upper()):
+        row = {"chrom": region.chromosome, "position": region.start + i, "ref": ref}
+        rows += [{**row, "alt": alt, "llr": scores[i, j]} for j, alt in enumerate("ACGT") if alt != ref]
+    table = pd.DataFrame(rows)
+
+    path = output / "mutagenesis.tsv"
+    write_whole(path, lambda temporary: table.to_csv(temporary, sep="\t", index=False, na_rep="nan"))
+    draw_mutagenesis(output / "mutagenesis.png", scores, region.start, region.name)
+    print(f"{len(table):,} substitutions of {region.name}: {path} and .png")
+    return table

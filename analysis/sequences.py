@@ -1,0 +1,88 @@
+"""Sequences that a person gave, to be read one after another: FASTA, a table or a text file.
+
+    names, sequences = open_sequences("reads.fa")
+    sequences[7]                                        # read from the file now
+
+A table is in memory as a whole; FASTA and text are not.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from hyenadna.errors import InputError
+from hyenadna.genomics.fasta import SequenceFile, open_genomes
+from hyenadna.genomics.files import TABLES
+from hyenadna.genomics.letters import encode
+from hyenadna.genomics.sources import read_parts
+
+__all__ = ["FileSequences", "encode_named", "open_sequences", "read_sequences"]
+
+
+class FileSequences(Sequence):
+    """The sequences of a file, each read when it is asked for: any number fits in memory."""
+
+    def __init__(self, file: SequenceFile):
+        self.file = file
+        self.lengths: list[int] = file.lengths.tolist()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, i: int) -> str:
+        return self.file.letters(i, 0, self.lengths[i])
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
+
+
+def open_sequences(
+    path: str, sequence_column: str = "sequence", id_column: str = "id"
+) -> tuple[list[str], Sequence[str]]:
+    """Return the ids and the sequences of a FASTA file (plain or bgzip), a table or a text file.
+
+    The sequences of FASTA and text are read when they are asked for; those of a table are in
+    memory.
+
+    Args:
+        path: The file.
+        sequence_column: Column of a table that holds the sequences.
+        id_column: Column of a table that holds the ids; without it, rows are named by their number,
+            from 0.
+
+    Raises:
+        InputError: The file cannot be read, or holds no sequences.
+    """
+    if not path.lower().endswith(TABLES):
+        (file,) = open_genomes([path])
+        return list(file.names), FileSequences(file)
+
+    table = read_parts(path, (sequence_column, (), id_column))["train"]
+    if not len(table):
+        raise InputError(f"{path} has no rows")
+    for row, sequence in enumerate(table["sequence"]):
+        if not isinstance(sequence, str):
+            raise InputError(f"{path}: the sequence of row {row} is {sequence!r}, not text")
+    names = table["id"] if "id" in table else map(str, table["row"])
+    return list(names), table["sequence"].tolist()
+
+
+def read_sequences(path: str, sequence_column: str = "sequence", id_column: str = "id") -> tuple[list[str], list[str]]:
+    """Return the same as `open_sequences`, with all sequences in memory."""
+    names, sequences = open_sequences(path, sequence_column, id_column)
+    return names, list(sequences)
+
+
+def encode_named(sequence: str, name: str) -> np.ndarray:
+    """Return the ids of a sequence, uint8 `(length,)`; an error says whose they are.
+
+    Raises:
+        InputError: The sequence is empty, or holds a character that is no IUPAC letter for a
+            nucleotide.
+    """
+    if not sequence:
+        raise InputError(f"{name} is empty")
+    try:
+        return encode(sequence)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error

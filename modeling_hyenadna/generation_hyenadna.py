@@ -1,0 +1,183 @@
+"""What `generate` needs to know of HyenaDNA: its cache, its length, its vocabulary, pads, and stop strings."""
+
+import copy
+
+import torch
+from torch import nn
+from transformers.generation import GenerationMixin, StoppingCriteria, StoppingCriteriaList
+
+from .configuration_hyenadna import HyenaDNAConfig
+from .inputs_hyenadna import positions_pads_first
+from .transformers_api import CACHE, generates_with_cache, one_cache
+
+# The tokens of the published vocabulary that are no base and no end of sequence: `generate` must not emit them.
+_SPECIAL_TOKENS = [0, 2, 3, 4, 5, 6]
+
+
+class HyenaDNAGenerationMixin(GenerationMixin):
+    """`generate` for `HyenaDNAForCausalLM`."""
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in Transformers. A folder without generation_config.json, as published ones are, gets our defaults."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # Transformers makes up a configuration for such a folder, which does not know the vocabulary.
+        set_generation_defaults(model.generation_config, model.config)
+        return loaded
+
+    def generate(self, inputs=None, generation_config=None, *args, **kwargs):
+        """As in Transformers, with the one kind of cache that there is. `use_cache=False` gives the same, slower.
+
+        A cache to continue may be passed as `cache` or as `past_key_values`, whatever the release.
+
+        Raises:
+            ValueError: Another kind of cache is asked for, or the prompt and `max_new_tokens` exceed `max_seq_len`.
+        """
+        for settings in (generation_config, self.generation_config):
+            kind = kwargs.get("cache_implementation") or getattr(settings, "cache_implementation", None)
+            if kind is not None:
+                break
+        if kind not in (None, "dynamic"):
+            raise ValueError(
+                f"cache_implementation={kind!r} is for attention: HyenaDNA has one kind of cache, which grows as it "
+                "is used. Leave it out, or pass 'dynamic'."
+            )
+        cache = one_cache(kwargs.pop("past_key_values", None), kwargs.pop("cache", None))
+        if not generates_with_cache(type(self)):
+            if cache is not None:
+                raise ValueError("No cache can be continued: `generate` of this Transformers release cannot use it.")
+            kwargs["use_cache"] = False
+        if cache is not None:
+            kwargs[CACHE] = cache
+        return super().generate(inputs, generation_config, *args, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, cache=None, **kwargs
+    ):
+        cache = one_cache(past_key_values, cache)
+        kwargs.pop("tokenizer", None)  # for stop strings: `generate` hands it on to every model
+        if inputs_embeds is not None and is_first_iteration:
+            self._prompt_length = input_ids.shape[1]  # in token ids: 0 where only embeddings came
+        elif inputs_embeds is not None and cache is None:
+            # The prompt came as embeddings. The tokens generated since, at the end of `input_ids`, follow it.
+            generated = self.get_input_embeddings()(input_ids[:, self._prompt_length :])
+            inputs_embeds = torch.cat([inputs_embeds, generated.to(inputs_embeds.dtype)], dim=1)
+            is_first_iteration = True
+
+        inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **{CACHE: cache},
+            **kwargs,
+        )
+        if CACHE in inputs:  # peft up to 0.21 looks for the old name on any release, else it reads the prompt again
+            inputs["past_key_values"] = inputs[CACHE]
+        _move_right_pads(inputs)
+        return inputs
+
+    def _prepare_generated_length(self, generation_config, **kwargs):
+        """Refuse what would not fit, before anything is generated."""
+        generation_config = super()._prepare_generated_length(generation_config, **kwargs)
+        # `peft` replaces this method by its own, which puts a soft prompt in front of the tokens.
+        adapter = getattr(getattr(self.prepare_inputs_for_generation, "__self__", None), "active_peft_config", None)
+        soft_prompt = getattr(adapter, "num_virtual_tokens", None) or 0
+        prompt = kwargs["inputs_tensor"].shape[1] + soft_prompt
+        length = prompt + generation_config.max_length - kwargs["input_ids_length"]
+        if length > self.config.max_seq_len:
+            raise ValueError(
+                f"Prompt ({prompt} tokens) and new tokens may reach a length of {length}, but the model takes at most "
+                f"max_seq_len={self.config.max_seq_len}. Ask for fewer `max_new_tokens`, or shorten the prompt."
+            )
+        return generation_config
+
+    def _get_stopping_criteria(self, generation_config, stopping_criteria, tokenizer=None, **kwargs):
+        stop_strings = generation_config.stop_strings
+        if stop_strings is None or tokenizer is None:
+            return super()._get_stopping_criteria(generation_config, stopping_criteria, tokenizer=tokenizer, **kwargs)
+        # The library's own criterion fails: it puts "abcdef" through the tokenizer and wants it back.
+        criteria = StoppingCriteriaList([*stopping_criteria, *_stop_at(stop_strings, tokenizer)])
+        others = copy.copy(generation_config)
+        others.stop_strings = None
+        return super()._get_stopping_criteria(others, criteria, tokenizer=tokenizer, **kwargs)
+
+    def init_continuous_batching(self, *args, **kwargs):
+        raise NotImplementedError(
+            "Continuous batching (`generate_batch`) keeps keys and values of attention in pages, and HyenaDNA has no "
+            "attention. Pass a padded batch and its `attention_mask` to `generate`: the outputs are those of each "
+            "sequence alone."
+        )
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, *args, **kwargs) -> nn.Embedding:
+        """As in Transformers. `generate` may emit the tokens that were added, so `new_num_tokens` must count tokens.
+
+        Rows without a token are never emitted: those of `pad_to_multiple_of`, or the last 4 of 16 for 12 tokens.
+        """
+        rows = self.config.vocab_size
+        embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
+        if new_num_tokens is None:
+            return embedding
+
+        self.config.set_token_count(new_num_tokens)
+        suppressed = self.generation_config.suppress_tokens or []
+        while rows - 1 in suppressed:  # rows at the end that had no token before
+            rows -= 1
+        suppressed = [token for token in suppressed if token < min(rows, new_num_tokens)]
+        suppressed += range(new_num_tokens, self.config.vocab_size)
+        self.generation_config.suppress_tokens = suppressed or None
+        return embedding
+
+
+def set_generation_defaults(generation_config, config: HyenaDNAConfig) -> None:
+    """Emit bases, `N` and the end of the sequence only. What a checkpoint or a user set stays.
+
+    With another vocabulary all its tokens are emitted, but not the rows of the embedding that have no token.
+    """
+    if generation_config.suppress_tokens is not None:
+        return
+    if generation_config._from_model_config:  # not read from a file: Trainer's `use_cache=False` is for training
+        generation_config.use_cache = True
+    suppressed = list(range(config.token_count, config.vocab_size))
+    if 12 <= config.token_count < 16:  # the published vocabulary
+        suppressed = _SPECIAL_TOKENS + suppressed
+    generation_config.suppress_tokens = suppressed or None
+
+
+def _move_right_pads(inputs: dict) -> None:
+    """Move pads that follow a prompt in front of it, in place: `generate` reads the last column."""
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.ndim != 2 or not (mask[:, -1] == 0).any():
+        return
+    positions = positions_pads_first(mask != 0)
+    rows = torch.arange(len(positions))[:, None]
+    for name in ("input_ids", "inputs_embeds", "attention_mask"):
+        x = inputs.get(name)
+        if x is not None and x.shape[1] == positions.shape[1]:
+            inputs[name] = x[rows, positions]
+
+
+class _StopAtTokens(StoppingCriteria):
+    """Stop a sequence whose last tokens are these."""
+
+    def __init__(self, token_ids: list[int]):
+        self.token_ids = torch.tensor(token_ids)
+
+    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
+        wanted = self.token_ids.to(input_ids.device)
+        if input_ids.shape[1] < len(wanted):
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        return (input_ids[:, -len(wanted) :] == wanted).all(dim=1)
+
+
+def _stop_at(stop_strings: str | list[str], tokenizer) -> list[_StopAtTokens]:
+    """Criteria for strings of bases, of which each is one token."""
+    if isinstance(stop_strings, str):
+        stop_strings = [stop_strings]
+    criteria = []
+    for text in stop_strings:
+        token_ids = tokenizer(text, add_special_tokens=False).input_ids
+        if not token_ids or tokenizer.unk_token_id in token_ids:
+            raise ValueError(f"`stop_strings` holds {text!r}, but strings of bases were expected, such as 'TAA'.")
+        criteria.append(_StopAtTokens(token_ids))
+    return criteria
