@@ -1,4 +1,5 @@
-"""Load all heads of an exported folder, and write outputs and generated tokens, or compare them with what was written.
+"""Load all heads of an exported folder, and write outputs and generated tokens, or compare them
+with what was written.
 
 python load_exported.py make FOLDER         # a small random model, exported (needs hyenadna)
 python load_exported.py package FOLDER OUT  # with `import hyenadna`, without remote code
@@ -13,7 +14,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-HEADS = ("AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification", "AutoModelForTokenClassification")
+HEADS = (
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+)
 
 
 def make(folder: str) -> None:
@@ -24,7 +30,8 @@ def make(folder: str) -> None:
     model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=32, max_seq_len=300))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)  # or what is generated would depend on the last base only
+            # or what is generated would depend on the last base only
+            parameter.add_(torch.randn_like(parameter) * 0.2)
     model.save_pretrained(f"{folder}.source")
     print(export(f"{folder}.source", folder))
 
@@ -46,10 +53,12 @@ def outputs(folder: str, alone: bool) -> dict[str, torch.Tensor]:
 
 
 def generated(model, tokenizer) -> dict[str, torch.Tensor]:
-    """Tokens that follow two prompts of unequal length: greedy and sampled, with the cache and without it.
+    """Tokens that follow two prompts of unequal length: greedy and sampled, with the cache and
+    without it.
 
-    A release that loses the cache gives other tokens, mostly without a word; so the greedy ones are also compared with
-    the best bases of one pass over all of them. In float64, or a tie could be broken by a rounding.
+    A release that loses the cache gives other tokens, mostly without a word; so the greedy ones are
+    also compared with the best bases of one pass over all of them. In float64, or a tie could be
+    broken by a rounding.
     """
     model = copy.deepcopy(model).double()
     batch = tokenizer(["ACGT" * 9, "GATTACA"], add_special_tokens=False, padding=True, return_tensors="pt")
@@ -68,7 +77,9 @@ def generated(model, tokenizer) -> dict[str, torch.Tensor]:
     with torch.inference_mode():
         logits = model(ids, attention_mask=mask).logits[:, length - 1 : -1]
     bases = torch.tensor(tokenizer.convert_tokens_to_ids(list("ACGTN")))
-    assert torch.equal(bases[logits[..., bases].argmax(-1)], best), "greedy: not the best bases of a full pass"
+    assert torch.equal(bases[logits[..., bases].argmax(-1)], best), (
+        "greedy: not the best bases of a full pass"
+    )
     assert len(best.unique()) > 2, "greedy: one base over and over would be equal by chance"
     return results
 

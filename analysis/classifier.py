@@ -68,8 +68,8 @@ def check_classes(labels: Sequence[str], groups: np.ndarray, folds: int) -> None
     if len(names) < 2 or counts.min() < folds:
         classes = dict(zip(names.tolist(), counts.tolist(), strict=True))
         raise InputError(
-            f"a classifier needs two classes and {folds} rows of each (folds), those of the same gene or DNA counted "
-            f"once, but there are {classes}"
+            f"a classifier needs two classes and {folds} rows of each (folds), those of the same gene "
+            f"or DNA counted once, but there are {classes}"
         )
 
 

@@ -91,7 +91,9 @@ class EmbedArguments:
     label_column: str = setting("label", "Column with the labels, if there is one.")
     id_column: str = setting("id", "Column with the names of the rows, if there is one.")
     pooling: str = setting("mean", f"{', '.join(POOLINGS)}, over the positions of a sequence or chunk.")
-    layer: int = setting(-1, "0: the embeddings of the letters, i: block i; -1: the last, after the final norm.")
+    layer: int = setting(
+        -1, "0: the embeddings of the letters, i: block i; -1: the last, after the final norm."
+    )
     chunk: int | None = setting(None, "Bases to read at a time; by default as many as the model reads.")
     batch_bases: int = setting(2**16, "Bases in one batch on each device, padding included.")
     output_format: str = setting("parquet", "parquet or npz.")
@@ -118,7 +120,9 @@ class EmbedArguments:
 
         at_least_one = (self.batch_bases, self.min_rows, self.chunk, self.max_rows)
         if self.folds < 2 or any(value is not None and value < 1 for value in at_least_one):
-            raise InputError("batch_bases, chunk, min_rows and max_rows must be at least 1, and folds at least 2")
+            raise InputError(
+                "batch_bases, chunk, min_rows and max_rows must be at least 1, and folds at least 2"
+            )
         if not 0 <= self.seed <= _LARGEST_SEED:
             raise InputError(f"seed must be between 0 and {_LARGEST_SEED:,}")
 
@@ -243,13 +247,19 @@ def embed(
     return average(vectors, pieces, len(lengths))
 
 
-def _check(config: HyenaDNAConfig, lengths: Sequence[int], pooling: str, layer: int, chunk: int | None) -> None:
+def _check(
+    config: HyenaDNAConfig, lengths: Sequence[int], pooling: str, layer: int, chunk: int | None
+) -> None:
     if pooling not in POOLINGS:
         raise InputError(f"pooling is {pooling!r}; use one of {', '.join(POOLINGS)}")
     if not -1 <= layer <= config.n_layer:
-        raise InputError(f"layer is {layer}; the model has {config.n_layer} blocks: 0 to {config.n_layer}, or -1")
+        raise InputError(
+            f"layer is {layer}; the model has {config.n_layer} blocks: 0 to {config.n_layer}, or -1"
+        )
     if chunk is not None and not 1 <= chunk <= config.max_seq_len:
-        raise InputError(f"chunk is {chunk:,}; the model reads 1 to max_seq_len={config.max_seq_len:,} bases at a time")
+        raise InputError(
+            f"chunk is {chunk:,}; the model reads 1 to max_seq_len={config.max_seq_len:,} bases at a time"
+        )
     if not len(lengths):
         raise InputError("there are no sequences")
     if min(lengths) == 0:
@@ -429,7 +439,9 @@ def run(args: EmbedArguments) -> np.ndarray:
 def _check_tasks(args: EmbedArguments, rows: Rows) -> np.ndarray | None:
     """Refuse what classifier and picture could not use; return the groups that share a fold."""
     if (args.classifier or args.picture) and rows.labels is None:
-        raise InputError(f"{args.data} has no labels ({args.label_column}), which classifier and picture need")
+        raise InputError(
+            f"{args.data} has no labels ({args.label_column}), which classifier and picture need"
+        )
     if args.picture:
         check_map(args.picture, len(rows.ids))
     if not args.classifier:
@@ -467,7 +479,9 @@ def _check_folder(output: Path, settings: dict, resume: bool) -> None:
         raise InputError(f"output_dir {str(output)!r} holds an interrupted run; go on with it by --resume")
     changed = [name for name in changed_settings(earlier, settings) if name in _SETTINGS_OF_VECTORS]
     if changed:
-        raise InputError(f"output_dir {str(output)!r} holds an interrupted run with another {changed}; choose another")
+        raise InputError(
+            f"output_dir {str(output)!r} holds an interrupted run with another {changed}; choose another"
+        )
 
 
 def _embed_in_parts(
@@ -536,7 +550,9 @@ def _draw(output: Path, rows: Rows, embeddings: np.ndarray, args: EmbedArguments
     write_html(output / "embeddings.html", plane, rows.labels, rows.ids, rows.lengths, title)
 
 
-def _classify(output: Path, rows: Rows, embeddings: np.ndarray, groups: np.ndarray, args: EmbedArguments) -> dict:
+def _classify(
+    output: Path, rows: Rows, embeddings: np.ndarray, groups: np.ndarray, args: EmbedArguments
+) -> dict:
     """Cross-validate the classifier, draw its errors, and return its part of `metrics.json`."""
     metrics, predicted = cross_validate(
         embeddings, rows.labels, args.classifier, folds=args.folds, seed=args.seed, groups=groups

@@ -26,7 +26,13 @@ from hyenadna.genomics.letters import SOFT_MASKED, complement_ids, is_base, pad
 
 from .sequences import encode_named
 
-__all__ = ["STRANDS", "base_log_probabilities", "check_lengths", "log_likelihoods", "target_log_probabilities"]
+__all__ = [
+    "STRANDS",
+    "base_log_probabilities",
+    "check_lengths",
+    "log_likelihoods",
+    "target_log_probabilities",
+]
 
 STRANDS = ("both", "forward", "reverse")
 
@@ -43,7 +49,9 @@ def log_probabilities_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.T
     return log_p.gather(2, targets[..., None])[..., 0]
 
 
-def target_log_probabilities(model: HyenaDNAForCausalLM, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+def target_log_probabilities(
+    model: HyenaDNAForCausalLM, hidden: torch.Tensor, ids: torch.Tensor
+) -> torch.Tensor:
     """Return the log-probability of each token but the first, 0 where it is none of A, C, G and T.
 
     Args:
@@ -89,7 +97,8 @@ def check_lengths(model: HyenaDNAForCausalLM, lengths: Sequence[int], names: Seq
     if lengths[longest] > model.config.max_seq_len:
         raise InputError(
             f"{names[longest]} has {lengths[longest]:,} bases, but the model reads at most max_seq_len="
-            f"{model.config.max_seq_len:,}: cut it into windows, or use a checkpoint with a longer max_seq_len"
+            f"{model.config.max_seq_len:,}: cut it into windows, or use a checkpoint with a longer "
+            "max_seq_len"
         )
 
 
@@ -155,8 +164,8 @@ def log_likelihoods(
 
 def _batches(lengths: Sequence[int], batch_bases: int) -> Iterator[list[int]]:
     """Yield batches of numbers of sequences, the batch with the longest sequences first."""
-    # Neighbours in length waste little on padding. The longest come first, so that a batch too large
-    # for the memory fails at once.
+    # Neighbours in length waste little on padding. The longest come first, so that a batch too
+    # large for the memory fails at once.
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     end = len(order)
     while end:

@@ -32,7 +32,12 @@ __all__ = ["Region", "mutagenesis", "read_region", "run_mutagenesis"]
 
 
 def mutagenesis(
-    model: HyenaDNAForCausalLM, sequence: str, first: int, last: int, batch_size: int = 32, progress: bool = False
+    model: HyenaDNAForCausalLM,
+    sequence: str,
+    first: int,
+    last: int,
+    batch_size: int = 32,
+    progress: bool = False,
 ) -> np.ndarray:
     """Score substitutions: log-likelihood of a window with each base minus that of the window.
 
@@ -57,7 +62,9 @@ def mutagenesis(
     (3, 4)
     """
     if not 0 <= first < last <= len(sequence):
-        raise InputError(f"positions {first} to {last} are to be mutated, but the sequence has {len(sequence)} bases")
+        raise InputError(
+            f"positions {first} to {last} are to be mutated, but the sequence has {len(sequence)} bases"
+        )
     model.eval()
     ids = encode(sequence) % SOFT_MASKED
     ids_of_reverse = complement_ids(ids)
@@ -173,7 +180,9 @@ def read_region(genome: SequenceFile, text: str, window: int) -> Region:
         raise InputError("mutagenesis takes one region, such as chr20:1000-1200")
     ((_, sequence, start, end),) = read_regions([text], [genome], "mutagenesis").tolist()
     if end - start > window:
-        raise InputError(f"the region of mutagenesis has {end - start:,} bases, but the window has {window:,}")
+        raise InputError(
+            f"the region of mutagenesis has {end - start:,} bases, but the window has {window:,}"
+        )
 
     left = max(0, start - (window - (end - start)) // 2)
     right = min(left + window, int(genome.lengths[sequence]))

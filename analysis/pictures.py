@@ -110,7 +110,12 @@ def draw_map(path: Path, plane: np.ndarray, labels: Sequence[str], title: str) -
 
 
 def write_html(
-    path: Path, plane: np.ndarray, labels: Sequence[str], ids: Sequence[str], lengths: Sequence[int], title: str
+    path: Path,
+    plane: np.ndarray,
+    labels: Sequence[str],
+    ids: Sequence[str],
+    lengths: Sequence[int],
+    title: str,
 ) -> None:
     """Write the map as one page that needs no network.
 
@@ -128,7 +133,9 @@ def write_html(
     number = {name: i for i, name in enumerate(names)}
     colours = colours_of(names)
     points = []
-    for xy, label, name, length in zip(np.round(plane.astype(float), 3).tolist(), labels, ids, lengths, strict=True):
+    for xy, label, name, length in zip(
+        np.round(plane.astype(float), 3).tolist(), labels, ids, lengths, strict=True
+    ):
         points.append([*xy, number[label], name, int(length)])
     data = {"classes": [[name, colours[name]] for name in names], "points": points}
 

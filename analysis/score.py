@@ -173,7 +173,9 @@ def _summary_table(ids: list[str], sequences: list[str], scores: dict[str, list[
     return pd.DataFrame(rows)
 
 
-def _position_table(ids: list[str], sequences: list[str], scores: dict[str, list[np.ndarray]]) -> pd.DataFrame:
+def _position_table(
+    ids: list[str], sequences: list[str], scores: dict[str, list[np.ndarray]]
+) -> pd.DataFrame:
     lengths = [len(sequence) for sequence in sequences]
     columns = {
         "id": np.repeat(np.array(ids, dtype=object), lengths),
@@ -190,15 +192,25 @@ def _write_table(table: pd.DataFrame, file: TextIO, with_header: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hyenadna score", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="hyenadna score", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
     parser.add_argument("--model", required=True, help="folder or Hub id of a language model")
     parser.add_argument("--data", required=True, help="FASTA (plain or bgzip), csv, tsv, parquet, or text")
     parser.add_argument("--output", required=True, help="table to write (.tsv)")
-    parser.add_argument("--per_position", help="also write this table (.tsv): a line per base, positions from 0")
+    parser.add_argument(
+        "--per_position", help="also write this table (.tsv): a line per base, positions from 0"
+    )
     parser.add_argument("--strand", choices=STRANDS, default="both", help="strand to read (default: both)")
-    parser.add_argument("--ignore_soft_masked", action="store_true", help="lower-case letters are context only")
-    parser.add_argument("--sequence_column", default="sequence", help="column with the sequences (default: sequence)")
-    parser.add_argument("--id_column", default="id", help="column with the ids, if there is one (default: id)")
+    parser.add_argument(
+        "--ignore_soft_masked", action="store_true", help="lower-case letters are context only"
+    )
+    parser.add_argument(
+        "--sequence_column", default="sequence", help="column with the sequences (default: sequence)"
+    )
+    parser.add_argument(
+        "--id_column", default="id", help="column with the ids, if there is one (default: id)"
+    )
     parser.add_argument("--batch_bases", type=int, default=2**16, help="bases in one batch (default: 65536)")
     parser.add_argument(
         "--chunk", type=int, default=2**16, help="bases of a long sequence to read at a time (default: 65536)"
@@ -236,7 +248,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna score` with these arguments (default: those of the command line)."""
     args = _parser().parse_args(argv)
     if args.batch_bases < 1 or args.chunk < 1:
-        raise InputError(f"batch_bases is {args.batch_bases} and chunk is {args.chunk}; both must be at least 1")
+        raise InputError(
+            f"batch_bases is {args.batch_bases} and chunk is {args.chunk}; both must be at least 1"
+        )
     names, sequences = open_sequences(args.data, args.sequence_column, args.id_column)
     lengths = _check_sequences(args.data, names, sequences)
     outputs = _check_files(args)
@@ -251,7 +265,10 @@ def main(argv: list[str] | None = None) -> None:
             at_end.enter_context(locked(path, is_file=True))
         files = [at_end.enter_context(whole_file(path)) for path in outputs]
         totals = score_file(model, names, sequences, lengths, *files, strands=strands, **options)
-    print(f"{len(names):,} sequences, {totals.scores:,} scores: perplexity {totals.perplexity:.4f}; {args.output}")
+    print(
+        f"{len(names):,} sequences, {totals.scores:,} scores: perplexity {totals.perplexity:.4f}; "
+        f"{args.output}"
+    )
 
 
 if __name__ == "__main__":

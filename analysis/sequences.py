@@ -67,7 +67,9 @@ def open_sequences(
     return list(names), table["sequence"].tolist()
 
 
-def read_sequences(path: str, sequence_column: str = "sequence", id_column: str = "id") -> tuple[list[str], list[str]]:
+def read_sequences(
+    path: str, sequence_column: str = "sequence", id_column: str = "id"
+) -> tuple[list[str], list[str]]:
     """Return the same as `open_sequences`, with all sequences in memory."""
     names, sequences = open_sequences(path, sequence_column, id_column)
     return names, list(sequences)

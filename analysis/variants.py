@@ -63,18 +63,36 @@ _WINDOW = 1024
 
 ADDED = {  # key of INFO: column of the table, type, description
     "HYENA_LLR": ("llr", "Float", "Log-likelihood ratio of ALT against REF, HyenaDNA, mean of both strands"),
-    "HYENA_DISTANCE": ("distance", "Float", "1 - cosine of the mean embeddings with REF and with ALT, both strands"),
+    "HYENA_DISTANCE": (
+        "distance",
+        "Float",
+        "1 - cosine of the mean embeddings with REF and with ALT, both strands",
+    ),
     "HYENA_SKIP": ("skip", "String", "Why there is no HYENA_LLR"),
 }
 _TEXTS = ["chrom", "id", "ref", "alt"]
 _NUMBERS = ["llr", "llr_forward", "llr_reverse", "distance"]
-COLUMNS = ["line", "chrom", "pos", "id", "ref", "alt", "llr", "llr_forward", "llr_reverse", "distance", "skip"]
+COLUMNS = [
+    "line",
+    "chrom",
+    "pos",
+    "id",
+    "ref",
+    "alt",
+    "llr",
+    "llr_forward",
+    "llr_reverse",
+    "distance",
+    "skip",
+]
 
 
 # ------------------------------------------------------------------------------ alleles
 
 
-def skip_reason(genome: SequenceFile, sequence: int | None, position: int, ref: str, alt: str, window: int) -> str:
+def skip_reason(
+    genome: SequenceFile, sequence: int | None, position: int, ref: str, alt: str, window: int
+) -> str:
     """Return why an allele cannot be scored; empty if it can.
 
     Args:
@@ -197,7 +215,9 @@ def _score_alleles(
 def _alleles_of(
     records: Iterable[Sequence[str]], genome: SequenceFile, first: int
 ) -> Iterator[tuple[dict, int | None]]:
-    """Yield a row for each alternative allele, without its scores, and the number of its chromosome."""
+    """Yield a row for each alternative allele, without its scores, and the number of its
+    chromosome.
+    """
     for line, record in enumerate(records, first):
         chrom, pos, name, ref, alts = record[:5]
         sequence = genome.number_of(chrom)
@@ -251,7 +271,9 @@ def _token_ids(sequences: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def score_windows(model: HyenaDNAForCausalLM, sequences: list[str], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def score_windows(
+    model: HyenaDNAForCausalLM, sequences: list[str], batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the log-likelihood and the mean embedding of each sequence.
 
     Only sequences of one length share a batch, so that each is rounded as it would be alone.
@@ -302,7 +324,9 @@ def score_continuations(
     return totals, means
 
 
-def _score_ends(model: HyenaDNAForCausalLM, shared: list[str], ends: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def _score_ends(
+    model: HyenaDNAForCausalLM, shared: list[str], ends: list[str]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log-likelihoods of ends, two for each shared beginning, and mean embeddings.
 
     An embedding is the mean over the beginning and the end.
@@ -372,7 +396,9 @@ def _read_rows(parts: Parts, names: Sequence[str]) -> Iterator[dict[str, str]]:
                         float(row[column])
                     yield row
         except (OSError, ValueError, csv.Error) as error:
-            raise InputError(f"{path} is damaged: {error}. Remove it, and the same command makes it again") from error
+            raise InputError(
+                f"{path} is damaged: {error}. Remove it, and the same command makes it again"
+            ) from error
 
 
 # ------------------------------------------------------------------------------ joining
@@ -421,9 +447,12 @@ def annotated(lines: Iterable[str], rows: Iterable[dict[str, str]]) -> Iterator[
         elif not line.startswith("#"):
             fields = line.split("\t", 8)
             alleles = list(next(alleles_of_records, (None, []))[1])
-            # A part that a machine lost in part, at the end of a line, would shift all scores after it.
+            # A part that a machine lost in part, at the end of a line, would shift all scores after
+            # it.
             if len(alleles) != fields[4].count(",") + 1 or alleles[0]["line"] != str(number):
-                raise InputError(f"the parts have no scores of record {number} (from 0): remove them and start again")
+                raise InputError(
+                    f"the parts have no scores of record {number} (from 0): remove them and start again"
+                )
             number += 1
             kept = [item for item in fields[7].split(";") if item.partition("=")[0] not in old_keys]
             fields[7] = ";".join([*kept, *_info_items(alleles)])
@@ -541,18 +570,28 @@ def checksum_of(model: HyenaDNAForCausalLM) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hyenadna variants", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="hyenadna variants", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
     parser.add_argument("--model", required=True, help="folder or Hub id of a language model")
     parser.add_argument("--fasta", required=True, help="the genome, plain or bgzip")
     parser.add_argument("--vcf", help="variants, plain, gzip or bgzip")
-    parser.add_argument("--mutagenesis", help="instead of a VCF: a region (from 0, half-open), such as chr20:1000-1200")
+    parser.add_argument(
+        "--mutagenesis", help="instead of a VCF: a region (from 0, half-open), such as chr20:1000-1200"
+    )
     parser.add_argument("--output_dir", required=True, help="folder for everything that the run writes")
-    parser.add_argument("--window", type=int, default=_WINDOW, help="bases around a variant to read (default: 1024)")
-    parser.add_argument("--batch_size", type=int, default=_BATCH_SIZE, help="windows in one batch (default: 32)")
+    parser.add_argument(
+        "--window", type=int, default=_WINDOW, help="bases around a variant to read (default: 1024)"
+    )
+    parser.add_argument(
+        "--batch_size", type=int, default=_BATCH_SIZE, help="windows in one batch (default: 32)"
+    )
     parser.add_argument(
         "--share_prefix",
         action="store_true",
-        help="read what is before a variant once for both alleles: faster, equal but for rounding (about 1e-5)",
+        help=(
+            "read what is before a variant once for both alleles: faster, equal but for rounding (about 1e-5)"
+        ),
     )
     parser.add_argument("--device", help="such as cpu or cuda:1")
     return parser
@@ -562,7 +601,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
     if (args.vcf is None) == (args.mutagenesis is None):
         raise InputError("give --vcf or --mutagenesis: one of them")
     if args.window < 2 or args.batch_size < 1:
-        raise InputError(f"window is {args.window} and batch_size {args.batch_size}; at least 2 and 1 are needed")
+        raise InputError(
+            f"window is {args.window} and batch_size {args.batch_size}; at least 2 and 1 are needed"
+        )
     if args.vcf is not None and not Path(args.vcf).is_file():
         raise InputError(f"{args.vcf}: there is no such file")
 
@@ -574,7 +615,9 @@ def _check_folder(output: Path, settings: dict) -> None:
         raise InputError(f"{output} holds something else: choose another folder")
     changed = [f"{name} {value!r}" for name, value in changed_settings(earlier, settings).items()]
     if changed:
-        raise InputError(f"{output} holds results of other settings ({', '.join(changed)}): choose another folder")
+        raise InputError(
+            f"{output} holds results of other settings ({', '.join(changed)}): choose another folder"
+        )
 
 
 def _holds_something(output: Path) -> bool:
@@ -610,7 +653,9 @@ def main(argv: list[str] | None = None) -> None:
     device = args.device or (str(state.device) if state.device.type == "cuda" else None)
     model = load_language_model(args.model, device)
     if args.window > model.config.max_seq_len:
-        raise InputError(f"window is {args.window}, but the model reads at most max_seq_len={model.config.max_seq_len}")
+        raise InputError(
+            f"window is {args.window}, but the model reads at most max_seq_len={model.config.max_seq_len}"
+        )
     settings["weights"] = checksum_of(model)
     _check_folder(output, settings)
     state.wait_for_everyone()

@@ -1,9 +1,10 @@
 """python benchmarks/data.py [--data genome.fa | --bgzip] [--lengths 1024 100000] [--seconds 5]
 
-Bases a second and core that the data pipeline of `hyenadna pretrain` delivers: windows of a FASTA file to batches
-of `input_ids` and `labels`, in one process with one thread. Without --data a random genome of 64 Mb is written first.
-With --bgzip that genome is block-compressed. Memory is what this process alone holds, after a run.
-The floor is the least that a window can cost: the same bytes, copied from memory and widened to int64.
+Bases a second and core that the data pipeline of `hyenadna pretrain` delivers: windows of a FASTA
+file to batches of `input_ids` and `labels`, in one process with one thread. Without --data a random
+genome of 64 Mb is written first. With --bgzip that genome is block-compressed. Memory is what this
+process alone holds, after a run. The floor is the least that a window can cost: the same bytes,
+copied from memory and widened to int64.
 """
 
 import argparse
@@ -55,13 +56,17 @@ def floor(path: str, length: int):
     content, rng = np.fromfile(path, np.uint8), np.random.default_rng(0)
     rows = max(1, 2**16 // length)
     while True:
-        ids = np.stack([content[i : i + length] for i in rng.integers(0, len(content) - length, rows).tolist()])
+        ids = np.stack(
+            [content[i : i + length] for i in rng.integers(0, len(content) - length, rows).tolist()]
+        )
         ids, labels = torch.from_numpy(ids).long(), torch.from_numpy(ids).long()
         yield ids.numel() + 0 * labels.numel()
 
 
 def speed(batches, seconds: float) -> float:
-    """Millions of bases a second; the first second is for the pages of the file to come into memory."""
+    """Millions of bases a second; the first second is for the pages of the file to come into
+    memory.
+    """
     start = time.perf_counter()
     while time.perf_counter() < start + 1:
         next(batches)
@@ -72,7 +77,9 @@ def speed(batches, seconds: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", help="FASTA file, plain or bgzip")
     parser.add_argument("--bgzip", action="store_true", help="compress the random genome by blocks")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 100_000, 1_000_000])
@@ -84,7 +91,11 @@ def main() -> None:
         print("| window | Mbases/s | both strands, lower case ignored | floor | MB |\n|---|---|---|---|---|")
         before = psutil.Process().memory_full_info().uss
         for length in args.lengths:
-            runs = (pipeline(path, length, 0.0, False), pipeline(path, length, 0.5, True), floor(path, length))
+            runs = (
+                pipeline(path, length, 0.0, False),
+                pipeline(path, length, 0.5, True),
+                floor(path, length),
+            )
             speeds = " | ".join(f"{speed(run, args.seconds):.0f}" for run in runs)
             memory = (psutil.Process().memory_full_info().uss - before) / 1e6
             print(f"| {length:,} | {speeds} | {memory:.0f} |")

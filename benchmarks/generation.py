@@ -1,19 +1,23 @@
-"""Milliseconds per generated base at growing contexts: `python benchmarks/generation.py --out docs/generation`.
+"""Milliseconds per generated base at growing contexts: `python benchmarks/generation.py --out
+docs/generation`.
 
     python benchmarks/generation.py --contexts 1024 8192 32768 --rounds 3
     python benchmarks/generation.py --models ours gpt2 --new 256
 
-For each context and round the implementations run in turn, so that a drift of the machine meets all of them; a figure
-is the median over the rounds. Greedy, one sequence, weights at random, each in a process of its own.
+For each context and round the implementations run in turn, so that a drift of the machine meets all
+of them; a figure is the median over the rounds. Greedy, one sequence, weights at random, each in a
+process of its own.
 
 ours       `generate` with the cache of `hyenadna`: `--new` bases after a prompt of so many
-gpt2       Transformers' GPT-2, equal in width and depth, `generate` with its own cache; attention over a long prompt
+gpt2       Transformers' GPT-2, equal in width and depth, `generate` with its own cache; attention over
+           a long prompt
            takes minutes, so only up to `--gpt2_until`
-recompute  `plain.py`, the whole sequence again for each base, as other implementations of HyenaDNA do. A round would
-           take hours: single steps are timed at `--recompute` lengths spread evenly over the new bases, and the mean of
-           them is multiplied.
+recompute  `plain.py`, the whole sequence again for each base, as other implementations of HyenaDNA
+           do. A round would take hours: single steps are timed at `--recompute` lengths spread
+           evenly over the new bases, and the mean of them is multiplied.
 
-`prefill` and `forward` are seconds for the prompt: with a cache left behind, and without one. `first` is the time of
+`prefill` and `forward` are seconds for the prompt: with a cache left behind, and without one.
+`first` is the time of
 the first two bases with the prefill: what the cache puts off until then is in it.
 """
 
@@ -49,7 +53,8 @@ def child(name: str, context: int, new: int, recompute: int, d_model: int, n_lay
 
         model = Plain(d_model, n_layer, context + new)
         head = torch.nn.Linear(d_model, 16, bias=False)
-        # Whole numbers of many kinds: a transform's time depends on the prime factors of its length.
+        # Whole numbers of many kinds: a transform's time depends on the prime factors of its
+        # length.
         lengths = [context + round(new * (i + 0.5) / recompute) for i in range(recompute)]
         with torch.no_grad():
             head(model(torch.randint(7, 11, (1, lengths[0])))[:, -1])
@@ -59,7 +64,9 @@ def child(name: str, context: int, new: int, recompute: int, d_model: int, n_lay
     if name == "ours":
         from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 
-        model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=d_model, n_layer=n_layer, max_seq_len=context + new))
+        model = HyenaDNAForCausalLM(
+            HyenaDNAConfig(d_model=d_model, n_layer=n_layer, max_seq_len=context + new)
+        )
     else:
         from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -106,11 +113,16 @@ def measure(args: argparse.Namespace) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown: a row for each context; ours beside GPT-2 (at that context, or else its longest) and recomputing."""
+    """Markdown: a row for each context; ours beside GPT-2 (at that context, or else its longest)
+    and recomputing.
+    """
     found = {(row["model"], row["context"]): row for row in rows}
     contexts = list(dict.fromkeys(row["context"] for row in rows))
     gpt2 = [row for row in rows if row["model"] == "gpt2"]
-    lines = ["| context | ours, ms/base | GPT-2, ms/base | ours / GPT-2 | recompute, ms/base | in all, times faster |"]
+    lines = [
+        "| context | ours, ms/base | GPT-2, ms/base | ours / GPT-2 | recompute, ms/base | in all, times "
+        "faster |"
+    ]
     lines[0] += " prefill / forward | first two bases |"
     lines.append("|---|---|---|---|---|---|---|---|")
     for context in contexts:
@@ -119,7 +131,9 @@ def table(rows: list[dict]) -> str:
         cells = [f"{context:,}"] + [""] * 7
         if ours:
             cells[1] = f"{ours['ms_per_base']:.2f}"
-            cells[6] = f"{ours['prefill']:.3f} / {ours['forward']:.3f} s = {ours['prefill'] / ours['forward']:.2f}"
+            cells[6] = (
+                f"{ours['prefill']:.3f} / {ours['forward']:.3f} s = {ours['prefill'] / ours['forward']:.2f}"
+            )
             cells[7] = f"{ours['first']:.3f} s"
         if other:
             at = "" if other["context"] == context else f" (at {other['context']:,})"
@@ -131,7 +145,9 @@ def table(rows: list[dict]) -> str:
         if ours and slow:
             cells[5] = f"{slow['seconds'] / ours['seconds']:.0f}"
         lines.append("| " + " | ".join(cells) + " |")
-    per_base = [(context, found["ours", context]["ms_per_base"]) for context in contexts if ("ours", context) in found]
+    per_base = [
+        (context, found["ours", context]["ms_per_base"]) for context in contexts if ("ours", context) in found
+    ]
     if len(per_base) > 1 and per_base[-1][0] >= 32_000 and dict(per_base).get(2048):
         ratio = per_base[-1][1] / dict(per_base)[2048]
         lines += ["", f"A base after {per_base[-1][0]:,} takes {ratio:.2f} times as long as one after 2,048."]
@@ -162,7 +178,9 @@ def growth(lengths: list[int], d_model: int, n_layer: int) -> list[dict]:
 
 
 def fitted(steps: list[dict]):
-    """Fit `a n + b n log^2 n`, the fixed cost of a step and the transforms, to the seconds for n bases."""
+    """Fit `a n + b n log^2 n`, the fixed cost of a step and the transforms, to the seconds for n
+    bases.
+    """
     import numpy as np
 
     n, seconds = (np.array([row[key] for row in steps], dtype=float) for key in ("new", "seconds"))
@@ -201,12 +219,16 @@ def main() -> None:
         sys.path.insert(0, str(Path(__file__).parent))
         print(json.dumps(child(sys.argv[2], *map(int, sys.argv[3:]))))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--d_model", type=int, default=128)
     parser.add_argument("--n_layer", type=int, default=2)
     parser.add_argument("--contexts", type=int, nargs="+", default=[1024, 2048, 8192, 32768])
     parser.add_argument("--new", type=int, default=1024, help="bases to generate")
-    parser.add_argument("--recompute", type=int, default=9, help="lengths at which a step of recomputing is timed")
+    parser.add_argument(
+        "--recompute", type=int, default=9, help="lengths at which a step of recomputing is timed"
+    )
     parser.add_argument("--models", nargs="+", default=["ours", "gpt2", "recompute"])
     parser.add_argument("--gpt2_until", type=int, default=10_000, help="longest context of GPT-2")
     parser.add_argument(
@@ -223,7 +245,12 @@ def main() -> None:
         out = Path(args.out)
         out.parent.mkdir(parents=True, exist_ok=True)
         command = "python benchmarks/generation.py " + " ".join(sys.argv[1:])
-        lines = [f"`{command}`, {os.cpu_count()} cores. Medians of {args.rounds}; {args.new:,} bases.", "", text, ""]
+        lines = [
+            f"`{command}`, {os.cpu_count()} cores. Medians of {args.rounds}; {args.new:,} bases.",
+            "",
+            text,
+            "",
+        ]
         if steps:
             lines += [
                 "Steps of the model alone, from nothing:",

@@ -1,8 +1,10 @@
-"""python benchmarks/length_warmup.py --data chr20.fa --validation 20:55,025,520-58,025,520 [--tokens 2e6]
+"""python benchmarks/length_warmup.py --data chr20.fa --validation 20:55,025,520-58,025,520
+[--tokens 2e6]
 
-Pretrains the same model twice on as many tokens, with a warm-up of the sequence length over the first third of the
-steps and without it, and draws the validation perplexity over tokens and over seconds to docs/length_warmup.png.
-Validation windows have their full length in both. The runs lie in --output_dir; a killed command, given again, goes on.
+Pretrains the same model twice on as many tokens, with a warm-up of the sequence length over the
+first third of the steps and without it, and draws the validation perplexity over tokens and over
+seconds to docs/length_warmup.png. Validation windows have their full length in both. The runs lie
+in --output_dir; a killed command, given again, goes on.
 """
 
 import argparse
@@ -27,7 +29,9 @@ def curve(folder: Path) -> list[tuple[int, float, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="FASTA file")
     parser.add_argument("--validation", nargs="+", required=True, help="chromosomes or regions")
     parser.add_argument("--tokens", type=float, default=2e6)

@@ -1,7 +1,9 @@
-"""HyenaDNA as plainly as the paper and the published code have it: what the others are measured against.
+"""HyenaDNA as plainly as the paper and the published code have it: what the others are measured
+against.
 
-Whole tensors, one operation after another: FFTs of length 2 L over all channels, `conv1d`, the tanh GELU of PyTorch,
-positional features stored in buffers. No masks, no heads. Parameter names are those of our model's backbone.
+Whole tensors, one operation after another: FFTs of length 2 L over all channels, `conv1d`, the tanh
+GELU of PyTorch, positional features stored in buffers. No masks, no heads. Parameter names are
+those of our model's backbone.
 """
 
 import math
@@ -47,7 +49,9 @@ class Operator(nn.Module):
         k = self.filter_fn(length).T
         v = v * x1
         n = 2 * length
-        y = torch.fft.irfft(torch.fft.rfft(v, n=n) * torch.fft.rfft(k, n=n) / n, n=n, norm="forward")[..., :length]
+        y = torch.fft.irfft(torch.fft.rfft(v, n=n) * torch.fft.rfft(k, n=n) / n, n=n, norm="forward")[
+            ..., :length
+        ]
         y = y + v * self.filter_fn.bias[:, None]
         return self.out_proj((y * x0).transpose(1, 2))
 
@@ -89,6 +93,8 @@ class Plain(nn.Module):
                 name = name.replace(old, new)
             state[name] = value
         missing = self.load_state_dict(state, strict=False)
-        if missing.unexpected_keys or any(not k.endswith((".t", ".z", ".deltas")) for k in missing.missing_keys):
+        if missing.unexpected_keys or any(
+            not k.endswith((".t", ".z", ".deltas")) for k in missing.missing_keys
+        ):
             raise ValueError(f"the weights do not fit: {missing}")
         return self

@@ -1,17 +1,20 @@
-"""Time and memory of one sequence, forward and training step: `python benchmarks/speed.py --out docs/speed_measured`.
+"""Time and memory of one sequence, forward and training step: `python benchmarks/speed.py --out
+docs/speed_measured`.
 
     python benchmarks/speed.py --lengths 1026 16384 --rounds 5
     python benchmarks/speed.py --d_model 256 --n_layer 8 --lengths 1000000 --modes forward --models ours
 
-Each figure is the median over `--rounds` processes of one implementation, run in turn (ours, plain, ours, plain, ...):
-a drift of the machine meets all of them. A process makes the model, does one run that does not count (up to 100,000
-bases), and reports the fastest of its `--repeats` runs and the most memory that it held above what it held before.
+Each figure is the median over `--rounds` processes of one implementation, run in turn (ours, plain,
+ours, plain, ...): a drift of the machine meets all of them. A process makes the model, does one run
+that does not count (up to 100,000 bases), and reports the fastest of its `--repeats` runs and the
+most memory that it held above what it held before.
 
 ours       hyenadna; `ours+checkpointing` with activation checkpointing
 plain      `plain.py`: straight from the paper, as the published code does it
 gpt2       Transformers' GPT-2 with SDPA attention, equal in width and depth
 multimolecule   if it is installed
-floor      what cannot be saved: the same matrix products in tiles that stay in the cache, and transforms in the cache
+floor      what cannot be saved: the same matrix products in tiles that stay in the cache, and
+           transforms in the cache
 """
 
 import argparse
@@ -58,7 +61,9 @@ def make(name: str, d_model: int, n_layer: int, length: int):
         from transformers import GPT2Config, GPT2Model
 
         sizes = {"n_embd": d_model, "n_layer": n_layer, "n_head": d_model // 64, "n_positions": length}
-        config = GPT2Config(vocab_size=16, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, **sizes)
+        config = GPT2Config(
+            vocab_size=16, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, **sizes
+        )
         config._attn_implementation = "sdpa"
         model = GPT2Model(config)
         return lambda ids: model(ids).last_hidden_state, model
@@ -70,7 +75,9 @@ def make(name: str, d_model: int, n_layer: int, length: int):
 
 
 def floor(d_model: int, n_layer: int, length: int, training: bool, device: str) -> float:
-    """Seconds of the matrix products and the transforms alone, each as fast as this machine does them."""
+    """Seconds of the matrix products and the transforms alone, each as fast as this machine does
+    them.
+    """
     import torch
 
     from hyenadna.long_convolution import next_fast_length
@@ -88,7 +95,8 @@ def floor(d_model: int, n_layer: int, length: int, training: bool, device: str) 
     torch.set_default_device(device)
     tile = min(length, 1024) if device == "cpu" else length
     seconds = 0.0
-    # Per position: in_proj, out_proj, fc1, fc2, and the network of the filters. Training: three times as much.
+    # Per position: in_proj, out_proj, fc1, fc2, and the network of the filters. Training: three
+    # times as much.
     for rows, columns in ((3, 1), (1, 1), (4, 1), (1, 4)):
         x, w = torch.randn(tile, columns * d_model), torch.randn(rows * d_model, columns * d_model)
         seconds += fastest(lambda x=x, w=w: x @ w.T) * length / tile
@@ -96,14 +104,16 @@ def floor(d_model: int, n_layer: int, length: int, training: bool, device: str) 
         x, w = torch.randn(tile, shape[0]), torch.randn(*shape)
         seconds += fastest(lambda x=x, w=w: x @ w) * length / tile
     seconds *= 3 if training else 1
-    # Per channel: two transforms forth and one back; training: three and two more. As many at a time as is fastest.
+    # Per channel: two transforms forth and one back; training: three and two more. As many at a
+    # time as is fastest.
     n, per_channel = next_fast_length(2 * length - 1), []
     for rows in (2, 4, 8, 16, 32, 64, 128, d_model):
         if rows > d_model or (per_channel and rows * n > (2**22 if device == "cpu" else 2**28)):
             continue
         x = torch.randn(rows, n)
         spectrum = torch.fft.rfft(x)
-        forth, back = fastest(lambda: torch.fft.rfft(x), 5), fastest(lambda: torch.fft.irfft(spectrum, n=n), 5)  # noqa: B023
+        forth = fastest(lambda x=x: torch.fft.rfft(x), 5)
+        back = fastest(lambda spectrum=spectrum: torch.fft.irfft(spectrum, n=n), 5)
         per_channel.append(((3 if training else 2) * forth + (3 if training else 1) * back) / rows)
     seconds += d_model * min(per_channel)
     return seconds * n_layer
@@ -137,7 +147,9 @@ def child(name: str, mode: str, device: str, length: int, d_model: int, n_layer:
     def held(field):
         if device == "cpu":
             return memory(field)
-        return (torch.cuda.memory_allocated() if field == "VmRSS" else torch.cuda.max_memory_allocated()) / 2**20
+        return (
+            torch.cuda.memory_allocated() if field == "VmRSS" else torch.cuda.max_memory_allocated()
+        ) / 2**20
 
     idle = held("VmRSS")
     times = []
@@ -169,7 +181,9 @@ def measure(args: argparse.Namespace) -> list[dict]:
                     command += [str(args.d_model), str(args.n_layer), str(repeats)]
                     done = subprocess.run(command, capture_output=True, text=True, check=False)
                     if done.returncode:
-                        reason = "out of memory" if done.returncode < 0 else done.stderr.strip().splitlines()[-1]
+                        reason = (
+                            "out of memory" if done.returncode < 0 else done.stderr.strip().splitlines()[-1]
+                        )
                         print(f"{name} {mode} {length}: {reason}", file=sys.stderr)
                         results.pop(name)
                         continue
@@ -177,13 +191,20 @@ def measure(args: argparse.Namespace) -> list[dict]:
             for name, runs in results.items():
                 if runs:
                     figures = {key: median(run[key] for run in runs) for key in ("seconds", "peak_mb")}
-                    rows.append({"model": name, "mode": mode, "length": length, **figures, "rounds": len(runs)})
-                    print(f"{mode:9}{length:>9,} {name:20}{figures['seconds']:10.3f} s {figures['peak_mb']:9.0f} MB")
+                    rows.append(
+                        {"model": name, "mode": mode, "length": length, **figures, "rounds": len(runs)}
+                    )
+                    print(
+                        f"{mode:9}{length:>9,} {name:20}{figures['seconds']:10.3f} s "
+                        f"{figures['peak_mb']:9.0f} MB"
+                    )
     return rows
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown: a row for each mode and length; beside ours the others' times and memory as multiples of it."""
+    """Markdown: a row for each mode and length; beside ours the others' times and memory as
+    multiples of it.
+    """
     names = [name for name in MODELS if any(row["model"] == name for row in rows)]
     lines = ["| | length | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
     for mode, length in dict.fromkeys((row["mode"], row["length"]) for row in rows):
@@ -214,13 +235,17 @@ def picture(rows: list[dict], path: Path) -> None:
     modes = list(dict.fromkeys(row["mode"] for row in rows))
     figure, axes = plt.subplots(2, len(modes), figsize=(5.5 * len(modes), 8), squeeze=False, sharex=True)
     for column, mode in enumerate(modes):
-        for line, (key, label) in enumerate((("seconds", "seconds"), ("peak_mb", "peak memory above idle, MB"))):
+        for line, (key, label) in enumerate(
+            (("seconds", "seconds"), ("peak_mb", "peak memory above idle, MB"))
+        ):
             axis = axes[line][column]
             for name in MODELS:
                 points = [(r["length"], r[key]) for r in rows if r["model"] == name and r["mode"] == mode]
                 points = sorted(p for p in points if not math.isnan(p[1]))
                 if points:
-                    axis.loglog(*zip(*points, strict=True), marker="o", label=name, ls=":" if name == "floor" else "-")
+                    axis.loglog(
+                        *zip(*points, strict=True), marker="o", label=name, ls=":" if name == "floor" else "-"
+                    )
             axis.set(title=mode if line == 0 else "", ylabel=label, xlabel="length in bases" if line else "")
     save_picture(figure, path)
 
@@ -239,14 +264,20 @@ def main() -> None:
         sys.path.insert(0, str(Path(__file__).parent))
         print(json.dumps(child(name, mode, device, *map(int, numbers))))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--d_model", type=int, default=128)
     parser.add_argument("--n_layer", type=int, default=2)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1026, 16384, 65537, 160_000, 160_002, 450_002])
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[1026, 16384, 65537, 160_000, 160_002, 450_002]
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    parser.add_argument("--rounds", type=int, default=5, help="processes per figure, 3 at most above 100,000 bases")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="processes per figure, 3 at most above 100,000 bases"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="runs in a process, fewer above 10,000 bases")
     parser.add_argument("--gpt2_until", type=int, default=20_000, help="longest length for attention")
     parser.add_argument("--out", help="write OUT.md, OUT.csv and OUT.png, or add to them")
@@ -260,7 +291,9 @@ def main() -> None:
     if out.with_suffix(".csv").exists():  # other lengths, models or modes of an earlier sitting
         new = {(row["model"], row["mode"], row["length"]) for row in rows}
         with open(out.with_suffix(".csv"), newline="") as file:
-            old = [{key: convert(row[key]) for key, convert in COLUMNS.items()} for row in csv.DictReader(file)]
+            old = [
+                {key: convert(row[key]) for key, convert in COLUMNS.items()} for row in csv.DictReader(file)
+            ]
         rows += [row for row in old if (row["model"], row["mode"], row["length"]) not in new]
     rows.sort(key=lambda row: (MODES.index(row["mode"]), row["length"], MODELS.index(row["model"])))
     with open(out.with_suffix(".csv"), "w", newline="") as file:
@@ -268,8 +301,8 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     out.with_suffix(".md").write_text(
-        f"Width {args.d_model}, {args.n_layer} layers, {os.cpu_count()} cores. Medians of seconds and of MB above the "
-        f"idle process; in brackets multiples of ours.\n\n{table(rows)}\n"
+        f"Width {args.d_model}, {args.n_layer} layers, {os.cpu_count()} cores. Medians of seconds and "
+        f"of MB above the idle process; in brackets multiples of ours.\n\n{table(rows)}\n"
     )
     picture(rows, out.with_suffix(".png"))
     print(f"\n{table(rows)}")

@@ -1,15 +1,19 @@
 """python benchmarks/tokenizer.py [--bases 1000000] [--repeats 5]
 
-Time and memory of `tokenizer(sequence, return_tensors="pt")` on one random sequence, each tokenizer in its own process:
+Time and memory of `tokenizer(sequence, return_tensors="pt")` on one random sequence, each tokenizer
+in its own process:
 
 - hyenadna: `hyenadna.tokenization.HyenaDNATokenizer`
-- python: a tokenizer of Transformers that goes through the text character by character in Python, as the published
+- python: a tokenizer of Transformers that goes through the text character by character in Python,
+  as the published
   HyenaDNA tokenizer does
-- loop: the least that Python can do: a list comprehension over a dict, and torch.tensor, without any tokenizer
+- loop: the least that Python can do: a list comprehension over a dict, and torch.tensor, without
+  any tokenizer
 - rust: the `tokenizers` backend that `tokenizer.json` describes, without our table
 
-Prints the median time, the speed, the peak of resident memory above what the process held before the call (sequence
-included, after a warm-up on a short sequence), and the time relative to hyenadna. Linux only (it reads /proc).
+Prints the median time, the speed, the peak of resident memory above what the process held before
+the call (sequence included, after a warm-up on a short sequence), and the time relative to
+hyenadna. Linux only (it reads /proc).
 """
 
 import argparse
@@ -78,7 +82,8 @@ def measure(name: str, bases: int, repeats: int) -> None:
     text = "".join(random.Random(0).choices("ACGTN", k=bases))
     tokenize = make(name)
     tokenize("ACGT")
-    Path("/proc/self/clear_refs").write_text("5")  # start the peak anew, or it is that of the imports
+    # start the peak anew, or it is that of the imports
+    Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
     ids = tokenize(text)
     peak = (memory("VmHWM") - before) / 1024
@@ -103,7 +108,9 @@ def main() -> None:
     results = {}
     for name in ("hyenadna", "python", "loop", "rust"):
         command = [sys.executable, __file__, "--bases", args.bases, "--repeats", args.repeats, "--one", name]
-        output = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
+        output = subprocess.run(
+            [str(part) for part in command], check=True, capture_output=True, text=True
+        ).stdout
         results[name] = [float(number) for number in output.split()]
     if len({check for _, _, check in results.values()}) > 1:
         raise RuntimeError(f"The tokenizers disagree about the ids: {results}")
@@ -112,7 +119,9 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for name, (seconds, peak, _) in results.items():
         ratio = seconds / results["hyenadna"][0]
-        print(f"| {name} | {1000 * seconds:.1f} | {args.bases / seconds / 1e6:.2f} | {peak:.0f} | {ratio:.1f} |")
+        print(
+            f"| {name} | {1000 * seconds:.1f} | {args.bases / seconds / 1e6:.2f} | {peak:.0f} | {ratio:.1f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
-"""A run of `hyenadna variants`, checked and summed up: `python benchmarks/variants.py effects --out docs/variants`.
+"""A run of `hyenadna variants`, checked and summed up: `python benchmarks/variants.py effects --out
+docs/variants`.
 
     hyenadna variants --model M --vcf calls.vcf.gz --fasta genome.fa --output_dir effects
     python benchmarks/variants.py effects --sample 100 --out docs/variants     # writes docs/variants.md
 
-1. Rare against common: the mean score for each class of frequency of the alternative allele (AC / AN in INFO, or AF).
-2. By hand: a random sample again, each allele by two full forward passes a strand, of windows cut from the FASTA by
-   pyfaidx and read by the tokenizer; nothing of `hyenadna.training` takes part. In float32 as in the run; and in
-   float64, for how much the rounding of float32, above all in the filters, is worth.
-3. Mutagenesis of 200 positions in the middle of a window: its time against 600 full passes, one at a time and in
-   batches of the size that mutagenesis reads. One thread; CPU time, in turn, the median of `--rounds`.
+1. Rare against common: the mean score for each class of frequency of the alternative allele (AC /
+AN in INFO, or AF).
+2. By hand: a random sample again, each allele by two full forward passes a strand, of windows cut
+   from the FASTA by pyfaidx and read by the tokenizer; nothing of `hyenadna.training` takes part.
+   In float32 as in the run; and in float64, for how much the rounding of float32, above all in the
+   filters, is worth.
+3. Mutagenesis of 200 positions in the middle of a window: its time against 600 full passes, one at
+   a time and in batches of the size that mutagenesis reads. One thread; CPU time, in turn, the
+   median of `--rounds`.
 """
 
 import argparse
@@ -51,9 +55,13 @@ def frequencies(vcf: str) -> list[list[float]]:
 
 def by_frequency(table: pd.DataFrame, vcf: str) -> list[str]:
     values = [x for record in frequencies(vcf) for x in record]
-    assert len(values) == len(table), f"{vcf} has {len(values)} alleles, but the table {len(table)}: not of one run"
+    assert len(values) == len(table), (
+        f"{vcf} has {len(values)} alleles, but the table {len(table)}: not of one run"
+    )
     table = table.assign(frequency=values)[table["skip"] == ""]
-    lines = ["| frequency of the alternative allele | alleles | mean score | standard error | median | distance |"]
+    lines = [
+        "| frequency of the alternative allele | alleles | mean score | standard error | median | distance |"
+    ]
     lines.append("|---|---|---|---|---|---|")
     for low, high in pairwise(EDGES):
         part = table[table["frequency"].between(low, high, inclusive="right" if low else "both")]
@@ -69,9 +77,9 @@ def by_frequency(table: pd.DataFrame, vcf: str) -> list[str]:
         area = roc_auc_score([0] * len(rare) + [1] * len(common), np.concatenate([rare, common]))
         lines += [
             "",
-            f"Rare (at most 1 %) {rare.mean():+.4f}, common (at least 5 %) {common.mean():+.4f}: rare less common "
-            f"{difference:+.4f} +- {error:.4f}; area under the curve of telling common from rare by the score "
-            f"{area:.4f}.",
+            f"Rare (at most 1 %) {rare.mean():+.4f}, common (at least 5 %) {common.mean():+.4f}: rare "
+            f"less common {difference:+.4f} +- {error:.4f}; area under the curve of telling common from "
+            f"rare by the score {area:.4f}.",
         ]
     return lines
 
@@ -92,7 +100,8 @@ def by_hand(table: pd.DataFrame, settings: dict, sample: int, seed: int) -> list
     rows = rows.sample(min(sample, len(rows)), random_state=seed)
     differences = {"run - float32": [], "run - float64": [], "float32 - float64": []}
     for row in rows.itertuples():
-        name = next(n for n in (row.chrom, f"chr{row.chrom}", row.chrom.removeprefix("chr")) if n in genome.keys())  # noqa: SIM118
+        known = list(genome.keys())
+        name = next(n for n in (row.chrom, f"chr{row.chrom}", row.chrom.removeprefix("chr")) if n in known)
         chromosome, ref, alt, at = genome[name], row.ref.upper(), row.alt.upper(), row.pos - 1
         around = settings["window"] - max(len(ref), len(alt))
         start, end = max(0, at - around // 2), min(len(chromosome), at + len(ref) + around - around // 2)
@@ -139,15 +148,17 @@ def mutagenesis_cost(settings: dict, batch_size: int, rounds: int) -> list[str]:
         times = [[cpu_time(run) for run in runs] for _ in range(rounds + 1)][1:]
     one, many, seconds = np.median(times, axis=0) / (batch_size, batch_size, 2)
     return [
-        f"Mutagenesis of 200 positions in the middle of {length:,} bases, a strand: {seconds:.2f} s of one thread. 600 "
-        f"full passes: {600 * one:.2f} s one at a time, {600 * many:.2f} s in batches of {batch_size}. It costs as "
-        f"much as **{seconds / one:.0f}** and **{seconds / many:.0f}** passes of the 600, "
-        f"{seconds / one / 600:.2f} and {seconds / many / 600:.2f}."
+        f"Mutagenesis of 200 positions in the middle of {length:,} bases, a strand: {seconds:.2f} s of "
+        f"one thread. 600 full passes: {600 * one:.2f} s one at a time, {600 * many:.2f} s in batches "
+        f"of {batch_size}. It costs as much as **{seconds / one:.0f}** and **{seconds / many:.0f}** "
+        f"passes of the 600, {seconds / one / 600:.2f} and {seconds / many / 600:.2f}."
     ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="output_dir of `hyenadna variants`")
     parser.add_argument("--sample", type=int, default=50, help="alleles to score by hand")
     parser.add_argument("--seed", type=int, default=0)
@@ -158,9 +169,13 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = json.loads((args.run / "run_settings.json").read_text())
     text = dict.fromkeys(("chrom", "ref", "alt", "skip"), str)
-    table = pd.read_csv(args.run / "variants.tsv", sep="\t", dtype=text, keep_default_na=False, na_values=["nan"])
+    table = pd.read_csv(
+        args.run / "variants.tsv", sep="\t", dtype=text, keep_default_na=False, na_values=["nan"]
+    )
     skipped = table["skip"][table["skip"] != ""].value_counts()
-    lines = [f"{len(table):,} alleles, {len(table) - skipped.sum():,} scored" + (":" if len(skipped) else ".")]
+    lines = [
+        f"{len(table):,} alleles, {len(table) - skipped.sum():,} scored" + (":" if len(skipped) else ".")
+    ]
     lines += [f"{count:,} {reason}" for reason, count in skipped.items()] + [""]
     for part in (
         lambda: by_frequency(table, settings["vcf"]),

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from .window_rows import WindowRows
     from .windows import WindowCollator, WindowDataset, WindowSampler
 
-# Each name is imported when it is first asked for: `letters` alone needs no pandas, torch or datasets.
+# Each name is imported when it is first asked for: `letters` alone needs no pandas, torch or
+# datasets.
 _FILE_OF_NAME = {
     "Gene": "genes",
     "GeneSequences": "genes",

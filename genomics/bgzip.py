@@ -3,10 +3,11 @@
     content = BgzipFile("hg38.fa.gz")
     content[1_000_000:1_000_060]                 # bytes of the unpacked file; one or two blocks are unpacked
 
-The compressed file is mapped into memory, which all processes share, and each process keeps the blocks that it
-unpacked last, up to `KEPT` of them. Random windows of 1,000 bases of a chromosome, which fits into these blocks, are
-read at 130 million bases a second; of a whole genome, where each window unpacks a block, at 4 million (windows of
-100,000: at 150 million). Where that is too slow, unpack the file: plain FASTA needs no memory of its own either.
+The compressed file is mapped into memory, which all processes share, and each process keeps the
+blocks that it unpacked last, up to `KEPT` of them. Random windows of 1,000 bases of a chromosome,
+which fits into these blocks, are read at 130 million bases a second; of a whole genome, where each
+window unpacks a block, at 4 million (windows of 100,000: at 150 million). Where that is too slow,
+unpack the file: plain FASTA needs no memory of its own either.
 """
 
 import mmap
@@ -27,8 +28,8 @@ KEPT = 2048  # unpacked blocks of at most 64 KiB each: 128 MiB in a process
 class BgzipFile:
     """The unpacked bytes of a bgzip file, as far as a slice asks for them.
 
-    No `.gzi` index is needed: each block states its size, so one pass over their headers finds them all
-    (0.1 s for a human genome).
+    No `.gzi` index is needed: each block states its size, so one pass over their headers finds them
+    all (0.1 s for a human genome).
 
     Args:
         path: The file.
@@ -47,7 +48,9 @@ class BgzipFile:
         self._kept: OrderedDict[int, bytes] = OrderedDict()
 
     def _find_blocks(self) -> tuple[list[int], np.ndarray]:
-        """Return where each block begins in the file, and where its content ends in the unpacked file."""
+        """Return where each block begins in the file, and where its content ends in the unpacked
+        file.
+        """
         packed = self._packed
         first = []
         sizes = []
@@ -61,7 +64,9 @@ class BgzipFile:
         return first, np.cumsum(np.array(sizes, dtype=np.int64))
 
     def _block_size(self, at: int) -> int:
-        """Return the size of the block that begins at this byte of the file: the extra field `BC` states it."""
+        """Return the size of the block that begins at this byte of the file: the extra field `BC`
+        states it.
+        """
         packed = self._packed
         if packed[at : at + 4] != b"\x1f\x8b\x08\x04":
             raise ValueError(f"no block begins at byte {at}, as the one before says. Copy or pack it again")

@@ -4,10 +4,11 @@
     (genome,) = open_genomes(["hg38.fa.gz"])
     genome.letters(genome.find("chr20", "example"), 1_000_000, 1_000_060)    # 60 bases, as they are written
 
-Coordinates are 0-based and half-open, as in BED. A file stays where it is: FASTA is mapped into memory and read
-at the places that its index gives (`.fai`, written by `pyfaidx` if it is missing), so that workers and processes
-share one copy. A bgzipped file is read in place, block by block. One that is packed by plain gzip has no places
-to jump to: it is unpacked into the memory of each process.
+Coordinates are 0-based and half-open, as in BED. A file stays where it is: FASTA is mapped into
+memory and read at the places that its index gives (`.fai`, written by `pyfaidx` if it is missing),
+so that workers and processes share one copy. A bgzipped file is read in place, block by block. One
+that is packed by plain gzip has no places to jump to: it is unpacked into the memory of each
+process.
 """
 
 import gzip
@@ -49,13 +50,14 @@ __all__ = ["SequenceFile", "fasta_records", "open_genomes", "read_fasta", "spell
 _PIECE = 2**24  # bytes of a file to go through at a time
 
 
-# ------------------------------------------------------------------------------------------------ names
+# -------------------------------------------------------------------------------------------- names
 
 
 def spellings(name: str) -> list[str]:
     """Return the names under which files list a chromosome, the given one first.
 
-    This is the one rule of the library: `chr20` and `20` mean the same, and so do `chrM`, `M` and `MT`.
+    This is the one rule of the library: `chr20` and `20` mean the same, and so do `chrM`, `M` and
+    `MT`.
 
     >>> spellings("chr20")
     ['chr20', '20']
@@ -75,7 +77,7 @@ def _check_unique(names: list[str]) -> None:
         raise ValueError(f"Duplicate key {repeated!r}: sequences need different names")
 
 
-# ------------------------------------------------------------------------------------------------ whole files
+# -------------------------------------------------------------------------------------- whole files
 
 
 def fasta_records(path: str | Path) -> Iterator[tuple[str, str]]:
@@ -98,7 +100,9 @@ def _after_header(lines: Iterable[str], path: str | Path) -> Iterator[str]:
         if not headers and line.strip():
             raise InputError(f"{path} is not FASTA: line {number} comes before the first header ('>...')")
         if "\r" in line.rstrip("\r\n"):
-            raise InputError(f"{path}: line {number} has a carriage return in its middle; end lines by \\n or \\r\\n")
+            raise InputError(
+                f"{path}: line {number} has a carriage return in its middle; end lines by \\n or \\r\\n"
+            )
         yield line
 
 
@@ -111,22 +115,19 @@ def read_fasta(path: str | Path) -> list[tuple[str, str]]:
     return list(fasta_records(path))
 
 
-# ------------------------------------------------------------------------------------------------ random access
+# ------------------------------------------------------------------------------------ random access
 
 
 class SequenceFile:
     """The sequences of one file, read by position without their line breaks.
 
-    Args:
-        path: FASTA (plain, bgzip or gzip), text with one sequence a line, or a csv, tsv or parquet table.
-        sequence_column: The column of a table that holds the sequences.
+    Args: path: FASTA (plain, bgzip or gzip), text with one sequence a line, or a csv, tsv or
+        parquet table. sequence_column: The column of a table that holds the sequences.
 
-    Attributes:
-        path: Of the file.
-        names: Of the sequences; of a table or text, the numbers of its rows or lines, from 0.
-        lengths: In bases, int64 `(sequences,)`.
-        number: The number of each sequence by its name.
-        parts: For each sequence the part that a column `split` of a table gives it; None without such a column.
+    Attributes: path: Of the file. names: Of the sequences; of a table or text, the numbers of its
+        rows or lines, from 0. lengths: In bases, int64 `(sequences,)`. number: The number of each
+        sequence by its name. parts: For each sequence the part that a column `split` of a table
+        gives it; None without such a column.
 
     Raises:
         InputError: The file cannot be used; the message names it, and the line where there is one.
@@ -163,10 +164,12 @@ class SequenceFile:
         if not self.lengths.sum():
             raise InputError(f"{path}: the file holds no sequence")
 
-    # -------------------------------------------------------------------------------------------- in memory
+    # ------------------------------------------------------------------------------------ in memory
 
     def _hold(self, sequences: Iterable[str], names: list[str] | None = None) -> None:
-        """Keep the sequences in memory, one after the other; by default their numbers are their names."""
+        """Keep the sequences in memory, one after the other; by default their numbers are their
+        names.
+        """
         content = bytearray()
         lengths = []
         for sequence in sequences:
@@ -183,7 +186,9 @@ class SequenceFile:
     def _read_table(self, column: str) -> None:
         table = read_table(self.path, (column, "split"))
         if column not in table:
-            raise InputError(f"{self.path}: there is no column {column!r}, only {list(table)}; sequence_column")
+            raise InputError(
+                f"{self.path}: there is no column {column!r}, only {list(table)}; sequence_column"
+            )
         sequences = table[column].tolist()
         for row, sequence in enumerate(sequences):
             is_missing = pd.api.types.is_scalar(sequence) and pd.isna(sequence)
@@ -192,7 +197,9 @@ class SequenceFile:
             if not isinstance(sequence, str):
                 raise InputError(f"{self.path}: the sequence of row {row} is {sequence!r}, not text")
         if "split" in table:
-            self.parts = [part_name(value, f"{self.path}: row {row}") for row, value in enumerate(table["split"])]
+            self.parts = [
+                part_name(value, f"{self.path}: row {row}") for row, value in enumerate(table["split"])
+            ]
         self._hold(sequences)
 
     def _unpack(self) -> None:
@@ -209,17 +216,22 @@ class SequenceFile:
             _check_unique(names)
         warnings.warn(
             f"{self.path} is packed by gzip, not bgzip: it is unpacked into the memory of each process, "
-            f"{self.lengths.sum():,} bytes. `gunzip -c FILE | bgzip > OTHER.fa.gz` makes a file that is read in place",
+            f"{self.lengths.sum():,} bytes. `gunzip -c FILE | bgzip > OTHER.fa.gz` makes a file that is "
+            "read in place",
             stacklevel=2,
         )
 
-    # -------------------------------------------------------------------------------------------- by index
+    # ------------------------------------------------------------------------------------- by index
 
     def _open_by_index(self) -> None:
-        """Make the index if it is missing or older than the file, read it, and compare it with the file."""
+        """Make the index if it is missing or older than the file, read it, and compare it with the
+        file.
+        """
         index = Path(f"{self.path}.fai")
         if self.path.lower().endswith("gz") and not is_compressed(self.path):
-            raise InputError(f"{self.path} cannot be read as FASTA: by its name it is packed by bgzip, but it is not")
+            raise InputError(
+                f"{self.path} cannot be read as FASTA: by its name it is packed by bgzip, but it is not"
+            )
         if not index.is_file() or index.stat().st_mtime < os.path.getmtime(self.path):
             self._write_index(index)
         try:
@@ -232,14 +244,16 @@ class SequenceFile:
 
     def _unreadable(self, error: BaseException, index: Path) -> InputError:
         return InputError(
-            f"{self.path} cannot be read as FASTA: {one_line(error)}. Is it text, or packed by bgzip, and whole? If "
-            f"{index.name} came from elsewhere, remove it"
+            f"{self.path} cannot be read as FASTA: {one_line(error)}. Is it text, or packed by bgzip, "
+            f"and whole? If {index.name} came from elsewhere, remove it"
         )
 
     def _write_index(self, index: Path) -> None:
-        # Under a name of its own first: processes that start together neither read nor write half of it.
+        # Under a name of its own first: processes that start together neither read nor write half
+        # of it.
         temporary = index.with_name(f".{index.stem}.{os.getpid()}.unfinished.fai")
-        blocks = temporary.with_suffix(".gzi")  # pyfaidx writes it of a bgzip file; we do not need it
+        # pyfaidx writes it of a bgzip file; we do not need it
+        blocks = temporary.with_suffix(".gzi")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
@@ -249,8 +263,8 @@ class SequenceFile:
             raise InputError(f"{self.path}: {str(error).rstrip('.')}{self._line_hint()}") from error
         except PermissionError as error:
             raise InputError(
-                f"{self.path} has no index, and {index.parent} cannot be written to: put {index.name} there, made by "
-                f"`samtools faidx` or by reading a copy in another folder"
+                f"{self.path} has no index, and {index.parent} cannot be written to: put {index.name} "
+                f"there, made by `samtools faidx` or by reading a copy in another folder"
             ) from error
         except UNREADABLE as error:
             raise self._unreadable(error, index) from error
@@ -259,7 +273,9 @@ class SequenceFile:
             blocks.unlink(missing_ok=True)
 
     def _read_index(self, index: Path) -> None:
-        """Read the five columns of a `.fai`: name, bases, first byte, bases in a line, bytes in a line."""
+        """Read the five columns of a `.fai`: name, bases, first byte, bases in a line, bytes in a
+        line.
+        """
         records = [line.split("\t") for line in read_lines(index)]
         if any(len(record) < 5 for record in records):
             raise ValueError(f"{index.name} has a line that is none of a FASTA index")
@@ -272,7 +288,8 @@ class SequenceFile:
         self._break = (columns[:, 3] - columns[:, 2]).tolist()  # bytes that end a line
 
     def _compare_with_index(self, index: Path) -> None:
-        """Check that sequences end where the index says, and that the last one is the last of the file.
+        """Check that sequences end where the index says, and that the last one is the last of the
+        file.
 
         pyfaidx lets a last line pass that is longer than the others, and whatever an index says.
         """
@@ -285,21 +302,22 @@ class SequenceFile:
             around = self.content[place : place + 2]
             if around[:1].isspace() or around[1:].strip() or not around:
                 raise InputError(
-                    f"{self.path}: {self.names[i]!r} does not end where its index {index.name} says. Either the file "
-                    f"was cut or changed (remove the index), or its lines differ in length, which they must not but "
-                    f"for the last"
+                    f"{self.path}: {self.names[i]!r} does not end where its index {index.name} says. "
+                    "Either the file was cut or changed (remove the index), or its lines differ in "
+                    f"length, which they must not but for the last"
                 )
             if place + 1 > end:
                 end = place + 1
                 last_name = self.names[i]
         rest = self.content[end : end + 2**16].splitlines()
-        if any(line.strip() and not line.startswith(b">") for line in rest):  # headers of empty sequences may follow
+        # headers of empty sequences may follow
+        if any(line.strip() and not line.startswith(b">") for line in rest):
             raise InputError(
-                f"{self.path} goes on after {last_name!r}, the last sequence that its index {index.name} knows: "
-                f"remove the index, then it is made again"
+                f"{self.path} goes on after {last_name!r}, the last sequence that its index "
+                f"{index.name} knows: remove the index, then it is made again"
             )
 
-    # -------------------------------------------------------------------------------------------- reading
+    # -------------------------------------------------------------------------------------- reading
 
     @property
     def content(self) -> mmap.mmap | BgzipFile | bytes:
@@ -340,7 +358,9 @@ class SequenceFile:
         return self.content[first : last + 1].translate(None, b"\r\n").decode(errors="replace")
 
     def check_letters(self, sequence: int, start: int, ids: bytes) -> None:
-        """Raise `InputError` if one of these ids, which were read from `start` on, is of no nucleotide."""
+        """Raise `InputError` if one of these ids, which were read from `start` on, is of no
+        nucleotide.
+        """
         at = ids.find(UNK)
         if at < 0:
             return
@@ -351,12 +371,13 @@ class SequenceFile:
         if self._in_memory:
             what = f"{name!r}" if has_suffix(self.path, FASTA) else f"row {name}"
             raise InputError(
-                f"{self.path}: {letter!r} in position {position} of {what} is no IUPAC letter for a nucleotide"
+                f"{self.path}: {letter!r} in position {position} of {what} is no IUPAC letter for a "
+                "nucleotide"
             )
         hint = self._line_hint() if letter == ";" else ""
         raise InputError(
-            f"{self.path}: {letter!r} in line {self._line_of(byte)} (position {position} of {name!r}) is no IUPAC "
-            f"letter for a nucleotide{hint}"
+            f"{self.path}: {letter!r} in line {self._line_of(byte)} (position {position} of {name!r}) "
+            f"is no IUPAC letter for a nucleotide{hint}"
         )
 
     def _line_of(self, byte: int) -> int:
@@ -367,24 +388,31 @@ class SequenceFile:
         return line
 
     def _line_hint(self) -> str:
-        """Say where the first line is that an index cannot pass over: a comment or, with more after it, a blank."""
+        """Say where the first line is that an index cannot pass over: a comment or, with more after
+        it, a blank.
+        """
         blank = 0
         with (gzip.open if is_compressed(self.path) else open)(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.startswith(b";") and number > 1:
                     return (
-                        f". Line {number} is a comment (;), which is no sequence and which an index cannot pass over: "
-                        f"remove such lines (grep -v '^;')"
+                        f". Line {number} is a comment (;), which is no sequence and which an index "
+                        f"cannot pass over: remove such lines (grep -v '^;')"
                     )
                 if blank and line.strip():
-                    return f". Line {blank} is blank, which an index cannot pass over: remove such lines (grep '[^ ]')"
+                    return (
+                        f". Line {blank} is blank, which an index cannot pass over: "
+                        "remove such lines (grep '[^ ]')"
+                    )
                 blank = number if number > 1 and not line.strip() else 0
         return ""
 
-    # -------------------------------------------------------------------------------------------- names
+    # ---------------------------------------------------------------------------------------- names
 
     def number_of(self, name: str) -> int | None:
-        """Return the number of a chromosome, under any of its `spellings`; None if the file has none of them."""
+        """Return the number of a chromosome, under any of its `spellings`; None if the file has
+        none of them.
+        """
         known = (self.number[other] for other in spellings(name) if other in self.number)
         return next(known, None)
 
@@ -406,7 +434,8 @@ class SequenceFile:
 
 
 def open_genomes(paths: Sequence[str | Path], sequence_column: str = "sequence") -> list[SequenceFile]:
-    """Open FASTA files, texts (one sequence a line) or csv, tsv and parquet tables; see `SequenceFile`.
+    """Open FASTA files, texts (one sequence a line) or csv, tsv and parquet tables; see
+    `SequenceFile`.
 
     Raises:
         InputError: A file cannot be used, or is given twice.
@@ -414,5 +443,7 @@ def open_genomes(paths: Sequence[str | Path], sequence_column: str = "sequence")
     >>> human, mouse = open_genomes(["hg38.fa.gz", "mm39.fa"])              # doctest: +SKIP
     """
     if len(set(map(str, paths))) < len(paths):
-        raise InputError(f"the same file was given twice: {list(map(str, paths))}; give it once, with a larger weight")
+        raise InputError(
+            f"the same file was given twice: {list(map(str, paths))}; give it once, with a larger weight"
+        )
     return [SequenceFile(path, sequence_column) for path in paths]

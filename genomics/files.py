@@ -1,4 +1,5 @@
-"""Files of the field: their kinds, the parts that their names tell, and readers that fail in one line.
+"""Files of the field: their kinds, the parts that their names tell, and readers that fail in one
+line.
 
     >>> from pathlib import Path
     >>> from hyenadna.genomics.files import FASTA, has_suffix, part_of_file
@@ -7,7 +8,8 @@
     >>> part_of_file(Path("promoter_all_valid.csv"))
     'validation'
 
-Every reader of this room, and any other that opens what a person gave, does so inside `reading(path)`.
+Every reader of this room, and any other that opens what a person gave, does so inside
+`reading(path)`.
 """
 
 import csv
@@ -61,8 +63,8 @@ PART_NAMES = {
     "test": "test",
 }
 
-# What readers of damaged files raise: Python's own, zlib's, pandas' and Arrow's, whose errors derive from
-# these (ArrowInvalid is a ValueError, ArrowKeyError a KeyError).
+# What readers of damaged files raise: Python's own, zlib's, pandas' and Arrow's, whose errors
+# derive from these (ArrowInvalid is a ValueError, ArrowKeyError a KeyError).
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, OverflowError, RuntimeError, zlib.error, struct.error)
 
 _GZIP = b"\x1f\x8b"
@@ -70,11 +72,12 @@ _GZIP = b"\x1f\x8b"
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
-# ------------------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error on one line, of bounded length; its kind where it has no message.
+    """Return the message of an error on one line, of bounded length; its kind where it has no
+    message.
 
     >>> one_line(EOFError())
     'EOFError'
@@ -107,7 +110,7 @@ def reading(path: str | Path, kind: str = "") -> Iterator[None]:
         raise InputError(f"{path} cannot be read{wanted}: {one_line(error)}") from error
 
 
-# ------------------------------------------------------------------------------------------------ names
+# -------------------------------------------------------------------------------------------- names
 
 
 def has_suffix(path: str | Path, suffixes: tuple[str, ...]) -> bool:
@@ -137,8 +140,9 @@ def part_name(value: object, where: str) -> str:
 def part_of_file(path: Path) -> str | None:
     """Return the part that a file or folder holds, told by its name, or None.
 
-    A folder is called like its part. The name of a file begins or ends with it: `train`, `valid.csv`,
-    `promoter_all_train.fna`, `train_hg19_coords_targets.csv`, `train-00000-of-00001.parquet`.
+    A folder is called like its part. The name of a file begins or ends with it: `train`,
+    `valid.csv`, `promoter_all_train.fna`, `train_hg19_coords_targets.csv`,
+    `train-00000-of-00001.parquet`.
 
     >>> part_of_file(Path("val.csv"))
     'validation'
@@ -149,7 +153,7 @@ def part_of_file(path: Path) -> str | None:
     return PART_NAMES.get(words[-1]) or PART_NAMES.get(words[0])
 
 
-# ------------------------------------------------------------------------------------------------ compression
+# -------------------------------------------------------------------------------------- compression
 
 
 def is_compressed(path: str | Path) -> bool:
@@ -166,7 +170,8 @@ def is_bgzip(path: str | Path) -> bool:
 
 
 def check_end(path: str | Path) -> None:
-    """Raise `InputError` if a bgzip file lacks its last block, because it was cut between two blocks.
+    """Raise `InputError` if a bgzip file lacks its last block, because it was cut between two
+    blocks.
 
     Nothing else would notice: each block is a whole gzip file of its own. Other files pass.
     """
@@ -179,13 +184,14 @@ def check_end(path: str | Path) -> None:
         raise InputError(f"{path} is truncated: the block that ends a bgzip file is missing. Copy it again")
 
 
-# ------------------------------------------------------------------------------------------------ text
+# --------------------------------------------------------------------------------------------- text
 
 
 def open_text(path: str | Path) -> TextIO:
     """Open a text file, plain, gzip or bgzip, whose lines end at `\\n` alone.
 
-    Python's `splitlines` would also break a line at `\\x0b`, `\\x0c` or U+2028, which headers may hold.
+    Python's `splitlines` would also break a line at `\\x0b`, `\\x0c` or U+2028, which headers may
+    hold.
     """
     if not is_compressed(path):
         if has_suffix(path, (".gz", ".bgz")):
@@ -216,7 +222,7 @@ def read_text(path: str | Path) -> str:
         return file.read()
 
 
-# ------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -226,8 +232,8 @@ def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         path: The file; csv and tsv may be gzipped.
         columns: Names of columns that must not come twice.
 
-    Raises:
-        InputError: The file cannot be read, is empty, has a row that is longer than the header, or one of
+    Raises: InputError: The file cannot be read, is empty, has a row that is longer than the header,
+        or one of
             `columns` twice.
     """
     name = Path(path).name.lower()
@@ -236,16 +242,20 @@ def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     names = column_names(path)
     for column in columns:
         if names.count(column) > 1:
-            raise InputError(f"{path} has the column {column!r} {names.count(column)} times; leave one of them")
+            raise InputError(
+                f"{path} has the column {column!r} {names.count(column)} times; leave one of them"
+            )
     with reading(path, name.split(".", 1)[1]):
         if name.endswith(".parquet"):
-            # Without what pandas noted about its index, which may be damaged and says nothing about the columns.
+            # Without what pandas noted about its index, which may be damaged and says nothing about
+            # the columns.
             return pyarrow.parquet.ParquetFile(path).read().replace_schema_metadata(None).to_pandas()
         return _read_separated(path)
 
 
 def column_names(path: str | Path) -> list[str]:
-    """Return the names of the columns of a table as they are written: pandas renames the second of two equal ones.
+    """Return the names of the columns of a table as they are written: pandas renames the second of
+    two equal ones.
 
     Raises:
         InputError: The file cannot be read.
@@ -266,11 +276,18 @@ def _separator(path: str | Path) -> str:
 
 
 def _read_separated(path: str | Path) -> pd.DataFrame:
-    # A sequence may read "NAN" and a class "NA": text stays text, and only an empty cell is missing.
-    how: dict[str, Any] = {"dtype": str, "keep_default_na": False, "index_col": False, "skipinitialspace": True}
+    # A sequence may read "NAN" and a class "NA": text stays text, and only an empty cell is
+    # missing.
+    how: dict[str, Any] = {
+        "dtype": str,
+        "keep_default_na": False,
+        "index_col": False,
+        "skipinitialspace": True,
+    }
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row that is longer than the header
+            # a row that is longer than the header
+            warnings.simplefilter("error", pd.errors.ParserWarning)
             return pd.read_csv(path, sep=_separator(path), encoding="utf-8-sig", **how)
     except pd.errors.EmptyDataError:
         raise InputError(f"{path} is empty: there are no rows") from None

@@ -4,8 +4,8 @@
     genes = read_genes("gencode.gtf.gz", genome)
     genes[0].biotype, genes[0].sequence(genome)[:3]              # "protein_coding", "ATG"
 
-A line of the file counts from 1 and holds its end; here every interval is 0-based and half-open. The sequence of a gene
-on the reverse strand is the reverse complement, so that each reads 5' to 3'.
+A line of the file counts from 1 and holds its end; here every interval is 0-based and half-open.
+The sequence of a gene on the reverse strand is the reverse complement, so that each reads 5' to 3'.
 """
 
 import re
@@ -64,8 +64,8 @@ def read_genes(path: str | Path, genome: SequenceFile, feature: str = "gene") ->
         genome: Its FASTA.
         feature: The third column of the lines that count.
 
-    Raises:
-        InputError: A line is no GTF or GFF, names a chromosome that the genome has not, or leaves it; there is no such
+    Raises: InputError: A line is no GTF or GFF, names a chromosome that the genome has not, or
+        leaves it; there is no such
             feature; a feature has no biotype.
 
     >>> read_genes("genes.gtf", genome)[0].biotype                          # doctest: +SKIP
@@ -98,12 +98,13 @@ def _gene(fields: list[str], genome: SequenceFile, where: str) -> Gene:
     """Make a gene of the nine columns of its line."""
     feature = fields[2]
     attributes = _attributes(fields[8])
-    # A transcript of a coding gene need not be a coding one itself, so its own attribute comes first.
+    # A transcript of a coding gene need not be a coding one itself, so its own attribute comes
+    # first.
     biotype = _first(attributes, (f"{feature}_type", f"{feature}_biotype", *BIOTYPES))
     if biotype is None:
         raise InputError(
-            f"{where}: the {feature} has no biotype, only {sorted(attributes)}; expected one of {list(BIOTYPES)}. "
-            "Ensembl, GENCODE and RefSeq write them; UCSC's tables do not"
+            f"{where}: the {feature} has no biotype, only {sorted(attributes)}; expected one of "
+            f"{list(BIOTYPES)}. Ensembl, GENCODE and RefSeq write them; UCSC's tables do not"
         )
     start = int(fields[3]) - 1
     end = int(fields[4])
@@ -121,7 +122,10 @@ def _first(attributes: dict[str, str], keys: Sequence[str]) -> str | None:
 
 def _attributes(column: str) -> dict[str, str]:
     """Read `key "value"; ...` (GTF) or `key=value;...` (GFF3)."""
-    return {key: value.strip('" ') for key, value in re.findall(r'\s*([\w.:-]+)(?:=|\s+)("[^"]*"|[^;]*);?', column)}
+    return {
+        key: value.strip('" ')
+        for key, value in re.findall(r'\s*([\w.:-]+)(?:=|\s+)("[^"]*"|[^;]*);?', column)
+    }
 
 
 class GeneSequences(Sequence):

@@ -49,21 +49,19 @@ def split_windows(
 ) -> dict[str, Intervals]:
     """Cut genomes into windows of at most `window` bases, in parts that share no base.
 
-    Args:
-        genomes: From `open_genomes`.
-        window: Longest window in bases, `[SEP]` not counted.
-        bed: No file: every chromosome whole. Else one BED file for each genome.
-        bed_windows: `"centre"`: a window around the centre of each interval, as published; `"tile"`: each interval
+    Args: genomes: From `open_genomes`. window: Longest window in bases, `[SEP]` not counted. bed:
+        No file: every chromosome whole. Else one BED file for each genome. bed_windows: `"centre"`:
+        a window around the centre of each interval, as published; `"tile"`: each interval
             cut into windows; where intervals overlap, each base comes once.
         validation: Chromosomes, regions or BED files that are held out; see `read_regions`.
         test: Likewise. Splits of the data that do not name the part may be there as well.
-        validation_fraction: Where nothing is held out for validation, this fraction of the training bases of each
-            file, the last ones.
+        validation_fraction: Where nothing is held out for validation, this fraction of the training
+            bases of each file, the last ones.
         ignore_soft_masked: Whether lower-case letters are no targets.
 
-    Returns:
-        Windows of `train`, `validation` and, if there is one, `test`, in the order of the files. Windows without any
-        A, C, G or T that may be a target are left out. Held-out regions are always tiled.
+    Returns: Windows of `train`, `validation` and, if there is one, `test`, in the order of the
+        files. Windows without any A, C, G or T that may be a target are left out. Held-out regions
+        are always tiled.
 
     Raises:
         InputError: Intervals that do not fit the genomes, an empty part, parts that overlap.
@@ -102,16 +100,20 @@ def split_windows(
     return parts
 
 
-# ------------------------------------------------------------------------------------------------ the steps
+# ---------------------------------------------------------------------------------------- the steps
 
 
-def _check_settings(genomes: list[SequenceFile], window: int, bed: Sequence[str | Path], bed_windows: str) -> None:
+def _check_settings(
+    genomes: list[SequenceFile], window: int, bed: Sequence[str | Path], bed_windows: str
+) -> None:
     if window < 1:
         raise InputError(f"window is {window}; it must be at least 1")
     if bed_windows not in ("centre", "tile"):
         raise InputError(f"bed_windows is {bed_windows!r}; use 'centre' or 'tile'")
     if bed and len(bed) != len(genomes):
-        raise InputError(f"{len(bed)} BED files for {len(genomes)} data files; give one for each, in the same order")
+        raise InputError(
+            f"{len(bed)} BED files for {len(genomes)} data files; give one for each, in the same order"
+        )
 
 
 def _listed_parts(
@@ -121,9 +123,11 @@ def _listed_parts(
     bed_windows: str,
     held_out: dict[str, Intervals],
 ) -> dict[str, Intervals]:
-    """Return what the data list for each part: all of it is `train` unless a BED file or a table has splits.
+    """Return what the data list for each part: all of it is `train` unless a BED file or a table
+    has splits.
 
-    Intervals of BED files are made windows already, because a window may be wider than its interval.
+    Intervals of BED files are made windows already, because a window may be wider than its
+    interval.
     """
     chosen: dict[str, list[Intervals]] = {part: [] for part in PARTS}
     whole = whole_sequences(genomes)
@@ -172,16 +176,20 @@ def _training_windows(listed: Intervals, held_out: Intervals, window: int, from_
     if not from_bed:
         return tile(subtract(listed, held_out), window)
 
-    # A window around an interval is kept whole or not at all: what is left of it would not have the interval in its
-    # middle.
+    # A window around an interval is kept whole or not at all: what is left of it would not have the
+    # interval in its middle.
     leaks = overlapping(listed, held_out)
     if leaks.any():
         print(f"{leaks.sum():,} of {len(leaks):,} BED windows overlap held-out regions and are left out")
     return tile(listed[~leaks], window)
 
 
-def _with_targets(genomes: list[SequenceFile], windows: Intervals, ignore_soft_masked: bool) -> tuple[Intervals, bool]:
-    """Return the windows that hold a base of the loss, sorted, and whether anything in them can be predicted."""
+def _with_targets(
+    genomes: list[SequenceFile], windows: Intervals, ignore_soft_masked: bool
+) -> tuple[Intervals, bool]:
+    """Return the windows that hold a base of the loss, sorted, and whether anything in them can be
+    predicted.
+    """
     windows = windows.in_order()
     counts = count_bases(genomes, windows, ignore_soft_masked)
     kept = windows[counts > 0]
@@ -213,12 +221,12 @@ def _check_disjoint(parts: dict[str, Intervals], genomes: list[SequenceFile], wi
         file = genomes[parts[part].file[first]]
         raise InputError(
             f"{shared.sum():,} {part} windows share bases with {other} windows, the first is "
-            f"{parts[part].name(first, genomes)} of {file.path}. Intervals of BED files are widened to {window} "
-            f"bases: use a shorter window, or intervals further apart"
+            f"{parts[part].name(first, genomes)} of {file.path}. Intervals of BED files are widened to "
+            f"{window} bases: use a shorter window, or intervals further apart"
         )
 
 
-# ------------------------------------------------------------------------------------------------ bases
+# -------------------------------------------------------------------------------------------- bases
 
 
 def last_bases(regions: Intervals, fraction: float) -> Intervals:
@@ -239,8 +247,11 @@ def last_bases(regions: Intervals, fraction: float) -> Intervals:
     return Intervals.of(chosen)
 
 
-def count_bases(genomes: list[SequenceFile], windows: Intervals, upper_case: bool = False) -> npt.NDArray[np.int64]:
-    """Return how many A, C, G and T each window has, int64 `(windows,)`, and check the letters of all of them.
+def count_bases(
+    genomes: list[SequenceFile], windows: Intervals, upper_case: bool = False
+) -> npt.NDArray[np.int64]:
+    """Return how many A, C, G and T each window has, int64 `(windows,)`, and check the letters of
+    all of them.
 
     Args:
         genomes: From `open_genomes`.
@@ -261,8 +272,8 @@ def count_bases(genomes: list[SequenceFile], windows: Intervals, upper_case: boo
     np.maximum.at(last, row, windows.end)
     spans = Intervals(keys >> 32, keys & (2**32 - 1), first, last)
 
-    # On an axis on which the spans lie one after the other, count the bases before each start and each end of a
-    # window. A window has the difference of its two counts.
+    # On an axis on which the spans lie one after the other, count the bases before each start and
+    # each end of a window. A window has the difference of its two counts.
     shift = spans.lengths.cumsum() - last
     ends = np.stack([windows.start, windows.end], axis=1) + shift[row, None]
     places, index = np.unique(ends, return_inverse=True)

@@ -7,7 +7,8 @@
     windows = tile(subtract(whole_sequences(genomes), test), 1024)
     windows.end - windows.start                                              # int64 (windows,)
 
-Every coordinate is 0-based and half-open, as in BED; also `chr20:0-5,000,000`, which samtools would count from 1.
+Every coordinate is 0-based and half-open, as in BED; also `chr20:0-5,000,000`, which samtools would
+count from 1.
 """
 
 import re
@@ -46,12 +47,13 @@ Column = npt.NDArray[np.int64]
 _DIGITS = 15  # of a coordinate, at most: no genome is longer, and int64 holds it
 
 
-# ------------------------------------------------------------------------------------------------ the table
+# ---------------------------------------------------------------------------------------- the table
 
 
 @dataclass(frozen=True, eq=False)
 class Intervals:
-    """A table of intervals with four columns, int64 `(n,)`: `windows.end - windows.start` are their lengths.
+    """A table of intervals with four columns, int64 `(n,)`: `windows.end - windows.start` are their
+    lengths.
 
     An index, a slice or a mask gives a table of those rows.
 
@@ -128,11 +130,13 @@ def whole_sequences(genomes: Sequence[SequenceFile]) -> Intervals:
     return Intervals.of(rows)
 
 
-# ------------------------------------------------------------------------------------------------ checks
+# ------------------------------------------------------------------------------------------- checks
 
 
 def check_interval(genome: SequenceFile, sequence: int, start: int, end: int, where: str) -> None:
-    """Raise `InputError` if an interval is empty or leaves its sequence; `where` says who asked for it."""
+    """Raise `InputError` if an interval is empty or leaves its sequence; `where` says who asked for
+    it.
+    """
     name = genome.names[sequence]
     length = genome.lengths[sequence]
     if start < 0 or end <= start:
@@ -158,7 +162,9 @@ def whole_numbers(table: pd.DataFrame, column: str, path: str | Path) -> Column:
 
 
 def _coordinate(text: str) -> int | None:
-    """Return a coordinate, which may hold commas: `5,000,000`. None if it is none, or absurdly long."""
+    """Return a coordinate, which may hold commas: `5,000,000`. None if it is none, or absurdly
+    long.
+    """
     digits = text.replace(",", "")
     if not (digits.isascii() and digits.isdecimal()) or len(digits) > _DIGITS:
         return None
@@ -170,7 +176,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-# ------------------------------------------------------------------------------------------------ BED
+# ---------------------------------------------------------------------------------------------- BED
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,9 @@ def read_bed_lines(path: str | Path, genomes: Sequence[SequenceFile]) -> list[Be
         where = f"{path}: line {number}"
         start, end = (_coordinate(text) if text.isdecimal() else None for text in [*columns, "", ""][1:3])
         if start is None or end is None:
-            raise InputError(f"{where} is {line[:60]!r}; expected chromosome, start and end, separated by tabs")
+            raise InputError(
+                f"{where} is {line[:60]!r}; expected chromosome, start and end, separated by tabs"
+            )
         lines.append(BedLine(where, columns[0], start, end, columns[3:]))
     if not lines:
         raise InputError(f"{path}: there is no interval")
@@ -236,17 +244,20 @@ def parts_of_lines(lines: Sequence[BedLine]) -> list[str] | None:
     return [part_name(line.name, line.where) for line in lines]
 
 
-def read_bed(path: str | Path, genomes: Sequence[SequenceFile], file: int) -> tuple[Intervals, list[str] | None]:
-    """Read the intervals of one file from BED: chromosome, start, end, and as the fourth column maybe a split.
+def read_bed(
+    path: str | Path, genomes: Sequence[SequenceFile], file: int
+) -> tuple[Intervals, list[str] | None]:
+    """Read the intervals of one file from BED: chromosome, start, end, and as the fourth column
+    maybe a split.
 
     Args:
         path: The BED file.
         genomes: From `open_genomes`.
         file: The number of the one that the BED file is about.
 
-    Returns:
-        The intervals, and the part of each if the fourth column of every line names one (`train`, `valid`,
-        `val`, `validation`, `dev`, `test`: the layout of Basenji and Enformer), else None.
+    Returns: The intervals, and the part of each if the fourth column of every line names one
+        (`train`, `valid`, `val`, `validation`, `dev`, `test`: the layout of Basenji and Enformer),
+        else None.
 
     Raises:
         InputError: A line is no BED, or does not fit the genome.
@@ -263,10 +274,12 @@ def read_bed(path: str | Path, genomes: Sequence[SequenceFile], file: int) -> tu
 def class_weights(
     windows: Intervals, bed: Sequence[str | Path], genomes: Sequence[SequenceFile], weights: dict[str, float]
 ) -> npt.NDArray[np.float64]:
-    """Return the weight of each window by the classes of the BED intervals that it overlaps, float64 `(windows,)`.
+    """Return the weight of each window by the classes of the BED intervals that it overlaps,
+    float64 `(windows,)`.
 
-    The class is the fourth column of the BED file, or the fifth where the fourth names parts. Of several classes the
-    largest weight counts: a window of 1,024 bases around an exon of 150 is an exon, whatever surrounds it.
+    The class is the fourth column of the BED file, or the fifth where the fourth names parts. Of
+    several classes the largest weight counts: a window of 1,024 bases around an exon of 150 is an
+    exon, whatever surrounds it.
 
     Args:
         windows: From `split_windows`.
@@ -294,7 +307,8 @@ def class_weights(
         known = sorted(filter(None, rows_of_class))
         known = [*known[:20], "..."] if len(known) > 20 else known
         raise InputError(
-            f"class_weights: no interval of {list(map(str, bed))} is of the class {unknown[0]!r}; the classes are "
+            f"class_weights: no interval of {list(map(str, bed))} is of the class {unknown[0]!r}; the "
+            "classes are "
             f"{known or 'missing: the fourth column names them, or the fifth if the fourth names parts'}"
         )
 
@@ -306,18 +320,19 @@ def class_weights(
     return result
 
 
-# ------------------------------------------------------------------------------------------------ regions
+# ------------------------------------------------------------------------------------------ regions
 
 
 def read_regions(specs: Sequence[str], genomes: Sequence[SequenceFile], setting: str) -> Intervals:
     """Turn `chr8`, `chr20:0-5,000,000` (0-based, half-open) or `regions.bed` into intervals.
 
-    A chromosome that several files have is meant in each of them; `mouse.fa:chr8`, with the file as it was
-    given, in this one alone. A name as it is written comes before its other spellings: `20` is `chr20` only if no
-    file has a `20`. Of a BED file whose fourth column names parts, the lines of the part called `setting` are taken.
+    A chromosome that several files have is meant in each of them; `mouse.fa:chr8`, with the file as
+    it was given, in this one alone. A name as it is written comes before its other spellings: `20`
+    is `chr20` only if no file has a `20`. Of a BED file whose fourth column names parts, the lines
+    of the part called `setting` are taken.
 
-    Raises:
-        InputError: A region is not in the genomes, or a BED file cannot be used; the message names `setting`.
+    Raises: InputError: A region is not in the genomes, or a BED file cannot be used; the message
+        names `setting`.
 
     >>> read_regions(["chr20:0-5,000,000"], genomes, "test")                # doctest: +SKIP
     """
@@ -331,7 +346,8 @@ def read_regions(specs: Sequence[str], genomes: Sequence[SequenceFile], setting:
             continue
 
         region = re.fullmatch(r"(.+):([\d,]+)-([\d,]+)", name)
-        is_name = any(name in genomes[file].number for file in files)  # a name may hold a colon itself
+        # a name may hold a colon itself
+        is_name = any(name in genomes[file].number for file in files)
         if region is None or is_name:
             rows += _rows(genomes, files, name, 0, None, where)
             continue
@@ -365,7 +381,9 @@ def _lines_of_part(path: str, spec: str, genomes: Sequence[SequenceFile], settin
 def _rows(
     genomes: Sequence[SequenceFile], files: list[int], name: str, start: int, end: int | None, where: str
 ) -> list[tuple[int, int, int, int]]:
-    """Return the rows of a region in each file that has its chromosome; `end` None is the end of the chromosome."""
+    """Return the rows of a region in each file that has its chromosome; `end` None is the end of
+    the chromosome.
+    """
     holders = [file for file in files if name in genomes[file].number]
     holders = holders or [file for file in files if genomes[file].number_of(name) is not None]
     if not holders and len(files) > 1:
@@ -379,11 +397,12 @@ def _rows(
     return rows
 
 
-# ------------------------------------------------------------------------------------------------ windows
+# ------------------------------------------------------------------------------------------ windows
 
 
 def tile(regions: Intervals, window: int) -> Intervals:
-    """Cut regions into windows of `window` bases, one after the other; the last of each region may be shorter.
+    """Cut regions into windows of `window` bases, one after the other; the last of each region may
+    be shorter.
 
     >>> tile(Intervals.of([(0, 0, 0, 25)]), 10).tolist()
     [[0, 0, 0, 10], [0, 0, 10, 20], [0, 0, 20, 25]]
@@ -401,7 +420,8 @@ def _count_up(counts: Column) -> Column:
 
 
 def centre(intervals: Intervals, window: int, genomes: Sequence[SequenceFile]) -> Intervals:
-    """Widen or cut intervals around their centres to `window` bases, clipped at the ends of the chromosomes.
+    """Widen or cut intervals around their centres to `window` bases, clipped at the ends of the
+    chromosomes.
 
     As in pretraining of the paper. What is clipped is made up for by padding on the right.
 
@@ -414,14 +434,16 @@ def centre(intervals: Intervals, window: int, genomes: Sequence[SequenceFile]) -
     return intervals.at(np.maximum(start, 0), end)
 
 
-# ------------------------------------------------------------------------------------------------ algebra
+# ------------------------------------------------------------------------------------------ algebra
 
 
 def _on_one_axis(*tables: Intervals) -> list[tuple[Column, Column]]:
-    """Return starts and ends of each table as if all sequences of all files lay one after the other.
+    """Return starts and ends of each table as if all sequences of all files lay one after the
+    other.
 
-    Then one sorted search serves them all. The sequences are numbered together, and each gets a stretch of the axis
-    that is longer than any chromosome, so that intervals of two sequences never meet.
+    Then one sorted search serves them all. The sequences are numbered together, and each gets a
+    stretch of the axis that is longer than any chromosome, so that intervals of two sequences never
+    meet.
     """
     keys = [(table.file << 32) + table.sequence for table in tables]
     known = np.unique(np.concatenate(keys))
@@ -452,7 +474,8 @@ def merge(intervals: Intervals) -> Intervals:
 
 
 def subtract(regions: Intervals, others: Intervals) -> Intervals:
-    """Return the pieces of `regions` that no interval of `others` covers, in the order of the regions.
+    """Return the pieces of `regions` that no interval of `others` covers, in the order of the
+    regions.
 
     Both may overlap among themselves.
 
@@ -462,13 +485,14 @@ def subtract(regions: Intervals, others: Intervals) -> Intervals:
     others = merge(others)
     (start, end), (other_start, other_end) = _on_one_axis(regions, others)
 
-    # The merged `others` are disjoint and sorted, so those that overlap a region are neighbours: from the first that
-    # ends after the region begins, up to the last that begins before the region ends.
+    # The merged `others` are disjoint and sorted, so those that overlap a region are neighbours:
+    # from the first that ends after the region begins, up to the last that begins before the region
+    # ends.
     first = np.searchsorted(other_end, start, side="right")
     count = np.searchsorted(other_start, end) - first
 
-    # `count` intervals cut a region into `count + 1` pieces. Piece k lies between the intervals k - 1 and k; the
-    # first begins where the region begins, and the last ends where the region ends.
+    # `count` intervals cut a region into `count + 1` pieces. Piece k lies between the intervals k -
+    # 1 and k; the first begins where the region begins, and the last ends where the region ends.
     pieces = count + 1
     region = np.repeat(np.arange(len(regions)), pieces)
     k = _count_up(pieces)
@@ -483,7 +507,8 @@ def subtract(regions: Intervals, others: Intervals) -> Intervals:
 
 
 def overlapping(intervals: Intervals, others: Intervals) -> npt.NDArray[np.bool_]:
-    """Return for each of `intervals` whether it shares a base with one of `others`: bool `(intervals,)`.
+    """Return for each of `intervals` whether it shares a base with one of `others`: bool
+    `(intervals,)`.
 
     >>> overlapping(Intervals.of([(0, 0, 0, 5), (0, 0, 5, 9)]), Intervals.of([(0, 0, 5, 6)])).tolist()
     [False, True]

@@ -1,11 +1,11 @@
 """Labelled DNA sequences: read them from where they are, check every row, split them honestly.
 
     from hyenadna.genomics.labelled import read_labelled_data
-    data = read_labelled_data("promoters.csv")       # or a folder, a FASTA file, a Hub id, a `datasets` object
-    data.parts["train"][0]                           # {"row": 0, "sequence": "ACGT...", "label": 1}
+    data = read_labelled_data("promoters.csv")  # or a folder, a FASTA file, a Hub id, a `datasets` object
+    data.parts["train"][0]                      # {"row": 0, "sequence": "ACGT...", "label": 1}
 
-Whatever is wrong with the data is an `InputError` that names the file, the row (counted from 0) and the value, and it
-comes before any work that could be lost.
+Whatever is wrong with the data is an `InputError` that names the file, the row (counted from 0) and
+the value, and it comes before any work that could be lost.
 """
 
 from collections.abc import Sequence
@@ -42,14 +42,16 @@ _SHOWN = 50  # classes in a table of counts
 class LabelledData:
     """Checked data, ready for training.
 
-    Attributes:
-        parts: `train`, and `validation` and `test` where there are any, with columns `row` (int, in its source, from
-            0), `sequence` (str), `label` and, where the source has one, `id` (str). A label is an index into
-            `label_names` (single label), a list of 0. and 1. (multi-label) or a float (regression). Windows that stay
-            in their genome are `WindowRows`.
+    Attributes: parts: `train`, and `validation` and `test` where there are any, with columns `row`
+        (int, in its source, from
+            0), `sequence` (str), `label` and, where the source has one, `id` (str). A label is an
+            index into `label_names` (single label), a list of 0. and 1. (multi-label) or a float
+            (regression). Windows that stay in their genome are `WindowRows`.
         problem_type: As in the configuration of a Transformers model.
-        label_names: Class names, sorted; the names of the columns (multi-label); `["value"]` (regression).
-        digest: What tells this content from another, where reading every sequence for that would take long.
+        label_names: Class names, sorted; the names of the columns (multi-label); `["value"]`
+        (regression).
+        digest: What tells this content from another, where reading every sequence for that would
+        take long.
     """
 
     parts: DatasetDict | dict[str, WindowRows]
@@ -59,9 +61,11 @@ class LabelledData:
 
 
 def load_splice_junctions() -> DatasetDict:
-    """Return the built-in splice junctions: 2,403 `train` and 601 `test` rows of 60 bp, classes EI, IE and N.
+    """Return the built-in splice junctions: 2,403 `train` and 601 `test` rows of 60 bp, classes EI,
+    IE and N.
 
-    Columns `id`, `sequence`, `label`. Source, licence and the rule of the split: `splice_junctions.md`.
+    Columns `id`, `sequence`, `label`. Source, licence and the rule of the split:
+    `splice_junctions.md`.
 
     >>> load_splice_junctions()["test"][0]["label"]                         # doctest: +SKIP
     0
@@ -91,27 +95,30 @@ def read_labelled_data(
 ) -> LabelledData:
     """Read labelled sequences, check them, and split off a validation part if there is none.
 
-    Args:
-        data: The training rows: a csv, tsv or parquet file; a FASTA file whose headers read `>ID LABEL`, `>ID|LABEL` or
-            hold `label=LABEL` (of several fields between `|` the last one is the label); a folder that has one
-            sub-folder of FASTA or one-sequence .txt files for each class; a folder with `train`, `val` (or `dev`,
-            `valid`, `validation`) and `test` in any of these forms; a data set on the Hub (`"owner/name"` or
-            `"owner/name:configuration"`); or a `datasets` object. csv, tsv and FASTA files may be gzipped.
+    Args: data: The training rows: a csv, tsv or parquet file; a FASTA file whose headers read `>ID
+        LABEL`, `>ID|LABEL` or
+            hold `label=LABEL` (of several fields between `|` the last one is the label); a folder
+            that has one sub-folder of FASTA or one-sequence .txt files for each class; a folder
+            with `train`, `val` (or `dev`, `valid`, `validation`) and `test` in any of these forms;
+            a data set on the Hub (`"owner/name"` or `"owner/name:configuration"`); or a `datasets`
+            object. csv, tsv and FASTA files may be gzipped.
         validation_data: The validation rows, in any of these forms.
         test_data: The test rows, likewise.
         sequence_column: The column that holds the sequences.
-        label_columns: The column that holds the labels. Several columns of 0 and 1 are a multi-label problem.
+        label_columns: The column that holds the labels. Several columns of 0 and 1 are a
+        multi-label problem.
         id_column: The column of unique names of the rows, used if it is there.
-        problem_type: `"single_label_classification"`, `"multi_label_classification"` or `"regression"`; by default
-            one column is a single label and several are multi-label.
-        validation_fraction: How much of the training rows becomes the validation part where none is given.
+        problem_type: `"single_label_classification"`, `"multi_label_classification"` or
+            `"regression"`; by default one column is a single label and several are multi-label.
+        validation_fraction: How much of the training rows becomes the validation part where none is
+        given.
         seed: Of that split.
-        fold: `(number, folds)`, for cross-validation: all rows but the test rows are dealt into that many folds, and
-            the fold of this number, from 0, is the validation part. Without test rows it is the test part, and a
-            validation part is split off the others.
+        fold: `(number, folds)`, for cross-validation: all rows but the test rows are dealt into
+            that many folds, and the fold of this number, from 0, is the validation part. Without
+            test rows it is the test part, and a validation part is split off the others.
 
-    Raises:
-        InputError: The data cannot be used as they are; the message says which value of which row and what to do.
+    Raises: InputError: The data cannot be used as they are; the message says which value of which
+        row and what to do.
 
     >>> read_labelled_data("promoters.csv").label_names                     # doctest: +SKIP
     ['TATA', 'none']
@@ -143,7 +150,9 @@ def read_labelled_data(
 
     tables = {part: tables[part] for part in PARTS if part in tables}
     warn_about_twins(tables, labels)
-    parts = {part: _to_dataset(table, labels[part], problem_type, label_names) for part, table in tables.items()}
+    parts = {
+        part: _to_dataset(table, labels[part], problem_type, label_names) for part, table in tables.items()
+    }
     return LabelledData(DatasetDict(parts), problem_type, label_names)
 
 
@@ -151,22 +160,30 @@ def _check_settings(
     problem_type: str, label_columns: Sequence[str], validation_fraction: float, fold: tuple[int, int] | None
 ) -> None:
     if problem_type not in (SINGLE_LABEL, MULTI_LABEL, REGRESSION):
-        raise InputError(f"problem_type is {problem_type!r}; use {SINGLE_LABEL!r}, {MULTI_LABEL!r} or {REGRESSION!r}")
+        raise InputError(
+            f"problem_type is {problem_type!r}; use {SINGLE_LABEL!r}, {MULTI_LABEL!r} or {REGRESSION!r}"
+        )
     if problem_type != MULTI_LABEL and len(label_columns) > 1:
-        raise InputError(f"{problem_type} takes one label column, got {len(label_columns)}: {list(label_columns)}")
+        raise InputError(
+            f"{problem_type} takes one label column, got {len(label_columns)}: {list(label_columns)}"
+        )
     if not 0 < validation_fraction < 1:
         raise InputError(f"validation_fraction is {validation_fraction}; it must lie between 0 and 1")
     if fold is None:
         return
     number, folds = fold
     if folds < 2 or not 0 <= number < folds:
-        raise InputError(f"fold {number} of {folds} folds: there must be at least 2, and they are counted from 0")
+        raise InputError(
+            f"fold {number} of {folds} folds: there must be at least 2, and they are counted from 0"
+        )
 
 
 def _read_one_part(source: Source, part: str, columns: Columns) -> pd.DataFrame:
     tables = read_parts(source, columns)
     if list(tables) != ["train"]:
-        raise InputError(f"{name_of(source)} has the parts {list(tables)}; as {part} data it must be one part")
+        raise InputError(
+            f"{name_of(source)} has the parts {list(tables)}; as {part} data it must be one part"
+        )
     return tables["train"]
 
 
@@ -184,7 +201,9 @@ def _move_rows(
     labels["train"] = labels["train"][stay]
 
 
-def _to_dataset(table: pd.DataFrame, labels: np.ndarray, problem_type: str, label_names: list[str]) -> Dataset:
+def _to_dataset(
+    table: pd.DataFrame, labels: np.ndarray, problem_type: str, label_names: list[str]
+) -> Dataset:
     if problem_type == SINGLE_LABEL:
         label = ClassLabel(names=label_names)
     elif problem_type == MULTI_LABEL:
@@ -199,11 +218,13 @@ def _to_dataset(table: pd.DataFrame, labels: np.ndarray, problem_type: str, labe
     return Dataset.from_dict(content, features=Features(features))
 
 
-# ------------------------------------------------------------------------------------------------ counts
+# ------------------------------------------------------------------------------------------- counts
 
 
 def count_table(data: LabelledData) -> str:
-    """Return the number of rows of each class in each part as text, with the imbalance of the training part."""
+    """Return the number of rows of each class in each part as text, with the imbalance of the
+    training part.
+    """
     names = list(data.parts)
     lines = [f"{'label':<20}" + "".join(f"{name:>20}" for name in names)]
     if data.problem_type != REGRESSION:

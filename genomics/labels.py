@@ -3,8 +3,8 @@
     names, labels = encode_labels({"train": table}, SINGLE_LABEL, ("label",))
     names[labels["train"][0]]                                    # the class of the first row
 
-A row that cannot be used is an `InputError` that names the file, the row (from 0) and the value. Tables carry their
-name for messages in `attrs["name"]`.
+A row that cannot be used is an `InputError` that names the file, the row (from 0) and the value.
+Tables carry their name for messages in `attrs["name"]`.
 """
 
 import re
@@ -25,7 +25,8 @@ _NO_NUCLEOTIDE = re.compile("[^ACGTUNRYSWKMBDHV]", re.IGNORECASE)
 
 
 def check_sequences(table: pd.DataFrame) -> None:
-    """Raise `InputError` about a row without a sequence, with letters of no nucleotide, or with the id of another.
+    """Raise `InputError` about a row without a sequence, with letters of no nucleotide, or with the
+    id of another.
 
     Args:
         table: With a column `sequence` and maybe `id`; `attrs["name"]` is its name in messages.
@@ -42,8 +43,9 @@ def check_sequences(table: pd.DataFrame) -> None:
         other = _NO_NUCLEOTIDE.search(sequence)
         if other:
             raise InputError(
-                f"{name}: the sequence of row {row} holds {other.group()!r} at position {other.start()}, which is no "
-                f"IUPAC letter for a nucleotide: {sequence[:40]!r}. Is it the right sequence_column?"
+                f"{name}: the sequence of row {row} holds {other.group()!r} at position "
+                f"{other.start()}, which is no IUPAC letter for a nucleotide: {sequence[:40]!r}. Is it "
+                "the right sequence_column?"
             )
     if "id" in table:
         repeated = table["id"].duplicated()
@@ -63,9 +65,8 @@ def encode_labels(
         problem_type: `SINGLE_LABEL`, `MULTI_LABEL` or `REGRESSION`.
         label_columns: The names that the columns have in their source.
 
-    Returns:
-        Names: the classes in order, the columns, or `["value"]`. Labels: class indices `(rows,)`, float64 0 and 1
-        `(rows, labels)`, or float64 `(rows,)`.
+    Returns: Names: the classes in order, the columns, or `["value"]`. Labels: class indices
+        `(rows,)`, float64 0 and 1 `(rows, labels)`, or float64 `(rows,)`.
 
     Raises:
         InputError: A label is missing, of no training class, or no number.
@@ -104,8 +105,8 @@ def _encode_classes(tables: dict[str, pd.DataFrame]) -> tuple[list[str], dict[st
             if value not in index:
                 known = names if len(names) <= 20 else [*names[:20], "..."]
                 raise InputError(
-                    f"{tables[part].attrs['name']}: row {row} has the label {value!r}, which no training row has; "
-                    f"known labels are {known}"
+                    f"{tables[part].attrs['name']}: row {row} has the label {value!r}, which no "
+                    f"training row has; known labels are {known}"
                 )
     return names, {part: np.array([index[value] for value in values]) for part, values in texts.items()}
 
@@ -118,7 +119,9 @@ def _as_number(digits: str) -> tuple[int, str]:
 
 def _check_classes(names: list[str], rows: int, train: str) -> None:
     if len(names) == 1:
-        raise InputError(f"{train}: every row has the label {names[0]!r}; a classifier needs two classes or more")
+        raise InputError(
+            f"{train}: every row has the label {names[0]!r}; a classifier needs two classes or more"
+        )
     spelled: dict[str, str] = {}
     for name in names:
         number = re.fullmatch(r"(\d+)(\.0*)?", name)
@@ -127,8 +130,8 @@ def _check_classes(names: list[str], rows: int, train: str) -> None:
             raise InputError(f"{train}: the labels {other!r} and {name!r} are one number; write them alike")
     if len(names) > max(20, rows // 2):
         raise InputError(
-            f"{train}: {len(names)} different labels in {rows} rows, the first is {names[0]!r}. Is it the right "
-            f"label_column? For numbers to be predicted set problem_type to {REGRESSION!r}"
+            f"{train}: {len(names)} different labels in {rows} rows, the first is {names[0]!r}. Is it "
+            f"the right label_column? For numbers to be predicted set problem_type to {REGRESSION!r}"
         )
 
 
@@ -143,10 +146,12 @@ def label_text(value: object, row: int, table: pd.DataFrame) -> str:
     """
     if isinstance(value, list | tuple | dict | np.ndarray):
         raise InputError(
-            f"{table.attrs['name']}: the label of row {row} is {_shown(value)}, which is no single label; for lists of "
-            f"0 and 1 set problem_type to {MULTI_LABEL!r}"
+            f"{table.attrs['name']}: the label of row {row} is {_shown(value)}, which is no single "
+            f"label; for lists of 0 and 1 set problem_type to {MULTI_LABEL!r}"
         )
-    is_missing = value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
+    is_missing = (
+        value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
+    )
     if is_missing:
         raise InputError(
             f"{table.attrs['name']}: the label of row {row} is missing ({value!r}); remove or label the row"
@@ -166,8 +171,11 @@ def _numbers(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
     numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if len(wrong):
-        value = _shown(table[column].tolist()[wrong[0]])  # a Python object, whose repr people can read
-        raise InputError(f"{table.attrs['name']}: the label of row {wrong[0]} is {value}, not a finite number")
+        # a Python object, whose repr people can read
+        value = _shown(table[column].tolist()[wrong[0]])
+        raise InputError(
+            f"{table.attrs['name']}: the label of row {wrong[0]} is {value}, not a finite number"
+        )
     return numbers
 
 
@@ -181,7 +189,8 @@ def _zeros_and_ones(table: pd.DataFrame, columns: int) -> npt.NDArray[np.float64
         for row, value in enumerate(table["label"]):
             if not isinstance(value, list | tuple | np.ndarray) or len(value) != len(first):
                 raise InputError(
-                    f"{name}: the label of row {row} is {_shown(value)}; expected lists of 0 and 1, equally long"
+                    f"{name}: the label of row {row} is {_shown(value)}; expected lists of 0 and 1, "
+                    "equally long"
                 )
         try:
             values = np.array([list(value) for value in table["label"]], dtype=np.float64)
@@ -190,5 +199,7 @@ def _zeros_and_ones(table: pd.DataFrame, columns: int) -> npt.NDArray[np.float64
     wrong = np.argwhere((values != 0) & (values != 1))
     if len(wrong):
         row, column = wrong[0]
-        raise InputError(f"{name}: label {column} of row {row} is {values[row, column]}; a multi-label is 0 or 1")
+        raise InputError(
+            f"{name}: label {column} of row {row} is {values[row, column]}; a multi-label is 0 or 1"
+        )
     return values

@@ -6,8 +6,9 @@
     >>> reverse_complement("AACg")
     'cGTT'
 
-Ids are those of the tokenizer, one byte each. A lower-case letter (a soft-masked base) has `SOFT_MASKED`
-added to its id, because the loss may treat it differently: `ids % SOFT_MASKED` are the tokens.
+Ids are those of the tokenizer, one byte each. A lower-case letter (a soft-masked base) has
+`SOFT_MASKED` added to its id, because the loss may treat it differently: `ids % SOFT_MASKED` are
+the tokens.
 """
 
 from collections.abc import Sequence
@@ -54,7 +55,9 @@ _COMPLEMENT = str.maketrans(_IUPAC + _IUPAC.lower(), _PAIRS + _PAIRS.lower())
 
 
 def _byte_table() -> bytes:
-    """The id of each byte: U is T, other IUPAC codes are N, and what is no letter of the code is `[UNK]`."""
+    """The id of each byte: U is T, other IUPAC codes are N, and what is no letter of the code is
+    `[UNK]`.
+    """
     ids = np.full(256, UNK, dtype=np.uint8)
     for letter in _IUPAC:
         base = "T" if letter == "U" else letter
@@ -135,9 +138,11 @@ def strand_free(sequence: str) -> str:
 
 
 def pad(rows: Sequence[np.ndarray]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return token ids int64 `(rows, longest)`, padded on the right, and the lengths int64 `(rows,)`.
+    """Return token ids int64 `(rows, longest)`, padded on the right, and the lengths int64
+    `(rows,)`.
 
-    A causal model never sees pads on the right, so they need no attention mask. Soft-masking is dropped.
+    A causal model never sees pads on the right, so they need no attention mask. Soft-masking is
+    dropped.
 
     >>> pad([encode("ACG"), encode("t")])[0].tolist()
     [[7, 8, 9], [10, 4, 4]]

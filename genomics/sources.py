@@ -1,9 +1,11 @@
-"""Where labelled sequences come from: tables, FASTA, folders, the Hub and `datasets` objects, all as one table.
+"""Where labelled sequences come from: tables, FASTA, folders, the Hub and `datasets` objects, all
+as one table.
 
     columns = Columns("sequence", ("label",), "id")
-    read_parts("promoters", columns)["train"]            # a table with the columns row, sequence, label and maybe id
+    read_parts("promoters", columns)["train"]  # a table with the columns row, sequence, label and maybe id
 
-Nothing is checked here but that the source can be read and has its columns; `labels.py` looks at the rows.
+Nothing is checked here but that the source can be read and has its columns; `labels.py` looks at
+the rows.
 """
 
 import re
@@ -56,15 +58,15 @@ def name_of(source: object) -> str:
 
 
 def read_parts(source: Source, columns: tuple[str, tuple[str, ...], str]) -> dict[str, pd.DataFrame]:
-    """Read any source into tables with columns `row`, `sequence`, `label` (or `label 0`, ...) and maybe `id`.
+    """Read any source into tables with columns `row`, `sequence`, `label` (or `label 0`, ...) and
+    maybe `id`.
 
     Args:
         source: See `read_labelled_data`.
         columns: See `Columns`.
 
-    Returns:
-        A table for each part, under `train`, `validation` and `test`; what is not divided is `train`. The name of a
-        table is in `attrs["name"]`.
+    Returns: A table for each part, under `train`, `validation` and `test`; what is not divided is
+        `train`. The name of a table is in `attrs["name"]`.
 
     Raises:
         InputError: It cannot be read, or lacks a column.
@@ -75,7 +77,9 @@ def read_parts(source: Source, columns: tuple[str, tuple[str, ...], str]) -> dic
     if isinstance(source, DatasetDict):
         return _from_dataset_dict(source, name_of(source), columns)
     if not isinstance(source, str | Path):
-        raise InputError(f"data must be a path, the name of a data set or a `datasets` object, got {type(source)}")
+        raise InputError(
+            f"data must be a path, the name of a data set or a `datasets` object, got {type(source)}"
+        )
     path = Path(source)
     if path.is_dir():
         return _from_folder(path, columns)
@@ -104,7 +108,7 @@ def has_labels(source: str | Path, label_column: str) -> bool:
     return not has_suffix(path, TABLES) or label_column in column_names(path)
 
 
-# ------------------------------------------------------------------------------------------------ datasets
+# ----------------------------------------------------------------------------------------- datasets
 
 
 def _from_hub(source: str, columns: Columns) -> dict[str, pd.DataFrame]:
@@ -116,8 +120,8 @@ def _from_hub(source: str, columns: Columns) -> dict[str, pd.DataFrame]:
         parts = load_dataset(name, configuration or None)
     except Exception as error:  # the Hub client raises a dozen different types
         raise InputError(
-            f"{source}: there is no such file or folder, and as the id of a data set on the Hub it cannot be loaded: "
-            f"{type(error).__name__}: {one_line(error)}"
+            f"{source}: there is no such file or folder, and as the id of a data set on the Hub it "
+            f"cannot be loaded: {type(error).__name__}: {one_line(error)}"
         ) from error
     return _from_dataset_dict(parts, source, columns)
 
@@ -125,7 +129,9 @@ def _from_hub(source: str, columns: Columns) -> dict[str, pd.DataFrame]:
 def _from_dataset_dict(parts: DatasetDict, name: str, columns: Columns) -> dict[str, pd.DataFrame]:
     unknown = [part for part in parts if part not in PART_NAMES]
     if unknown:
-        raise InputError(f"{name} has parts with the names {unknown}; rename them to train, validation or test")
+        raise InputError(
+            f"{name} has parts with the names {unknown}; rename them to train, validation or test"
+        )
     tables: dict[str, pd.DataFrame] = {}
     for called, rows in parts.items():
         part = PART_NAMES[called]
@@ -142,12 +148,15 @@ def _from_dataset(rows: Dataset, name: str, columns: Columns) -> pd.DataFrame:
     for column in columns.labels:
         feature = rows.features.get(column)
         if isinstance(feature, ClassLabel):
-            # -1 is how data sets on the Hub mark a hidden label; it stays, and is refused as a missing label
-            table[column] = [feature.int2str(int(v)) if v is not None and v >= 0 else None for v in rows[column]]
+            # -1 is how data sets on the Hub mark a hidden label; it stays, and is refused as a
+            # missing label
+            table[column] = [
+                feature.int2str(int(v)) if v is not None and v >= 0 else None for v in rows[column]
+            ]
     return _select(table, name, columns, rows.column_names)
 
 
-# ------------------------------------------------------------------------------------------------ files
+# -------------------------------------------------------------------------------------------- files
 
 
 def _from_folder(folder: Path, columns: Columns) -> dict[str, pd.DataFrame]:
@@ -172,18 +181,23 @@ def _from_class_folders(folder: Path) -> pd.DataFrame:
             continue
         rows = [row for path in sorted(class_folder.iterdir()) for row in _sequences_of(path)]
         if not rows:
-            raise InputError(f"{class_folder}: the folder of this class holds no FASTA or .txt file; fill or remove it")
+            raise InputError(
+                f"{class_folder}: the folder of this class holds no FASTA or .txt file; fill or remove it"
+            )
         # ids such as "seq1" come back in every class
         records += [(f"{class_folder.name}/{name}", sequence, class_folder.name) for name, sequence in rows]
     if not records:
         raise InputError(
-            f"{folder}: expected train/dev/test files or folders, or one sub-folder of FASTA or .txt files per class"
+            f"{folder}: expected train/dev/test files or folders, or one sub-folder of FASTA or .txt "
+            "files per class"
         )
     return _finish(pd.DataFrame(records, columns=["id", "sequence", "label"]), str(folder))
 
 
 def _sequences_of(path: Path) -> list[tuple[str, str]]:
-    """Return ids and sequences of a FASTA file, or of a text file that holds one sequence; none of other files."""
+    """Return ids and sequences of a FASTA file, or of a text file that holds one sequence; none of
+    other files.
+    """
     if has_suffix(path, FASTA):
         return [(header.split()[0] if header else "", sequence) for header, sequence in read_fasta(path)]
     if path.suffix == ".txt":
@@ -210,19 +224,22 @@ def _id_and_label(header: str, path: Path) -> tuple[str, str]:
         labels = fields[1:]
     if len(labels) != 1:
         raise InputError(
-            f"{path}: no label in the header {'>' + header!r}; write '>ID LABEL' or '>ID|LABEL' or add 'label=LABEL'"
+            f"{path}: no label in the header {'>' + header!r}; write '>ID LABEL' or '>ID|LABEL' or add "
+            "'label=LABEL'"
         )
     return fields[0], labels[0]
 
 
-# ------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def _select(table: pd.DataFrame, name: str, columns: Columns, column_names: list[str]) -> pd.DataFrame:
     flags = {columns.sequence: "sequence_column"} | dict.fromkeys(columns.labels, "label_column")
     for column, flag in flags.items():
         if column not in column_names:
-            raise InputError(f"{name} has no column {column!r}; it has {column_names}. Choose one with {flag}")
+            raise InputError(
+                f"{name} has no column {column!r}; it has {column_names}. Choose one with {flag}"
+            )
     selected = pd.DataFrame({"sequence": table[columns.sequence]})
     if columns.id in column_names:
         selected["id"] = table[columns.id].astype(str)

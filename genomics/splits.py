@@ -3,7 +3,8 @@
     training, validation = split_rows(table, labels, SINGLE_LABEL, fraction=0.1, seed=42)
     table.iloc[validation]
 
-Two sequences are the same DNA if they are equal or reverse complements, without regard to case and to U or T.
+Two sequences are the same DNA if they are equal or reverse complements, without regard to case and
+to U or T.
 """
 
 import hashlib
@@ -27,7 +28,8 @@ Rows = npt.NDArray[np.int64]
 
 
 def dna_keys(sequences: Iterable[str]) -> list[bytes]:
-    """Return a digest of each double-stranded sequence: equal for twins, and small however long the sequence is.
+    """Return a digest of each double-stranded sequence: equal for twins, and small however long the
+    sequence is.
 
     >>> one, other = dna_keys(["AACG", "cgtt"])
     >>> one == other
@@ -37,7 +39,9 @@ def dna_keys(sequences: Iterable[str]) -> list[bytes]:
 
 
 def _groups(sequences: Iterable[str]) -> Rows:
-    """Number the different double-stranded sequences in the order in which they appear, int64 `(rows,)`."""
+    """Number the different double-stranded sequences in the order in which they appear, int64
+    `(rows,)`.
+    """
     return pd.factorize(np.array(dna_keys(sequences), dtype=object))[0]
 
 
@@ -64,7 +68,8 @@ def split_rows(
     stratify = None
     validation_groups = max(1, round(fraction * groups))
     if problem_type == SINGLE_LABEL:
-        # One label for each group, that of its first row. Classes with one group cannot be on both sides.
+        # One label for each group, that of its first row. Classes with one group cannot be on both
+        # sides.
         stratify = labels[np.unique(group, return_index=True)[1]]
         is_frequent = np.bincount(stratify)[stratify] > 1
         candidates = candidates[is_frequent]
@@ -73,12 +78,14 @@ def split_rows(
         validation_groups = max(validation_groups, classes)
         if classes == 0 or len(candidates) - validation_groups < classes:
             raise InputError(
-                f"{table.attrs['name']}: {groups} different sequences of {labels.max() + 1} classes are too few to "
-                f"split off a validation part; pass validation_data"
+                f"{table.attrs['name']}: {groups} different sequences of {labels.max() + 1} classes are "
+                f"too few to split off a validation part; pass validation_data"
             )
     elif groups < 2:
         raise InputError(f"{table.attrs['name']}: one sequence cannot be split; pass validation_data")
-    _, chosen = train_test_split(candidates, test_size=validation_groups, stratify=stratify, random_state=seed)
+    _, chosen = train_test_split(
+        candidates, test_size=validation_groups, stratify=stratify, random_state=seed
+    )
     is_validation = np.isin(group, chosen)
     return np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
 
@@ -103,7 +110,9 @@ def fold_rows(
     is_single = problem_type == SINGLE_LABEL
     smallest = np.bincount(labels).min() if is_single else group.max() + 1
     if smallest < folds:
-        raise InputError(f"{table.attrs['name']}: {folds} folds, but only {smallest} rows of a class; take fewer folds")
+        raise InputError(
+            f"{table.attrs['name']}: {folds} folds, but only {smallest} rows of a class; take fewer folds"
+        )
     splitter = StratifiedGroupKFold if is_single else GroupKFold
     dealt = splitter(folds, shuffle=True, random_state=seed).split(group, labels, group)
     return next(itertools.islice(dealt, number, None))
@@ -117,8 +126,9 @@ def warn_about_twins(tables: dict[str, pd.DataFrame], labels: dict[str, np.ndarr
         shared = sum(key in known for key in keys[other])
         if shared:
             warnings.warn(
-                f"{shared} of the {len(tables[other])} {other} sequences stand in the {part} part too (as they are "
-                f"or as reverse complement): the {other} metrics look too good. Remove them from one part.",
+                f"{shared} of the {len(tables[other])} {other} sequences stand in the {part} part too "
+                f"(as they are or as reverse complement): the {other} metrics look too good. Remove "
+                "them from one part.",
                 stacklevel=3,
             )
 

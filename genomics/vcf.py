@@ -4,8 +4,8 @@
         ...
     write_vcf(Path("copy.vcf.gz"), vcf_lines("calls.vcf.gz")).index          # copy.vcf.gz.tbi
 
-Positions of a VCF count from 1. Lines are kept as they are, so that a copy differs from its source only where it is
-meant to.
+Positions of a VCF count from 1. Lines are kept as they are, so that a copy differs from its source
+only where it is meant to.
 """
 
 import os
@@ -45,7 +45,9 @@ def vcf_lines(path: str | Path) -> Iterator[str]:
     except InputError:
         raise
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text: {error}. Is it a BCF? `bcftools view` makes a VCF of it") from error
+        raise InputError(
+            f"{path} is no text: {error}. Is it a BCF? `bcftools view` makes a VCF of it"
+        ) from error
     except UNREADABLE as error:
         raise InputError(f"{path} cannot be read to its end: {one_line(error)}") from error
 
@@ -68,12 +70,14 @@ def check_vcf(path: str | Path) -> tuple[int, int]:
             has_header = has_header or line.startswith(_HEADER)
             continue
         if not has_header:
-            raise InputError(f"{path}: line {number} comes before the header (#CHROM, POS, ID, REF, ALT ...): no VCF?")
+            raise InputError(
+                f"{path}: line {number} comes before the header (#CHROM, POS, ID, REF, ALT ...): no VCF?"
+            )
         fields = line.split("\t", 8)
         if len(fields) < 8 or not _is_position(fields[1]):
             raise InputError(
-                f"{path}: line {number} is {line[:60]!r}; expected at least 8 fields separated by tabs, the second of "
-                "them a position"
+                f"{path}: line {number} is {line[:60]!r}; expected at least 8 fields separated by tabs, "
+                "the second of them a position"
             )
         records += 1
     if not has_header:
@@ -94,17 +98,16 @@ def vcf_records(path: str | Path) -> Iterator[list[str]]:
     return (line.split("\t", 8)[:8] for line in vcf_lines(path) if not line.startswith("#"))
 
 
-# ------------------------------------------------------------------------------------------------ writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 @dataclass(frozen=True)
 class Written:
     """What was written.
 
-    Attributes:
-        path: The VCF.
-        index: Its index, `.tbi`, or `.csi` where a chromosome is longer than 2^29 bases; None without one.
-        problem: Why there is no index, in words; empty if there is one or none is needed.
+    Attributes: path: The VCF. index: Its index, `.tbi`, or `.csi` where a chromosome is longer than
+        2^29 bases; None without one. problem: Why there is no index, in words; empty if there is
+        one or none is needed.
     """
 
     path: Path
@@ -149,9 +152,8 @@ class _Extent:
 def write_vcf(path: Path, lines: Iterable[str]) -> Written:
     """Write the lines of a VCF, whole or not at all.
 
-    Args:
-        path: Where to; if it ends in `.gz`, the file is compressed by bgzip and indexed if its records are sorted.
-        lines: Of the header and the records, without their ends.
+    Args: path: Where to; if it ends in `.gz`, the file is compressed by bgzip and indexed if its
+        records are sorted. lines: Of the header and the records, without their ends.
 
     >>> write_vcf(Path("copy.vcf.gz"), vcf_lines("calls.vcf")).problem      # doctest: +SKIP
     ''

@@ -1,4 +1,5 @@
-"""Labelled windows that stay in their genome: rows for fine-tuning whose sequences are read when they are needed.
+"""Labelled windows that stay in their genome: rows for fine-tuning whose sequences are read when
+they are needed.
 
     rows = WindowRows(genomes, windows, labels)                  # `Intervals`, and a label for each
     rows["sequence"][7]                                          # "ACGT...": read from the file now
@@ -20,7 +21,8 @@ __all__ = ["WindowRows", "WindowSequences", "digest_of"]
 
 
 class WindowSequences(Sequence):
-    """The sequences of windows, as they are written in their files; a slice of it reads nothing yet.
+    """The sequences of windows, as they are written in their files; a slice of it reads nothing
+    yet.
 
     Args:
         genomes: From `open_genomes`.
@@ -49,7 +51,8 @@ class WindowSequences(Sequence):
 
 
 class WindowRows:
-    """Rows with the columns `row`, `sequence` and `label`, to be used in place of a `datasets.Dataset`.
+    """Rows with the columns `row`, `sequence` and `label`, to be used in place of a
+    `datasets.Dataset`.
 
     Args:
         genomes: From `open_genomes`.
@@ -86,7 +89,8 @@ class WindowRows:
 
 
 def digest_of(parts: dict[str, WindowRows]) -> str:
-    """Return what tells these rows from others: names and lengths of the sequences, windows and labels.
+    """Return what tells these rows from others: names and lengths of the sequences, windows and
+    labels.
 
     >>> digest_of({"train": rows})[:8]                                      # doctest: +SKIP
     '5f70bf18'

@@ -1,11 +1,12 @@
 """Windows of genomes as batches of token ids: what is read when, by whom, and how long.
 
-    dataset = WindowDataset(genomes, parts["train"], 1024)              # from `held_out.py`
-    dataset[[0, 7]]                                                     # ids (2, 1025): each window ends in [SEP]
+    dataset = WindowDataset(genomes, parts["train"], 1024)  # from `held_out.py`
+    dataset[[0, 7]]                                         # ids (2, 1025): each window ends in [SEP]
     sampler = WindowSampler(parts["train"], weights=[1.0], rows_per_step=64, length=1024)
 
-All chance is in the sampler: the order, the strands and the lengths are functions of the seed, the epoch and the
-position in it. So it does not matter how many processes and workers read, or from where a run is resumed.
+All chance is in the sampler: the order, the strands and the lengths are functions of the seed, the
+epoch and the position in it. So it does not matter how many processes and workers read, or from
+where a run is resumed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,15 +22,18 @@ from .letters import PAD, SEP, SOFT_MASKED, N, complement_ids
 
 __all__ = ["WindowCollator", "WindowDataset", "WindowGroup", "WindowSampler"]
 
-Item = int | tuple[int, int, bool]  # a row, or a row with a length and whether to take the other strand
+# a row, or a row with a length and whether to take the other strand
+Item = int | tuple[int, int, bool]
 
 
 class WindowDataset(torch.utils.data.Dataset):
-    """Windows as ids. An item is asked for by its row, or by (row, length, other strand) from `WindowSampler`.
+    """Windows as ids. An item is asked for by its row, or by (row, length, other strand) from
+    `WindowSampler`.
 
-    A whole batch is made at once (`__getitems__`): uint8 `(n, length + 1)`, each row a piece of a window, then
-    `[SEP]`, then `[PAD]`; lower-case letters have `SOFT_MASKED` added. A window longer than `length` gives several
-    rows; row -1 is no window, and gives a row of pads where nothing else does.
+    A whole batch is made at once (`__getitems__`): uint8 `(n, length + 1)`, each row a piece of a
+    window, then `[SEP]`, then `[PAD]`; lower-case letters have `SOFT_MASKED` added. A window longer
+    than `length` gives several rows; row -1 is no window, and gives a row of pads where nothing
+    else does.
 
     Args:
         genomes: From `open_genomes`.
@@ -59,7 +63,8 @@ class WindowDataset(torch.utils.data.Dataset):
         pieces = -(-self.window // length)
         ids, sizes = self._read(asked, pieces * length)
 
-        # Cut each window into pieces; of a window that is not full, the last pieces are short or empty.
+        # Cut each window into pieces; of a window that is not full, the last pieces are short or
+        # empty.
         rows = np.full((len(asked) * pieces, length + 1), PAD, dtype=np.uint8)
         rows[:, :length] = ids.reshape(-1, length)
         sizes = np.clip(sizes[:, None] - np.arange(pieces) * length, 0, length).reshape(-1)
@@ -69,12 +74,18 @@ class WindowDataset(torch.utils.data.Dataset):
             return rows[:1]
         return rows[filled]
 
-    def _read(self, asked: list[tuple[int, int, bool]], width: int) -> tuple[np.ndarray, npt.NDArray[np.int64]]:
-        """Return the ids of whole windows, uint8 `(windows, width)` with pads on the right, and their lengths."""
+    def _read(
+        self, asked: list[tuple[int, int, bool]], width: int
+    ) -> tuple[np.ndarray, npt.NDArray[np.int64]]:
+        """Return the ids of whole windows, uint8 `(windows, width)` with pads on the right, and
+        their lengths.
+        """
         ids = np.full((len(asked), width), PAD, dtype=np.uint8)
         sizes = np.zeros(len(asked), dtype=np.int64)
         windows = self.windows[np.array([row for row, _, _ in asked])].tolist()
-        for i, ((row, _, other_strand), (file, sequence, start, end)) in enumerate(zip(asked, windows, strict=True)):
+        for i, ((row, _, other_strand), (file, sequence, start, end)) in enumerate(
+            zip(asked, windows, strict=True)
+        ):
             if row < 0:
                 continue
             window = np.frombuffer(self.genomes[file].read(sequence, start, end), np.uint8)
@@ -88,8 +99,8 @@ class WindowCollator:
 
     There is no attention mask: pads follow the sequence, where a causal model does not see them.
 
-    Args:
-        soft_masked_weight: Of lower-case bases in the loss, 0 to 1. At 0 they are no targets. Between 0 and 1 a batch
+    Args: soft_masked_weight: Of lower-case bases in the loss, 0 to 1. At 0 they are no targets.
+        Between 0 and 1 a batch
             also has `loss_weights`, float32 of the shape of the labels, 0 where there is no target.
 
     >>> WindowCollator()(np.array([[7, 11, 1]], dtype=np.uint8))["labels"].tolist()
@@ -132,7 +143,9 @@ class WindowGroup:
     rows: npt.NDArray[np.int64]
 
 
-def _groups(windows: Intervals, weights: Sequence[float], window_weights: np.ndarray | None) -> list[WindowGroup]:
+def _groups(
+    windows: Intervals, weights: Sequence[float], window_weights: np.ndarray | None
+) -> list[WindowGroup]:
     """Return the groups in the order of the files; a file without windows is an empty one."""
     groups = []
     for file, weight in enumerate(weights):
@@ -146,24 +159,26 @@ def _groups(windows: Intervals, weights: Sequence[float], window_weights: np.nda
 
 
 class WindowSampler(torch.utils.data.Sampler):
-    """Yield (row, length, other strand) of an epoch: a function of the seed, the epoch and the position.
+    """Yield (row, length, other strand) of an epoch: a function of the seed, the epoch and the
+    position.
 
-    Every window comes once an epoch; of a file with a weight of 2 twice, of one with a weight of 0.5 in about every
-    second epoch. The epoch is filled with row -1 up to a whole number of optimizer steps: `accelerate` would fill it
-    with rows that came before, or leave rows out, and then not every base would be seen once.
+    Every window comes once an epoch; of a file with a weight of 2 twice, of one with a weight of
+    0.5 in about every second epoch. The epoch is filled with row -1 up to a whole number of
+    optimizer steps: `accelerate` would fill it with rows that came before, or leave rows out, and
+    then not every base would be seen once.
 
-    Args:
-        windows: From `split_windows`.
-        weights: Of each file.
-        window_weights: Of each window `(n,)`, times that of its file. Windows of one file and one weight are one group,
+    Args: windows: From `split_windows`. weights: Of each file. window_weights: Of each window
+        `(n,)`, times that of its file. Windows of one file and one weight are one group,
             whose windows take turns.
         rows_per_step: Windows in one optimizer step, over all processes and accumulated batches.
         length: Of a window, in bases.
         seed: Of the order and of the strands.
         reverse_complement: Probability of the other strand.
-        stages: For a warm-up of the sequence length: (first optimizer step, length in bases), in order.
-        shortest: Of random lengths. Each step then cuts its windows into equal pieces, of a length between this and
-            `length` (in a warm-up, that of the stage); each doubling of the length is as likely as the others.
+        stages: For a warm-up of the sequence length: (first optimizer step, length in bases), in
+        order.
+        shortest: Of random lengths. Each step then cuts its windows into equal pieces, of a length
+            between this and `length` (in a warm-up, that of the stage); each doubling of the length
+            is as likely as the others.
 
     >>> list(WindowSampler(Intervals.of([(0, 0, 0, 9)]), [1.0], rows_per_step=2, length=9))
     [(0, 9, False), (-1, 9, False)]
@@ -190,7 +205,8 @@ class WindowSampler(torch.utils.data.Sampler):
         self.reverse_complement = reverse_complement
         self.stages = [(0, length), *stages]
         self.steps_per_epoch = -(-sum(self.per_epoch) // rows_per_step)
-        self.epoch = 0  # set by the trainer, under another name than `set_epoch`, which accelerate calls or forgets
+        # set by the trainer, under another name than `set_epoch`, which accelerate calls or forgets
+        self.epoch = 0
 
     def __len__(self) -> int:
         return self.steps_per_epoch * self.rows_per_step
@@ -217,7 +233,8 @@ class WindowSampler(torch.utils.data.Sampler):
     def _rows_of(self, group: int) -> npt.NDArray[np.int64]:
         """Return the rows of a group in this epoch.
 
-        They are a stretch of the stream of the group, which is one shuffled pass over its windows after the other.
+        They are a stretch of the stream of the group, which is one shuffled pass over its windows
+        after the other.
         """
         rows = self.groups[group].rows
         count = self.per_epoch[group]

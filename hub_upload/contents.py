@@ -165,7 +165,8 @@ def _refuse_link(path: Path, folder: Path) -> None:
 def _refuse_pickle(path: Path) -> None:
     if path.suffix.lower() in _PICKLES or _is_pickle(path):
         raise CheckpointError(
-            f"{hide_secrets(str(path))} may be a pickle, which runs code when it is loaded; take it out of the folder"
+            f"{hide_secrets(str(path))} may be a pickle, which runs code when it is loaded; take it out "
+            "of the folder"
         )
 
 
@@ -192,7 +193,9 @@ def _holds_pickle(path: Path) -> bool:
 
 
 def _is_text_pickle(content: bytes) -> bool:
-    """Whether all of a file is the program of a pickle of protocol 0 or 1, which has no magic number."""
+    """Whether all of a file is the program of a pickle of protocol 0 or 1, which has no magic
+    number.
+    """
     file = io.BytesIO(content)
     try:
         names = {opcode.name for opcode, _, _ in pickletools.genops(file)}
@@ -211,7 +214,8 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _kind(path: Path) -> str | None:
-    """What a file is, of the kinds that a model repository holds: "weights", "picture" or "text"; else None.
+    """What a file is, of the kinds that a model repository holds: "weights", "picture" or "text";
+    else None.
 
     Raises:
         CheckpointError: Its name ends as that of weights or of JSON, and it is damaged.
@@ -247,7 +251,9 @@ def _is_text(path: Path) -> bool:
 def _refuse_secret(name: str, path: Path) -> None:
     kind = secret_in(name.encode(errors="replace"))
     if kind is not None:
-        raise CheckpointError(f"the name {hide_secrets(str(path))} holds what looks like {kind}; rename the file")
+        raise CheckpointError(
+            f"the name {hide_secrets(str(path))} holds what looks like {kind}; rename the file"
+        )
     for piece in _searched(path):
         kind = secret_in(piece)
         if kind is not None:

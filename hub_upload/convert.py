@@ -1,8 +1,9 @@
-"""Published checkpoints in, and ours out to people on the published code: `hyenadna convert SOURCE DEST`.
+"""Published checkpoints in, and ours out to people on the published code: `hyenadna convert SOURCE
+DEST`.
 
-    hyenadna convert LongSafari/hyenadna-tiny-1k-seqlen tiny        # Lightning weights.ckpt + config.json, from the Hub
-    hyenadna convert weights.ckpt tiny                              # sizes are read off the tensors
-    hyenadna convert my-model my-model-hf --to hf                   # for the published `-hf` code
+    hyenadna convert LongSafari/hyenadna-tiny-1k-seqlen tiny  # from the Hub: weights.ckpt + config.json
+    hyenadna convert weights.ckpt tiny  # sizes are read off the tensors
+    hyenadna convert my-model my-model-hf --to hf  # for the published `-hf` code
 
 Reads PyTorch Lightning checkpoints, state dicts of the standalone (colab) code, `-hf` folders,
 MultiMolecule's and our own; from a file, a folder, or a repository on the Hub. No pickle is ever
@@ -155,7 +156,9 @@ def _read_file(path: Path) -> dict:
             raise CheckpointError(f"{path} cannot be read: it is {what}") from error
     content = load_without_running(path)
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds {SHORT.repr(content)}, but a state dict, or a dict with one, is expected")
+        raise CheckpointError(
+            f"{path} holds {SHORT.repr(content)}, but a state dict, or a dict with one, is expected"
+        )
     for name in ("state_dict", "model_state_dict", "model"):
         if isinstance(content.get(name), dict):
             return content[name]
@@ -214,7 +217,9 @@ def _order_vocabulary(checkpoint: _Checkpoint) -> None:
     tensors = checkpoint.tensors
     for name in {EMBEDDING, "lm_head.weight"} & tensors.keys():
         if len(tensors[name]) != len(MULTIMOLECULE_ROWS):
-            raise CheckpointError(f"`{name}` has {len(tensors[name])} rows, but MultiMolecule's DNA vocabulary has 16")
+            raise CheckpointError(
+                f"`{name}` has {len(tensors[name])} rows, but MultiMolecule's DNA vocabulary has 16"
+            )
         tensors[name] = tensors[name][MULTIMOLECULE_ROWS]
     checkpoint.notes.append("reordered  the rows of the vocabulary, from MultiMolecule's order")
 
@@ -226,7 +231,9 @@ def _drop_copies(checkpoint: _Checkpoint) -> None:
     for name in [name for name in tensors if re.search(r"\.implicit_filter\.(?!1\.)\d+\.freq$", name)]:
         first = re.sub(r"\d+\.freq$", "1.freq", name)
         if first in tensors and not equal(tensors[name], tensors[first]):
-            raise CheckpointError(f"`{name}` differs from `{first}`, but the layers of a filter share one frequency")
+            raise CheckpointError(
+                f"`{name}` differs from `{first}`, but the layers of a filter share one frequency"
+            )
         checkpoint.dropped.append(checkpoint.origin[name])
         del tensors[name]
     if "score.weight" in tensors and tensors.pop("lm_head.weight", None) is not None:
@@ -234,8 +241,12 @@ def _drop_copies(checkpoint: _Checkpoint) -> None:
         checkpoint.notes.append("dropped    lm_head.weight: the checkpoint is a classifier")
 
 
-def _check_tensors(expected: dict[str, Tensor], tensors: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
-    """Raise if a tensor is missing, of a wrong shape or not known, or if one of `stored` is unusable."""
+def _check_tensors(
+    expected: dict[str, Tensor], tensors: dict[str, Tensor], stored: dict[str, Tensor]
+) -> None:
+    """Raise if a tensor is missing, of a wrong shape or not known, or if one of `stored` is
+    unusable.
+    """
 
     def shortened(names: list[str]) -> str:
         return f"{names[:5]}{' ...' * (len(names) > 5)}"
@@ -299,10 +310,13 @@ def _report(checkpoint: _Checkpoint, config: HyenaDNAConfig) -> str:
         z = "computed as a complex exponential"
 
     origin = checkpoint.origin
-    used = [name for ours, name in origin.items() if name not in checkpoint.dropped and not _is_computed(ours)]
+    used = [
+        name for ours, name in origin.items() if name not in checkpoint.dropped and not _is_computed(ours)
+    ]
     kinds = {
         "mapped": [
-            re.sub(r"((?:^|\.)(?:backbone|layers|lm_head|output_transform|score))\..*", r"\1.*", name) for name in used
+            re.sub(r"((?:^|\.)(?:backbone|layers|lm_head|output_transform|score))\..*", r"\1.*", name)
+            for name in used
         ],
         "dropped": [re.sub(r"^.*(filter_fn|torchmetrics)\.", r"*.\1.", name) for name in checkpoint.dropped],
         "computed": [name.partition(".filter_fn.")[2] for name in checkpoint.tensors if _is_computed(name)],
@@ -337,7 +351,9 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
     _drop_copies(checkpoint)
 
     if cls is HyenaDNAModel:
-        checkpoint.tensors = {name.removeprefix("hyena."): tensor for name, tensor in checkpoint.tensors.items()}
+        checkpoint.tensors = {
+            name.removeprefix("hyena."): tensor for name, tensor in checkpoint.tensors.items()
+        }
     tensors = checkpoint.tensors
     if configuration.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
@@ -454,7 +470,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="hyenadna convert",
         description="Convert a published or a trained checkpoint, without running its pickle.",
-        epilog="SOURCE may be PyTorch Lightning's, the standalone (colab) code's, an -hf folder, or one of ours.",
+        epilog=(
+            "SOURCE may be PyTorch Lightning's, the standalone (colab) code's, an -hf folder, or one of ours."
+        ),
     )
     parser.add_argument("source", metavar="SOURCE", help="file, folder, or repository on the Hub")
     parser.add_argument("dest", metavar="DEST", help="folder to make")

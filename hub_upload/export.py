@@ -1,4 +1,5 @@
-"""Make a folder that loads anywhere, with or without this package, and prove it: `hyenadna export SOURCE DEST`.
+"""Make a folder that loads anywhere, with or without this package, and prove it: `hyenadna export
+SOURCE DEST`.
 
     hyenadna export promoters promoters-hub --data_name "EPD promoters" --license apache-2.0
     hyenadna push promoters-hub me/promoters
@@ -83,7 +84,8 @@ for snippet in sys.argv[1:]:
     torch.manual_seed(0)
     exec(snippet, names)
     with torch.inference_mode():
-        print("output", names["model"](input_ids=torch.arange(7, 11).repeat(2)[None])[0].double().sum().item())
+        output = names["model"](input_ids=torch.arange(7, 11).repeat(2)[None])[0]
+        print("output", output.double().sum().item())
 """
 
 
@@ -131,7 +133,9 @@ def verify(folder: str | Path, model: HyenaDNAPreTrainedModel | None = None) -> 
     for name, tensor in batch.items():
         for trust in (False, True):
             if not torch.equal(alone[f"{name}.{trust}"], tensor):
-                raise CheckpointError(f"the tokenizer of {folder} gives other {name} where hyenadna is not installed")
+                raise CheckpointError(
+                    f"the tokenizer of {folder} gives other {name} where hyenadna is not installed"
+                )
     for head in HEADS:
         _check_close(folder, head, expected[head], alone[head])
     if model is not None:
@@ -199,7 +203,9 @@ def _check_close(folder: Path, head: str, ours: torch.Tensor, theirs: torch.Tens
         return
     else:
         difference = f"difference {(ours - theirs).abs().max():g}"
-    raise CheckpointError(f"{head} of {folder} computes other outputs where hyenadna is not installed: {difference}")
+    raise CheckpointError(
+        f"{head} of {folder} computes other outputs where hyenadna is not installed: {difference}"
+    )
 
 
 # --------------------------------------------------------------------------------- what is exported
@@ -216,7 +222,9 @@ def _load(source: str) -> HyenaDNAPreTrainedModel:
         names = {cls.__name__: cls for cls in HEADS.values()}
         cls = names.get((config.architectures or ["HyenaDNAModel"])[0])
         if config.model_type != "hyenadna" or cls is None:
-            raise CheckpointError(f"{source} is a {config.model_type!r} model of class {config.architectures}")
+            raise CheckpointError(
+                f"{source} is a {config.model_type!r} model of class {config.architectures}"
+            )
         model, report = cls.from_pretrained(source, output_loading_info=True)
     wrong = unusable(model.state_dict())
     if wrong:
@@ -235,7 +243,9 @@ def _metrics(source: Path) -> dict:
     metrics = read_json(path)
     settings = metrics.get("settings") or {}
     if not isinstance(settings, dict):
-        raise CheckpointError(f"{path} cannot be read: `settings` is a {type(settings).__name__}, not an object")
+        raise CheckpointError(
+            f"{path} cannot be read: `settings` is a {type(settings).__name__}, not an object"
+        )
     metrics["settings"] = {
         name: _without_folders(value, source, is_model=name == "model") for name, value in settings.items()
     }
@@ -334,7 +344,9 @@ def _read_adapter(source: Path) -> tuple[dict, dict[str, torch.Tensor], HyenaDNA
         if not path.is_file():
             raise CheckpointError(f"{source} holds no {name}; save the adapter again with a newer peft")
         if leads_out(path, source):
-            raise CheckpointError(f"{path} is a link to something outside of {source}; put a copy in its place")
+            raise CheckpointError(
+                f"{path} is a link to something outside of {source}; put a copy in its place"
+            )
     with readable(f"the adapter in {source} cannot be read"):
         config = read_json(source / "adapter_config.json")
         tensors = load_file(source / "adapter_model.safetensors")
@@ -392,7 +404,9 @@ def _write_adapter(source: Path, folder: Path, base_model: str | None) -> tuple[
 
 def _prove_adapter(config: dict, source: Path, folder: Path, head: dict) -> None:
     snippets = [adapter_usage(config, str(place.absolute()), head) for place in (source, folder)]
-    child = subprocess.run([sys.executable, "-c", _ADAPTER, *snippets], capture_output=True, text=True, check=False)
+    child = subprocess.run(
+        [sys.executable, "-c", _ADAPTER, *snippets], capture_output=True, text=True, check=False
+    )
     if child.returncode:
         reason = hide_secrets(child.stderr.strip()[-2000:])
         raise CheckpointError(f"the adapter does not load in a new process:\n{reason}")
@@ -410,7 +424,8 @@ def export(
     description: str | None = None,
     base_model: str | None = None,
 ) -> str:
-    """Export a trained model, or a peft adapter, into the folder `dest`, which is made whole or not at all.
+    """Export a trained model, or a peft adapter, into the folder `dest`, which is made whole or not
+    at all.
 
     Args:
         source: The folder of a training run or a model, or a repository on the Hub.
@@ -429,7 +444,9 @@ def export(
             there is no `dest`.
     """
     if base_model is not None and not is_hub_id(base_model):
-        raise CheckpointError(f"base_model {base_model!r}: the name of a repository on the Hub, USER/NAME, is expected")
+        raise CheckpointError(
+            f"base_model {base_model!r}: the name of a repository on the Hub, USER/NAME, is expected"
+        )
     run = Path(source)
     about = {"license": license, "data_name": data_name, "description": description}
     with new_folder(dest) as (folder, unfinished):
@@ -471,8 +488,12 @@ def main(argv: list[str] | None = None) -> None:
         metavar="SOURCE",
         help="folder of a training run, model or adapter, or a repository",
     )
-    parser.add_argument("dest", metavar="DEST", help="folder to make; its name is the model's name in the card")
-    parser.add_argument("--license", default="apache-2.0", help="of the weights, as the Hub spells it (%(default)s)")
+    parser.add_argument(
+        "dest", metavar="DEST", help="folder to make; its name is the model's name in the card"
+    )
+    parser.add_argument(
+        "--license", default="apache-2.0", help="of the weights, as the Hub spells it (%(default)s)"
+    )
     parser.add_argument("--data_name", help="what it was trained on, in words (the name of the file)")
     parser.add_argument("--description", help="what the model is, in one or two sentences")
     parser.add_argument("--base_model", help="what it was trained from, on the Hub: USER/NAME")

@@ -46,7 +46,8 @@ SHORT.maxlong = 60
 
 @contextmanager
 def readable(what: str) -> Iterator[None]:
-    """Turn whatever a library raises over a damaged file into a `CheckpointError` that starts with `what`.
+    """Turn whatever a library raises over a damaged file into a `CheckpointError` that starts with
+    `what`.
 
     Every exception counts: `tokenizers` raises a bare `Exception`, configurations raise their own
     kinds, and deeply nested JSON raises a `RecursionError`. The original is kept as the cause.
@@ -74,7 +75,8 @@ def read_json(path: Path) -> dict:
 
 
 def check_counts(config: dict, source: str | Path) -> None:
-    """Refuse numbers of layers or labels that no model has: Transformers would make an object for each.
+    """Refuse numbers of layers or labels that no model has: Transformers would make an object for
+    each.
 
     Raises:
         CheckpointError: A number in this config.json, which is that of `source`, is absurd.
@@ -83,7 +85,8 @@ def check_counts(config: dict, source: str | Path) -> None:
         value = config.get(name)
         if isinstance(value, int | float) and value > most:
             raise CheckpointError(
-                f"config.json of {source} says `{name}`: {SHORT.repr(value)}, but at most {most:,} are expected"
+                f"config.json of {source} says `{name}`: {SHORT.repr(value)}, but at most {most:,} are "
+                "expected"
             )
 
 
@@ -117,7 +120,8 @@ def unusable(tensors: Mapping[str, Tensor]) -> list[str]:
 
 @contextmanager
 def new_folder(dest: str | Path) -> Iterator[tuple[Path, Path]]:
-    """The folder to make, and an empty one beside it that becomes it once everything inside `with` has succeeded.
+    """The folder to make, and an empty one beside it that becomes it once everything inside `with`
+    has succeeded.
 
     A run that is killed leaves the second one behind; the next run that makes the same folder
     removes it. Two runs may work side by side: the first to finish wins, and the other gets an
@@ -146,7 +150,9 @@ def new_folder(dest: str | Path) -> Iterator[tuple[Path, Path]]:
     ) as error:
         reason = str(error)
         if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            reason = "something else appeared there while it was being made; look at it, or choose another folder"
+            reason = (
+                "something else appeared there while it was being made; look at it, or choose another folder"
+            )
         raise CheckpointError(f"{dest} was not made: {reason}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -214,7 +220,8 @@ def _remove_litter(folder: Path) -> None:
 
 
 def _lock(folder: Path) -> int:
-    """An open descriptor of a folder that no other process can lock until it is closed, or this process has ended.
+    """An open descriptor of a folder that no other process can lock until it is closed, or this
+    process has ended.
 
     Raises:
         BlockingIOError: Another process holds the lock.

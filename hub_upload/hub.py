@@ -73,7 +73,10 @@ def _reason(error: Exception, repo_id: str) -> str:
     moved = "somebody else changed the repository at the same moment: look at what changed, and push again"
     known = {
         401: "no valid access token: `hf auth login`, or set HF_TOKEN to one with write access",
-        403: f"this access token may not write to {repo_id}: use one with write access, or another name before the `/`",
+        403: (
+            f"this access token may not write to {repo_id}: use one with write access, or another "
+            "name before the `/`"
+        ),
         404: f"{repo_id}, or the revision, is not there, or hidden from this access token",
         409: moved,
         412: moved,
@@ -95,7 +98,9 @@ def explain(error: Exception, repo_id: str) -> str:
     return f"{_reason(error, repo_id)} ({said})"
 
 
-def with_retries(what: str, repo_id: str, step: Callable[[], Result], so_far: str = "nothing was published") -> Result:
+def with_retries(
+    what: str, repo_id: str, step: Callable[[], Result], so_far: str = "nothing was published"
+) -> Result:
     """Run `step`, and again after a pause where the failure may pass by itself.
 
     Args:

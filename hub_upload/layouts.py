@@ -223,7 +223,8 @@ def _lightning_settings(config: dict, config_file: Path) -> dict:
 def configure(
     tensors: dict[str, Tensor], config: dict | None, path: Path
 ) -> tuple[type[HyenaDNAPreTrainedModel], HyenaDNAConfig, list[str]]:
-    """The class and the configuration of the model, and a line for each setting that the tensors contradict.
+    """The class and the configuration of the model, and a line for each setting that the tensors
+    contradict.
 
     Args:
         tensors: Under our names.
@@ -262,7 +263,9 @@ def _contradictions(sizes: dict[str, int], settings: dict) -> list[str]:
     ]
 
 
-def _class_and_head(tensors: dict[str, Tensor], config: dict | None, settings: dict) -> type[HyenaDNAPreTrainedModel]:
+def _class_and_head(
+    tensors: dict[str, Tensor], config: dict | None, settings: dict
+) -> type[HyenaDNAPreTrainedModel]:
     """The class of the model. What its head needs is put into `settings`."""
     architecture = (settings.get("architectures") or [""])[0]
     head = tensors.get("lm_head.weight")

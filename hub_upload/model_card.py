@@ -188,7 +188,9 @@ def _procedure(metrics: dict, origin: object) -> str:
 # ---------------------------------------------------------------------------------------- the cards
 
 
-def _from_template(card_data: ModelCardData, template: Path, results: list[EvalResult], **values) -> ModelCard:
+def _from_template(
+    card_data: ModelCardData, template: Path, results: list[EvalResult], **values
+) -> ModelCard:
     """The card, after `huggingface_hub` has read back what it says.
 
     Raises:

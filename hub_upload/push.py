@@ -155,7 +155,8 @@ class _Upload:
     message: str
 
     def run(self) -> str | None:
-        """Commit; return the address of the commit or pull request, or None if nothing had to change.
+        """Commit; return the address of the commit or pull request, or None if nothing had to
+        change.
 
         An answer can be lost after the commit was made. So the repository is looked at before
         another try, and before a failure is reported.
@@ -211,7 +212,9 @@ class _Upload:
         return commit.pr_url or commit.commit_url, commit.pr_revision or commit.oid
 
     def check(self, revision: str, address: str) -> None:
-        """Compare the repository with the folder: files that its .gitignore names silently drop out."""
+        """Compare the repository with the folder: files that its .gitignore names silently drop
+        out.
+        """
         now = with_retries(
             "comparing the repository with the folder",
             self.repo_id,
@@ -332,7 +335,9 @@ def push(
     api = HfApi()
     repo_id, address, was_private = _repository(api, repo_id, public)
     there = _state_to_change(api, repo_id, revision)
-    stale = with_retries("looking at the repository", repo_id, lambda: _stale(api, repo_id, there, contents.files))
+    stale = with_retries(
+        "looking at the repository", repo_id, lambda: _stale(api, repo_id, there, contents.files)
+    )
     _check_unchanged(stamps)
     # The card of the folder names the folder; that of the repository names the repository.
     sent = contents.files | {"README.md": _card(folder, repo_id)}
@@ -362,11 +367,15 @@ def _check_place(repo_id: str, revision: str | None, pull_request: bool) -> None
     except HFValidationError as error:
         raise CheckpointError(f"{repo_id!r} is no name of a repository: {error}") from error
     if pull_request and revision is not None:
-        raise CheckpointError("a pull request is against the main branch: leave out revision, or pull_request")
+        raise CheckpointError(
+            "a pull request is against the main branch: leave out revision, or pull_request"
+        )
 
 
 def _repository(api: HfApi, repo_id: str, public: bool) -> tuple[str, str, bool]:
-    """Make the repository if it is not there; its full name, its address, and whether it is private."""
+    """Make the repository if it is not there; its full name, its address, and whether it is
+    private.
+    """
     url = with_retries(
         "creating the repository",
         repo_id,
@@ -375,7 +384,9 @@ def _repository(api: HfApi, repo_id: str, public: bool) -> tuple[str, str, bool]
     repo_id = url.repo_id
     there = with_retries("looking at the repository", repo_id, lambda: _look(api, repo_id))
     if not there.private and not public:
-        raise PushError(f"{repo_id} is public already; say --public if everyone may see this. Nothing was published")
+        raise PushError(
+            f"{repo_id} is public already; say --public if everyone may see this. Nothing was published"
+        )
     return repo_id, str(url), bool(there.private)
 
 
@@ -392,7 +403,9 @@ def _state_to_change(api: HfApi, repo_id: str, revision: str | None) -> ModelInf
 
 
 def _make_public(api: HfApi, repo_id: str, address: str) -> str:
-    """Show a private repository to everyone, after the commit: before, it would have shown what was there."""
+    """Show a private repository to everyone, after the commit: before, it would have shown what was
+    there.
+    """
     with_retries(
         "making the repository public",
         repo_id,
@@ -416,7 +429,9 @@ def _lines(contents: Contents) -> tuple[list[str], float]:
     return [hide_secrets(line) for line in lines], sum(sizes.values())
 
 
-def _report_dry_run(contents: Contents, repo_id: str, public: bool, revision: str | None, pull_request: bool) -> str:
+def _report_dry_run(
+    contents: Contents, repo_id: str, public: bool, revision: str | None, pull_request: bool
+) -> str:
     where = repo_id
     if revision:
         where += f", revision {revision}"
@@ -428,7 +443,9 @@ def _report_dry_run(contents: Contents, repo_id: str, public: bool, revision: st
     lines += [f"  to be deleted  {name}" for name in stale]
     foreign = foreign_code(contents.files)
     if foreign:
-        lines.append(f"it would be refused without --trust_code: not this package's own are {', '.join(foreign)}")
+        lines.append(
+            f"it would be refused without --trust_code: not this package's own are {', '.join(foreign)}"
+        )
     return "\n".join([f"would push to {where} ({state}):", *lines])
 
 
@@ -442,9 +459,13 @@ def _report(contents: Contents, stale: list[str], repository: str, made: str | N
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna push` with these arguments (default: those of the command line)."""
-    parser = argparse.ArgumentParser(prog="hyenadna push", description="Publish an exported folder, in one commit.")
+    parser = argparse.ArgumentParser(
+        prog="hyenadna push", description="Publish an exported folder, in one commit."
+    )
     parser.add_argument("folder", metavar="FOLDER", help="what `hyenadna export` made")
-    parser.add_argument("repo_id", metavar="USER/NAME", help="repository; made, private, if it does not exist")
+    parser.add_argument(
+        "repo_id", metavar="USER/NAME", help="repository; made, private, if it does not exist"
+    )
     parser.add_argument(
         "--public",
         action="store_true",
@@ -458,7 +479,9 @@ def main(argv: list[str] | None = None) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="send this file (or pattern) too, although a model repository holds no such kind; may be repeated",
+        help=(
+            "send this file (or pattern) too, although a model repository holds no such kind; may be repeated"
+        ),
     )
     parser.add_argument(
         "--trust_code",

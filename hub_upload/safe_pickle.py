@@ -1,4 +1,5 @@
-"""Read the files of `torch.save` without running them: a pickle is a program, and loading one runs it.
+"""Read the files of `torch.save` without running them: a pickle is a program, and loading one runs
+it.
 
 This reader rebuilds tensors and plain containers with code of its own. Every other class in the
 file becomes an inert placeholder: nothing is imported and nothing is called, so a Lightning
@@ -122,7 +123,9 @@ class _Stored:
     def made(self) -> torch.Tensor:
         offset, size, stride = self.where
         if math.prod(size) > self.tensor.numel():
-            raise CheckpointError(f"a tensor of shape {tuple(size)} in a storage of {self.tensor.numel()} numbers")
+            raise CheckpointError(
+                f"a tensor of shape {tuple(size)} in a storage of {self.tensor.numel()} numbers"
+            )
         # Raises where it leaves the storage.
         return self.tensor.as_strided(size, stride, offset)
 
@@ -172,8 +175,8 @@ class _Reader(pickle._Unpickler):
         self.root = root
         self.storages: dict[str, _Stored] = {}
         self.classes: dict[tuple[str, str], type] = {}
-        # id -> the tuple, its items in all, its depth.
-        # Tuples can hold one another again and again. Lists can too, but nothing ever hashes a list.
+        # id -> the tuple, its items in all, its depth. Tuples can hold one another again and again.
+        # Lists can too, but nothing ever hashes a list.
         self.tuples: dict[int, tuple[tuple, int, int]] = {}
         self.tuple_keys = 0
         # Items that may still be copied.
@@ -268,7 +271,9 @@ class _Reader(pickle._Unpickler):
         if key not in self.storages:
             data = bytearray(self.archive.read(f"{self.root}data/{key}"))
             if len(data) != numel * dtype.itemsize:
-                raise CheckpointError(f"storage {key} is {len(data)} bytes long, but {numel * dtype.itemsize} are due")
+                raise CheckpointError(
+                    f"storage {key} is {len(data)} bytes long, but {numel * dtype.itemsize} are due"
+                )
             tensor = torch.empty(0, dtype=dtype)
             if data:
                 tensor = torch.frombuffer(data, dtype=dtype)
@@ -306,7 +311,9 @@ class _Reader(pickle._Unpickler):
                 continue
             self.tuple_keys += 1
             if self.tuples[id(key)][1] > _LARGEST_KEY or self.tuple_keys > _MOST_TUPLE_KEYS:
-                raise CheckpointError(f"a tuple of more than {_LARGEST_KEY} items is a key, or too many tuples are")
+                raise CheckpointError(
+                    f"a tuple of more than {_LARGEST_KEY} items is a key, or too many tuples are"
+                )
 
     def _check_call(self) -> None:
         """The two topmost objects are a function and its arguments, or an object and its state."""
@@ -342,7 +349,9 @@ def _check_program(program: bytes) -> None:
     """Refuse a pickle with a step out of all proportion. `genops` reads it, and runs nothing."""
     for opcode, argument, _ in pickletools.genops(program):
         if opcode.name.endswith("PUT") and argument > len(program):
-            raise CheckpointError(f"it would reserve memory for {argument} objects, and is {len(program)} bytes long")
+            raise CheckpointError(
+                f"it would reserve memory for {argument} objects, and is {len(program)} bytes long"
+            )
         if isinstance(argument, int) and argument.bit_length() > _LARGEST_NUMBER:
             raise CheckpointError(f"it holds a number of {argument.bit_length()} bits")
 
@@ -366,7 +375,8 @@ def _root_of(archive: zipfile.ZipFile, size: int) -> str:
 
 
 def load(path: Path) -> Any:
-    """Return what `torch.save` wrote to `path`, with a `Placeholder` for each object of another package.
+    """Return what `torch.save` wrote to `path`, with a `Placeholder` for each object of another
+    package.
 
     Raises:
         CheckpointError: It is no such file, is cut off or damaged, or was built to run code, or to

@@ -23,7 +23,8 @@ _PROBABILITIES = {"regression": "", "multi_label_classification": ".sigmoid()"}
 
 
 def usage(config: HyenaDNAConfig, name: str) -> str:
-    """Python that loads the model called `name` without this package, and prints what it says about a sequence.
+    """Python that loads the model called `name` without this package, and prints what it says about
+    a sequence.
 
     It is run, so that nothing of `config` gets into it but numbers and names that are known here.
     """

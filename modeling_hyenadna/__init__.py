@@ -45,9 +45,11 @@ AutoModelForTokenClassification.register(HyenaDNAConfig, HyenaDNAForTokenClassif
 
 
 def example_checkpoint() -> str:
-    """Path of the pretrained model in the package, for `from_pretrained`: the tiny shape, on human chromosome 20.
+    """Path of the pretrained model in the package, for `from_pretrained`: the tiny shape, on human
+    chromosome 20.
 
-    Its card, `README.md` in that folder, has the data, the command, the curve and the held-out perplexity.
+    Its card, `README.md` in that folder, has the data, the command, the curve and the held-out
+    perplexity.
     """
     return str(Path(__file__).parent / "human_chr20")
 
@@ -55,8 +57,9 @@ def example_checkpoint() -> str:
 class _ByNameOnly(PreTrainedConfig):
     """Key under which `AutoTokenizer` knows our tokenizer by its class name alone.
 
-    Registered under `HyenaDNAConfig`, `trust_remote_code=True` would run a published repository's own tokenizer, which
-    breaks on Transformers 5. A class known only by name counts as explicit local code and wins.
+    Registered under `HyenaDNAConfig`, `trust_remote_code=True` would run a published repository's
+    own tokenizer, which breaks on Transformers 5. A class known only by name counts as explicit
+    local code and wins.
     """
 
 

@@ -1,12 +1,13 @@
 """Exact generation in quasi-linear time: the long convolutions are continued, not computed again.
 
-What a token adds to later positions is added in spans of doubling size ("relaxed" or online convolution, Fischer and
-Stockmeyer 1974; for long-convolution models arXiv 2410.12982 and 2410.03766): n tokens cost O(n log^2 n), not n^2.
+What a token adds to later positions is added in spans of doubling size ("relaxed" or online
+convolution, Fischer and Stockmeyer 1974; for long-convolution models arXiv 2410.12982 and
+2410.03766): n tokens cost O(n log^2 n), not n^2.
 
 This file keeps the state. `HyenaDNAOperator` and `fused_inference.py` compute with it.
 
-Shape suffixes: B batch, L new positions, T taps of the short convolution, M `hyena_order` - 1 convolutions, D
-`d_model`, C (M + 2) * D projected channels, F frequencies.
+Shape suffixes: B batch, L new positions, T taps of the short convolution, M `hyena_order` - 1
+convolutions, D `d_model`, C (M + 2) * D projected channels, F frequencies.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from transformers.cache_utils import CacheLayerMixin, DynamicCache
 
 from .long_convolution import channel_groups, next_fast_length
 
-# The newest inputs, up to this many, are summed over directly at each step. Older ones have been added ahead of time.
+# The newest inputs, up to this many, are summed over directly at each step. Older ones have been
+# added ahead of time.
 TAIL = 32
 # Spectra of filters are kept for spans up to this size. Larger spans are too rare for it to pay.
 _KEPT_SPECTRA = 2**12
@@ -29,7 +31,8 @@ MakeFilters = Callable[[int], tuple[Tensor, Tensor]]
 
 
 class ContinuedFilters:
-    """The filters of one layer up to some lag, and what follows from them. Never changed: copies of a cache share it.
+    """The filters of one layer up to some lag, and what follows from them. Never changed: copies of
+    a cache share it.
 
     Args:
         make_filters: `HyenaDNAOperator.filters`.
@@ -41,7 +44,8 @@ class ContinuedFilters:
         self.k_MDL, self.skip_MD = make_filters(length)
         self.length = length
 
-        # For single steps: the skip is one more weight on lag 0, and lags run downwards as the inputs run upwards.
+        # For single steps: the skip is one more weight on lag 0, and lags run downwards as the
+        # inputs run upwards.
         k_MDT = self.k_MDL[..., : TAIL + 1].clone()
         k_MDT[..., 0] += self.skip_MD
         self.direct_MDT = k_MDT.flip(-1)
@@ -55,7 +59,9 @@ class ContinuedFilters:
         return transform.filters(self.k_MDL[:, channels, : transform.length], self.skip_MD[:, channels])
 
     def span_spectrum(self, size: int, reach: int, gap: int, d: slice, n: int) -> Tensor:
-        """Spectrum of the lags from `size` inputs to `reach` positions which follow `gap` positions after them."""
+        """Spectrum of the lags from `size` inputs to `reach` positions which follow `gap` positions
+        after them.
+        """
         keep = gap == 0 and size == reach <= _KEPT_SPECTRA
         key = (size, d.start, n)
         if keep and key in self._spectra:
@@ -68,7 +74,9 @@ class ContinuedFilters:
 
 @dataclass
 class Span:
-    """Inputs `start` to `end` - 1, whose contributions to the positions `end` to `reach` - 1 have been added up."""
+    """Inputs `start` to `end` - 1, whose contributions to the positions `end` to `reach` - 1 have
+    been added up.
+    """
 
     start: int
     end: int
@@ -76,16 +84,19 @@ class Span:
 
 
 class HyenaDNACacheLayer(CacheLayerMixin):
-    """What one block remembers of the positions it has seen. `DynamicCache(config=model.config)` is made of these.
+    """What one block remembers of the positions it has seen. `DynamicCache(config=model.config)` is
+    made of these.
 
-    `keys` are the inputs of the long convolutions, (B, M, D, capacity). `values` are the last inputs of the short one,
-    (B, T - 1, C), or all of them since `activate_past_recording`.
+    `keys` are the inputs of the long convolutions, (B, M, D, capacity). `values` are the last
+    inputs of the short one, (B, T - 1, C), or all of them since `activate_past_recording`.
 
-    The positions are cut into spans and, after them, the newest positions: the tail. What the inputs of the spans
-    contribute to positions to come has been added to `future`, (B, M, D, positions from `future_start`).
+    The positions are cut into spans and, after them, the newest positions: the tail. What the
+    inputs of the spans contribute to positions to come has been added to `future`, (B, M, D,
+    positions from `future_start`).
 
-    Memory in float32 numbers, for n positions: `keys` up to 2 B M D n (the capacity doubles), `future` up to B M D n,
-    and the filters, which the batch shares, up to 4 M D n. Float64 for a float64 model.
+    Memory in float32 numbers, for n positions: `keys` up to 2 B M D n (the capacity doubles),
+    `future` up to B M D n, and the filters, which the batch shares, up to 4 M D n. Float64 for a
+    float64 model.
     """
 
     _layer_type = "hyena"
@@ -96,7 +107,8 @@ class HyenaDNACacheLayer(CacheLayerMixin):
     def __init__(self, **kwargs):
         super().__init__()
         self.record_past = False
-        self.rows = None  # within `branches`: the row of the cache that each row of the input follows
+        # within `branches`: the row of the cache that each row of the input follows
+        self.rows = None
         self._clear()
 
     def _clear(self) -> None:
@@ -117,13 +129,16 @@ class HyenaDNACacheLayer(CacheLayerMixin):
     # -- what the library's `Cache` calls
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Start from empty tensors of shape (B, M, D, 0) and (B, 0, C) of the type and on the device to keep."""
+        """Start from empty tensors of shape (B, M, D, 0) and (B, 0, C) of the type and on the
+        device to keep.
+        """
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys, self.values = key_states, value_states
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Append inputs of the long convolutions (B, M, D, L) and of the short one (B, L, C); return all that is kept.
+        """Append inputs of the long convolutions (B, M, D, L) and of the short one (B, L, C);
+        return all that is kept.
 
         Raises:
             ValueError: The batch or the sizes differ from those before.
@@ -132,8 +147,9 @@ class HyenaDNACacheLayer(CacheLayerMixin):
             self.lazy_initialization(key_states[..., :0], value_states[:, :0])
         if key_states.ndim != 4 or key_states.shape[:3] != self.keys.shape[:3]:
             raise ValueError(
-                f"The cache holds inputs of shape (batch, convolutions, d_model, capacity) = {tuple(self.keys.shape)}, "
-                f"but {tuple(key_states.shape)} was to be appended: it belongs to another model or batch."
+                "The cache holds inputs of shape (batch, convolutions, d_model, capacity) = "
+                f"{tuple(self.keys.shape)}, but {tuple(key_states.shape)} was to be appended: it "
+                "belongs to another model or batch."
             )
         self.reserve(key_states.shape[-1])
         self.keys[..., self.length : self.length + key_states.shape[-1]] = key_states
@@ -158,27 +174,31 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         self.record_past = True
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last `-tokens_to_remove` positions (0 or a negative number, as for the library's layers).
+        """Remove the last `-tokens_to_remove` positions (0 or a negative number, as for the
+        library's layers).
 
-        As there, what was recorded of the positions that stay is dropped: a second call reaches back to the first.
+        As there, what was recorded of the positions that stay is dropped: a second call reaches
+        back to the first.
 
         Raises:
             ValueError: The number is positive, or there are fewer positions.
             RuntimeError: The inputs of the short convolution before them are no longer kept.
         """
-        count = -int(tokens_to_remove)  # a tensor in Transformers 5.16, which later sums would change in place
+        # a tensor in Transformers 5.16, which later sums would change in place
+        count = -int(tokens_to_remove)
         if count < 0 or count > self.length:
             raise ValueError(
-                f"`crop` was called with {tokens_to_remove} on a cache of {self.length} positions. Pass 0 or the "
-                "negative number of positions to remove."
+                f"`crop` was called with {tokens_to_remove} on a cache of {self.length} positions. Pass "
+                "0 or the negative number of positions to remove."
             )
         if not self.is_initialized:
             return
         columns = self.values.shape[1] - count
         if columns < self.taps - 1:
             raise RuntimeError(
-                f"{count} positions were to be removed from the cache, but what the short convolution saw before them "
-                "is not kept. Call `activate_past_recording()` before the positions are added, and crop them at once."
+                f"{count} positions were to be removed from the cache, but what the short convolution "
+                "saw before them is not kept. Call `activate_past_recording()` before the positions are "
+                "added, and crop them at once."
             )
         self.values = self.values[:, max(0, columns - self.taps + 1) : columns]
         self.length -= count
@@ -222,15 +242,17 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         if not self.is_initialized:
             inputs = torch.empty(batch, convolutions, width, 0, dtype=dtype, device=device)
             # Taps from before the sequence read zeros.
-            columns = torch.zeros(batch, self.taps - 1, (convolutions + 2) * width, dtype=dtype, device=device)
+            columns = torch.zeros(
+                batch, self.taps - 1, (convolutions + 2) * width, dtype=dtype, device=device
+            )
             self.lazy_initialization(inputs, columns)
 
         rows = self.keys.shape[0] if self.rows is None else len(self.rows)
         if (rows, *self.keys.shape[1:3]) != (batch, convolutions, width):
             raise ValueError(
                 f"The cache holds {rows} sequences of {self.keys.shape[1]} convolutions and d_model="
-                f"{self.keys.shape[2]}, but the input has {batch}, {convolutions} and {width}. Start with a new "
-                "cache, or repeat its rows by `batch_repeat_interleave`."
+                f"{self.keys.shape[2]}, but the input has {batch}, {convolutions} and {width}. Start "
+                "with a new cache, or repeat its rows by `batch_repeat_interleave`."
             )
         if self.rows is None:
             self.reserve(length)
@@ -251,7 +273,8 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         capacity = self.keys.shape[-1]
         if needed <= capacity:
             return
-        if capacity == 0:  # exactly as much at first: after a long prompt there may be few tokens, or none
+        # exactly as much at first: after a long prompt there may be few tokens, or none
+        if capacity == 0:
             capacity = needed
         else:
             capacity = max(needed, 2 * capacity, 4 * TAIL)
@@ -260,7 +283,8 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         self.keys = larger
 
     def move_pads_to_the_front(self, pads_B: Tensor, length: int) -> Tensor:
-        """Shift each row's inputs to the right by its number of pads, so that the pads come before all its tokens.
+        """Shift each row's inputs to the right by its number of pads, so that the pads come before
+        all its tokens.
 
         Pads between what is cached and what follows it would be a gap.
 
@@ -268,16 +292,16 @@ class HyenaDNACacheLayer(CacheLayerMixin):
             pads_B: How many of the next `length` positions are pads: the first ones of each row.
             length: Number of the positions that follow.
 
-        Returns:
-            The inputs that were shifted beyond the end, where the pads were, (B, M, D, length), and zeros elsewhere.
+        Returns: The inputs that were shifted beyond the end, where the pads were, (B, M, D,
+            length), and zeros elsewhere.
 
         Raises:
             ValueError: Several continuations share the cache.
         """
         if self.rows is not None:
             raise ValueError(
-                "`attention_mask` has pads after the tokens that `branches` continues, and these belong to all "
-                "continuations: pad on the right, or continue each length by itself."
+                "`attention_mask` has pads after the tokens that `branches` continues, and these belong "
+                "to all continuations: pad on the right, or continue each length by itself."
             )
         now = self.length
         source_BL = torch.arange(now + length, device=pads_B.device) - pads_B[:, None]
@@ -295,7 +319,9 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         return self.filters
 
     def must_settle(self) -> bool:
-        """Whether a single step needs `settle` first: the tail is too long, or what has been added up is used up."""
+        """Whether a single step needs `settle` first: the tail is too long, or what has been added
+        up is used up.
+        """
         tail_is_full = self.length - self.settled >= TAIL
         return tail_is_full or (bool(self.spans) and self.spans[-1].reach <= self.length)
 
@@ -303,19 +329,22 @@ class HyenaDNACacheLayer(CacheLayerMixin):
     def settle(self, make_filters: MakeFilters, length: int) -> None:
         """Add up what all inputs so far, the tail's too, contribute to the next `length` positions.
 
-        The tail becomes a span. When generation has passed a span's reach, that span is merged with all later ones, and
-        contributions are added up for as many positions as the merged span is long: spans double in size.
+        The tail becomes a span. When generation has passed a span's reach, that span is merged with
+        all later ones, and contributions are added up for as many positions as the merged span is
+        long: spans double in size.
         """
         now = self.length
         start = self.settled
-        if self.spans and self.spans[0].reach < now + length:  # no span reaches that far: all inputs at once
+        # no span reaches that far: all inputs at once
+        if self.spans and self.spans[0].reach < now + length:
             start = 0
             self.spans = []
         while self.spans and self.spans[-1].reach <= now:
             start = self.spans.pop().start
 
         if start < now:
-            # As far as the new span is long, but not beyond the span before it, which has a reach of its own.
+            # As far as the new span is long, but not beyond the span before it, which has a reach
+            # of its own.
             reach = max(now + length, 2 * now - start, now + TAIL)
             reach = min(reach, self.spans[-1].reach if self.spans else self.max_length)
             self.lags(make_filters, reach)
@@ -334,10 +363,13 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         self.settled = now
 
     def _contribute(self, start: int, end: int, first: int, stop: int, new: bool = False) -> None:
-        """Add to the positions [first, stop) what the inputs [start, end) contribute to them; or write it, if new."""
+        """Add to the positions [first, stop) what the inputs [start, end) contribute to them; or
+        write it, if new.
+        """
         size = end - start
         reach = stop - first
-        # One period of a circular convolution: what wraps around comes before the positions that are taken.
+        # One period of a circular convolution: what wraps around comes before the positions that
+        # are taken.
         n = next_fast_length(size + reach - 1)
         future = self.future[..., first - self.future_start : stop - self.future_start]
         inputs = self.keys[..., start:end]
@@ -356,7 +388,9 @@ class HyenaDNACacheLayer(CacheLayerMixin):
                 future[b, :, d] += result
 
     def due(self, b: slice, d: slice, length: int) -> Tensor | None:
-        """What the inputs so far contribute to the next `length` positions: (batch, M, channels, length)."""
+        """What the inputs so far contribute to the next `length` positions: (batch, M, channels,
+        length).
+        """
         if self.future is None or self.length == 0:
             return None
         start = self.length - self.future_start
@@ -366,11 +400,15 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         return due if len(due) == 1 else due[self.rows[b]]
 
     def tail(self, m: int) -> Tensor:
-        """The inputs of long convolution `m` that are in no span yet, with the newest, just kept: (B, D, tail)."""
+        """The inputs of long convolution `m` that are in no span yet, with the newest, just kept:
+        (B, D, tail).
+        """
         return self.keys[:, m, :, self.settled : self.length + 1]
 
     def columns(self) -> Tensor:
-        """The last inputs of the short convolution, (B, T - 1, C); more of them if the past is recorded."""
+        """The last inputs of the short convolution, (B, T - 1, C); more of them if the past is
+        recorded.
+        """
         return self.values if self.rows is None else self.values[self.rows]
 
     def keep(self, b: slice, m: int, d: slice, u_BDL: Tensor) -> None:
@@ -379,12 +417,15 @@ class HyenaDNACacheLayer(CacheLayerMixin):
             self.keys[b, m, d, self.length : self.length + u_BDL.shape[-1]] = u_BDL
 
     def advance(self, length: int, window_BLC: Tensor) -> None:
-        """Count `length` positions whose inputs have been kept. `window_BLC` ends in the short convolution's inputs."""
+        """Count `length` positions whose inputs have been kept. `window_BLC` ends in the short
+        convolution's inputs.
+        """
         if self.rows is not None:
             return
         self.length += length
         if not self.record_past:
-            window_BLC = window_BLC[:, window_BLC.shape[1] - self.taps + 1 :].clone()  # or all of it stays in memory
+            # or all of it stays in memory
+            window_BLC = window_BLC[:, window_BLC.shape[1] - self.taps + 1 :].clone()
         self.values = window_BLC.detach()
 
 
@@ -429,7 +470,7 @@ def check_cache(config, cache) -> list:
     if kinds != config.layer_types:
         raise ValueError(
             f"`past_key_values` is {type(cache).__name__} with layers of {sorted(set(map(str, kinds)))} "
-            f"({len(kinds)}), but `DynamicCache(config=model.config)` with {config.n_layer} was expected. HyenaDNA has "
-            "no keys and values of attention, and so no prefix tuning."
+            f"({len(kinds)}), but `DynamicCache(config=model.config)` with {config.n_layer} was "
+            "expected. HyenaDNA has no keys and values of attention, and so no prefix tuning."
         )
     return layers

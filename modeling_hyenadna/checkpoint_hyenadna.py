@@ -12,19 +12,22 @@ logger = logging.get_logger(__name__)
 
 
 def check_checkpoint(model: PreTrainedModel, state_dict, checkpoint_files, load_config) -> None:
-    """Refuse an embedding of another size, and make a positional embedding that was trained a parameter.
+    """Refuse an embedding of another size, and make a positional embedding that was trained a
+    parameter.
 
-    The first published port trained `pos_emb.z`. Such a file must not be loaded into filters with the analytic `z`.
-    Of the two ways to compute `z`, which differ by one rounding, the one nearer to the file is set.
+    The first published port trained `pos_emb.z`. Such a file must not be loaded into filters with
+    the analytic `z`. Of the two ways to compute `z`, which differ by one rounding, the one nearer
+    to the file is set.
 
-    Raises:
-        RuntimeError: The embedding has another size (the library's error for sizes that do not match).
-        ValueError: A trained `z` is of another length than the configuration says.
+    Raises: RuntimeError: The embedding has another size (the library's error for sizes that do not
+        match). ValueError: A trained `z` is of another length than the configuration says.
     """
     config = model.config
     formulas = {}
     trained = False
-    for name, tensor in _stored_tensors(state_dict, checkpoint_files, ("word_embeddings.weight", "pos_emb.z")):
+    for name, tensor in _stored_tensors(
+        state_dict, checkpoint_files, ("word_embeddings.weight", "pos_emb.z")
+    ):
         if name.endswith("word_embeddings.weight"):
             if not load_config.ignore_mismatched_sizes:
                 _check_embedding(name, tensor, config)
@@ -40,8 +43,9 @@ def check_checkpoint(model: PreTrainedModel, state_dict, checkpoint_files, load_
             trained = True
         else:
             raise ValueError(
-                f"`{name}` of the checkpoint was trained for max_seq_len={length}, but the configuration says "
-                f"{config.max_seq_len}. A trained positional embedding has no other length: load it with {length}."
+                f"`{name}` of the checkpoint was trained for max_seq_len={length}, but the "
+                f"configuration says {config.max_seq_len}. A trained positional embedding has no other "
+                f"length: load it with {length}."
             )
     if trained and not config.train_positional_embedding:
         _make_trainable(model)
@@ -58,8 +62,12 @@ def _check_embedding(name: str, tensor: torch.Tensor, config: HyenaDNAConfig) ->
         )
 
 
-def _matching_formula(tensor: torch.Tensor, formulas: dict[bool, torch.Tensor], config: HyenaDNAConfig) -> bool | None:
-    """Which `complex_positional_embedding` the stored `z` was computed with, or `None`: it was trained."""
+def _matching_formula(
+    tensor: torch.Tensor, formulas: dict[bool, torch.Tensor], config: HyenaDNAConfig
+) -> bool | None:
+    """Which `complex_positional_embedding` the stored `z` was computed with, or `None`: it was
+    trained.
+    """
     if tensor.shape != (1, tensor.shape[1], config.emb_dim):
         return None
     # Compare in the type of the file. Other machines differ by a few roundings.
@@ -74,23 +82,29 @@ def _matching_formula(tensor: torch.Tensor, formulas: dict[bool, torch.Tensor], 
 def _make_trainable(model: PreTrainedModel) -> None:
     """Give every filter a parameter `z`, for the loader to fill."""
     logger.warning(
-        "The checkpoint holds a trained positional embedding `pos_emb.z`, which differs from the formula. It is "
-        "loaded as a parameter (train_positional_embedding=True)."
+        "The checkpoint holds a trained positional embedding `pos_emb.z`, which differs from the "
+        "formula. It is loaded as a parameter (train_positional_embedding=True)."
     )
     model.config.train_positional_embedding = True
     for module in model.modules():
         if isinstance(module, HyenaDNAFilter):
-            module.pos_emb = HyenaDNAPositionalEmbedding(module.config).to(module.bias.device, module.bias.dtype)
+            module.pos_emb = HyenaDNAPositionalEmbedding(module.config).to(
+                module.bias.device, module.bias.dtype
+            )
 
 
 def _positional_embeddings(config: HyenaDNAConfig, length: int) -> dict[bool, torch.Tensor]:
-    """`z` (1, length, emb_dim) by `complex_positional_embedding`, that of the configuration first: it wins a tie."""
+    """`z` (1, length, emb_dim) by `complex_positional_embedding`, that of the configuration first:
+    it wins a tie.
+    """
     cpu = torch.device("cpu")
     formulas = {}
     for way in (config.complex_positional_embedding, not config.complex_positional_embedding):
         sizes = {"emb_dim": config.emb_dim, "max_seq_len": length, "complex_positional_embedding": way}
         with cpu:
-            formulas[way] = HyenaDNAPositionalEmbedding(HyenaDNAConfig(**sizes)).analytic(length, cpu)[0][None]
+            formulas[way] = HyenaDNAPositionalEmbedding(HyenaDNAConfig(**sizes)).analytic(length, cpu)[0][
+                None
+            ]
     return formulas
 
 

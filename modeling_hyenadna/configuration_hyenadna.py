@@ -1,4 +1,5 @@
-"""Configuration of HyenaDNA: every size and constant of the model, with its unit and its published default.
+"""Configuration of HyenaDNA: every size and constant of the model, with its unit and its published
+default.
 
 No `from __future__ import annotations` here: `strict` reads the fields' types, and silently skips
 strings.
@@ -16,9 +17,10 @@ from .peft_hyenadna import register_with_peft
 class HyenaDNAConfig(PreTrainedConfig):
     """Sizes and constants of a HyenaDNA model (arXiv 2306.15794; the operator: arXiv 2302.10866).
 
-    Field names are those of the published checkpoints, so their `config.json` loads as it is, and ours loads in the
-    published code. The names of Transformers (`hidden_size`, `num_hidden_layers`, `intermediate_size`,
-    `max_position_embeddings`) work too. The defaults are those of `hyenadna-tiny-1k-seqlen`.
+    Field names are those of the published checkpoints, so their `config.json` loads as it is, and
+    ours loads in the published code. The names of Transformers (`hidden_size`, `num_hidden_layers`,
+    `intermediate_size`, `max_position_embeddings`) work too. The defaults are those of
+    `hyenadna-tiny-1k-seqlen`.
 
     Args:
         vocab_size: Rows of the embedding and width of the logits. It is rounded up to a multiple of
@@ -26,44 +28,53 @@ class HyenaDNAConfig(PreTrainedConfig):
         d_model: Width of the residual stream.
         n_layer: Number of blocks.
         d_inner: Width of the MLP inside a block; `4 * d_model` when `None`.
-        max_seq_len: Longest input, in tokens. It is also the unit of the filters' time axis (`t = 1` at its end), so
-            changing it changes every filter of a trained model.
-        emb_dim: Features of the filters' positional embedding: 1 for the time, the rest in cosine and sine pairs. Odd.
+        max_seq_len: Longest input, in tokens. It is also the unit of the filters' time axis (`t =
+            1` at its end), so changing it changes every filter of a trained model.
+        emb_dim: Features of the filters' positional embedding: 1 for the time, the rest in cosine
+        and sine pairs. Odd.
         filter_order: Width of the filters' MLP.
         num_inner_mlps: Hidden layers of the filters' MLP after the first.
-        hyena_order: Order N of the Hyena recurrence: N - 1 long convolutions and N gates in each block.
+        hyena_order: Order N of the Hyena recurrence: N - 1 long convolutions and N gates in each
+        block.
         short_filter_order: Taps of the short causal convolution.
         activation_freq: Initial frequency of the filters' sine activation.
         train_freq: Whether that frequency is learned.
-        modulation_shift: Floor under the exponential decay of the filters: 0.05 in the released inference code.
-        train_positional_embedding: Whether the positional embedding `z` of each filter is a parameter, and stored. The
-            first published port trained it; loading such a checkpoint switches this on.
-        complex_positional_embedding: Whether `z` is computed by a complex exponential, as in the training repository,
-            or by a cosine and a sine, as in the published `-hf` code. The two differ by one rounding (6e-8), which the
-            filters amplify to as much as 3e-4 in the logits. Loading or converting a checkpoint sets it.
+        modulation_shift: Floor under the exponential decay of the filters: 0.05 in the released
+        inference code.
+        train_positional_embedding: Whether the positional embedding `z` of each filter is a
+            parameter, and stored. The first published port trained it; loading such a checkpoint
+            switches this on.
+        complex_positional_embedding: Whether `z` is computed by a complex exponential, as in the
+            training repository, or by a cosine and a sine, as in the published `-hf` code. The two
+            differ by one rounding (6e-8), which the filters amplify to as much as 3e-4 in the
+            logits. Loading or converting a checkpoint sets it.
         embed_dropout: Dropout on the embeddings, before the first block.
-        resid_dropout: Dropout on the output of each mixer and each MLP, before it is added to the residual stream.
+        resid_dropout: Dropout on the output of each mixer and each MLP, before it is added to the
+        residual stream.
         hyena_dropout: Dropout on the gated input of each long convolution.
-        hyena_filter_dropout: Accepted because published files hold it; the published code never used it.
+        hyena_filter_dropout: Accepted because published files hold it; the published code never
+        used it.
         use_bias: Accepted likewise, and unused.
         layer_norm_epsilon: Epsilon of every layer norm.
         initializer_range: Standard deviation of the initial weights.
         pad_vocab_size_multiple: See `vocab_size`.
-        pooling: How the sequence classifier pools over the unmasked positions: `"mean"` (the paper), `"last"`,
-            `"first"` or `"max"`. When `None`: `"last"` for a published classifier (its file has no such field and its
-            head reads the last position), `"mean"` otherwise.
+        pooling: How the sequence classifier pools over the unmasked positions: `"mean"` (the
+            paper), `"last"`, `"first"` or `"max"`. When `None`: `"last"` for a published classifier
+            (its file has no such field and its head reads the last position), `"mean"` otherwise.
         classifier_dropout: Dropout before the head of the sequence and token classifiers.
         classifier_bias: Whether that head has a bias; published ones have none.
-        num_attention_heads: Always 1. There is no attention; `peft` sizes its prompts by this field.
-        use_cache: As in Transformers, whose Trainer sets it to false in what it saves. Here it decides nothing:
-            `generate` uses a cache unless its own `use_cache` says no, and a single call only if it is asked to.
+        num_attention_heads: Always 1. There is no attention; `peft` sizes its prompts by this
+        field.
+        use_cache: As in Transformers, whose Trainer sets it to false in what it saves. Here it
+            decides nothing: `generate` uses a cache unless its own `use_cache` says no, and a
+            single call only if it is asked to.
         tie_word_embeddings: Whether the language-model head shares the embedding matrix.
         pad_token_id: `[PAD]`.
         bos_token_id: `[BOS]`.
         eos_token_id: `[SEP]`, which ends every sequence.
 
-    Raises:
-        huggingface_hub.errors.StrictDataclassError: A field has the wrong type or an impossible value.
+    Raises: huggingface_hub.errors.StrictDataclassError: A field has the wrong type or an impossible
+        value.
 
     Example:
 
@@ -74,7 +85,8 @@ class HyenaDNAConfig(PreTrainedConfig):
     """
 
     model_type = "hyenadna"
-    tokenizer_class = "HyenaDNATokenizer"  # for folders without tokenizer files; no field, so it is not saved
+    # for folders without tokenizer files; no field, so it is not saved
+    tokenizer_class = "HyenaDNATokenizer"
     keys_to_ignore_at_inference = ["past_key_values", "cache"]  # a list: Trainer adds another to it
     attribute_map = {
         "hidden_size": "d_model",
@@ -119,16 +131,19 @@ class HyenaDNAConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if isinstance(kwargs.get("layer"), dict):
             raise ValueError(
-                "This is the config.json of a PyTorch Lightning checkpoint (it holds a `layer`), which Transformers "
-                "cannot load. Convert it once, which runs no pickle: `hyenadna convert SOURCE DEST`, where SOURCE is "
-                "this folder or repository; then load DEST. Most checkpoints are published under NAME-hf too."
+                "This is the config.json of a PyTorch Lightning checkpoint (it holds a `layer`), which "
+                "Transformers cannot load. Convert it once, which runs no pickle: `hyenadna convert "
+                "SOURCE DEST`, where SOURCE is this folder or repository; then load DEST. Most "
+                "checkpoints are published under NAME-hf too."
             )
-        # Aliases arrive here after the fields were set; set them first, or d_inner would follow the default d_model.
+        # Aliases arrive here after the fields were set; set them first, or d_inner would follow the
+        # default d_model.
         for alias, field in self.attribute_map.items():
             if alias in kwargs:
                 setattr(self, field, kwargs.pop(alias))
-        # A published config names remote code that we replace. Saving the name without that code would break the
-        # folder for others. The copy of this file that travels to the Hub has to keep it.
+        # A published config names remote code that we replace. Saving the name without that code
+        # would break the folder for others. The copy of this file that travels to the Hub has to
+        # keep it.
         if not type(self).__module__.startswith("transformers_modules"):
             kwargs.pop("auto_map", None)
         if self.d_inner is None:
@@ -145,7 +160,8 @@ class HyenaDNAConfig(PreTrainedConfig):
             self.pooling = "last" if classifier else "mean"
         super().__post_init__(**kwargs)
         if not hasattr(self, "auto_map"):
-            self.auto_map = {}  # `trl` reads it from every configuration whose architecture Transformers does not have
+            # `trl` reads it from every configuration whose architecture Transformers does not have
+            self.auto_map = {}
 
     def to_dict(self) -> dict:
         """As in Transformers. `peft` asks for it, after its own import, before it looks us up."""
@@ -158,7 +174,8 @@ class HyenaDNAConfig(PreTrainedConfig):
 
     @property
     def token_count(self) -> int:
-        """Number of tokens of the vocabulary: the rows of the embedding from here on are padding, and never emitted.
+        """Number of tokens of the vocabulary: the rows of the embedding from here on are padding,
+        and never emitted.
 
         It is not saved, but `suppress_tokens` in generation_config.json is, which follows from it.
         """
@@ -174,7 +191,9 @@ class HyenaDNAConfig(PreTrainedConfig):
         return ["hyena"] * self.n_layer
 
     def validate_layer_type(self) -> None:
-        """Nothing to check: the kind follows from the architecture, and the library knows attention only."""
+        """Nothing to check: the kind follows from the architecture, and the library knows attention
+        only.
+        """
 
     def validate_sizes(self) -> None:
         """Raise if a size is impossible. Runs after `__init__` and before saving."""
@@ -195,23 +214,31 @@ class HyenaDNAConfig(PreTrainedConfig):
             raise ValueError(f"`num_inner_mlps` is {self.num_inner_mlps}, but it has to be at least 0.")
         if self.hyena_order < 2:
             raise ValueError(
-                f"`hyena_order` is {self.hyena_order}, but it has to be at least 2: an operator of order N has N - 1 "
-                "long convolutions."
+                f"`hyena_order` is {self.hyena_order}, but it has to be at least 2: an operator of "
+                "order N has N - 1 long convolutions."
             )
         if self.emb_dim < 3 or self.emb_dim % 2 == 0:
             raise ValueError(
-                f"`emb_dim` is {self.emb_dim}, but it has to be an odd number of at least 3: one feature for the time "
-                "and pairs of a cosine and a sine."
+                f"`emb_dim` is {self.emb_dim}, but it has to be an odd number of at least 3: one "
+                "feature for the time and pairs of a cosine and a sine."
             )
         if self.num_attention_heads != 1:
             raise ValueError(
-                f"`num_attention_heads` is {self.num_attention_heads}, but it has to be 1: HyenaDNA has no attention, "
-                "and the field only tells peft how to size its prompts."
+                f"`num_attention_heads` is {self.num_attention_heads}, but it has to be 1: HyenaDNA has "
+                "no attention, and the field only tells peft how to size its prompts."
             )
 
     def validate_constants(self) -> None:
-        """Raise if a probability or a constant is impossible. Runs after `__init__` and before saving."""
-        for name in ("embed_dropout", "resid_dropout", "hyena_dropout", "hyena_filter_dropout", "classifier_dropout"):
+        """Raise if a probability or a constant is impossible. Runs after `__init__` and before
+        saving.
+        """
+        for name in (
+            "embed_dropout",
+            "resid_dropout",
+            "hyena_dropout",
+            "hyena_filter_dropout",
+            "classifier_dropout",
+        ):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"`{name}` is {value}, but a dropout probability has to be in [0, 1).")
@@ -220,4 +247,6 @@ class HyenaDNAConfig(PreTrainedConfig):
             if not 0 < value < float("inf"):
                 raise ValueError(f"`{name}` is {value}, but it has to be a positive number.")
         if not 0 <= self.modulation_shift < float("inf"):
-            raise ValueError(f"`modulation_shift` is {self.modulation_shift}, but it has to be 0 or a positive number.")
+            raise ValueError(
+                f"`modulation_shift` is {self.modulation_shift}, but it has to be 0 or a positive number."
+            )

@@ -6,12 +6,18 @@ class HyenaDNAError(ValueError):
 
 
 class InputError(HyenaDNAError):
-    """Data, a file or a setting cannot be used as it is. The command line prints the message without a traceback."""
+    """Data, a file or a setting cannot be used as it is. The command line prints the message
+    without a traceback.
+    """
 
 
 class CheckpointError(HyenaDNAError):
-    """A checkpoint, a folder or a setting cannot be used as it is. The command line prints it without a traceback."""
+    """A checkpoint, a folder or a setting cannot be used as it is. The command line prints it
+    without a traceback.
+    """
 
 
 class PushError(CheckpointError):
-    """The Hub refused an upload, or could not be reached. The message says what was published: nothing, as a rule."""
+    """The Hub refused an upload, or could not be reached. The message says what was published:
+    nothing, as a rule.
+    """

@@ -1,4 +1,6 @@
-"""The MLP of a block, in tiles of positions that stay in the cache: `fc2(gelu(fc1(x)))` with the tanh form of GELU."""
+"""The MLP of a block, in tiles of positions that stay in the cache: `fc2(gelu(fc1(x)))` with the
+tanh form of GELU.
+"""
 
 import math
 
@@ -6,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# gelu(x) = x / 2 * (1 + tanh(z)) = x * sigmoid(2 z) with z = sqrt(2 / pi) * (x + 0.044715 x^3); sigmoid is far cheaper.
+# gelu(x) = x / 2 * (1 + tanh(z)) = x * sigmoid(2 z) with z = sqrt(2 / pi) * (x + 0.044715 x^3);
+# sigmoid is far cheaper.
 _C1 = 2 * math.sqrt(2 / math.pi)
 _C3 = _C1 * 0.044715
 
@@ -19,10 +22,11 @@ def compute_dtype(weight: Tensor, device: str) -> torch.dtype:
 
 
 def tile_length(length: int, width: int, device: torch.device) -> int:
-    """Tile size in positions, chosen so that a (tile, width) buffer fits in the L2 cache and all tiles are about equal.
+    """Tile size in positions, chosen so that a (tile, width) buffer fits in the L2 cache and all
+    tiles are about equal.
 
-    A multiple of 16, for aligned rows. On a CPU never a power of two: rows would then compete for the same lines of the
-    cache.
+    A multiple of 16, for aligned rows. On a CPU never a power of two: rows would then compete for
+    the same lines of the cache.
     """
     numbers = 2**17 if device.type == "cpu" else 2**26
     most = max(64, numbers // width) - 16
@@ -57,7 +61,9 @@ def _training_tile(rows: Tensor, w2: Tensor) -> int:
 
 
 class _FeedForward(torch.autograd.Function):
-    """Saves its input and `fc1(x)`, not the activation: a third less than the modules save one after another."""
+    """Saves its input and `fc1(x)`, not the activation: a third less than the modules save one
+    after another.
+    """
 
     @staticmethod
     def forward(ctx, x, w1, b1, w2, b2):
@@ -97,5 +103,7 @@ class _FeedForward(torch.autograd.Function):
 
 
 def feed_forward(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """`gelu(x @ w1.T + b1) @ w2.T + b2`, for `x` of shape (..., d_model). All of one type. Once differentiable."""
+    """`gelu(x @ w1.T + b1) @ w2.T + b2`, for `x` of shape (..., d_model). All of one type. Once
+    differentiable.
+    """
     return _FeedForward.apply(x, w1, b1, w2, b2)

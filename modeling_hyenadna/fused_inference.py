@@ -1,4 +1,5 @@
-"""A block without gradients, in little memory: it may overwrite its input, and holds `hyena_order - 1` buffers more.
+"""A block without gradients, in little memory: it may overwrite its input, and holds `hyena_order -
+1` buffers more.
 
 Three passes over the sequence:
 1. norm, projection, short convolution and first gate, in tiles of positions;
@@ -21,11 +22,11 @@ from .long_convolution import Transform, channel_groups, product, short_convolut
 
 @dataclass
 class Workspace:
-    """Memory that one block leaves to the next: fresh pages cost more than what is computed in them.
+    """Memory that one block leaves to the next: fresh pages cost more than what is computed in
+    them.
 
-    Attributes:
-        stream_BLD: A residual stream that nobody else holds. The next block, or the final norm, writes over it.
-        value_BDL: The buffer of the long convolutions' inputs and results.
+    Attributes: stream_BLD: A residual stream that nobody else holds. The next block, or the final
+        norm, writes over it. value_BDL: The buffer of the long convolutions' inputs and results.
         transform: Transforms of the length of the sequence, with their padded buffer.
     """
 
@@ -72,15 +73,16 @@ class BlockParts:
     fc2_bias: Tensor
 
 
-def run_block(parts: BlockParts, hidden_BLD: Tensor, mask_BL: Tensor | None, workspace: Workspace, past=None) -> Tensor:
+def run_block(
+    parts: BlockParts, hidden_BLD: Tensor, mask_BL: Tensor | None, workspace: Workspace, past=None
+) -> Tensor:
     """`HyenaDNABlock.forward` where no gradient is wanted and no module is wrapped.
 
-    Args:
-        parts: What the block is made of.
-        hidden_BLD: Residual stream of shape (batch, length, d_model), in float32 or float64.
-        mask_BL: True where there is a token. All masked positions come before the tokens, or all of them after.
-        workspace: What earlier blocks left. If it owns `hidden_BLD`, the result is written over it.
-        past: The `HyenaDNACacheLayer` that these positions follow, started for them, or `None`. What later positions
+    Args: parts: What the block is made of. hidden_BLD: Residual stream of shape (batch, length,
+        d_model), in float32 or float64. mask_BL: True where there is a token. All masked positions
+        come before the tokens, or all of them after. workspace: What earlier blocks left. If it
+        owns `hidden_BLD`, the result is written over it. past: The `HyenaDNACacheLayer` that these
+        positions follow, started for them, or `None`. What later positions
             will need is kept there.
 
     Returns:
@@ -96,7 +98,9 @@ def run_block(parts: BlockParts, hidden_BLD: Tensor, mask_BL: Tensor | None, wor
 class _FusedBlock:
     """One pass of one block. `projections` 0 .. N - 1 are the gates, projection N is the value."""
 
-    def __init__(self, parts: BlockParts, hidden_BLD: Tensor, mask_BL: Tensor | None, workspace: Workspace, past):
+    def __init__(
+        self, parts: BlockParts, hidden_BLD: Tensor, mask_BL: Tensor | None, workspace: Workspace, past
+    ):
         self.parts = parts
         self.hyena_order = parts.hyena_order
         self.hidden_BLD = hidden_BLD
@@ -110,7 +114,8 @@ class _FusedBlock:
         self.tiles = tiles(self.batch, self.length, self.width, self.device)
         self.one_tile = len(self.tiles) == 1
 
-        # Without a mask, and after the first taps, the projections' bias only adds to that of the short convolution.
+        # Without a mask, and after the first taps, the projections' bias only adds to that of the
+        # short convolution.
         self.both_biases = parts.short_bias + parts.in_bias * parts.short_weight.sum(1)
 
         # Columns of projections from before these positions, for the taps that reach back to them.
@@ -127,11 +132,14 @@ class _FusedBlock:
         self.middle_gates = torch.empty(middle, dtype=self.dtype, device=self.device)
         self.new_columns = []
 
-        first = 0 if self.one_tile else 1  # a single tile is small enough to keep its last gate until pass 3
+        # a single tile is small enough to keep its last gate until pass 3
+        first = 0 if self.one_tile else 1
         for b, i in self.tiles:
             if self.past is not None and i.stop == self.length:
                 columns = slice(max(0, self.length - self.taps + 1), self.length)
-                self.new_columns.append(self.project(0, self.hyena_order + 1, b, columns, lambda x: x.movedim(1, -1)))
+                self.new_columns.append(
+                    self.project(0, self.hyena_order + 1, b, columns, lambda x: x.movedim(1, -1))
+                )
 
             x = self.project_and_convolve(first, self.hyena_order + 1, b, i)
             if self.one_tile:
@@ -142,11 +150,16 @@ class _FusedBlock:
             if self.hyena_order > 2:
                 pieces(self.middle_gates[b, :, :, i].movedim(-1, 1), halves).copy_(x[:, :-2])
             torch.mul(x[:, -2], x[:, -1], out=pieces(self.value_BDL[b, :, i].transpose(1, 2), halves))
-            if self.mask_BL is not None:  # the short convolution has a bias; from here on zeros stay zeros
+            # the short convolution has a bias; from here on zeros stay zeros
+            if self.mask_BL is not None:
                 self.value_BDL[b, :, i].masked_fill_(~self.mask_BL[b, None, i], 0)
 
-    def project(self, first: int, last: int, b: slice, i: slice, shape: Callable, bias: bool = True) -> Tensor:
-        """Projections `first` to `last` - 1 at positions `i`: (P, (last - first) * D, L), cut by `shape`."""
+    def project(
+        self, first: int, last: int, b: slice, i: slice, shape: Callable, bias: bool = True
+    ) -> Tensor:
+        """Projections `first` to `last` - 1 at positions `i`: (P, (last - first) * D, L), cut by
+        `shape`.
+        """
         rows = slice(first * self.width, last * self.width)
         normed = self.norm(self.hidden_BLD[b, i], self.parts.norm1)
         p_PCL = product(self.parts.in_weight[rows], shape(normed))
@@ -206,11 +219,14 @@ class _FusedBlock:
     def finish(self) -> Tensor:
         hidden_BLD = self.hidden_BLD
         out_BLD = hidden_BLD if self.workspace.owns(hidden_BLD) else torch.empty_like(hidden_BLD)
-        # From the end: a tile's short convolution reads the tile before it, which must still be unchanged.
+        # From the end: a tile's short convolution reads the tile before it, which must still be
+        # unchanged.
         for b, i in reversed(self.tiles):
             gate_PDL = self.last_gate if self.one_tile else self.project_and_convolve(0, 1, b, i)[:, 0]
             y_PDL = gate_PDL.mul_(pieces(self.value_BDL[b, :, i].transpose(1, 2), self.halves(b, i)))
-            y_BLD = product(y_PDL.transpose(1, 2), self.parts.out_weight.T).view(-1, i.stop - i.start, self.width)
+            y_BLD = product(y_PDL.transpose(1, 2), self.parts.out_weight.T).view(
+                -1, i.stop - i.start, self.width
+            )
             h_BLD = hidden_BLD[b, i] + y_BLD
             h_BLD.add_(self.parts.out_bias)
 
@@ -232,16 +248,20 @@ class _FusedBlock:
         return module(x.to(module.weight.dtype)).to(self.dtype)
 
     def halves(self, b: slice, i: slice) -> int:
-        """2 if a tile is one sequence of even length, with enough before it for the short convolution; else 1."""
+        """2 if a tile is one sequence of even length, with enough before it for the short
+        convolution; else 1.
+        """
         one_sequence = b.stop - b.start == 1
         even = (i.stop - i.start) % 2 == 0
         return 2 if one_sequence and even and i.start >= self.taps - 1 else 1
 
 
 def pieces(x: Tensor, parts: int, halo: int = 0) -> Tensor:
-    """A tile with positions last, of shape (P, ..., halo + L): P = batch pieces, or the two halves of one sequence.
+    """A tile with positions last, of shape (P, ..., halo + L): P = batch pieces, or the two halves
+    of one sequence.
 
-    Each half begins `halo` positions early. MKL multiplies a batch of two faster than one matrix of twice the size.
+    Each half begins `halo` positions early. MKL multiplies a batch of two faster than one matrix of
+    twice the size.
     """
     if parts == 1:
         return x.movedim(1, -1)
@@ -250,12 +270,18 @@ def pieces(x: Tensor, parts: int, halo: int = 0) -> Tensor:
 
 
 def tiles(batch: int, length: int, width: int, device: torch.device) -> list[tuple[slice, slice]]:
-    """The batch and the length cut into (batch, position) slices, each about as large as the cache likes."""
+    """The batch and the length cut into (batch, position) slices, each about as large as the cache
+    likes.
+    """
     size = tile_length(length, width, device)
     if length == size:  # whole sequences, several at a time
         rows = max(1, round(tile_length(batch * length, width, device) / length))
         return [(slice(b, min(b + rows, batch)), slice(0, length)) for b in range(0, batch, rows)]
-    return [(slice(b, b + 1), slice(i, min(i + size, length))) for b in range(batch) for i in range(0, length, size)]
+    return [
+        (slice(b, b + 1), slice(i, min(i + size, length)))
+        for b in range(batch)
+        for i in range(0, length, size)
+    ]
 
 
 def norm_in_place(module: nn.LayerNorm, stream_BLD: Tensor) -> Tensor:

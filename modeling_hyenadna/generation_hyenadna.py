@@ -1,4 +1,6 @@
-"""What `generate` needs to know of HyenaDNA: its cache, its length, its vocabulary, pads, and stop strings."""
+"""What `generate` needs to know of HyenaDNA: its cache, its length, its vocabulary, pads, and stop
+strings.
+"""
 
 import copy
 
@@ -10,7 +12,8 @@ from .configuration_hyenadna import HyenaDNAConfig
 from .inputs_hyenadna import positions_pads_first
 from .transformers_api import CACHE, generates_with_cache, one_cache
 
-# The tokens of the published vocabulary that are no base and no end of sequence: `generate` must not emit them.
+# The tokens of the published vocabulary that are no base and no end of sequence: `generate` must
+# not emit them.
 _SPECIAL_TOKENS = [0, 2, 3, 4, 5, 6]
 
 
@@ -19,20 +22,24 @@ class HyenaDNAGenerationMixin(GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As in Transformers. A folder without generation_config.json, as published ones are, gets our defaults."""
+        """As in Transformers. A folder without generation_config.json, as published ones are, gets
+        our defaults.
+        """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        # Transformers makes up a configuration for such a folder, which does not know the vocabulary.
+        # Transformers makes up a configuration for such a folder, which does not know the
+        # vocabulary.
         set_generation_defaults(model.generation_config, model.config)
         return loaded
 
     def generate(self, inputs=None, generation_config=None, *args, **kwargs):
-        """As in Transformers, with the one kind of cache that there is. `use_cache=False` gives the same, slower.
+        """As in Transformers, with the one kind of cache that there is. `use_cache=False` gives the
+        same, slower.
 
         A cache to continue may be passed as `cache` or as `past_key_values`, whatever the release.
 
-        Raises:
-            ValueError: Another kind of cache is asked for, or the prompt and `max_new_tokens` exceed `max_seq_len`.
+        Raises: ValueError: Another kind of cache is asked for, or the prompt and `max_new_tokens`
+            exceed `max_seq_len`.
         """
         for settings in (generation_config, self.generation_config):
             kind = kwargs.get("cache_implementation") or getattr(settings, "cache_implementation", None)
@@ -40,27 +47,36 @@ class HyenaDNAGenerationMixin(GenerationMixin):
                 break
         if kind not in (None, "dynamic"):
             raise ValueError(
-                f"cache_implementation={kind!r} is for attention: HyenaDNA has one kind of cache, which grows as it "
-                "is used. Leave it out, or pass 'dynamic'."
+                f"cache_implementation={kind!r} is for attention: HyenaDNA has one kind of cache, which "
+                "grows as it is used. Leave it out, or pass 'dynamic'."
             )
         cache = one_cache(kwargs.pop("past_key_values", None), kwargs.pop("cache", None))
         if not generates_with_cache(type(self)):
             if cache is not None:
-                raise ValueError("No cache can be continued: `generate` of this Transformers release cannot use it.")
+                raise ValueError(
+                    "No cache can be continued: `generate` of this Transformers release cannot use it."
+                )
             kwargs["use_cache"] = False
         if cache is not None:
             kwargs[CACHE] = cache
         return super().generate(inputs, generation_config, *args, **kwargs)
 
     def prepare_inputs_for_generation(
-        self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, cache=None, **kwargs
+        self,
+        input_ids,
+        inputs_embeds=None,
+        is_first_iteration=False,
+        past_key_values=None,
+        cache=None,
+        **kwargs,
     ):
         cache = one_cache(past_key_values, cache)
         kwargs.pop("tokenizer", None)  # for stop strings: `generate` hands it on to every model
         if inputs_embeds is not None and is_first_iteration:
             self._prompt_length = input_ids.shape[1]  # in token ids: 0 where only embeddings came
         elif inputs_embeds is not None and cache is None:
-            # The prompt came as embeddings. The tokens generated since, at the end of `input_ids`, follow it.
+            # The prompt came as embeddings. The tokens generated since, at the end of `input_ids`,
+            # follow it.
             generated = self.get_input_embeddings()(input_ids[:, self._prompt_length :])
             inputs_embeds = torch.cat([inputs_embeds, generated.to(inputs_embeds.dtype)], dim=1)
             is_first_iteration = True
@@ -72,7 +88,8 @@ class HyenaDNAGenerationMixin(GenerationMixin):
             **{CACHE: cache},
             **kwargs,
         )
-        if CACHE in inputs:  # peft up to 0.21 looks for the old name on any release, else it reads the prompt again
+        # peft up to 0.21 looks for the old name on any release, else it reads the prompt again
+        if CACHE in inputs:
             inputs["past_key_values"] = inputs[CACHE]
         _move_right_pads(inputs)
         return inputs
@@ -81,22 +98,28 @@ class HyenaDNAGenerationMixin(GenerationMixin):
         """Refuse what would not fit, before anything is generated."""
         generation_config = super()._prepare_generated_length(generation_config, **kwargs)
         # `peft` replaces this method by its own, which puts a soft prompt in front of the tokens.
-        adapter = getattr(getattr(self.prepare_inputs_for_generation, "__self__", None), "active_peft_config", None)
+        adapter = getattr(
+            getattr(self.prepare_inputs_for_generation, "__self__", None), "active_peft_config", None
+        )
         soft_prompt = getattr(adapter, "num_virtual_tokens", None) or 0
         prompt = kwargs["inputs_tensor"].shape[1] + soft_prompt
         length = prompt + generation_config.max_length - kwargs["input_ids_length"]
         if length > self.config.max_seq_len:
             raise ValueError(
-                f"Prompt ({prompt} tokens) and new tokens may reach a length of {length}, but the model takes at most "
-                f"max_seq_len={self.config.max_seq_len}. Ask for fewer `max_new_tokens`, or shorten the prompt."
+                f"Prompt ({prompt} tokens) and new tokens may reach a length of {length}, but the model "
+                f"takes at most max_seq_len={self.config.max_seq_len}. Ask for fewer `max_new_tokens`, "
+                "or shorten the prompt."
             )
         return generation_config
 
     def _get_stopping_criteria(self, generation_config, stopping_criteria, tokenizer=None, **kwargs):
         stop_strings = generation_config.stop_strings
         if stop_strings is None or tokenizer is None:
-            return super()._get_stopping_criteria(generation_config, stopping_criteria, tokenizer=tokenizer, **kwargs)
-        # The library's own criterion fails: it puts "abcdef" through the tokenizer and wants it back.
+            return super()._get_stopping_criteria(
+                generation_config, stopping_criteria, tokenizer=tokenizer, **kwargs
+            )
+        # The library's own criterion fails: it puts "abcdef" through the tokenizer and wants it
+        # back.
         criteria = StoppingCriteriaList([*stopping_criteria, *_stop_at(stop_strings, tokenizer)])
         others = copy.copy(generation_config)
         others.stop_strings = None
@@ -104,15 +127,19 @@ class HyenaDNAGenerationMixin(GenerationMixin):
 
     def init_continuous_batching(self, *args, **kwargs):
         raise NotImplementedError(
-            "Continuous batching (`generate_batch`) keeps keys and values of attention in pages, and HyenaDNA has no "
-            "attention. Pass a padded batch and its `attention_mask` to `generate`: the outputs are those of each "
-            "sequence alone."
+            "Continuous batching (`generate_batch`) keeps keys and values of attention in pages, and "
+            "HyenaDNA has no attention. Pass a padded batch and its `attention_mask` to `generate`: the "
+            "outputs are those of each sequence alone."
         )
 
-    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, *args, **kwargs) -> nn.Embedding:
-        """As in Transformers. `generate` may emit the tokens that were added, so `new_num_tokens` must count tokens.
+    def resize_token_embeddings(
+        self, new_num_tokens=None, pad_to_multiple_of=None, *args, **kwargs
+    ) -> nn.Embedding:
+        """As in Transformers. `generate` may emit the tokens that were added, so `new_num_tokens`
+        must count tokens.
 
-        Rows without a token are never emitted: those of `pad_to_multiple_of`, or the last 4 of 16 for 12 tokens.
+        Rows without a token are never emitted: those of `pad_to_multiple_of`, or the last 4 of 16
+        for 12 tokens.
         """
         rows = self.config.vocab_size
         embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
@@ -132,11 +159,13 @@ class HyenaDNAGenerationMixin(GenerationMixin):
 def set_generation_defaults(generation_config, config: HyenaDNAConfig) -> None:
     """Emit bases, `N` and the end of the sequence only. What a checkpoint or a user set stays.
 
-    With another vocabulary all its tokens are emitted, but not the rows of the embedding that have no token.
+    With another vocabulary all its tokens are emitted, but not the rows of the embedding that have
+    no token.
     """
     if generation_config.suppress_tokens is not None:
         return
-    if generation_config._from_model_config:  # not read from a file: Trainer's `use_cache=False` is for training
+    # not read from a file: Trainer's `use_cache=False` is for training
+    if generation_config._from_model_config:
         generation_config.use_cache = True
     suppressed = list(range(config.token_count, config.vocab_size))
     if 12 <= config.token_count < 16:  # the published vocabulary
@@ -178,6 +207,8 @@ def _stop_at(stop_strings: str | list[str], tokenizer) -> list[_StopAtTokens]:
     for text in stop_strings:
         token_ids = tokenizer(text, add_special_tokens=False).input_ids
         if not token_ids or tokenizer.unk_token_id in token_ids:
-            raise ValueError(f"`stop_strings` holds {text!r}, but strings of bases were expected, such as 'TAA'.")
+            raise ValueError(
+                f"`stop_strings` holds {text!r}, but strings of bases were expected, such as 'TAA'."
+            )
         criteria.append(_StopAtTokens(token_ids))
     return criteria

@@ -1,10 +1,12 @@
-"""The implicit filters of the Hyena operator: a small network over time gives the value of a filter at each lag.
+"""The implicit filters of the Hyena operator: a small network over time gives the value of a filter
+at each lag.
 
-The same values are computed in three ways: module by module (`HyenaDNAFilter.forward(by_modules=True)`), as one
-differentiable operation in tiles of positions (`_FilterOp`), and, without gradients, for a few channels at a time
-(`FilterValues`).
+The same values are computed in three ways: module by module
+(`HyenaDNAFilter.forward(by_modules=True)`), as one differentiable operation in tiles of positions
+(`_FilterOp`), and, without gradients, for a few channels at a time (`FilterValues`).
 
-Shape suffixes: L length, E `emb_dim`, O `filter_order`, D `d_model`, M `hyena_order - 1` convolutions, C = M * D.
+Shape suffixes: L length, E `emb_dim`, O `filter_order`, D `d_model`, M `hyena_order - 1`
+convolutions, C = M * D.
 """
 
 import math
@@ -17,7 +19,8 @@ from torch.autograd.function import once_differentiable
 from .configuration_hyenadna import HyenaDNAConfig
 from .transformers_api import is_tracing
 
-# The filters of a block are kept between calls if they hold at most this many numbers: 16 MB in float32.
+# The filters of a block are kept between calls if they hold at most this many numbers: 16 MB in
+# float32.
 _KEPT_FILTERS = 2**22
 # Their spectra are kept as well up to this many numbers: 2 MB of filters, 4 MB of spectra.
 _KEPT_SPECTRA = 2**19
@@ -26,7 +29,9 @@ _CHANNELS_AT_A_TIME = 32
 
 
 class HyenaDNAFilterLinear(nn.Linear):
-    """A layer of a filter's MLP. Quantizers that go by the exact class must skip it, hence a class of its own."""
+    """A layer of a filter's MLP. Quantizers that go by the exact class must skip it, hence a class
+    of its own.
+    """
 
 
 class HyenaDNASin(nn.Module):
@@ -43,8 +48,9 @@ class HyenaDNASin(nn.Module):
 class HyenaDNAPositionalEmbedding(nn.Module):
     """The time axis of a filter, and the features of it that the filter's MLP reads.
 
-    Both follow from the configuration, so neither is a buffer: `from_pretrained` would leave garbage in a buffer, and a
-    half precision model would round it. Only a checkpoint that trained its `z` keeps it, as a parameter.
+    Both follow from the configuration, so neither is a buffer: `from_pretrained` would leave
+    garbage in a buffer, and a half precision model would round it. Only a checkpoint that trained
+    its `z` keeps it, as a parameter.
     """
 
     def __init__(self, config: HyenaDNAConfig):
@@ -58,14 +64,17 @@ class HyenaDNAPositionalEmbedding(nn.Module):
         # Make the whole axis and cut it: `linspace` rounds each half from its own end.
         return torch.linspace(0, 1, self.config.max_seq_len, device=device, dtype=dtype)[:length, None]
 
-    def analytic(self, length: int, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    def analytic(
+        self, length: int, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
         """`z` (length, emb_dim) and `t` (length, 1): the first `length` of `max_seq_len` positions."""
         bands = (self.config.emb_dim - 1) // 2
         t = self.times(length, device, dtype)
         w = 2 * math.pi * torch.arange(length, device=device, dtype=dtype)[:, None] / self.config.max_seq_len
         f = torch.linspace(1e-4, bands - 1, bands, device=device, dtype=dtype)
 
-        # The two published codes round differently here, and three sine layers amplify that (6e-8 in `z`).
+        # The two published codes round differently here, and three sine layers amplify that (6e-8
+        # in `z`).
         if self.config.complex_positional_embedding:
             z = torch.exp(-1j * f * w)
             return torch.cat([t, z.real, z.imag], dim=-1), t
@@ -78,10 +87,11 @@ class HyenaDNAPositionalEmbedding(nn.Module):
 
 
 class HyenaDNAFilter(nn.Module):
-    """The implicit filters: `k(t) = MLP(z(t)) * (exp(-t * |deltas|) + shift)` (arXiv 2302.10866, equation 7).
+    """The implicit filters: `k(t) = MLP(z(t)) * (exp(-t * |deltas|) + shift)` (arXiv 2302.10866,
+    equation 7).
 
-    Computed in float32 (float64 for a float64 model) and in this order, whatever the type of the model: with frequency
-    10 the sine layers amplify a rounding error a thousandfold.
+    Computed in float32 (float64 for a float64 model) and in this order, whatever the type of the
+    model: with frequency 10 the sine layers amplify a rounding error a thousandfold.
     """
 
     def __init__(self, config: HyenaDNAConfig):
@@ -90,12 +100,14 @@ class HyenaDNAFilter(nn.Module):
         width = config.d_model * (config.hyena_order - 1)
         self.bias = nn.Parameter(torch.empty(width))
 
-        # The published model has one sine at 1, 3, 5, ...: here 1 holds its frequency and serves the others, because
-        # Transformers cannot save a module that is shared inside one layer.
+        # The published model has one sine at 1, 3, 5, ...: here 1 holds its frequency and serves
+        # the others, because Transformers cannot save a module that is shared inside one layer.
         layers = [HyenaDNAFilterLinear(config.emb_dim, config.filter_order), HyenaDNASin(config)]
         for _ in range(config.num_inner_mlps):
             layers += [HyenaDNAFilterLinear(config.filter_order, config.filter_order), nn.Identity()]
-        self.implicit_filter = nn.Sequential(*layers, HyenaDNAFilterLinear(config.filter_order, width, bias=False))
+        self.implicit_filter = nn.Sequential(
+            *layers, HyenaDNAFilterLinear(config.filter_order, width, bias=False)
+        )
 
         self.pos_emb = HyenaDNAPositionalEmbedding(config)
         self._kept = None  # the last `FilterValues`, with what they were computed from
@@ -106,20 +118,24 @@ class HyenaDNAFilter(nn.Module):
         return torch.promote_types(self.bias.dtype, torch.float32)
 
     def deltas(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Decay rates, from slow to fast and negative as published, of shape (d_model * (hyena_order - 1),)."""
+        """Decay rates, from slow to fast and negative as published, of shape (d_model *
+        (hyena_order - 1),).
+        """
         target = math.log(1e-2)
         return torch.linspace(target / 1.5, target / 0.3, self.bias.numel(), device=device, dtype=dtype)
 
     def skip(self) -> Tensor:
-        """The weight of each convolution's own input, `D` in the paper, of shape (hyena_order - 1, d_model)."""
+        """The weight of each convolution's own input, `D` in the paper, of shape (hyena_order - 1,
+        d_model).
+        """
         return self.bias.to(self.dtype).unflatten(0, (-1, self.config.d_model))
 
     def forward(self, length: int, by_modules: bool = True) -> tuple[Tensor, Tensor]:
-        """The filters of all long convolutions, (hyena_order - 1, d_model, length), and the weights of their skips.
+        """The filters of all long convolutions, (hyena_order - 1, d_model, length), and the weights
+        of their skips.
 
-        Args:
-            length: Number of lags, from 0.
-            by_modules: Call the submodules instead of the one operation: for graphs, adapters and hooks.
+        Args: length: Number of lags, from 0. by_modules: Call the submodules instead of the one
+            operation: for graphs, adapters and hooks.
         """
         with torch.autocast(self.bias.device.type, enabled=False):
             z_LE, t_L1 = self.pos_emb(length, self.bias.device, self.dtype)
@@ -153,13 +169,18 @@ class HyenaDNAFilter(nn.Module):
     def evaluated(self, length: int) -> "FilterValues":
         """The filters without gradients; only for modules that are as this file made them.
 
-        Filters that take up little memory are kept as long as neither a weight nor the length changes. The weights are
-        compared with a copy of them: a counter of versions would miss a write to `weight.data`.
+        Filters that take up little memory are kept as long as neither a weight nor the length
+        changes. The weights are compared with a copy of them: a counter of versions would miss a
+        write to `weight.data`.
         """
         if self.bias.numel() * length > _KEPT_FILTERS or self.bias.device.type != "cpu":
             return FilterValues(self, length, _CHANNELS_AT_A_TIME)
 
-        settings = (self.config.max_seq_len, self.config.modulation_shift, self.config.complex_positional_embedding)
+        settings = (
+            self.config.max_seq_len,
+            self.config.modulation_shift,
+            self.config.complex_positional_embedding,
+        )
         state = (length, *settings)
         weights = list(self.parameters())
         kept = self._kept  # read once: another thread may replace it at any moment
@@ -191,12 +212,11 @@ class HyenaDNAFilter(nn.Module):
 
 
 class FilterValues:
-    """The filters of one block at lags 0 to `length` - 1, without gradients, computed for some channels at a time.
+    """The filters of one block at lags 0 to `length` - 1, without gradients, computed for some
+    channels at a time.
 
-    Args:
-        filter_fn: Whose filters.
-        length: Number of lags.
-        width: Compute the filters of this many channels whenever one of them is asked for, and keep those.
+    Args: filter_fn: Whose filters. length: Number of lags. width: Compute the filters of this many
+        channels whenever one of them is asked for, and keep those.
     """
 
     @torch.no_grad()
@@ -205,7 +225,8 @@ class FilterValues:
         self.width = width
         self.d_model = filter_fn.config.d_model
         self.shift = filter_fn.config.modulation_shift
-        # Copies where the type is the model's: the weights may be trained on while this object is kept.
+        # Copies where the type is the model's: the weights may be trained on while this object is
+        # kept.
         self.skip_MD = filter_fn.skip().detach().clone()
         self._spectra_MDF = None
 
@@ -221,11 +242,14 @@ class FilterValues:
         self._start = self._stop = 0
         if width >= self.d_model:
             self._compute(0, self.d_model)
-            # All is known now. Without this a kept object would hold weights that may change, and the features.
+            # All is known now. Without this a kept object would hold weights that may change, and
+            # the features.
             del self._h_LO, self._t_L, self._deltas_MD, self._last_MDO
 
     def values(self, channels: slice) -> tuple[Tensor, Tensor]:
-        """Filters (M, channels, length), valid until the next call, and skips (M, channels) of these channels."""
+        """Filters (M, channels, length), valid until the next call, and skips (M, channels) of
+        these channels.
+        """
         stop = min(channels.stop, self.d_model)
         if not self._start <= channels.start < stop <= self._stop:
             self._compute(channels.start, min(self.d_model, max(channels.start + self.width, stop)))
@@ -233,7 +257,9 @@ class FilterValues:
         return k_MDL, self.skip_MD[:, channels]
 
     def spectra(self, channels: slice, transform) -> Tensor:
-        """Spectra of filters and skips, by a `Transform` of `length`, of shape (M, channels, frequencies)."""
+        """Spectra of filters and skips, by a `Transform` of `length`, of shape (M, channels,
+        frequencies).
+        """
         whole = self._stop - self._start == self.d_model
         if not whole or self._k_MDL.numel() > _KEPT_SPECTRA:
             return transform.filters(*self.values(channels))
@@ -250,15 +276,19 @@ class FilterValues:
         k_CL = self._k_MDL.flatten(0, 1)
         with torch.autocast(k_CL.device.type, enabled=False):
             for i in _tiles(self._h_LO):
-                torch.mul(last_CO @ self._h_LO[i].T, _window(self._t_L[i], deltas_C, self.shift), out=k_CL[:, i])
+                torch.mul(
+                    last_CO @ self._h_LO[i].T, _window(self._t_L[i], deltas_C, self.shift), out=k_CL[:, i]
+                )
         self._start = start
         self._stop = stop
 
 
 class _FilterOp(torch.autograd.Function):
-    """The filters from the positional features, in tiles of positions: nothing is kept for the backward pass but `z`.
+    """The filters from the positional features, in tiles of positions: nothing is kept for the
+    backward pass but `z`.
 
-    `k = W_last h * window` with `h = sin(freq * (W h + b))` from layer to layer; see `HyenaDNAFilter`.
+    `k = W_last h * window` with `h = sin(freq * (W h + b))` from layer to layer; see
+    `HyenaDNAFilter`.
     """
 
     @staticmethod
@@ -330,21 +360,24 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _call_linear(module: nn.Linear, x: Tensor) -> Tensor:
-    """The layer in the type of `x`. It is called where its weights have that type, so that an adapter takes effect.
+    """The layer in the type of `x`. It is called where its weights have that type, so that an
+    adapter takes effect.
 
-    Raises:
-        ValueError: The weight was replaced by integers. With 8 bits in front of the sines every output is wrong.
+    Raises: ValueError: The weight was replaced by integers. With 8 bits in front of the sines every
+        output is wrong.
     """
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         kind = weight.dtype if isinstance(weight, Tensor) else type(module)
         raise ValueError(
-            f"A layer of the Hyena filters was quantized ({kind}), which makes every output wrong: their sines amplify "
-            "rounding a thousandfold. Leave out all layers with `filter_fn` in their name; they hold few weights. "
-            "`from_pretrained(..., quantization_config=...)` does so by itself, unless it was told otherwise."
+            f"A layer of the Hyena filters was quantized ({kind}), which makes every output wrong: "
+            "their sines amplify rounding a thousandfold. Leave out all layers with `filter_fn` in "
+            "their name; they hold few weights. `from_pretrained(..., quantization_config=...)` does so "
+            "by itself, unless it was told otherwise."
         )
     if not is_tracing(x) and not type(weight).__module__.startswith("torch."):
-        # A quantizer's tensor: rounded weights do little harm, the rounded inputs of its layers would.
+        # A quantizer's tensor: rounded weights do little harm, the rounded inputs of its layers
+        # would.
         return F.linear(x, weight.dequantize().to(x.dtype), module.bias)
     if weight.dtype == x.dtype:
         return module(x)

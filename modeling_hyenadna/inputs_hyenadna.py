@@ -1,4 +1,5 @@
-"""What the model does with its inputs before and after the blocks: checks, masks, shifted labels, pooling.
+"""What the model does with its inputs before and after the blocks: checks, masks, shifted labels,
+pooling.
 
 Checks and branches on values run only where values can be read: not while a graph is traced.
 """
@@ -11,7 +12,8 @@ from transformers.cache_utils import Cache
 from .configuration_hyenadna import HyenaDNAConfig
 from .transformers_api import NEWEST_TESTED, is_tracing
 
-# What Transformers, Trainer, accelerate, peft and pipelines pass to `forward` beside its own arguments.
+# What Transformers, Trainer, accelerate, peft and pipelines pass to `forward` beside its own
+# arguments.
 OTHER_ARGUMENTS = {
     "output_hidden_states",  # read by Transformers' decorators
     "return_dict",
@@ -26,8 +28,8 @@ OTHER_ARGUMENTS = {
 def check_arguments(kwargs: dict) -> None:
     """Raise where an argument would be ignored that was meant to change something.
 
-    Raises:
-        TypeError: The model does not know a name. A cache that comes under an unknown name, as from a newer release of
+    Raises: TypeError: The model does not know a name. A cache that comes under an unknown name, as
+        from a newer release of
             Transformers, would be a wrong result in silence.
         ValueError: Attentions or segments are asked for.
     """
@@ -35,15 +37,16 @@ def check_arguments(kwargs: dict) -> None:
     for name in unknown:
         if isinstance(kwargs[name], Cache):
             raise TypeError(
-                f"A cache came as `{name}`, which HyenaDNA does not know: it takes `past_key_values` or `cache`. If "
-                f"`generate` passed it, this Transformers ({transformers.__version__}) is too new; {NEWEST_TESTED} is "
-                "the newest that was tested. `use_cache=False` does without a cache."
+                f"A cache came as `{name}`, which HyenaDNA does not know: it takes `past_key_values` or "
+                f"`cache`. If `generate` passed it, this Transformers ({transformers.__version__}) is "
+                f"too new; {NEWEST_TESTED} is the newest that was tested. `use_cache=False` does "
+                "without a cache."
             )
     if unknown:
         raise TypeError(
-            f"HyenaDNA does not know {', '.join(f'`{name}`' for name in unknown)}, and would ignore it. It takes "
-            "`input_ids` or `inputs_embeds`, `attention_mask`, `past_key_values` (or `cache`) and `use_cache`, with a "
-            "head `labels`, with that of a language model `logits_to_keep`; and "
+            f"HyenaDNA does not know {', '.join(f'`{name}`' for name in unknown)}, and would ignore it. "
+            "It takes `input_ids` or `inputs_embeds`, `attention_mask`, `past_key_values` (or `cache`) "
+            "and `use_cache`, with a head `labels`, with that of a language model `logits_to_keep`; and "
             f"{', '.join(f'`{name}`' for name in sorted(OTHER_ARGUMENTS))}."
         )
     if kwargs.get("output_attentions"):
@@ -53,15 +56,17 @@ def check_arguments(kwargs: dict) -> None:
     types = kwargs.get("token_type_ids")
     if types is not None and not (is_tracing(types) or types.is_meta) and types.any():
         raise ValueError(
-            "`token_type_ids` holds other numbers than 0, but HyenaDNA knows no segments. Leave it out, or, for pairs, "
-            "join the sequences with `[SEP]`."
+            "`token_type_ids` holds other numbers than 0, but HyenaDNA knows no segments. Leave it out, "
+            "or, for pairs, join the sequences with `[SEP]`."
         )
 
 
 def check_positions(
     position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor
 ) -> None:
-    """Raise where positions start again inside a row, as in a padding-free batch: the model would see one sequence."""
+    """Raise where positions start again inside a row, as in a padding-free batch: the model would
+    see one sequence.
+    """
     if position_ids is None or is_tracing(position_ids) or position_ids.is_meta:
         return
     batch, length = inputs_embeds.shape[:2]
@@ -79,15 +84,18 @@ def check_positions(
         row, position = again.nonzero()[0].tolist()
         raise ValueError(
             f"`position_ids` start again at position {position + 1} of row {row}: a batch without padding "
-            "(`DataCollatorWithFlattening`, `padding_free=True`) has several sequences in a row, and a convolution "
-            "would run through all of them. Pad instead: with an `attention_mask` each is computed as if it were alone."
+            "(`DataCollatorWithFlattening`, `padding_free=True`) has several sequences in a row, and a "
+            "convolution would run through all of them. Pad instead: with an `attention_mask` each is "
+            "computed as if it were alone."
         )
 
 
 def check_shape(
     config: HyenaDNAConfig, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, past: int = 0
 ) -> None:
-    """Raise where the input has another shape than expected, is empty, or is too long with what is in the cache."""
+    """Raise where the input has another shape than expected, is empty, or is too long with what is
+    in the cache.
+    """
     if inputs_embeds is None:
         name = "input_ids"
         x = input_ids
@@ -100,20 +108,27 @@ def check_shape(
     if x.ndim != expected.count(",") + 1:
         raise ValueError(f"`{name}` has shape {tuple(x.shape)}, but {expected} was expected.")
     if x.ndim == 3 and x.shape[2] != config.d_model:
-        raise ValueError(f"`inputs_embeds` is {x.shape[2]} wide, but the model's d_model is {config.d_model}.")
+        raise ValueError(
+            f"`inputs_embeds` is {x.shape[2]} wide, but the model's d_model is {config.d_model}."
+        )
     if x.shape[1] == 0:
-        raise ValueError(f"`{name}` has shape {tuple(x.shape)}: the sequences are empty. Pass at least one token each.")
+        raise ValueError(
+            f"`{name}` has shape {tuple(x.shape)}: the sequences are empty. Pass at least one token each."
+        )
     if past + x.shape[1] > config.max_seq_len:
         in_cache = f", and {past} are in the cache" if past else ""
         raise ValueError(
-            f"`{name}` is {x.shape[1]} tokens long, padding and prompts included{in_cache}, but the model takes at "
-            f"most max_seq_len={config.max_seq_len}. Truncate the input (`tokenizer(..., truncation=True, max_length="
-            f"{config.max_seq_len})`), cut it into windows, or use a checkpoint with a longer max_seq_len."
+            f"`{name}` is {x.shape[1]} tokens long, padding and prompts included{in_cache}, but the "
+            f"model takes at most max_seq_len={config.max_seq_len}. Truncate the input (`tokenizer(..., "
+            f"truncation=True, max_length={config.max_seq_len})`), cut it into windows, or use a "
+            "checkpoint with a longer max_seq_len."
         )
 
 
 def check_range(ids: torch.Tensor, name: str, size: int, ignored: int | None = None) -> None:
-    """Raise where an id is not in [0, size). An index error deep inside, or a dead process on a GPU, would say less."""
+    """Raise where an id is not in [0, size). An index error deep inside, or a dead process on a
+    GPU, would say less.
+    """
     if is_tracing(ids) or ids.is_meta:
         return
     wrong = (ids < 0) | (ids >= size)
@@ -130,12 +145,12 @@ def check_range(ids: torch.Tensor, name: str, size: int, ignored: int | None = N
 def read_mask(
     attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor, past_length: int | None = None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The mask as booleans, and for each row its positions with pads first; each `None` where it is not needed.
+    """The mask as booleans, and for each row its positions with pads first; each `None` where it is
+    not needed.
 
-    Args:
-        attention_mask: Of shape (batch, past + length).
-        inputs_embeds: Of shape (batch, length, d_model).
-        past_length: Number of positions in the cache, or `None` where there is no cache, and nothing will follow.
+    Args: attention_mask: Of shape (batch, past + length). inputs_embeds: Of shape (batch, length,
+        d_model). past_length: Number of positions in the cache, or `None` where there is no cache,
+        and nothing will follow.
     """
     if attention_mask is None:
         return None, None
@@ -155,12 +170,15 @@ def read_mask(
     if past_length is None:
         empty = (~on_cpu.any(dim=1)).nonzero()
         if len(empty):
-            raise ValueError(f"Row {empty[0].item()} of `attention_mask` is 0 everywhere: that sequence has no token.")
+            raise ValueError(
+                f"Row {empty[0].item()} of `attention_mask` is 0 everywhere: that sequence has no token."
+            )
     if on_cpu.all():
         return None, None
 
     if past_length is None:
-        # A causal model never sees what is to the right: only a pad between two tokens is in the way.
+        # A causal model never sees what is to the right: only a pad between two tokens is in the
+        # way.
         runs_of_tokens = (on_cpu[:, 1:] & ~on_cpu[:, :-1]).sum(dim=1) + on_cpu[:, 0]
         in_the_way = (runs_of_tokens != 1).any()
     else:
@@ -172,14 +190,18 @@ def read_mask(
 
 
 def positions_pads_first(mask: torch.Tensor) -> torch.Tensor:
-    """For each row the positions of the pads, then those of the tokens, both from left to right: (batch, length)."""
-    # Sorted by a key without ties: a stable sort of the mask gives the same, but has no counterpart in ONNX.
+    """For each row the positions of the pads, then those of the tokens, both from left to right:
+    (batch, length).
+    """
+    # Sorted by a key without ties: a stable sort of the mask gives the same, but has no counterpart
+    # in ONNX.
     length = mask.shape[1]
     return (mask.to(torch.int64) * length + torch.arange(length, device=mask.device)).argsort(dim=1)
 
 
 def next_token_labels(labels: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The label that each position must predict: that of the next token, skipping pads; -100 where there is none.
+    """The label that each position must predict: that of the next token, skipping pads; -100 where
+    there is none.
 
     A pad is neither a target nor the context of one: nothing predicts the first token of a row.
     """
@@ -202,7 +224,8 @@ def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooli
     if pooling == "max":
         return hidden_states.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
     if pooling == "mean":
-        # One matrix product per row, in at least float32: the sum over a million positions does not fit half precision.
+        # One matrix product per row, in at least float32: the sum over a million positions does not
+        # fit half precision.
         weight = mask / mask.sum(dim=1, keepdim=True)
         dtype = torch.promote_types(hidden_states.dtype, torch.float32)
         return torch.einsum("bl,bld->bd", weight.to(dtype), hidden_states.to(dtype)).to(hidden_states.dtype)
@@ -217,14 +240,17 @@ def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooli
 def check_labels(labels: torch.Tensor, inputs: torch.Tensor, size: int) -> None:
     if labels.shape != inputs.shape[:2]:
         raise ValueError(
-            f"`labels` has shape {tuple(labels.shape)}, but the input has (batch, length) = {tuple(inputs.shape[:2])}."
-            " If a soft prompt stands in front of the input, put as many -100 in front of the labels."
+            f"`labels` has shape {tuple(labels.shape)}, but the input has (batch, length) = "
+            f"{tuple(inputs.shape[:2])}. If a soft prompt stands in front of the input, put as many "
+            "-100 in front of the labels."
         )
     check_range(labels, "labels", size, ignored=-100)
 
 
 def sequence_labels(config: HyenaDNAConfig, labels: torch.Tensor, batch: int) -> torch.Tensor:
-    """The labels of a sequence classifier: integers for classes, else numbers. Raise if they do not fit."""
+    """The labels of a sequence classifier: integers for classes, else numbers. Raise if they do not
+    fit.
+    """
     kind, count = config.problem_type, config.num_labels
     if kind is None:
         kind = "regression" if count == 1 else "multi_label_classification"
@@ -248,7 +274,7 @@ def sequence_labels(config: HyenaDNAConfig, labels: torch.Tensor, batch: int) ->
             position = tuple(wrong.nonzero()[0].tolist())
             expected = "a finite number" if kind == "regression" else "between 0 and 1"
             raise ValueError(
-                f"`labels` holds {labels[position].item()} at position {position}, but for problem_type={kind!r} "
-                f"it has to be {expected}."
+                f"`labels` holds {labels[position].item()} at position {position}, but for "
+                f"problem_type={kind!r} it has to be {expected}."
             )
     return labels

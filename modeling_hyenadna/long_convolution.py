@@ -1,10 +1,13 @@
-"""The core of the Hyena operator: short convolution - gates - causal long convolutions - gates, by FFT.
+"""The core of the Hyena operator: short convolution - gates - causal long convolutions - gates, by
+FFT.
 
-One differentiable operation. It works through the channels in groups whose transforms stay in the cache, keeps no
-spectrum, and saves only its inputs for the backward pass, which computes the rest again.
+One differentiable operation. It works through the channels in groups whose transforms stay in the
+cache, keeps no spectrum, and saves only its inputs for the backward pass, which computes the rest
+again.
 
-Shape suffixes: B batch, D channels (`d_model`), N order, C = (N + 1) * D projected channels, M = N - 1 convolutions,
-L length, G channels of one group, R rows of one transform, F frequencies, T taps of the short convolution.
+Shape suffixes: B batch, D channels (`d_model`), N order, C = (N + 1) * D projected channels, M = N
+- 1 convolutions, L length, G channels of one group, R rows of one transform, F frequencies, T taps
+of the short convolution.
 """
 
 import math
@@ -14,20 +17,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# glibc gives every large buffer back to the system when it is freed, and fresh pages cost as much as what is
-# computed in them. Once a buffer of up to 32 MB has been freed, glibc keeps 64 MB instead. This buffer is never
-# touched: it costs nothing.
+# glibc gives every large buffer back to the system when it is freed, and fresh pages cost as much
+# as what is computed in them. Once a buffer of up to 32 MB has been freed, glibc keeps 64 MB
+# instead. This buffer is never touched: it costs nothing.
 torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
 
 
 def next_fast_length(length: int) -> int:
     """Smallest multiple of 16 that is >= `length` and has no prime factors but 2, 3, 5 and 7.
 
-    A transform whose length has a large prime factor costs several times as much; one that is no multiple of the
-    vector width costs twice as much: 2058 = 2 * 3 * 7^3 against 2160 = 2^4 * 3^3 * 5.
+    A transform whose length has a large prime factor costs several times as much; one that is no
+    multiple of the vector width costs twice as much: 2058 = 2 * 3 * 7^3 against 2160 = 2^4 * 3^3 *
+    5.
 
-    A symbolic length, of a graph that is exported for all lengths, comes back as it is: a search would turn it into a
-    constant.
+    A symbolic length, of a graph that is exported for all lengths, comes back as it is: a search
+    would turn it into a constant.
     """
     if isinstance(length, torch.SymInt):
         return length
@@ -45,11 +49,12 @@ def _has_small_factors(number: int) -> bool:
 
 
 def channel_groups(batch: int, channels: int, length: int, device: torch.device) -> list[tuple[slice, slice]]:
-    """The batch and the channels cut into (batch, channel) slices of about equal size, to transform one at a time.
+    """The batch and the channels cut into (batch, channel) slices of about equal size, to transform
+    one at a time.
 
-    On a CPU the buffer of a group's transforms fits in the cache (2**20 float32 numbers). Eight long rows at a time are
-    transformed twice as fast (per row) as two, unless the buffer is so large (2**23) that its memory is always fresh. A
-    GPU wants large launches.
+    On a CPU the buffer of a group's transforms fits in the cache (2**20 float32 numbers). Eight
+    long rows at a time are transformed twice as fast (per row) as two, unless the buffer is so
+    large (2**23) that its memory is always fresh. A GPU wants large launches.
     """
     n = next_fast_length(2 * length - 1)
     if device.type == "cpu":
@@ -72,15 +77,16 @@ def _even(total: int, most: int) -> int:
 
 
 def long_convolution(u_BDL: Tensor, k_DL: Tensor, skip_D: Tensor) -> Tensor:
-    """Causal convolution with one filter per channel, plus a skip: `y[t] = sum_{s<=t} k[t-s] u[s] + skip * u[t]`.
+    """Causal convolution with one filter per channel, plus a skip: `y[t] = sum_{s<=t} k[t-s] u[s] +
+    skip * u[t]`.
 
-    It is linear, not circular: the transforms are at least `2 * L - 1` long (arXiv 2302.10866, section 2). This is the
+    It is linear, not circular: the transforms are at least `2 * L - 1` long (arXiv 2302.10866,
+    section 2). This is the
     short form, in one piece: for graphs that are traced, and for continuing a cache.
 
-    Args:
-        u_BDL: Input of shape (batch, channels, length).
-        k_DL: Filters of shape (channels, length), in float32 or float64, which is also the type of the computation.
-        skip_D: Weight of the input itself, of shape (channels,).
+    Args: u_BDL: Input of shape (batch, channels, length). k_DL: Filters of shape (channels,
+        length), in float32 or float64, which is also the type of the computation. skip_D: Weight of
+        the input itself, of shape (channels,).
 
     Returns:
         A tensor of the shape and type of `u_BDL`.
@@ -93,10 +99,14 @@ def long_convolution(u_BDL: Tensor, k_DL: Tensor, skip_D: Tensor) -> Tensor:
     return y_BDL.to(u_BDL.dtype)
 
 
-def short_convolution(x_RL: Tensor, w_RT: Tensor, b_R: Tensor, halo: int = 0, out: Tensor | None = None) -> Tensor:
-    """Causal convolution of T taps along the last dimension, with a bias; rows are all dimensions but the last.
+def short_convolution(
+    x_RL: Tensor, w_RT: Tensor, b_R: Tensor, halo: int = 0, out: Tensor | None = None
+) -> Tensor:
+    """Causal convolution of T taps along the last dimension, with a bias; rows are all dimensions
+    but the last.
 
-    A sum of shifted multiples: PyTorch's depthwise `conv1d` is ten times slower on a CPU. The first `halo` positions of
+    A sum of shifted multiples: PyTorch's depthwise `conv1d` is ten times slower on a CPU. The first
+    `halo` positions of
     `x_RL` are context only: the result begins after them.
     """
     taps = w_RT.shape[-1]
@@ -104,12 +114,16 @@ def short_convolution(x_RL: Tensor, w_RT: Tensor, b_R: Tensor, halo: int = 0, ou
     y_RL = torch.mul(x_RL[..., halo:], w_RT[..., -1:], out=out)
     for lag in range(1, min(taps, length)):
         start = max(lag - halo, 0)  # the first result with an input at this lag
-        y_RL[..., start:].addcmul_(x_RL[..., halo + start - lag : length - lag], w_RT[..., taps - 1 - lag, None])
+        y_RL[..., start:].addcmul_(
+            x_RL[..., halo + start - lag : length - lag], w_RT[..., taps - 1 - lag, None]
+        )
     return y_RL.add_(b_R[..., None])
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Matrix product over a batch; one side may be a single matrix. `matmul` would copy a transposed side."""
+    """Matrix product over a batch; one side may be a single matrix. `matmul` would copy a
+    transposed side.
+    """
     batch = len(a) if a.ndim == 3 else len(b)
     if batch == 1:
         return torch.mm(a.reshape(a.shape[-2:]), b.reshape(b.shape[-2:]))[None]
@@ -136,8 +150,8 @@ class _Project(torch.autograd.Function):
 def project(u_BLD: Tensor, weight_CD: Tensor) -> Tensor:
     """`u @ weight.T`, with channels before positions: (batch, channels, length).
 
-    An operation of its own for the sake of layout: results and gradients are contiguous in the order in which the next
-    operation reads them.
+    An operation of its own for the sake of layout: results and gradients are contiguous in the
+    order in which the next operation reads them.
     """
     return _Project.apply(u_BLD, weight_CD)
 
@@ -160,12 +174,16 @@ class _ProjectBack(torch.autograd.Function):
 
 
 def project_back(y_BDL: Tensor, weight_DD: Tensor, bias_D: Tensor) -> Tensor:
-    """The linear layer from channels before positions back to (batch, length, d_model); see `project`."""
+    """The linear layer from channels before positions back to (batch, length, d_model); see
+    `project`.
+    """
     return _ProjectBack.apply(y_BDL, weight_DD, bias_D)
 
 
 class Transform:
-    """Zero-padded transforms of rows of `length` numbers, in one buffer that every group uses again."""
+    """Zero-padded transforms of rows of `length` numbers, in one buffer that every group uses
+    again.
+    """
 
     def __init__(self, length: int, dtype: torch.dtype, device: torch.device):
         self.length = length
@@ -201,10 +219,12 @@ class Transform:
 
 
 class _ShortConvolution:
-    """The short convolution of the projections, for one projection (a gate or the value) and one group at a time.
+    """The short convolution of the projections, for one projection (a gate or the value) and one
+    group at a time.
 
-    Without a mask it reads the projections as they are, and folds their bias into its own, which saves a pass. The
-    first results then have too much of it: taps from before the sequence read zeros, not the bias.
+    Without a mask it reads the projections as they are, and folds their bias into its own, which
+    saves a pass. The first results then have too much of it: taps from before the sequence read
+    zeros, not the bias.
     """
 
     def __init__(self, p_BCL, in_bias_C, short_CT, short_bias_C, mask_BL, channels: int, dtype: torch.dtype):
@@ -218,7 +238,8 @@ class _ShortConvolution:
 
         self.pad_BL = None if mask_BL is None else ~mask_BL
         if mask_BL is None:
-            bias_PDT = self.in_bias_PD1 * self.w_PDT.cumsum(-1)  # the last column is that of all taps
+            # the last column is that of all taps
+            bias_PDT = self.in_bias_PD1 * self.w_PDT.cumsum(-1)
             self.bias_PD1 = self.bias_PD1 + bias_PDT[..., -1:]
             self.excess_PDT = bias_PDT[..., :-1].flip(-1)[..., : p_BCL.shape[-1]]
 
@@ -244,20 +265,23 @@ class _ShortConvolution:
         self.gin_bias_PD = torch.zeros_like(self.gbias_PD)
 
     def backward(self, gx_BGL: Tensor, p: int, b: slice, d: slice) -> None:
-        """Accumulate the gradients of projection `p` from that of its result, `gx_BGL`, which is overwritten."""
+        """Accumulate the gradients of projection `p` from that of its result, `gx_BGL`, which is
+        overwritten.
+        """
         if self.pad_BL is not None and p == self.value:
             gx_BGL.masked_fill_(self.pad_BL[b, None], 0)
         q_BGL = self.input(p, b, d)
         gbias_G = gx_BGL.sum((0, 2))
 
-        # y[t] = sum_lag w[lag] q[t - lag]: the input's gradient is correlated with the taps, and each tap's gradient
-        # is the product of the result's gradient with the input `lag` positions earlier.
+        # y[t] = sum_lag w[lag] q[t - lag]: the input's gradient is correlated with the taps, and
+        # each tap's gradient is the product of the result's gradient with the input `lag` positions
+        # earlier.
         gw_GT = self._gradient_of_taps(gx_BGL, q_BGL)
         gq_BGL = self._gradient_of_input(gx_BGL, p, b, d)
 
         if self.pad_BL is None:
-            # The folded bias is an input of ones: a tap reads it wherever it lies inside the sequence, that is
-            # everywhere but at the first `lag` positions.
+            # The folded bias is an input of ones: a tap reads it wherever it lies inside the
+            # sequence, that is everywhere but at the first `lag` positions.
             length = gx_BGL.shape[-1]
             missing = max(0, self.taps - 1 - length)  # taps longer than the sequence
             head_GT = F.pad(gx_BGL[..., : self.taps - 1].sum(0), (1, missing)).cumsum(-1)
@@ -275,7 +299,9 @@ class _ShortConvolution:
             gp_BGL.copy_(gq_BGL)
 
     def _gradient_of_taps(self, gx_BGL: Tensor, q_BGL: Tensor) -> Tensor:
-        """(G, T), from the highest lag to lag 0. A product and a sum: `einsum` is five times slower here."""
+        """(G, T), from the highest lag to lag 0. A product and a sum: `einsum` is five times slower
+        here.
+        """
         length = gx_BGL.shape[-1]
         buffer = torch.empty_like(gx_BGL)
         sums = []
@@ -299,7 +325,9 @@ class _ShortConvolution:
 
 
 class _GatedLongConvolution(torch.autograd.Function):
-    """See `gated_long_convolution`. Projections 0 .. N - 1 are the gates, projection N is the value."""
+    """See `gated_long_convolution`. Projections 0 .. N - 1 are the gates, projection N is the
+    value.
+    """
 
     @staticmethod
     def forward(ctx, p_BCL, in_bias_C, short_CT, short_bias_C, k_MDL, skip_MD, mask_BL):
@@ -357,9 +385,10 @@ class _GatedLongConvolution(torch.autograd.Function):
                 inputs.append(fft.forward(u))
                 values.append(fft.inverse(inputs[-1] * spectra_MGF[m]))
 
-            # 2. Back through the gates and the convolutions. The gradients of a convolution are correlations: with
-            # spectra U, K, G of input, filter and gradient they are conj(U) G and conj(K) G. Both are computed as
-            # conj(U conj(G)) and conj(K conj(G)), so that one conjugate of G serves both, in place.
+            # 2. Back through the gates and the convolutions. The gradients of a convolution are
+            # correlations: with spectra U, K, G of input, filter and gradient they are conj(U) G
+            # and conj(K) G. Both are computed as conj(U conj(G)) and conj(K conj(G)), so that one
+            # conjugate of G serves both, in place.
             gy = gy_BDL[b, d].to(k_MDL.dtype)
             short.backward(values.pop().mul_(gy), 0, b, d)
             gv = torch.mul(gy, gates[0], out=fft.buffer(*gy.shape[:2]))
@@ -370,7 +399,8 @@ class _GatedLongConvolution(torch.autograd.Function):
                 gk_spectra[m] = gk if gk_spectra[m] is None else gk_spectra[m].add_(gk)
                 gu = fft.inverse(spectrum.mul_(spectra_MGF[m]).conj_physical_())
                 short.backward(values.pop().mul_(gu), convolutions - m, b, d)
-                out = fft.buffer(*gu.shape[:2]) if m > 0 else gu  # the last one is transformed no more
+                # the last one is transformed no more
+                out = fft.buffer(*gu.shape[:2]) if m > 0 else gu
                 gv = torch.mul(gu, gates[convolutions - m], out=out)
             short.backward(gv, short.value, b, d)
         finish_filters(last)
@@ -395,19 +425,19 @@ def gated_long_convolution(
     skip_MD: Tensor,
     mask_BL: Tensor | None = None,
 ) -> Tensor:
-    """Everything between the two projections of a Hyena operator (arXiv 2302.10866, definition 3.1).
+    """Everything between the two projections of a Hyena operator (arXiv 2302.10866, definition
+    3.1).
 
-    `x_0 .. x_{N-1}, v` = short convolution of `p + in_bias`; then for i = N-1 .. 1: `v = k * (v x_i) + skip v x_i`,
-    where `*` is the causal convolution; the result is `v x_0`. Once differentiable.
+    `x_0 .. x_{N-1}, v` = short convolution of `p + in_bias`; then for i = N-1 .. 1: `v = k * (v
+    x_i) + skip v x_i`, where `*` is the causal convolution; the result is `v x_0`. Once
+    differentiable.
 
-    Args:
-        p_BCL: Projections of shape (batch, (N + 1) * d_model, length), any strides, any floating type.
-        in_bias_C: Added to `p_BCL`, or `None`.
-        short_CT: Weights of the short convolution, of shape (channels, taps).
-        short_bias_C: Its bias.
-        k_MDL: Filters of shape (N - 1, d_model, length), in float32 or float64: the type of the computation.
-        skip_MD: Skip weights of shape (N - 1, d_model).
-        mask_BL: True where there is a token; masked positions, all in front of the tokens, count as zeros.
+    Args: p_BCL: Projections of shape (batch, (N + 1) * d_model, length), any strides, any floating
+        type. in_bias_C: Added to `p_BCL`, or `None`. short_CT: Weights of the short convolution, of
+        shape (channels, taps). short_bias_C: Its bias. k_MDL: Filters of shape (N - 1, d_model,
+        length), in float32 or float64: the type of the computation. skip_MD: Skip weights of shape
+        (N - 1, d_model). mask_BL: True where there is a token; masked positions, all in front of
+        the tokens, count as zeros.
 
     Returns:
         A tensor of shape (batch, d_model, length) and of the type of `p_BCL`.

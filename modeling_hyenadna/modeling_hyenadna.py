@@ -1,8 +1,10 @@
-"""HyenaDNA: a decoder-only stack of Hyena operators over single bases (arXiv 2306.15794, arXiv 2302.10866).
+"""HyenaDNA: a decoder-only stack of Hyena operators over single bases (arXiv 2306.15794, arXiv
+2302.10866).
 
-Read top to bottom: operator, block, which form of them runs, model, heads. Inside the operator a tensor's name ends in
-its shape: B batch, L sequence length, D `d_model`, C (`hyena_order` + 1) * D projected channels, M `hyena_order` - 1
-convolutions, T taps or lags.
+Read top to bottom: operator, block, which form of them runs, model, heads. Inside the operator a
+tensor's name ends in
+its shape: B batch, L sequence length, D `d_model`, C (`hyena_order` + 1) * D projected channels, M
+`hyena_order` - 1 convolutions, T taps or lags.
 """
 
 import math
@@ -42,7 +44,13 @@ from .inputs_hyenadna import (
     read_mask,
     sequence_labels,
 )
-from .long_convolution import gated_long_convolution, long_convolution, project, project_back, short_convolution
+from .long_convolution import (
+    gated_long_convolution,
+    long_convolution,
+    project,
+    project_back,
+    short_convolution,
+)
 from .transformers_api import (
     CACHE,
     GradientCheckpointingLayer,
@@ -54,15 +62,19 @@ from .transformers_api import (
 logger = logging.get_logger(__name__)
 
 
-# --------------------------------------------------------------------------------------------------------- the operator
+# ------------------------------------------------------------------------------------- the operator
 
 
 class HyenaDNAResidualLinear(nn.Linear):
-    """A projection whose output is added to the residual stream: a class of its own for its smaller initial weights."""
+    """A projection whose output is added to the residual stream: a class of its own for its smaller
+    initial weights.
+    """
 
 
 class HyenaDNAOperator(nn.Module):
-    """The Hyena operator of order N (arXiv 2302.10866, definition 3.1): N gates around N - 1 long convolutions."""
+    """The Hyena operator of order N (arXiv 2302.10866, definition 3.1): N gates around N - 1 long
+    convolutions.
+    """
 
     def __init__(self, config: HyenaDNAConfig):
         super().__init__()
@@ -85,14 +97,14 @@ class HyenaDNAOperator(nn.Module):
     ) -> torch.Tensor:
         """Mix along the sequence.
 
-        Args:
-            u_BLD: Input of shape (batch, length, d_model).
-            mask_BL: True where there is a token, of shape (batch, length).
-            pads_first_BL: For each row its positions, all masked ones first, of shape (batch, length). A causal
+        Args: u_BLD: Input of shape (batch, length, d_model). mask_BL: True where there is a token,
+            of shape (batch, length). pads_first_BL: For each row its positions, all masked ones
+            first, of shape (batch, length). A causal
                 convolution of zeros adds nothing: pads before all tokens are as good as none.
             past: The block's layer of the cache, which these positions follow and are added to.
         """
-        # 1. Move pads to the front. Everything outside this operator acts on single positions and keeps its place.
+        # 1. Move pads to the front. Everything outside this operator acts on single positions and
+        # keeps its place.
         if pads_first_BL is not None:
             u_BLD = u_BLD.gather(1, pads_first_BL[..., None].expand_as(u_BLD))
             mask_BL = mask_BL.gather(1, pads_first_BL)
@@ -110,7 +122,9 @@ class HyenaDNAOperator(nn.Module):
         return torch.empty_like(y_BLD).scatter(1, pads_first_BL[..., None].expand_as(y_BLD), y_BLD)
 
     def filters(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The filters (hyena_order - 1, d_model, length) and the weights of their skips (hyena_order - 1, d_model)."""
+        """The filters (hyena_order - 1, d_model, length) and the weights of their skips
+        (hyena_order - 1, d_model).
+        """
         # A graph must not look at the kept filters: they are compared with the weights by value.
         by_modules = is_tracing(self.filter_fn.bias) or not all_untouched(self.filter_fn)
         if by_modules or torch.is_grad_enabled():
@@ -118,7 +132,9 @@ class HyenaDNAOperator(nn.Module):
         return self.filter_fn.evaluated(length).values(slice(0, self.config.d_model))
 
     def _as_one_op(self, u_BLD: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
-        """Everything up to the last gate, (batch, d_model, length), with the little memory of one operation."""
+        """Everything up to the last gate, (batch, d_model, length), with the little memory of one
+        operation.
+        """
         if is_untouched(self.in_proj):
             device = u_BLD.device.type
             dtype = compute_dtype(self.in_proj.weight, device)
@@ -130,19 +146,21 @@ class HyenaDNAOperator(nn.Module):
             in_bias_C = None
         k_MDL, skip_MD = self.filter_fn(u_BLD.shape[1], by_modules=not all_untouched(self.filter_fn))
         short = self.short_filter
-        return gated_long_convolution(p_BCL, in_bias_C, short.weight[:, 0], short.bias, k_MDL, skip_MD, mask_BL)
+        return gated_long_convolution(
+            p_BCL, in_bias_C, short.weight[:, 0], short.bias, k_MDL, skip_MD, mask_BL
+        )
 
     def _step_by_step(
         self, p_BLC: torch.Tensor, mask_BL: torch.Tensor | None, past: HyenaDNACacheLayer | None
     ) -> torch.Tensor:
         """The same by ordinary operations: for graphs, dropout, adapters, and to continue a cache.
 
-        Positions after those in a cache get what a pass over the whole sequence gives them. With gradients, those
-        within `p_BLC` are exact, and what is in the cache is a constant.
+        Positions after those in a cache get what a pass over the whole sequence gives them. With
+        gradients, those within `p_BLC` are exact, and what is in the cache is a constant.
 
-        Args:
-            p_BLC: Projections of the new positions, of shape (batch, length, (N + 1) * d_model).
-            mask_BL: True where there is a token. A row's pads come before its tokens; after tokens in the cache they
+        Args: p_BLC: Projections of the new positions, of shape (batch, length, (N + 1) * d_model).
+            mask_BL: True where there is a token. A row's pads come before its tokens; after tokens
+            in the cache they
                 count as if they came before those too.
             past: The block's layer of the cache, which is changed, or `None`.
 
@@ -154,7 +172,8 @@ class HyenaDNAOperator(nn.Module):
         if mask_BL is not None:
             x_BLC = x_BLC.masked_fill(~mask_BL[..., None], 0)
 
-        # 1. The columns before these positions: zeros at the beginning of a sequence, or those in the cache.
+        # 1. The columns before these positions: zeros at the beginning of a sequence, or those in
+        # the cache.
         moved_BMDL = None
         if past is None:
             window_BLC = F.pad(x_BLC, (0, 0, self.config.short_filter_order - 1, 0))
@@ -162,11 +181,14 @@ class HyenaDNAOperator(nn.Module):
             window_BLC, moved_BMDL = self._window_after(past, x_BLC, mask_BL)
 
         # 2. The short convolution, and the gates and the value that it gives.
-        *gates, v_BDL = self._convolve_short(window_BLC, length, p_BLC.dtype).split(self.config.d_model, dim=1)
+        *gates, v_BDL = self._convolve_short(window_BLC, length, p_BLC.dtype).split(
+            self.config.d_model, dim=1
+        )
         if mask_BL is not None:  # the short convolution has a bias; from here on zeros stay zeros
             v_BDL = v_BDL.masked_fill(~mask_BL[:, None], 0)
 
-        # 3. Gates and long convolutions: the new inputs among themselves, and what is due from those before.
+        # 3. Gates and long convolutions: the new inputs among themselves, and what is due from
+        # those before.
         if past is None:
             k_MDL, skip_MD = self.filters(length)
         else:
@@ -188,9 +210,9 @@ class HyenaDNAOperator(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Get the cache ready for these projections, and put its last columns in front of them.
 
-        Returns:
-            The window for the short convolution, (batch, columns + length, channels), and, where there are pads,
-            the inputs of the long convolutions that take their place: (batch, N - 1, d_model, length).
+        Returns: The window for the short convolution, (batch, columns + length, channels), and,
+            where there are pads, the inputs of the long convolutions that take their place: (batch,
+            N - 1, d_model, length).
         """
         batch, length, _ = x_BLC.shape
         past.start(self.config, batch, length, x_BLC.dtype, x_BLC.device)
@@ -204,7 +226,9 @@ class HyenaDNAOperator(nn.Module):
         return _pads_in_front(window_BLC, pads_B, window_BLC.shape[1] - length), moved_BMDL
 
     def _convolution_after(self, past: HyenaDNACacheLayer, length: int):
-        """A function (m, u_BDL) -> long convolution m of the new inputs, which are kept, after those in the cache."""
+        """A function (m, u_BDL) -> long convolution m of the new inputs, which are kept, after
+        those in the cache.
+        """
         everything = slice(None)
         one_step = length == 1 and past.rows is None and not torch.is_grad_enabled()
         if not one_step or past.must_settle():
@@ -229,7 +253,9 @@ class HyenaDNAOperator(nn.Module):
         return convolve
 
     def _convolve_short(self, window_BLC: torch.Tensor, length: int, dtype: torch.dtype) -> torch.Tensor:
-        """The short convolution at the last `length` positions of a window, (batch, channels, length)."""
+        """The short convolution at the last `length` positions of a window, (batch, channels,
+        length).
+        """
         short = self.short_filter
         context = self.config.short_filter_order - 1
         window_BCL = window_BLC[:, window_BLC.shape[1] - length - context :].transpose(1, 2)
@@ -257,7 +283,9 @@ class HyenaDNAOperator(nn.Module):
 
 
 def _pads_in_front(window_BLC: torch.Tensor, pads_B: torch.Tensor, past: int) -> torch.Tensor:
-    """The same rows with the pads, which follow the first `past` columns, in front of these, as zeros."""
+    """The same rows with the pads, which follow the first `past` columns, in front of these, as
+    zeros.
+    """
     position_L = torch.arange(window_BLC.shape[1], device=window_BLC.device)
     source_BL = torch.where(position_L < past + pads_B[:, None], position_L - pads_B[:, None], position_L)
     moved_BLC = window_BLC.gather(1, source_BL.clamp(min=0)[..., None].expand_as(window_BLC))
@@ -299,7 +327,9 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         workspace: Workspace | None = None,
         past: HyenaDNACacheLayer | None = None,
     ) -> torch.Tensor:
-        """Run the block; `HyenaDNAOperator.forward` has the arguments. `workspace`: see `Workspace`."""
+        """Run the block; `HyenaDNAOperator.forward` has the arguments. `workspace`: see
+        `Workspace`.
+        """
         hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
         if runs_fused(self, hidden_states, mask, pads_first, past):
             return self._fused(hidden_states, mask, workspace or Workspace(), past)
@@ -310,7 +340,9 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         transformed = self.mlp(self.norm2(hidden_states.to(weight_dtype)))
         return hidden_states + self.dropout(transformed)
 
-    def _fused(self, hidden_states, mask, workspace: Workspace, past: HyenaDNACacheLayer | None) -> torch.Tensor:
+    def _fused(
+        self, hidden_states, mask, workspace: Workspace, past: HyenaDNACacheLayer | None
+    ) -> torch.Tensor:
         mixer = self.mixer
         mlp = self.mlp
         device = hidden_states.device
@@ -343,9 +375,10 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         return run_block(parts, hidden_states, mask, workspace, past)
 
 
-# ----------------------------------------------------------------------------- which form of operator and block runs
+# ------------------------------------------------------------ which form of operator and block runs
 
-# The classes that this model is made of. Anything else in one of their places is an adapter or a quantizer.
+# The classes that this model is made of. Anything else in one of their places is an adapter or a
+# quantizer.
 _MADE_OF = {
     nn.Conv1d,
     nn.Dropout,
@@ -366,9 +399,11 @@ _MADE_OF = {
 
 
 def runs_as_one_op(operator: HyenaDNAOperator, u_BLD: torch.Tensor) -> bool:
-    """Whether everything between the projections is one differentiable operation, `gated_long_convolution`.
+    """Whether everything between the projections is one differentiable operation,
+    `gated_long_convolution`.
 
-    Dropout between the convolutions, graphs, and modules that somebody wrapped need ordinary operations.
+    Dropout between the convolutions, graphs, and modules that somebody wrapped need ordinary
+    operations.
     """
     dropout = operator.training and operator.config.hyena_dropout > 0
     return not (is_tracing(u_BLD) or dropout) and is_untouched(operator.short_filter)
@@ -381,7 +416,9 @@ def runs_fused(
     pads_first: torch.Tensor | None,
     past: HyenaDNACacheLayer | None,
 ) -> bool:
-    """Whether the block needs no gradients and nothing of it is wrapped: then it runs in tiles, in little memory."""
+    """Whether the block needs no gradients and nothing of it is wrapped: then it runs in tiles, in
+    little memory.
+    """
     if block.training or torch.is_grad_enabled() or is_tracing(hidden_states):
         return False
     if pads_first is not None:
@@ -392,23 +429,35 @@ def runs_fused(
 
 
 def is_untouched(module: nn.Module) -> bool:
-    """Whether calling the module does what its own weights say: no adapter, hook, offloading or quantization.
+    """Whether calling the module does what its own weights say: no adapter, hook, offloading or
+    quantization.
 
     Only then may we read its weights instead of calling it, and overwrite its output in place.
     """
-    if type(module) not in _MADE_OF or "forward" in vars(module):  # accelerate hooks in by such an attribute
+    # accelerate hooks in by such an attribute
+    if type(module) not in _MADE_OF or "forward" in vars(module):
         return False
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+    if (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    ):
         return False
     if _has_global_hook():
         return False
-    # A quantizer may leave the module as it is and replace the weight: by integers, or by a tensor of another class.
+    # A quantizer may leave the module as it is and replace the weight: by integers, or by a tensor
+    # of another class.
     weights = module.parameters(recurse=False)
-    return all(type(w) in (nn.Parameter, torch.Tensor) and w.is_floating_point() and not w.is_meta for w in weights)
+    return all(
+        type(w) in (nn.Parameter, torch.Tensor) and w.is_floating_point() and not w.is_meta for w in weights
+    )
 
 
 def _has_global_hook() -> bool:
-    """Whether PyTorch calls something around every module of the process. Its own such function is younger than 2.6."""
+    """Whether PyTorch calls something around every module of the process. Its own such function is
+    younger than 2.6.
+    """
     module = nn.modules.module
     forward = module._global_forward_hooks or module._global_forward_pre_hooks
     backward = module._global_backward_hooks or module._global_backward_pre_hooks
@@ -420,7 +469,7 @@ def all_untouched(module: nn.Module) -> bool:
     return all(map(is_untouched, module.modules()))
 
 
-# ------------------------------------------------------------------------------------------------------------ the model
+# ---------------------------------------------------------------------------------------- the model
 
 
 class HyenaDNAEmbeddings(nn.Module):
@@ -448,9 +497,11 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = ["past_key_values", "cache"]
     _can_record_outputs = {"hidden_states": HyenaDNABlock}
     _keep_in_fp32_modules_strict = ["filter_fn"]
-    # The quantizers of Transformers leave alone what this list names, by a pattern from the start of a layer's name.
+    # The quantizers of Transformers leave alone what this list names, by a pattern from the start
+    # of a layer's name.
     _keep_in_fp32_modules = [".*filter_fn"]
-    # Published files hold what can be computed, and each frequency thrice. A trained `z` is found before loading.
+    # Published files hold what can be computed, and each frequency thrice. A trained `z` is found
+    # before loading.
     _keys_to_ignore_on_load_unexpected = [
         r"filter_fn\.pos_emb\.(z|t)$",
         r"filter_fn\.modulation\.deltas$",
@@ -468,11 +519,15 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """N(0, initializer_range), except where the published model differs (arXiv 2306.15794, training repository)."""
+        """N(0, initializer_range), except where the published model differs (arXiv 2306.15794,
+        training repository).
+        """
         # Transformers calls this only for modules with parameters of their own.
         super()._init_weights(module)
         if isinstance(module, HyenaDNAResidualLinear):
-            init.normal_(module.weight, std=self.config.initializer_range / math.sqrt(2 * self.config.n_layer))
+            init.normal_(
+                module.weight, std=self.config.initializer_range / math.sqrt(2 * self.config.n_layer)
+            )
         elif isinstance(module, nn.Conv1d):  # back to PyTorch's default
             bound = 1 / math.sqrt(self.config.short_filter_order)
             init.uniform_(module.weight, -bound, bound)
@@ -486,14 +541,17 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in Transformers. Warns when `max_seq_len` is not the checkpoint's, because it changes every filter."""
+        """As in Transformers. Warns when `max_seq_len` is not the checkpoint's, because it changes
+        every filter.
+        """
         try:
             model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except OSError as error:
             if any(Path(str(pretrained_model_name_or_path)).glob("*.ckpt")):
                 raise OSError(
-                    f"{pretrained_model_name_or_path} holds a PyTorch Lightning checkpoint (.ckpt), which Transformers "
-                    f"cannot load. Convert it once: `hyenadna convert {pretrained_model_name_or_path} DEST`."
+                    f"{pretrained_model_name_or_path} holds a PyTorch Lightning checkpoint (.ckpt), "
+                    "which Transformers cannot load. Convert it once: `hyenadna convert "
+                    f"{pretrained_model_name_or_path} DEST`."
                 ) from error
             raise
         if pretrained_model_name_or_path is None:  # a state dict and a configuration
@@ -505,12 +563,16 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             )
         except OSError:  # an adapter comes without a configuration
             return model
-        was, now = stored.get("max_seq_len"), (model[0] if isinstance(model, tuple) else model).config.max_seq_len
+        was, now = (
+            stored.get("max_seq_len"),
+            (model[0] if isinstance(model, tuple) else model).config.max_seq_len,
+        )
         if was is not None and was != now:
             logger.warning(
-                f"The checkpoint was made with max_seq_len={was}, and is loaded with max_seq_len={now}. The time axis "
-                f"of the filters runs from 0 to 1 over max_seq_len tokens: each is stretched by {now / was:.3g}, "
-                "and the outputs change. Leave max_seq_len out to get the model as it was trained, or fine-tune this."
+                f"The checkpoint was made with max_seq_len={was}, and is loaded with max_seq_len={now}. "
+                "The time axis of the filters runs from 0 to 1 over max_seq_len tokens: each is "
+                f"stretched by {now / was:.3g}, and the outputs change. Leave max_seq_len out to get "
+                "the model as it was trained, or fine-tune this."
             )
         return model
 
@@ -518,7 +580,9 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None):
         # The one place where the files are known and nothing is loaded yet.
         check_checkpoint(model, state_dict, checkpoint_files, load_config)
-        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys)
+        return PreTrainedModel._load_pretrained_model(
+            model, state_dict, checkpoint_files, load_config, expected_keys
+        )
 
 
 class HyenaDNAModel(HyenaDNAPreTrainedModel):
@@ -549,25 +613,26 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Run the backbone.
 
-        Args:
-            input_ids: Token ids of shape (batch, length).
-            attention_mask: 1 where there is a token and 0 where there is padding, of shape (batch, length), anywhere in
-                a row. With it a sequence has the same outputs alone and in a batch. Without it pads are tokens. With a
-                cache of `past` positions it is (batch, past + length).
-            past_key_values: A `DynamicCache` that an earlier call returned, or a new one: the input continues what was
-                read with it, and is added to it.
+        Args: input_ids: Token ids of shape (batch, length). attention_mask: 1 where there is a
+            token and 0 where there is padding, of shape (batch, length), anywhere in
+                a row. With it a sequence has the same outputs alone and in a batch. Without it pads
+                are tokens. With a cache of `past` positions it is (batch, past + length).
+            past_key_values: A `DynamicCache` that an earlier call returned, or a new one: the input
+                continues what was read with it, and is added to it.
             cache: The same, by the name that Transformers uses since 5.24.
             inputs_embeds: Embeddings of shape (batch, length, d_model), instead of `input_ids`.
-            use_cache: Make a cache if none was passed, and return it. Unlike `generate`, a single call does not unless
-                it is asked to, because a cache takes several times the memory of its input.
-            kwargs: What Transformers and its friends pass and read: `output_hidden_states`, `return_dict`,
-                `num_items_in_batch`, `shift_labels`. `position_ids` have to count up, `token_type_ids` to be 0, and
-                neither changes anything. Any other name is an error, unless its value is `None`.
+            use_cache: Make a cache if none was passed, and return it. Unlike `generate`, a single
+                call does not unless it is asked to, because a cache takes several times the memory
+                of its input.
+            kwargs: What Transformers and its friends pass and read: `output_hidden_states`,
+                `return_dict`, `num_items_in_batch`, `shift_labels`. `position_ids` have to count
+                up, `token_type_ids` to be 0, and neither changes anything. Any other name is an
+                error, unless its value is `None`.
 
-        Returns:
-            `last_hidden_state` of shape (batch, length, d_model), after the final norm, and the cache: `cache`, before
-            Transformers 5.24 `past_key_values`. With `output_hidden_states=True` also `hidden_states`, n_layer + 1 of
-            them: the embeddings and the output of each block, the last one's after the final norm.
+        Returns: `last_hidden_state` of shape (batch, length, d_model), after the final norm, and
+            the cache: `cache`, before Transformers 5.24 `past_key_values`. With
+            `output_hidden_states=True` also `hidden_states`, n_layer + 1 of them: the embeddings
+            and the output of each block, the last one's after the final norm.
 
         Raises:
             TypeError: An argument has a name that the model does not know.
@@ -594,17 +659,22 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         mask, pads_first = read_mask(attention_mask, inputs_embeds, past_length)
         check_positions(kwargs.get("position_ids"), attention_mask, inputs_embeds)
 
-        # 2. Run the blocks. `del` drops the last reference, so the embeddings are freed during the first block.
+        # 2. Run the blocks. `del` drops the last reference, so the embeddings are freed during the
+        # first block.
         dropout = self.backbone.dropout
         hidden_states = dropout(inputs_embeds)
         del inputs_embeds
         workspace = None
-        # A block overwrites what the one before returned, unless a hook or a module in its place may have kept it.
-        if not (torch.is_grad_enabled() or is_tracing(hidden_states)) and all(map(is_untouched, self.backbone.layers)):
+        # A block overwrites what the one before returned, unless a hook or a module in its place
+        # may have kept it.
+        if not (torch.is_grad_enabled() or is_tracing(hidden_states)) and all(
+            map(is_untouched, self.backbone.layers)
+        ):
             workspace = Workspace()
             if input_ids is not None and is_untouched(embedding) and is_untouched(dropout):
                 workspace.stream_BLD = hidden_states
-        # `assistant_early_exit` runs the first few blocks only: it lowers `n_layer` for the time of a draft.
+        # `assistant_early_exit` runs the first few blocks only: it lowers `n_layer` for the time of
+        # a draft.
         blocks = list(self.backbone.layers)[: self.config.n_layer]
         for block, past in zip(blocks, past_layers, strict=True):
             hidden_states = block(hidden_states, mask, pads_first, workspace, past)
@@ -621,24 +691,27 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
     def _runs_blocks_twice(self) -> bool:
         """Whether activations are checkpointed: the backward pass runs the blocks once more."""
         return torch.is_grad_enabled() and any(
-            block.training and getattr(block, "gradient_checkpointing", False) for block in self.backbone.layers
+            block.training and getattr(block, "gradient_checkpointing", False)
+            for block in self.backbone.layers
         )
 
 
 def _refuse_used_cache(past_length: int) -> None:
-    """Raise where activations are checkpointed and a cache is in use; warn where it is new, and stays empty.
+    """Raise where activations are checkpointed and a cache is in use; warn where it is new, and
+    stays empty.
 
     A block that runs twice would add its positions to the cache twice.
     """
     if past_length:
         raise ValueError(
-            f"The cache holds {past_length} positions, but activations are checkpointed, and a block that runs twice "
-            "cannot continue a cache. Use `torch.no_grad()` or `model.eval()`, or switch checkpointing off."
+            f"The cache holds {past_length} positions, but activations are checkpointed, and a block "
+            "that runs twice cannot continue a cache. Use `torch.no_grad()` or `model.eval()`, or "
+            "switch checkpointing off."
         )
     logger.warning_once("Activations are checkpointed, so nothing is kept in the cache.")
 
 
-# ------------------------------------------------------------------------------------------------------------ the heads
+# ---------------------------------------------------------------------------------------- the heads
 
 
 class HyenaDNAForCausalLM(HyenaDNAGenerationMixin, HyenaDNAPreTrainedModel):
@@ -666,18 +739,23 @@ class HyenaDNAForCausalLM(HyenaDNAGenerationMixin, HyenaDNAPreTrainedModel):
         cache=None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """Predict the next token at every position; see `HyenaDNAModel.forward` for the other arguments.
+        """Predict the next token at every position; see `HyenaDNAModel.forward` for the other
+        arguments.
 
-        Args:
-            labels: Token ids of shape (batch, length), usually the `input_ids`: the shift by one happens here. -100 and
-                masked positions are ignored. The loss is a softmax over all `vocab_size` rows, as published.
-            logits_to_keep: Compute logits only for the last so many positions, or for these positions; 0 for all.
+        Args: labels: Token ids of shape (batch, length), usually the `input_ids`: the shift by one
+            happens here. -100 and
+                masked positions are ignored. The loss is a softmax over all `vocab_size` rows, as
+                published.
+            logits_to_keep: Compute logits only for the last so many positions, or for these
+            positions; 0 for all.
 
         Returns:
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, length, vocab_size).
         """
         if labels is not None:
-            check_labels(labels, input_ids if inputs_embeds is None else inputs_embeds, self.config.vocab_size)
+            check_labels(
+                labels, input_ids if inputs_embeds is None else inputs_embeds, self.config.vocab_size
+            )
         outputs = self.hyena(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -687,21 +765,26 @@ class HyenaDNAForCausalLM(HyenaDNAGenerationMixin, HyenaDNAPreTrainedModel):
             cache=cache,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep  # -0 is all of them
+        # -0 is all of them
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
 
         loss = None
         if labels is not None:
             if kwargs.get("shift_labels") is None:
                 kwargs["shift_labels"] = next_token_labels(labels, attention_mask)[:, kept].contiguous()
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: getattr(outputs, CACHE)}
         )
 
 
 class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
-    """The backbone, pooled by `config.pooling`, and a linear head: classes, several labels at once, or regression."""
+    """The backbone, pooled by `config.pooling`, and a linear head: classes, several labels at once,
+    or regression.
+    """
 
     def __init__(self, config: HyenaDNAConfig):
         super().__init__(config)
@@ -725,9 +808,10 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
     ) -> SequenceClassifierOutputWithPast:
         """Classify whole sequences; see `HyenaDNAModel.forward` for the other arguments.
 
-        Args:
-            labels: Class ids of shape (batch,); for several labels 0 or 1 and for regression numbers of shape (batch,
-                num_labels), or (batch,) if there is one. `config.problem_type` decides, as in Transformers.
+        Args: labels: Class ids of shape (batch,); for several labels 0 or 1 and for regression
+            numbers of shape (batch,
+                num_labels), or (batch,) if there is one. `config.problem_type` decides, as in
+                Transformers.
 
         Returns:
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, num_labels).
@@ -756,7 +840,8 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
             loss = self.loss_function(labels=labels, pooled_logits=scores, config=self.config, **kwargs)
             count = kwargs.get("num_items_in_batch")
             if count is not None and labels.is_floating_point():
-                # Transformers divides by it for classes only, and an accumulated batch would count several times.
+                # Transformers divides by it for classes only, and an accumulated batch would count
+                # several times.
                 loss = loss * labels.numel() / count
         return SequenceClassifierOutputWithPast(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: getattr(outputs, CACHE)}
@@ -764,7 +849,9 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
 
 
 class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
-    """The backbone and a linear head that classifies every position, from what is at and to the left of it."""
+    """The backbone and a linear head that classifies every position, from what is at and to the
+    left of it.
+    """
 
     def __init__(self, config: HyenaDNAConfig):
         super().__init__(config)
@@ -795,7 +882,9 @@ class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, length, num_labels).
         """
         if labels is not None:
-            check_labels(labels, input_ids if inputs_embeds is None else inputs_embeds, self.config.num_labels)
+            check_labels(
+                labels, input_ids if inputs_embeds is None else inputs_embeds, self.config.num_labels
+            )
         outputs = self.hyena(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -1,11 +1,13 @@
 """Default target modules for `peft`, so that its configurations work without `target_modules`.
 
-`peft` is optional and takes seconds to import. We register with it if it is already imported, and never import it.
+`peft` is optional and takes seconds to import. We register with it if it is already imported, and
+never import it.
 """
 
 import sys
 
-# The dense layers of the operator and of the MLP. Not those of the filters: small changes there have large effects.
+# The dense layers of the operator and of the MLP. Not those of the filters: small changes there
+# have large effects.
 _TARGETS = ["in_proj", "out_proj", "fc1", "fc2"]
 _SPECIAL_TARGETS = {
     "IA3_TARGET_MODULES_MAPPING": ["in_proj", "fc2"],
@@ -29,6 +31,6 @@ def register_with_peft() -> None:
 
 def _refuse_prefix(past_key_values):
     raise ValueError(
-        "Prefix tuning puts learned keys and values in front of those of the attention, and HyenaDNA has no attention. "
-        "Use `PromptTuningConfig` or `PromptEncoderConfig` (soft prompts), or `LoraConfig`."
+        "Prefix tuning puts learned keys and values in front of those of the attention, and HyenaDNA "
+        "has no attention. Use `PromptTuningConfig` or `PromptEncoderConfig` (soft prompts), or `LoraConfig`."
     )

@@ -1,7 +1,8 @@
-"""Everything private or young in Transformers that this package leans on, and what it does about other releases.
+"""Everything private or young in Transformers that this package leans on, and what it does about
+other releases.
 
-A name that starts with an underscore or came lately may go in any release, and there is one about every twelve days.
-The number is the first release that has the name in the form that is used here.
+A name that starts with an underscore or came lately may go in any release, and there is one about
+every twelve days. The number is the first release that has the name in the form that is used here.
 
     In the files that travel to the Hub:
     capture_outputs, `_can_record_outputs`     5.2   hidden states, by hooks on the blocks
@@ -17,10 +18,10 @@ The number is the first release that has the name in the form that is used here.
     `_skip_keys_device_placement`              5.0   the cache, by both names
     `_load_pretrained_model`, load_state_dict  5.4   where the files are known and nothing is loaded yet
     `@strict`, `validate_layer_type`           5.4   a configuration is a dataclass
-    `_prepare_generated_length`                5.0   an early message about the length; without it there is a late one
+    `_prepare_generated_length`                5.0   an early message about the length
     prepare_inputs_for_generation              5.0   with `is_first_iteration`
-    `_layer_type`                              5.14  a cache layer registers itself for `DynamicCache(config=...)`
-    `activate_past_recording`                  5.14  of a cache layer; older: `supports_early_init`, `get_max_length`
+    `_layer_type`                              5.14  a cache layer registers for `DynamicCache(config=...)`
+    `activate_past_recording`                  5.14  older: `supports_early_init`, `get_max_length`
     crop, of a negative number                 5.15  likewise
     is_croppable                               5.17  likewise, and asked for since then
     `layer_class_to_replicate`                 5.0   of a cache that was made without a configuration
@@ -33,7 +34,8 @@ The number is the first release that has the name in the form that is used here.
     rotate_checkpoints                         5.2   pretraining
     get_relative_import_files                  5.0   export
 
-5.16 is the oldest release on which everything works: on 5.15 assisted decoding raises, and 5.13 has no `_layer_type`.
+5.16 is the oldest release on which everything works: on 5.15 assisted decoding raises, and 5.13 has
+no `_layer_type`.
 """
 
 import warnings
@@ -46,12 +48,21 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
-__all__ = ["CACHE", "GradientCheckpointingLayer", "capture_outputs", "generates_with_cache", "is_tracing", "one_cache"]
+__all__ = [
+    "CACHE",
+    "GradientCheckpointingLayer",
+    "capture_outputs",
+    "generates_with_cache",
+    "is_tracing",
+    "one_cache",
+]
 
-# The newest release that the whole test suite passes on. `generate` is checked at run time on a newer one.
+# The newest release that the whole test suite passes on. `generate` is checked at run time on a
+# newer one.
 NEWEST_TESTED = "5.24.0"
 
-# What the installed release calls the cache in outputs and in `generate`: renamed in 5.24. `forward` takes both names.
+# What the installed release calls the cache in outputs and in `generate`: renamed in 5.24.
+# `forward` takes both names.
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
@@ -70,15 +81,18 @@ def one_cache(past_key_values, cache):
     return cache
 
 
-_cache_works: bool | None = None  # with `generate` of the installed release; not known before the first call
+# with `generate` of the installed release; not known before the first call
+_cache_works: bool | None = None
 
 
 def generates_with_cache(model_class) -> bool:
-    """Whether `generate` of the installed release is right with our cache; if not, a warning says so once a process.
+    """Whether `generate` of the installed release is right with our cache; if not, a warning says
+    so once a process.
 
-    A release that hands over the cache under another name would generate from the last token alone, without a word:
-    5.24 did. So on a release newer than the newest tested, a toy model generates a few tokens, and its logits are
-    compared with those of a full pass. Neither the caller's model nor the state of the random numbers is touched.
+    A release that hands over the cache under another name would generate from the last token alone,
+    without a word: 5.24 did. So on a release newer than the newest tested, a toy model generates a
+    few tokens, and its logits are compared with those of a full pass. Neither the caller's model
+    nor the state of the random numbers is touched.
 
     Args:
         model_class: `HyenaDNAForCausalLM`, of the copy of this code that asks.
@@ -92,9 +106,10 @@ def generates_with_cache(model_class) -> bool:
         if error is not None:
             _cache_works = False
             warnings.warn(
-                f"`generate` of Transformers {transformers.__version__} does not work with HyenaDNA's cache: {error}. "
-                "This process generates without a cache, which gives the same tokens, slower. The newest release that "
-                f"was tested is {NEWEST_TESTED}: `pip install transformers=={NEWEST_TESTED}`.",
+                f"`generate` of Transformers {transformers.__version__} does not work with HyenaDNA's "
+                f"cache: {error}. This process generates without a cache, which gives the same tokens, "
+                f"slower. The newest release that was tested is {NEWEST_TESTED}: `pip install "
+                f"transformers=={NEWEST_TESTED}`.",
                 stacklevel=3,
             )
     return _cache_works
@@ -120,7 +135,8 @@ def _toy_difference(model_class) -> float:
         torch.manual_seed(0)
         toy = model_class(model_class.config_class(d_model=4, filter_order=4, max_seq_len=16)).double().eval()
         for parameter in toy.parameters():
-            parameter.normal_(std=0.5)  # with the initial weights, which are small, a lost past would hardly show
+            # with the initial weights, which are small, a lost past would hardly show
+            parameter.normal_(std=0.5)
         out = toy.generate(
             torch.tensor([[7, 8, 9, 10, 11, 7], [10, 8, 10, 7, 7, 9]]),
             max_new_tokens=new,

@@ -15,14 +15,17 @@ import hyenadna
 
 from .helpers.slow import function_of, processor_seconds, read_list
 
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # processes of pytest-xdist share the cores
+# processes of pytest-xdist share the cores
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
-# ------------------------------------------------------------------------------------------ the fast and the slow half
+# ----------------------------------------------------------------------- the fast and the slow half
 
 
 def pytest_addoption(parser):
-    parser.addoption("--measure", metavar="FILE", help="append the processor time of each test (tests/helpers/slow.py)")
+    parser.addoption(
+        "--measure", metavar="FILE", help="append the processor time of each test (tests/helpers/slow.py)"
+    )
 
 
 def pytest_collection_modifyitems(items):
@@ -44,7 +47,7 @@ def pytest_runtest_protocol(item, nextitem):
     return result
 
 
-# --------------------------------------------------------------------------------------------------------- deprecations
+# ------------------------------------------------------------------------------------- deprecations
 
 
 class _Deprecations(logging.Handler):
@@ -56,7 +59,8 @@ class _Deprecations(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
-        # Transformers says the latter of its own call, of the model that drafts in assisted decoding.
+        # Transformers says the latter of its own call, of the model that drafts in assisted
+        # decoding.
         if "deprecated" in message.lower() and "Passing `generation_config` together with" not in message:
             self.messages.append(message)
 
@@ -77,18 +81,21 @@ def _no_deprecated_calls(_deprecations):
     assert not _deprecations.messages
 
 
-# -------------------------------------------------------------------------------------------------------- small models
+# ------------------------------------------------------------------------------------- small models
 
 
 def random_model(cls=hyenadna.HyenaDNAForCausalLM, seed: int = 0, **config):
-    """A small model in evaluation mode whose every parameter is away from 0 and 1, so that no term can hide."""
+    """A small model in evaluation mode whose every parameter is away from 0 and 1, so that no term
+    can hide.
+    """
     torch.manual_seed(seed)
     config = {"d_model": 16, "n_layer": 2, "max_seq_len": 66, "filter_order": 8, **config}
     model = cls(hyenadna.HyenaDNAConfig(**config)).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name.endswith("freq"):
-                p.uniform_(0.5, 1.5)  # the published 10 would amplify roundings, which the golden outputs test
+                # the published 10 would amplify roundings, which the golden outputs test
+                p.uniform_(0.5, 1.5)
             elif not name.endswith("pos_emb.z"):
                 p.add_(torch.randn_like(p) * 0.2)
     return model

@@ -1,7 +1,8 @@
-"""`hyenadna pretrain` with its model sharded by FSDP2, which Trainer itself does on no CPU; run by `torchrun`.
+"""`hyenadna pretrain` with its model sharded by FSDP2, which Trainer itself does on no CPU; run by
+`torchrun`.
 
-The model says of itself that it is sharded, as one that `from_pretrained(distributed_config=...)` shards: Trainer then
-leaves it as it is, and does everything else.
+The model says of itself that it is sharded, as one that `from_pretrained(distributed_config=...)`
+shards: Trainer then leaves it as it is, and does everything else.
 """
 
 import sys

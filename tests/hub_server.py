@@ -1,7 +1,9 @@
-"""A Hub of our own on 127.0.0.1: the few calls that `huggingface_hub` makes to publish and to load, and faults.
+"""A Hub of our own on 127.0.0.1: the few calls that `huggingface_hub` makes to publish and to load,
+and faults.
 
-It keeps what the real one guarantees and the tests rely on: a commit is whole or not there, an LFS object counts only
-if its SHA-256 is right, a private repository does not exist for strangers, and a branch moves by commits alone.
+It keeps what the real one guarantees and the tests rely on: a commit is whole or not there, an LFS
+object counts only if its SHA-256 is right, a private repository does not exist for strangers, and a
+branch moves by commits alone.
 """
 
 import base64
@@ -17,11 +19,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 TOKEN = "hf_" + "TestTokenOfNobody" * 2  # as long as a real one
-CUT, CUT_AFTER = "cut", "cut after"  # the connection, half-way through the request, or after it was carried out
+# the connection, half-way through the request, or after it was carried out
+CUT, CUT_AFTER = "cut", "cut after"
 
 
 class Hub:
-    """The state of the server: repositories, LFS objects, the requests that came, and the faults that are due."""
+    """The state of the server: repositories, LFS objects, the requests that came, and the faults
+    that are due.
+    """
 
     refusal: str | None = None  # what is said with a status that was asked for
 
@@ -42,11 +47,14 @@ class Hub:
         self.server.server_close()
 
     def fail(self, request: str, status: int | str | bytes, times: int = 1, **headers: str) -> None:
-        """Answer the next `times` requests that match the pattern with a status, or cut the connection.
+        """Answer the next `times` requests that match the pattern with a status, or cut the
+        connection.
 
         Bytes are sent as they are, with status 200, as a proxy may do that never asks the Hub.
         """
-        self.faults.append({"request": re.compile(request), "status": status, "times": times, "headers": headers})
+        self.faults.append(
+            {"request": re.compile(request), "status": status, "times": times, "headers": headers}
+        )
 
     def create(self, repo_id: str, private: bool = False, files: dict[str, bytes] | None = None) -> dict:
         repo = {"private": private, "branches": {"main": []}, "pull_requests": []}
@@ -101,7 +109,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def refuse(self, status: int, code: str, message: str = "", **headers: str) -> None:
-        self.answer({"error": message or code}, status, X_Error_Code=code, X_Error_Message=message or code, **headers)
+        self.answer(
+            {"error": message or code}, status, X_Error_Code=code, X_Error_Message=message or code, **headers
+        )
 
     def handle_request(self) -> None:
         parts = urlsplit(self.path)
@@ -141,7 +151,9 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = handle_request
 
     def find(self, repo: str, revision: str = "main", write: bool = False) -> tuple[dict, dict] | None:
-        """The repository and its files at a revision (`oid`, `files`), or None after an error was sent."""
+        """The repository and its files at a revision (`oid`, `files`), or None after an error was
+        sent.
+        """
         found = self.hub.repos.get(repo)
         if (write or (found and found["private"])) and not self.user:
             self.refuse(401, "RepoNotFound", "Invalid username or password.")
@@ -173,7 +185,9 @@ class Handler(BaseHTTPRequestHandler):
         if not repo.startswith("me/"):
             return self.refuse(403, "Forbidden", f"You don't have the rights to create a model under {repo}")
         if repo in self.hub.repos:
-            return self.answer({"error": "You already created this model repo", "url": f"{self.hub.url}/{repo}"}, 409)
+            return self.answer(
+                {"error": "You already created this model repo", "url": f"{self.hub.url}/{repo}"}, 409
+            )
         private = asked.get("private") or asked.get("visibility") == "private"
         self.hub.create(repo, private=bool(private))
         return self.answer({"url": f"{self.hub.url}/{repo}", "name": repo, "id": repo})
@@ -184,7 +198,9 @@ class Handler(BaseHTTPRequestHandler):
         data = yaml.safe_load(head[1]) if head else {}
         wrong = [] if isinstance(data.get("license", ""), str) else ["license must be a string"]
         for entry in data.get("model-index", []):
-            wrong += [] if entry.get("name") and "results" in entry else ["model-index needs a name and results"]
+            wrong += (
+                [] if entry.get("name") and "results" in entry else ["model-index needs a name and results"]
+            )
         errors = [{"message": message} for message in wrong]
         self.answer({"errors": errors, "warnings": []}, 400 if errors else 200)
 
@@ -222,7 +238,11 @@ class Handler(BaseHTTPRequestHandler):
             refs = {"branches": [], "pullRequests": [], "converts": [], "tags": []}
             for name, history in found[0]["branches"].items():
                 ref = name if name.startswith("refs/pr/") else f"refs/heads/{name}"
-                entry = {"name": name, "ref": ref, "targetCommit": history[-1]["oid"] if history else "0" * 40}
+                entry = {
+                    "name": name,
+                    "ref": ref,
+                    "targetCommit": history[-1]["oid"] if history else "0" * 40,
+                }
                 refs["pullRequests" if ref == name else "branches"].append(entry)
             self.answer(refs)
 
@@ -264,7 +284,9 @@ class Handler(BaseHTTPRequestHandler):
                     entry["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{wanted['oid']}"}}
                 objects.append(entry)
             content_type = "application/vnd.git-lfs+json"
-            self.answer(json.dumps({"transfer": "basic", "objects": objects}).encode(), Content_Type=content_type)
+            self.answer(
+                json.dumps({"transfer": "basic", "objects": objects}).encode(), Content_Type=content_type
+            )
 
     def put(self, oid: str) -> None:
         if hashlib.sha256(self.body).hexdigest() != oid:

@@ -1,4 +1,6 @@
-"""HyenaDNA once more, written straight from the papers with loops and O(L^2) sums, to compare with. Slow on purpose."""
+"""HyenaDNA once more, written straight from the papers with loops and O(L^2) sums, to compare with.
+Slow on purpose.
+"""
 
 import math
 
@@ -6,7 +8,9 @@ import torch
 
 
 def causal_convolution(u: torch.Tensor, k: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-    """`y[b, d, t] = sum_{s <= t} k[d, t - s] u[b, d, s] + skip[d] u[b, d, t]`, by a Toeplitz matrix."""
+    """`y[b, d, t] = sum_{s <= t} k[d, t - s] u[b, d, s] + skip[d] u[b, d, t]`, by a Toeplitz
+    matrix.
+    """
     length = u.shape[-1]
     lag = torch.arange(length)[:, None] - torch.arange(length)[None]
     toeplitz = torch.where(lag >= 0, k[:, lag.clamp(min=0)], 0)
@@ -60,9 +64,13 @@ def hyena(p: dict, config, u: torch.Tensor) -> torch.Tensor:
 
 
 def hidden_states(model, input_ids: torch.Tensor) -> list[torch.Tensor]:
-    """The embeddings, each block's output, and the final norm's, of a `HyenaDNAForCausalLM` and the like."""
+    """The embeddings, each block's output, and the final norm's, of a `HyenaDNAForCausalLM` and the
+    like.
+    """
     config, eps = model.config, model.config.layer_norm_epsilon
-    p = {k.removeprefix("hyena.").removeprefix("backbone."): v.detach() for k, v in model.state_dict().items()}
+    p = {
+        k.removeprefix("hyena.").removeprefix("backbone."): v.detach() for k, v in model.state_dict().items()
+    }
     h = p["embeddings.word_embeddings.weight"][input_ids]
     states = [h]
     for i in range(config.n_layer):

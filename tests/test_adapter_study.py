@@ -9,7 +9,12 @@ from transformers import TrainingArguments
 from hyenadna.errors import InputError
 from hyenadna.training import cli
 from hyenadna.training.experiments import adapter_study as study
-from hyenadna.training.experiments.adapter_study import StudyArguments, adapter_study, planned_runs, study_table
+from hyenadna.training.experiments.adapter_study import (
+    StudyArguments,
+    adapter_study,
+    planned_runs,
+    study_table,
+)
 from hyenadna.training.runs.models import RunResult
 
 from .conftest import random_model
@@ -34,7 +39,14 @@ def data(tmp_path_factory):
 
 
 def make_args(checkpoint, data, output_dir, **changes) -> StudyArguments:
-    settings = {**QUICK, "pooling": "last", "prompt_lengths": [2, 5], "lora_ranks": [2], "seeds": [0], **changes}
+    settings = {
+        **QUICK,
+        "pooling": "last",
+        "prompt_lengths": [2, 5],
+        "lora_ranks": [2],
+        "seeds": [0],
+        **changes,
+    }
     settings = {"label_letters": "CG", **settings}
     return StudyArguments(model=str(checkpoint), data=str(data), output_dir=str(output_dir), **settings)
 
@@ -53,7 +65,9 @@ def test_a_study_and_going_on_with_it(checkpoint, data, tmp_path, capsys):
         ("full fine-tuning", base + head),
     ]
     assert [(row["method"], row["trained_parameters"]) for row in rows] == expected
-    for row, folder in zip(rows, (run["name"] for run in planned_runs(make_args(checkpoint, data, "x"))), strict=True):
+    for row, folder in zip(
+        rows, (run["name"] for run in planned_runs(make_args(checkpoint, data, "x"))), strict=True
+    ):
         metrics = json.loads((tmp_path / "study" / f"{folder}-seed0" / "metrics.json").read_text())
         assert row["accuracy"] == metrics["metrics"]["test"]["accuracy"] and row["accuracy_sd"] == 0
         assert row["train_seconds"] == metrics["train_seconds"] and row["resumed"] is False
@@ -67,7 +81,9 @@ def test_a_study_and_going_on_with_it(checkpoint, data, tmp_path, capsys):
         adapter_study(make_args(checkpoint, data, tmp_path / "study"))
     capsys.readouterr()
     more = adapter_study(
-        make_args(checkpoint, data, tmp_path / "study", resume=True, forms=["classifier"], prompt_lengths=[2, 3])
+        make_args(
+            checkpoint, data, tmp_path / "study", resume=True, forms=["classifier"], prompt_lengths=[2, 3]
+        )
     )
     assert capsys.readouterr().out.count("nothing to do") == 4  # only the new length is trained
     assert [row["tokens"] for row in more if row["tokens"]] == [2, 3] and more[1] == rows[1]
@@ -78,14 +94,17 @@ def test_a_study_and_going_on_with_it(checkpoint, data, tmp_path, capsys):
 def test_seeds_are_averaged_and_the_built_in_data_is_the_default(checkpoint, tmp_path, monkeypatch):
     few = DatasetDict(train=make_rows(24), test=make_rows(10, seed=1))
     monkeypatch.setattr(study, "load_splice_junctions", lambda: few)
-    fits = 64 - max(len(sequence) for part in few.values() for sequence in part["sequence"])  # to the last token
+    # to the last token
+    fits = 64 - max(len(sequence) for part in few.values() for sequence in part["sequence"])
     settings = {"prompt_lengths": [fits], "lora_ranks": [], "forms": ["classifier"], "seeds": [0, 1]}
     args = make_args(checkpoint, "", tmp_path / "study", **settings)
     args.data = None
     rows = adapter_study(args)
     assert [row["method"] for row in rows] == ["linear probe", "prompt + head", "full fine-tuning"]
     for row, name in zip(rows, ("probe", f"classifier-{fits}", "full"), strict=True):
-        runs = [json.loads((tmp_path / "study" / f"{name}-seed{s}" / "metrics.json").read_text()) for s in (0, 1)]
+        runs = [
+            json.loads((tmp_path / "study" / f"{name}-seed{s}" / "metrics.json").read_text()) for s in (0, 1)
+        ]
         one, two = (run["metrics"]["test"]["accuracy"] for run in runs)
         assert row["accuracy"] == pytest.approx((one + two) / 2)
         assert row["accuracy_sd"] == pytest.approx(abs(one - two) / 2)
@@ -102,7 +121,10 @@ def test_seeds_are_averaged_and_the_built_in_data_is_the_default(checkpoint, tmp
         ({"seeds": []}, "seeds at least one"),
         ({"class_weights": True}, "or say --forms classifier"),
         ({"seed": 3}, "a study does not use seed: leave it out .*there are seeds"),
-        ({"weight_decay": 0.3, "label_smoothing_factor": 0.1}, "does not use weight_decay, label_smoothing_factor"),
+        (
+            {"weight_decay": 0.3, "label_smoothing_factor": 0.1},
+            "does not use weight_decay, label_smoothing_factor",
+        ),
         ({"logging_strategy": "steps", "optim": "sgd"}, "a study does not use optim, logging_strategy"),
     ],
 )
@@ -118,7 +140,9 @@ def test_what_would_stop_a_run_in_the_middle_is_said_before_the_first(checkpoint
     ):
         adapter_study(make_args(checkpoint, data, tmp_path / "study", prompt_lengths=[2, 50]))
     with pytest.raises(InputError, match="num_virtual_tokens is 63, which leaves no room"):
-        adapter_study(make_args(checkpoint, data, tmp_path / "study", prompt_lengths=[2, 63], truncation=True))
+        adapter_study(
+            make_args(checkpoint, data, tmp_path / "study", prompt_lengths=[2, 63], truncation=True)
+        )
     six = make_rows(36).remove_columns("label").add_column("label", [f"class {i % 6}" for i in range(36)])
     six.to_csv(tmp_path / "six.csv", index=False)
     with pytest.raises(InputError, match="6 classes"):
@@ -142,7 +166,11 @@ def test_a_resumed_run_is_marked():
     row = {"method": "LoRA + head", "tokens": None, "rank": 4, "trained_parameters": 10, "parameters": 100}
     row |= {"accuracy": 0.5, "accuracy_sd": 0.0, "mcc": 0.0, "train_seconds": 12.3}
     table = study_table([{**row, "resumed": False}, {**row, "resumed": True}], 0.5)
-    assert "| 12 |" in table and "| 12* |" in table and table.endswith("* without the time before an interruption")
+    assert (
+        "| 12 |" in table
+        and "| 12* |" in table
+        and table.endswith("* without the time before an interruption")
+    )
     assert "interruption" not in study_table([{**row, "resumed": False}], 0.5)
 
 

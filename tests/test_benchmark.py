@@ -16,8 +16,20 @@ from hyenadna.genomics.labelled import read_labelled_data
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.training import cli
 from hyenadna.training.experiments import benchmark as module
-from hyenadna.training.experiments.baselines import LOGISTIC, MAJORITY, NAIVE_BAYES, count_kmers, fit_baselines
-from hyenadna.training.experiments.benchmark import SETS, BenchmarkArguments, benchmark, load_task, planned_tasks
+from hyenadna.training.experiments.baselines import (
+    LOGISTIC,
+    MAJORITY,
+    NAIVE_BAYES,
+    count_kmers,
+    fit_baselines,
+)
+from hyenadna.training.experiments.benchmark import (
+    SETS,
+    BenchmarkArguments,
+    benchmark,
+    load_task,
+    planned_tasks,
+)
 from hyenadna.training.runs.settings import parse_settings
 
 from .helpers.recipes import QUICK, TINY, flags, make_rows
@@ -49,7 +61,7 @@ def write_fasta(path, rows: Dataset) -> None:
     path.write_text("".join(lines))
 
 
-# ---------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------------------------- the table
 
 
 def test_the_table_of_sets():
@@ -68,7 +80,7 @@ def test_the_table_of_sets():
     assert totals["splice_sites_all"] == 30000 and totals["H4ac"] == 34095
 
 
-# ---------------------------------------------------------------------------------------------- layouts
+# ------------------------------------------------------------------------------------------ layouts
 
 
 @pytest.mark.parametrize(
@@ -127,7 +139,9 @@ def test_coordinates_with_a_genome(tmp_path):
     assert load_task(args, "human_enhancers_cohn")["train"]["sequence"][:] == data["train"]["sequence"][:]
     (tmp_path / "other.fa").write_text(f">x1\n{genome['chr1']}\n")
     (tmp_path / "other.fa.fai").unlink()
-    with pytest.raises(InputError, match=r"negative\.csv\.gz: row 0: there is no sequence 'chr1'.*which has \['x1'\]"):
+    with pytest.raises(
+        InputError, match=r"negative\.csv\.gz: row 0: there is no sequence 'chr1'.*which has \['x1'\]"
+    ):
         load_task(args, "human_enhancers_cohn")
     args.fasta = str(tmp_path / "genome.fa")
     for column, value, message in (
@@ -143,7 +157,9 @@ def test_coordinates_with_a_genome(tmp_path):
             load_task(args, "human_enhancers_cohn")
     table.to_csv(folder / "test" / "negative.csv.gz", index=False)
     table.to_csv(folder / "test" / "negative.csv", index=False)  # unpacked beside the packed one
-    with pytest.raises(InputError, match=r"test holds the class 'negative' twice; one of them is negative\.csv\.gz"):
+    with pytest.raises(
+        InputError, match=r"test holds the class 'negative' twice; one of them is negative\.csv\.gz"
+    ):
         load_task(args, "human_enhancers_cohn")
     (folder / "test" / "negative.csv").unlink()
     table.drop(columns="strand").to_csv(folder / "test" / "negative.csv.gz", index=False)
@@ -152,7 +168,9 @@ def test_coordinates_with_a_genome(tmp_path):
 
 
 def test_todays_layouts_of_the_hub(monkeypatch):
-    """One data set for each GenomicBenchmarks set, one table with a column `task` for the Nucleotide Transformer."""
+    """One data set for each GenomicBenchmarks set, one table with a column `task` for the
+    Nucleotide Transformer.
+    """
     asked = []
 
     def load_dataset(name):
@@ -160,7 +178,12 @@ def test_todays_layouts_of_the_hub(monkeypatch):
         rows = make_rows(6)
         if "Genomic_Benchmarks" in name:
             return DatasetDict(train=Dataset.from_dict({"seq": rows["sequence"][:], "label": [0, 1] * 3}))
-        table = {"sequence": rows["sequence"][:], "name": ["n"] * 6, "label": [0, 1] * 3, "task": ["H3", "H4"] * 3}
+        table = {
+            "sequence": rows["sequence"][:],
+            "name": ["n"] * 6,
+            "label": [0, 1] * 3,
+            "task": ["H3", "H4"] * 3,
+        }
         return DatasetDict(train=Dataset.from_dict(table))
 
     monkeypatch.setattr(module, "load_dataset", load_dataset)
@@ -178,7 +201,9 @@ def test_todays_layouts_of_the_hub(monkeypatch):
     "suite, task", [("genomic-benchmarks", "human_nontata_promoters"), ("nucleotide-transformer", "H4")]
 )
 def test_a_clone_of_the_hub(tmp_path, suite, task):
-    """GenomicBenchmarks: `data/train-00000-of-00002-HASH.parquet`, column seq; NT: parquet beside FASTA."""
+    """GenomicBenchmarks: `data/train-00000-of-00002-HASH.parquet`, column seq; NT: parquet beside
+    FASTA.
+    """
     expected = {part: make_rows(n, seed=n) for part, n in (("train", 12), ("test", 6))}
     for part, rows in expected.items():
         table = pd.DataFrame({"label": [0, 1] * (len(rows) // 2)})
@@ -194,9 +219,13 @@ def test_a_clone_of_the_hub(tmp_path, suite, task):
             pd.concat([table, other]).to_parquet(tmp_path / task / f"{part}.parquet")
     args = make_args("x", suite=suite, tasks=[task], data_dir=str(tmp_path))
     data = read_labelled_data(load_task(args, task), validation_fraction=0.2)
-    assert data.label_names == ["0", "1"] and data.parts["test"]["sequence"][:] == expected["test"]["sequence"][:]
     assert (
-        data.parts["test"]["label"][:] == [0, 1] * 3 and len(data.parts["train"]) + len(data.parts["validation"]) == 12
+        data.label_names == ["0", "1"]
+        and data.parts["test"]["sequence"][:] == expected["test"]["sequence"][:]
+    )
+    assert (
+        data.parts["test"]["label"][:] == [0, 1] * 3
+        and len(data.parts["train"]) + len(data.parts["validation"]) == 12
     )
     for path in (tmp_path / task).rglob("train*.parquet"):
         path.unlink()
@@ -216,7 +245,7 @@ def test_without_a_network_the_local_copy_is_named():
         load_task(make_args("x", suite="genomic-benchmarks"), "human_nontata_promoters")
 
 
-# ---------------------------------------------------------------------------------------------- runs
+# --------------------------------------------------------------------------------------------- runs
 
 
 @pytest.mark.parametrize(
@@ -251,8 +280,12 @@ def test_seeds_folds_and_going_on(tmp_path, capsys):
     report = benchmark(make_args(tmp_path / "out", **settings))
     runs = sorted(path.parent.name for path in (tmp_path / "out" / "mine").glob("*/metrics.json"))
     assert runs == ["baselines-fold0", "baselines-fold1", "seed0-fold0", "seed0-fold1"]
-    tested = [set(pd.read_csv(tmp_path / "out" / "mine" / f"seed0-fold{i}" / "predictions.csv")["id"]) for i in (0, 1)]
-    assert not tested[0] & tested[1] and tested[0] | tested[1] == set(make_rows(24)["id"])  # each row tested once
+    tested = [
+        set(pd.read_csv(tmp_path / "out" / "mine" / f"seed0-fold{i}" / "predictions.csv")["id"])
+        for i in (0, 1)
+    ]
+    # each row tested once
+    assert not tested[0] & tested[1] and tested[0] | tested[1] == set(make_rows(24)["id"])
     assert "| 2 (0) |" in report
     with pytest.raises(InputError, match="--resume"):
         benchmark(make_args(tmp_path / "out", **settings))
@@ -267,15 +300,17 @@ def test_a_task_is_called_after_its_data(tmp_path, monkeypatch):
     names = {"my.data.csv": "my", "folder/": "folder", ".": tmp_path.name, "owner/set": "set"}
     for data, name in names.items():
         assert planned_tasks(make_args("x", data=data)) == [name]
-    assert planned_tasks(make_args("x", data="a.csv", task="b")) == ["b"] and planned_tasks(make_args("x")) == [
-        module.SPLICE
-    ]
+    assert planned_tasks(make_args("x", data="a.csv", task="b")) == ["b"] and planned_tasks(
+        make_args("x")
+    ) == [module.SPLICE]
 
 
 def test_the_longest_set_gets_a_longer_model_from_scratch(tmp_path):
     args = make_args(tmp_path, suite="genomic-benchmarks")
     args.max_seq_len = None
-    lengths = [module._run_arguments(args, task, None, "x", 0, None).max_seq_len for task in planned_tasks(args)]
+    lengths = [
+        module._run_arguments(args, task, None, "x", 0, None).max_seq_len for task in planned_tasks(args)
+    ]
     assert lengths == [4709, None, None, None, None, None, None, None]
     args.model = "checkpoint"
     assert module._run_arguments(args, planned_tasks(args)[0], None, "x", 0, None).max_seq_len is None
@@ -324,7 +359,7 @@ def test_command_line(tmp_path, capsys):
     assert "data_dir: there is no folder" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------- baselines
+# ---------------------------------------------------------------------------------------- baselines
 
 
 def test_kmers_equal_those_of_scikit_learn():

@@ -25,7 +25,9 @@ LENGTH = 150
 
 
 def chunked(model, sizes, mask=None, cache=None, **inputs):
-    """Logits of all positions, by calls on chunks of these sizes, the last of them again and again to the end."""
+    """Logits of all positions, by calls on chunks of these sizes, the last of them again and again
+    to the end.
+    """
     (name, x), sizes, start, logits = *inputs.items(), list(sizes), 0, []
     cache = DynamicCache(config=model.config) if cache is None else cache
     with torch.no_grad():
@@ -67,7 +69,9 @@ def test_any_split_gives_the_full_pass(hyena_order, dtype):
 
 
 def test_token_by_token_equals_the_papers_sums():
-    """Against loops and Toeplitz matrices: nothing of the library's convolutions is in the comparison."""
+    """Against loops and Toeplitz matrices: nothing of the library's convolutions is in the
+    comparison.
+    """
     model = random_model(max_seq_len=80, hyena_order=3).double()
     ids = random_ids(1, 80)
     expected = reference.hidden_states(model, ids)[-1] @ model.lm_head.weight.T
@@ -97,7 +101,9 @@ def test_unequal_prompts(hyena_order, split):
 
 @pytest.mark.parametrize("cut", [[40, 1], [45, 30], [50, 1]], ids=str)
 def test_pads_anywhere_in_the_first_call(cut):
-    """A soft prompt, pads, tokens; and pads on the right: a later token must not take them for a gap."""
+    """A soft prompt, pads, tokens; and pads on the right: a later token must not take them for a
+    gap.
+    """
     model = random_model(max_seq_len=LENGTH, d_model=8).double()
     ids, mask = random_ids(3, 100), torch.ones(3, 100)
     mask[0, 10:30], mask[1, 35:40], mask[2, :3] = 0, 0, 0
@@ -108,7 +114,9 @@ def test_pads_anywhere_in_the_first_call(cut):
 
 def test_soft_prompts():
     model = random_model(max_seq_len=LENGTH, d_model=8).double()
-    embeds = torch.cat([torch.randn(2, 9, 8), model.get_input_embeddings()(random_ids(2, 60))], dim=1).double()
+    embeds = torch.cat(
+        [torch.randn(2, 9, 8), model.get_input_embeddings()(random_ids(2, 60))], dim=1
+    ).double()
     expected = full(model, inputs_embeds=embeds)
     for split in ([69], [9, 1], [4, 30, 1]):
         assert_equal(chunked(model, split, inputs_embeds=embeds), expected, torch.float64)
@@ -124,7 +132,11 @@ def test_long_sequences_use_several_groups_of_channels(monkeypatch):
     from hyenadna import cache_hyenadna
 
     def narrow(batch, channels, length, device):
-        return [(slice(b, b + 1), slice(c, min(c + 3, channels))) for c in range(0, channels, 3) for b in range(batch)]
+        return [
+            (slice(b, b + 1), slice(c, min(c + 3, channels)))
+            for c in range(0, channels, 3)
+            for b in range(batch)
+        ]
 
     monkeypatch.setattr(cache_hyenadna, "channel_groups", narrow)
     model = random_model(max_seq_len=LENGTH, d_model=8, hyena_order=3).double()
@@ -209,7 +221,8 @@ def test_hidden_states_come_in_the_callers_order():
 
 
 @pytest.mark.parametrize(
-    "cls", [HyenaDNAModel, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification]
+    "cls",
+    [HyenaDNAModel, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification],
 )
 def test_a_cache_is_made_only_on_request(cls):
     model, ids = random_model(cls), random_ids(1, 10)
@@ -226,7 +239,9 @@ def test_a_cache_is_made_only_on_request(cls):
 
 @pytest.mark.parametrize("passed", [False, True])
 def test_no_cache_while_activations_are_checkpointed(passed):
-    """A block that runs again in the backward pass would add its positions once more, and continue itself."""
+    """A block that runs again in the backward pass would add its positions once more, and continue
+    itself.
+    """
     model, ids = random_model(embed_dropout=0.0).double().train(), random_ids(2, 20)
 
     def gradients(**kwargs):
@@ -237,7 +252,9 @@ def test_no_cache_while_activations_are_checkpointed(passed):
 
     expected, plain = gradients()
     checkpoint_activations(model)
-    out, checkpointed = gradients(**({"cache": DynamicCache(config=model.config)} if passed else {"use_cache": True}))
+    out, checkpointed = gradients(
+        **({"cache": DynamicCache(config=model.config)} if passed else {"use_cache": True})
+    )
     torch.testing.assert_close(out.logits, expected.logits)
     assert plain.keys() == checkpointed.keys()
     for name, gradient in plain.items():
@@ -368,7 +385,9 @@ def test_reset_forgets_the_weights_too():
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.1)
-    assert_equal(chunked(model, [20, 1], input_ids=ids, cache=cache), full(model, input_ids=ids), torch.float64)
+    assert_equal(
+        chunked(model, [20, 1], input_ids=ids, cache=cache), full(model, input_ids=ids), torch.float64
+    )
 
 
 def test_a_copy_goes_its_own_way_and_shares_the_filters(model):
@@ -416,7 +435,9 @@ def test_branches_follow_one_prefix_and_leave_it_as_it_was(config, dtype):
         cache = filled(model, past, (50, 1))
         for length in (1, 2, 80, 33, 80):
             with branches(cache, rows):
-                assert_equal(full(model, input_ids=new[:, :length], past_key_values=cache), expected[:, :length], dtype)
+                assert_equal(
+                    full(model, input_ids=new[:, :length], past_key_values=cache), expected[:, :length], dtype
+                )
             assert cache.get_seq_length() == 70
         logits = chunked_after(model, cache, new[: len(past)])
         whole = full(model, input_ids=torch.cat([past, new[: len(past)]], dim=1))
@@ -439,7 +460,10 @@ def test_branches_of_a_model_that_is_wrapped(model):
 
 
 def test_branches_that_cannot_be(model):
-    with pytest.raises(ValueError, match="nothing in the cache"), branches(DynamicCache(config=model.config), None):
+    with (
+        pytest.raises(ValueError, match="nothing in the cache"),
+        branches(DynamicCache(config=model.config), None),
+    ):
         pass
     cache = filled(model, random_ids(2, 40))
     with pytest.raises(ValueError, match="holds 3 sequences"), branches(cache, torch.tensor([0, 1, 1])):
@@ -457,7 +481,8 @@ def test_memory_grows_by_doubling_and_prefill_is_exact(model):
         chunked_after(model, cache, random_ids(1, 1), sizes=(1,))
         sizes.add(layer.keys.shape[-1])
     assert sizes == {2 * (LENGTH - 30)}
-    assert layer.future.shape[-1] <= LENGTH and layer.filters.length <= LENGTH  # no further than the model goes
+    # no further than the model goes
+    assert layer.future.shape[-1] <= LENGTH and layer.filters.length <= LENGTH
 
 
 def test_blocks_are_few():
@@ -482,9 +507,15 @@ def test_bad_input_is_named(model):
     ids = random_ids(2, 10)
     cache = filled(model, ids)
     for kwargs, message in (
-        ({"input_ids": random_ids(2, LENGTH - 9)}, rf"{LENGTH - 9} tokens.*10 are in the cache.*max_seq_len={LENGTH}"),
+        (
+            {"input_ids": random_ids(2, LENGTH - 9)},
+            rf"{LENGTH - 9} tokens.*10 are in the cache.*max_seq_len={LENGTH}",
+        ),
         ({"input_ids": random_ids(3, 4)}, r"holds 2 sequences.*the input has 3"),
-        ({"input_ids": random_ids(2, 4), "attention_mask": torch.ones(2, 4)}, r"\(2, 4\).*follows 10 positions"),
+        (
+            {"input_ids": random_ids(2, 4), "attention_mask": torch.ones(2, 4)},
+            r"\(2, 4\).*follows 10 positions",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             model(**kwargs, past_key_values=cache)
@@ -503,7 +534,9 @@ def test_caches_of_another_kind(model):
         with pytest.raises(ValueError, match=r"`past_key_values` is .*DynamicCache\(config=model.config\)"):
             model(ids, past_key_values=cache)
     empty = DynamicCache()  # made without a configuration
-    assert_equal(chunked(model, [3, 1], input_ids=ids, cache=empty), full(model, input_ids=ids), torch.float64)
+    assert_equal(
+        chunked(model, [3, 1], input_ids=ids, cache=empty), full(model, input_ids=ids), torch.float64
+    )
 
 
 def test_the_configuration_drives_the_librarys_cache():
@@ -533,7 +566,9 @@ def test_a_module_in_training_mode_drops_out_the_same_inputs():
 @pytest.mark.parametrize("hyena_order", [2, 3])
 @pytest.mark.parametrize("ends", [[5, 9, 12], [40, 41, 80], [1, 2, 3, 4], [60, 61, 62, 63, 64, 100]], ids=str)
 def test_pads_behind_a_cache_are_exact(ends, hyena_order, grad):
-    """Turns of unequal length: what a row says next follows its own tokens, and not the pads of the last turn."""
+    """Turns of unequal length: what a row says next follows its own tokens, and not the pads of the
+    last turn.
+    """
     model = random_model(max_seq_len=LENGTH, hyena_order=hyena_order, d_model=8).double()
     ids = random_ids(4, ends[-1])
     mask = (torch.rand(4, ends[-1], generator=torch.Generator().manual_seed(0)) > 0.3).long()
@@ -557,6 +592,9 @@ def test_pads_behind_a_cache_are_exact(ends, hyena_order, grad):
 def test_pads_behind_what_branches_share_are_refused(model):
     cache = filled(model, random_ids(1, 10))
     mask = torch.tensor([[1] * 14, [1] * 10 + [0, 1, 1, 1]])
-    with branches(cache, torch.zeros(2, dtype=torch.long)), pytest.raises(ValueError, match="pads after the tokens"):
+    with (
+        branches(cache, torch.zeros(2, dtype=torch.long)),
+        pytest.raises(ValueError, match="pads after the tokens"),
+    ):
         model(random_ids(2, 4), attention_mask=mask, past_key_values=cache)
     assert cache.get_seq_length() == 10

@@ -45,7 +45,14 @@ def flip_one_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-NAMES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "config.json", "trainer_state.json")
+NAMES = (
+    "model.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "config.json",
+    "trainer_state.json",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,7 +90,15 @@ def test_blocks_that_a_disk_never_wrote(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"files": []}', '{"files": {}}', '{"files": {"a": 3}}', '{"files": {"a": {"size": 3}}}'],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"files": []}',
+        '{"files": {}}',
+        '{"files": {"a": 3}}',
+        '{"files": {"a": {"size": 3}}}',
+    ],
 )
 def test_a_damaged_manifest_and_none(content, tmp_path):
     write_checkpoint(tmp_path / "checkpoint-5")
@@ -99,7 +114,9 @@ def test_a_damaged_manifest_and_none(content, tmp_path):
 
 
 def test_folders_beside_are_no_checkpoints(tmp_path):
-    """`checkpoint-best`, copies and archives: they used to end in a traceback (C1), and may not be deleted either."""
+    """`checkpoint-best`, copies and archives: they used to end in a traceback (C1), and may not be
+    deleted either.
+    """
     for step in (9, 10, 11):
         write_checkpoint(tmp_path / f"checkpoint-{step}")
     others = ["checkpoint-best", "checkpoint-3 (copy)", "checkpoint-", "checkpoint--1", "checkpoint-1e3"]
@@ -118,7 +135,8 @@ def test_the_best_and_the_newest_stay_and_broken_ones_of_later_steps_go_first(tm
         write_checkpoint(tmp_path / f"checkpoint-{step}")
     remove_old_checkpoints(tmp_path / "checkpoint-4", None, best=None)
     assert len(list(tmp_path.iterdir())) == 5
-    remove_old_checkpoints(tmp_path / "checkpoint-4", 4, best=None)  # the run was resumed from step 3, and 8 is broken
+    # the run was resumed from step 3, and 8 is broken
+    remove_old_checkpoints(tmp_path / "checkpoint-4", 4, best=None)
     assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in (1, 2, 3, 4)}
     remove_old_checkpoints(tmp_path / "checkpoint-4", 1, best=str(tmp_path / "checkpoint-2"))
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-4"}

@@ -29,7 +29,9 @@ TRACKS = ["CTCF", "DNase", "H3K27ac"]
 
 @pytest.fixture
 def data(tmp_path):
-    """A genome of two chromosomes and bins of 20 bases with three tracks, which tell its composition."""
+    """A genome of two chromosomes and bins of 20 bases with three tracks, which tell its
+    composition.
+    """
     rng = np.random.default_rng(0)
     genome = {name: "".join(rng.choice(list("ACGT"), 2000)) for name in ("chr1", "chr2")}
     (tmp_path / "genome.fa").write_text("".join(f">{name}\n{text}\n" for name, text in genome.items()))
@@ -38,7 +40,9 @@ def data(tmp_path):
         table = pd.DataFrame({"chromosome": rng.choice(list(genome), n), "start": rng.integers(0, 1980, n)})
         table["end"] = table["start"] + 20
         for track, letter in zip(TRACKS, "ACG", strict=True):
-            counts = [genome[c][s:e].count(letter) for c, s, e in table[["chromosome", "start", "end"]].values]
+            counts = [
+                genome[c][s:e].count(letter) for c, s, e in table[["chromosome", "start", "end"]].values
+            ]
             table[track] = (np.array(counts) >= 5).astype(int)
         tables[part] = table
     folder = tmp_path / "tracks"
@@ -59,7 +63,9 @@ def test_windows_stand_around_the_centres(data):
     assert labelled.label_names == TRACKS and list(labelled.parts) == ["train", "validation", "test"]
     for part, name in (("train", "train"), ("validation", "valid"), ("test", "test")):
         rows = labelled.parts[part]
-        assert np.array_equal(rows["label"], tables[name][TRACKS].to_numpy()) and rows["label"].dtype == np.uint8
+        assert (
+            np.array_equal(rows["label"], tables[name][TRACKS].to_numpy()) and rows["label"].dtype == np.uint8
+        )
         for i, (chromosome, start) in enumerate(tables[name][["chromosome", "start"]].values):
             assert rows["sequence"][i] == genome[chromosome][max(0, start - 20) : start + 40]
 
@@ -79,11 +85,13 @@ def test_every_layout_gives_the_same_rows(data, tmp_path):
     for other in folders.values():
         other.mkdir()
     for part, table in tables.items():
-        # as published: chromosomes are numbers from 0, tracks are called y_..., the file's name goes on
+        # as published: chromosomes are numbers from 0, tracks are called y_..., the file's name
+        # goes on
         chromosomes = table["chromosome"].str.removeprefix("chr").astype(int) - 1
         published = pd.DataFrame({"Chr_No": chromosomes, "Start": table["start"], "End": table["end"]})
         published[[f"y_{track}" for track in TRACKS]] = table[TRACKS].astype(bool)
-        published.to_csv(folders["published"] / f"{part}_hg19_coords_targets.csv")  # with an index, as saved there
+        # with an index, as saved there
+        published.to_csv(folders["published"] / f"{part}_hg19_coords_targets.csv")
         bed = table[["chromosome", "start", "end"]]
         for kind in ("bed csv", "bed npy"):
             bed.to_csv(folders[kind] / f"{part}.bed", sep="\t", header=False, index=False)
@@ -103,13 +111,18 @@ def test_windows_that_two_parts_share_are_told(data, tmp_path):
     counts = {}
     for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
         places = [
-            [(c, max(0, s - 20), s + 40) for c, s in tables[p][["chromosome", "start"]].values] for p in (one, other)
+            [(c, max(0, s - 20), s + 40) for c, s in tables[p][["chromosome", "start"]].values]
+            for p in (one, other)
         ]
-        counts[one, other] = sum(any(c == k and s < b and a < e for k, a, b in places[0]) for c, s, e in places[1])
+        counts[one, other] = sum(
+            any(c == k and s < b and a < e for k, a, b in places[0]) for c, s, e in places[1]
+        )
     with pytest.warns(UserWarning, match="windows share DNA with the") as found:
         read_chromatin(make_args(folder))
     texts = [str(warning.message) for warning in found]
-    assert texts[1].startswith(f"{counts['train', 'test']} of the 16 test windows share DNA with the train part")
+    assert texts[1].startswith(
+        f"{counts['train', 'test']} of the 16 test windows share DNA with the train part"
+    )
     assert len(texts) == sum(count > 0 for count in counts.values())
     for chromosome, parts in (("chr1", ("train",)), ("chr2", ("valid", "test"))):
         for part in parts:
@@ -118,7 +131,9 @@ def test_windows_that_two_parts_share_are_told(data, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_chromatin(make_args(folder))
-    sequences = pd.DataFrame({"sequence": [genome["chr1"][i : i + 50] for i in range(5)], "CTCF": [0, 1, 0, 1, 1]})
+    sequences = pd.DataFrame(
+        {"sequence": [genome["chr1"][i : i + 50] for i in range(5)], "CTCF": [0, 1, 0, 1, 1]}
+    )
     for part, first in (("train", 0), ("valid", 4)):
         sequences[first:].to_csv(folder / f"{part}.csv", index=False)
     with pytest.warns(UserWarning, match="1 of the 1 validation windows share DNA with the train part"):
@@ -149,11 +164,14 @@ def test_kinds(data, tmp_path):
     assert kinds_of(names, args) == kinds_of([str(i) for i in range(919)], args)
     with pytest.raises(InputError, match="named DNase are not the first 125: give track_kinds"):
         kinds_of(names[::-1], args)
-    assert kinds_of(names[::-1], make_args(data[0], tracks=names[::-1])) == ["all"] * 919  # in an order of one's own
+    # in an order of one's own
+    assert kinds_of(names[::-1], make_args(data[0], tracks=names[::-1])) == ["all"] * 919
     deepsea = kinds_of([str(i) for i in range(919)], args)
     assert [deepsea.count(kind) for kind in ("DHS", "TF", "HM")] == [125, 690, 104]
     assert deepsea[124:126] == ["DHS", "TF"] and deepsea[814:816] == ["TF", "HM"]
-    pd.DataFrame({"track": TRACKS[::-1], "kind": ["HM", "DHS", "TF"]}).to_csv(tmp_path / "kinds.csv", index=False)
+    pd.DataFrame({"track": TRACKS[::-1], "kind": ["HM", "DHS", "TF"]}).to_csv(
+        tmp_path / "kinds.csv", index=False
+    )
     args.track_kinds = str(tmp_path / "kinds.csv")
     assert kinds_of(TRACKS, args) == ["TF", "DHS", "HM"]
     with pytest.raises(InputError, match="does not name 1 tracks, the first is 'POL2'"):
@@ -182,10 +200,14 @@ def test_the_shipped_recipe_with_919_tracks(data, tmp_path):
     other.mkdir()
     for part, table in tables.items():
         labels = pd.DataFrame(rng.integers(0, 2, (len(table), 919)), columns=[f"y_{i}" for i in range(919)])
-        pd.concat([table[["chromosome", "start", "end"]], labels], axis=1).to_csv(other / f"{part}.csv", index=False)
+        pd.concat([table[["chromosome", "start", "end"]], labels], axis=1).to_csv(
+            other / f"{part}.csv", index=False
+        )
     argv = ["chromatin_profile.yaml", "--data", str(other), "--fasta", str(tmp_path / "genome.fa")]
     argv += ["--output_dir", str(tmp_path / "run")]
-    argv += flags(d_model=8, n_layer=1, max_steps=2, use_cpu=True, disable_tqdm=True, window=64, max_seq_len=66)
+    argv += flags(
+        d_model=8, n_layer=1, max_steps=2, use_cpu=True, disable_tqdm=True, window=64, max_seq_len=66
+    )
     args = parse_settings(ChromatinArguments, "chromatin", "", argv)
     assert args.num_train_epochs == 50 and args.per_device_train_batch_size == 64
     chromatin(args)
@@ -208,13 +230,21 @@ def test_bad_input(data, tmp_path, capsys):
     refuse(r"need the genome, --fasta", fasta=None)
     (tmp_path / "other.fa").write_text(f">1\n{genome['chr1']}\n>2\n{genome['chr2']}\n")
     read = [
-        read_chromatin(make_args(folder, fasta=fasta)) for fasta in (make_args(folder).fasta, tmp_path / "other.fa")
+        read_chromatin(make_args(folder, fasta=fasta))
+        for fasta in (make_args(folder).fasta, tmp_path / "other.fa")
     ]
-    assert read[0].parts["train"]["sequence"][0] == read[1].parts["train"]["sequence"][0]  # chr1 is 1
+    # chr1 is 1
+    assert read[0].parts["train"]["sequence"][0] == read[1].parts["train"]["sequence"][0]
     (tmp_path / "other.fa").write_text(f">x1\n{genome['chr1']}\n>x2\n{genome['chr2']}\n")
-    refuse(r"csv: row \d+: there is no sequence 'chr\d'.*which has \['x1', 'x2'\]", fasta=str(tmp_path / "other.fa"))
+    refuse(
+        r"csv: row \d+: there is no sequence 'chr\d'.*which has \['x1', 'x2'\]",
+        fasta=str(tmp_path / "other.fa"),
+    )
     (tmp_path / "short.fa").write_text(f">chr1\n{genome['chr1'][:500]}\n>chr2\n{genome['chr2']}\n")
-    refuse(r"csv: row \d+: chr1:\d+-\d+ ends outside of chr1, which has 500 bases", fasta=str(tmp_path / "short.fa"))
+    refuse(
+        r"csv: row \d+: chr1:\d+-\d+ ends outside of chr1, which has 500 bases",
+        fasta=str(tmp_path / "short.fa"),
+    )
 
     refuse(r"tracks names one of \['CTCF', 'CTCF'\] twice", tracks=["CTCF", "CTCF"])
     for column, value, message in (

@@ -1,4 +1,6 @@
-"""Every command under every name: `hyenadna NAME`, `python -m hyenadna NAME`, and the name of its module."""
+"""Every command under every name: `hyenadna NAME`, `python -m hyenadna NAME`, and the name of its
+module.
+"""
 
 import errno
 import os
@@ -15,7 +17,9 @@ from hyenadna.training import cli
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_the_module_of_a_command_runs_it(name):
-    """Without arguments, `demo` would train: its help is enough to see that it is the command that runs."""
+    """Without arguments, `demo` would train: its help is enough to see that it is the command that
+    runs.
+    """
     child = subprocess.run(
         [sys.executable, "-m", cli.module_of(name), "--help"], capture_output=True, text=True, check=False
     )
@@ -29,7 +33,9 @@ def test_a_module_reports_bad_input_as_the_command_does(module, tmp_path):
     wrong = ["--output_dir", str(tmp_path / "file")]
     if module.endswith("report"):
         wrong = [str(tmp_path / "none"), *wrong]
-    child = subprocess.run([sys.executable, "-m", module, *wrong], capture_output=True, text=True, check=False)
+    child = subprocess.run(
+        [sys.executable, "-m", module, *wrong], capture_output=True, text=True, check=False
+    )
     assert child.returncode == 1
     assert child.stderr.splitlines()[-1].startswith(f"hyenadna {module.rpartition('.')[2]}: error: ")
     assert "Traceback" not in child.stderr
@@ -44,7 +50,9 @@ def safetensors_disk_full() -> None:
 
 
 def torch_disk_full() -> None:
-    raise RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/0")
+    raise RuntimeError(
+        "[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/0"
+    )
 
 
 def wrapped() -> None:
@@ -76,7 +84,9 @@ def error_of(number: int):
 )
 def test_a_full_or_read_only_disk_is_said_in_one_line(fail, message, monkeypatch, capsys):
     """In every command it was a traceback (B10)."""
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: SimpleNamespace(main=lambda argv: fail()))
+    monkeypatch.setattr(
+        cli.importlib, "import_module", lambda name: SimpleNamespace(main=lambda argv: fail())
+    )
     assert cli.main(["finetune"]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"hyenadna finetune: error: {message}")

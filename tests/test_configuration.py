@@ -31,7 +31,8 @@ def test_reads_published_and_writes_what_the_published_code_reads(name, golden, 
 
     config.save_pretrained(tmp_path / "ours")
     ours = json.loads((tmp_path / "ours/config.json").read_text())
-    # The published code rounds the vocabulary up itself; everything else has to be there with the same value.
+    # The published code rounds the vocabulary up itself; everything else has to be there with the
+    # same value.
     assert ours["vocab_size"] % ours["pad_vocab_size_multiple"] == 0 and ours["vocab_size"] == 16
     changed = {"vocab_size", "pad_vocab_size_multiple", "auto_map", "torch_dtype", "transformers_version"}
     assert {k: ours.get(k) for k in published if k not in changed} == {

@@ -39,21 +39,27 @@ def model():
     return random_model(tie_word_embeddings=True, complex_positional_embedding=True)
 
 
-# ------------------------------------------------------------------------------------------------------- golden outputs
+# ----------------------------------------------------------------------------------- golden outputs
 
 
 def golden_folder(name: str) -> Path:
-    """One Lightning checkpoint is here, so that something is always compared; the others are beside the repository."""
+    """One Lightning checkpoint is here, so that something is always compared; the others are beside
+    the repository.
+    """
     folder = next((place / name for place in (HERE, SHARED) if (place / name).exists()), None)
     return folder or pytest.skip(f"{name} is not beside the repository")
 
 
-@pytest.mark.parametrize("name", ["lightning_wrapped", "lightning", "lightning_order3", "hf_trained_z", "hf_order2"])
+@pytest.mark.parametrize(
+    "name", ["lightning_wrapped", "lightning", "lightning_order3", "hf_trained_z", "hf_order2"]
+)
 def test_golden_checkpoints_agree_with_the_published_code(name, tmp_path):
     source = golden_folder(name)
     expected = load_file(source / "expected.safetensors")
     (tmp_path / "in").mkdir()  # beside the expected outputs stand the weights of no model
-    for file in {"config.json", "weights.ckpt", "model.safetensors"} & {path.name for path in source.iterdir()}:
+    for file in {"config.json", "weights.ckpt", "model.safetensors"} & {
+        path.name for path in source.iterdir()
+    }:
         shutil.copy(source / file, tmp_path / "in")
     convert(str(tmp_path / "in"), tmp_path / "ours")
     lm, info = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
@@ -85,14 +91,16 @@ def test_golden_mean_pooling_classifiers(name, head, with_lm_head, tmp_path):
     torch.testing.assert_close(model(expected["input_ids"]).logits, expected["mean_pool.logits"], **CLOSE)
 
 
-# ---------------------------------------------------------------------------------------------------------- the layouts
+# -------------------------------------------------------------------------------------- the layouts
 
 
 def test_lightning_with_everything_that_it_may_hold(model, tmp_path):
     for wrapped in (False, True):
         source = write(tmp_path / "in", lightning(model, wrapped=wrapped), nested(model))
         report = convert(source, tmp_path / f"ours{wrapped}")
-        assert "dropped    *.torchmetrics.num_tokens.count (1), *.filter_fn.implicit_filter.3.freq (2)" in report
+        assert (
+            "dropped    *.torchmetrics.num_tokens.count (1), *.filter_fn.implicit_filter.3.freq (2)" in report
+        )
         assert "computed   pos_emb.z (2), pos_emb.t (2), modulation.deltas (2)" in report
         assert "mapped     model.backbone.* (49), model.lm_head.* (1)\n" in report
         assert "complex exponential" in report and "overruled" not in report
@@ -106,13 +114,23 @@ def test_lightning_with_everything_that_it_may_hold(model, tmp_path):
 
 
 def test_sizes_are_read_off_the_tensors(tmp_path):
-    model = random_model(d_model=24, n_layer=3, hyena_order=3, num_inner_mlps=3, short_filter_order=4, d_inner=40)
+    model = random_model(
+        d_model=24, n_layer=3, hyena_order=3, num_inner_mlps=3, short_filter_order=4, d_inner=40
+    )
     state = lightning(model)
     (folder := tmp_path / "in").mkdir()
     torch.save(state, folder / "any-name.pt")
     report = convert(str(folder / "any-name.pt"), tmp_path / "ours")
     ours = HyenaDNAForCausalLM.from_pretrained(tmp_path / "ours")
-    names = ("d_model", "n_layer", "hyena_order", "num_inner_mlps", "short_filter_order", "d_inner", "max_seq_len")
+    names = (
+        "d_model",
+        "n_layer",
+        "hyena_order",
+        "num_inner_mlps",
+        "short_filter_order",
+        "d_inner",
+        "max_seq_len",
+    )
     for name in (*names, "emb_dim", "filter_order", "vocab_size"):
         assert getattr(ours.config, name) == getattr(model.config, name), name
     assert not ours.config.tie_word_embeddings  # its head is not the embedding
@@ -144,13 +162,23 @@ def test_standalone_state_dicts(model, prefix, nest, tmp_path):
 
 
 def test_multimolecule(model, tmp_path):
-    """Its names, its order of the vocabulary, its configuration; none of its heads but the language model's."""
+    """Its names, its order of the vocabulary, its configuration; none of its heads but the language
+    model's.
+    """
     ours = ["[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", *"ACGTN"]
     theirs = {"<pad>": "[PAD]", "<cls>": "[CLS]", "<eos>": "[SEP]", "<unk>": "[UNK]", "<mask>": "[MASK]"}
-    order = [ours.index(theirs.get(token, token)) for token in [*theirs, "[RESERVED]", *"ACGTN"]] + [12, 13, 14, 15, 2]
+    order = [ours.index(theirs.get(token, token)) for token in [*theirs, "[RESERVED]", *"ACGTN"]] + [
+        12,
+        13,
+        14,
+        15,
+        2,
+    ]
     state = {}
     for name, tensor in model.state_dict().items():
-        name = name.replace("hyena.backbone.ln_f", "model.final_layer_norm").replace("hyena.backbone", "model")
+        name = name.replace("hyena.backbone.ln_f", "model.final_layer_norm").replace(
+            "hyena.backbone", "model"
+        )
         if name != "lm_head.weight":
             state[name] = tensor[order].clone() if "word_embeddings" in name else tensor.clone()
         if name.endswith("1.freq"):
@@ -161,7 +189,12 @@ def test_multimolecule(model, tmp_path):
         "filter_emb_dim": 5,
         "hidden_size": 16,
     }
-    config |= {"num_hidden_layers": 2, "max_position_embeddings": 66, "vocab_size": 11, "pad_vocab_size_multiple": 8}
+    config |= {
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 66,
+        "vocab_size": 11,
+        "pad_vocab_size_multiple": 8,
+    }
     config |= {
         "filter_order": 8,
         "intermediate_size": 64,
@@ -169,7 +202,13 @@ def test_multimolecule(model, tmp_path):
         "pad_token_id": 0,
         "eos_token_id": 2,
     }
-    config |= {"tie_word_embeddings": True, "id2label": None, "num_labels": 1, "layer_norm_eps": 1e-5, "head": None}
+    config |= {
+        "tie_word_embeddings": True,
+        "id2label": None,
+        "num_labels": 1,
+        "layer_norm_eps": 1e-5,
+        "head": None,
+    }
     (tmp_path / "lm").mkdir()
     save_file(state, tmp_path / "lm/model.safetensors")
     (tmp_path / "lm/config.json").write_text(json.dumps(config))
@@ -181,7 +220,8 @@ def test_multimolecule(model, tmp_path):
     used = [0, 1, 3, 4, 6, 7, 8, 9, 10, 11]  # <null> stands for two of ours
     rows = model.get_input_embeddings().weight
     assert torch.equal(again.get_input_embeddings().weight[used], rows[used])
-    model.config.complex_positional_embedding = False  # MultiMolecule computes it by cosine and sine
+    # MultiMolecule computes it by cosine and sine
+    model.config.complex_positional_embedding = False
     ids = random_ids(2, 40)
     assert torch.equal(again(ids).logits[..., used], model(ids).logits[..., used])
 
@@ -218,7 +258,9 @@ def test_there_and_back(golden, file, tmp_path):
         torch.save(published, source / file)
     convert(str(source), tmp_path / "ours")
     assert not [
-        name for name in load_file(tmp_path / "ours/model.safetensors") if name.endswith((".z", ".t", "deltas"))
+        name
+        for name in load_file(tmp_path / "ours/model.safetensors")
+        if name.endswith((".z", ".t", "deltas"))
     ]
     convert(str(tmp_path / "ours"), tmp_path / "hf", to="hf")
     back = load_file(tmp_path / "hf/model.safetensors")
@@ -230,16 +272,17 @@ def test_there_and_back(golden, file, tmp_path):
             assert torch.equal(back[name], tensor), name
 
     was, now = (json.loads((folder / "config.json").read_text()) for folder in (golden, tmp_path / "hf"))
-    # vocab_size is 16 with multiple 1 where it was 12 with multiple 8; labels are those of every PreTrainedConfig.
+    # vocab_size is 16 with multiple 1 where it was 12 with multiple 8; labels are those of every
+    # PreTrainedConfig.
     changed = {"vocab_size", "pad_vocab_size_multiple", "auto_map", "transformers_version"}
     assert {k: now[k] for k in was.keys() - changed} == {k: was[k] for k in was.keys() - changed}
     assert set(now) - set(was) <= {"id2label", "label2id"}
     code = "LongSafari/hyenadna-tiny-1k-seqlen-hf--"
     assert {auto: ref.removeprefix(code) for auto, ref in now["auto_map"].items()} == was["auto_map"]
     for trust in (None, True):  # our own code reads it, whatever code it names
-        assert type(AutoTokenizer.from_pretrained(tmp_path / "hf", trust_remote_code=trust)).__module__.startswith(
-            "hyenadna."
-        )
+        assert type(
+            AutoTokenizer.from_pretrained(tmp_path / "hf", trust_remote_code=trust)
+        ).__module__.startswith("hyenadna.")
         lm = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", trust_remote_code=trust)
         expected = load_file(golden / "expected.safetensors")
         torch.testing.assert_close(lm(expected["input_ids"]).logits, expected["logits"], **CLOSE)
@@ -266,7 +309,9 @@ def test_the_two_formulas_differ_by_a_rounding():
     difference = (real(random_ids(1, 1000)).logits - by_complex(random_ids(1, 1000)).logits).abs().max()
     assert 0 < difference < 1e-3
     z = [
-        m.hyena.backbone.layers[0].mixer.filter_fn.pos_emb.analytic(1000, torch.device("cpu"), torch.float64)[0]
+        m.hyena.backbone.layers[0].mixer.filter_fn.pos_emb.analytic(1000, torch.device("cpu"), torch.float64)[
+            0
+        ]
         for m in (real, by_complex)
     ]
     torch.testing.assert_close(*z, rtol=0, atol=1e-15)
@@ -301,7 +346,9 @@ def test_our_classifiers_to_the_published_code(tmp_path):
     with pytest.raises(CheckpointError, match="classifies tokens"):
         convert(str(tmp_path / "tokens"), tmp_path / "hf", to="hf")
     convert(str(tmp_path / "tokens"), tmp_path / "tokens2")
-    assert HyenaDNAConfig.from_pretrained(tmp_path / "tokens2").architectures == ["HyenaDNAForTokenClassification"]
+    assert HyenaDNAConfig.from_pretrained(tmp_path / "tokens2").architectures == [
+        "HyenaDNAForTokenClassification"
+    ]
 
     model = random_model(cls, pooling="last", **config)
     model.save_pretrained(tmp_path / "last")
@@ -312,11 +359,16 @@ def test_our_classifiers_to_the_published_code(tmp_path):
 
 
 def test_our_own_settings_survive(tmp_path):
-    model = random_model(modulation_shift=0.0, embed_dropout=0.3, layer_norm_epsilon=1e-6, dtype="float64").double()
+    model = random_model(
+        modulation_shift=0.0, embed_dropout=0.3, layer_norm_epsilon=1e-6, dtype="float64"
+    ).double()
     model.save_pretrained(tmp_path / "a")
     convert(str(tmp_path / "a"), tmp_path / "b")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "b")
-    assert again.config.to_diff_dict() == AutoModelForCausalLM.from_pretrained(tmp_path / "a").config.to_diff_dict()
+    assert (
+        again.config.to_diff_dict()
+        == AutoModelForCausalLM.from_pretrained(tmp_path / "a").config.to_diff_dict()
+    )
     assert again.dtype == torch.float64
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
 
@@ -333,13 +385,17 @@ def test_our_own_settings_survive(tmp_path):
     ],
 )
 def test_no_tensor_is_rounded(embedding, rest, filters, kept, reported, tmp_path):
-    """Whatever types a file mixes. Filters are in float32 at least, also those of a model in half precision."""
+    """Whatever types a file mixes. Filters are in float32 at least, also those of a model in half
+    precision.
+    """
     state = {}
     for name, tensor in lightning(random_model()).items():
         kind = embedding if name == EMBEDDING else filters if ".filter_fn." in name else rest
         state[name] = tensor.to(getattr(torch, kind))
     report = convert(write(tmp_path / "in", state), tmp_path / "ours")
-    assert (f"widened    to torch.{kept}, as the tensors are of {reported}" in report) == (reported is not None)
+    assert (f"widened    to torch.{kept}, as the tensors are of {reported}" in report) == (
+        reported is not None
+    )
     model = HyenaDNAForCausalLM.from_pretrained(tmp_path / "ours")
     assert model.dtype == getattr(torch, kept)
     for name, tensor in model.state_dict().items():
@@ -347,7 +403,7 @@ def test_no_tensor_is_rounded(embedding, rest, filters, kept, reported, tmp_path
         assert torch.equal(tensor.double(), stored.double()), name
 
 
-# --------------------------------------------------------------------------------------------------------- broken files
+# ------------------------------------------------------------------------------------- broken files
 
 
 @pytest.mark.parametrize(
@@ -379,7 +435,9 @@ def test_a_truncated_safetensors_file(golden, tmp_path):
     (tmp_path / "model.safetensors").write_bytes((golden / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="no complete safetensors file"):
         convert(str(tmp_path), tmp_path / "ours")
-    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    (tmp_path / "model.safetensors").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    )
     with pytest.raises(CheckpointError, match="git lfs pull"):
         convert(str(tmp_path), tmp_path / "ours")
 
@@ -393,17 +451,38 @@ FILTER = "model.backbone.layers.1.mixer.filter_fn."
     [
         (lambda s: s.pop(FC1), r"missing: \['hyena.backbone.layers.1.mlp.fc1.weight'\]"),
         (lambda s: s.pop(EMBEDDING), r"`hyena.backbone.embeddings.word_embeddings.weight` is missing"),
-        (lambda s: s.update({"model.backbone.extra": torch.zeros(2)}), r"not known: \['hyena.backbone.extra'\]"),
-        (lambda s: s.update({FC1: torch.zeros(3, 3)}), r"fc1.weight` has shape \(3, 3\), but \(64, 16\) is expected"),
+        (
+            lambda s: s.update({"model.backbone.extra": torch.zeros(2)}),
+            r"not known: \['hyena.backbone.extra'\]",
+        ),
+        (
+            lambda s: s.update({FC1: torch.zeros(3, 3)}),
+            r"fc1.weight` has shape \(3, 3\), but \(64, 16\) is expected",
+        ),
         (lambda s: s.update({FC1: torch.full((64, 16), math.nan)}), r"fc1.weight` holds NaN"),
         (lambda s: s.update({FC1: torch.zeros(64, 16, dtype=torch.int64)}), r"fc1.weight` holds torch.int64"),
         (lambda s: s.update({FC1: "none"}), r"fc1.weight` is a str"),
-        (lambda s: s.update({FC1: s[FC1].to(torch.float8_e4m3fn)}), r"fc1.weight` holds torch.float8_e4m3fn, not one"),
+        (
+            lambda s: s.update({FC1: s[FC1].to(torch.float8_e4m3fn)}),
+            r"fc1.weight` holds torch.float8_e4m3fn, not one",
+        ),
         (lambda s: s.update({FC1: s[FC1].to(torch.complex64)}), r"fc1.weight` holds torch.complex64"),
-        (lambda s: s.update({n: t.to(torch.float8_e5m2) for n, t in s.items()}), r"` holds torch.float8_e5m2, not one"),
-        (lambda s: s.update({n: t.half() for n, t in s.items() if n.endswith("3.freq")}), r"share one frequency"),
-        (lambda s: s.update({f"{FILTER}pos_emb.z": torch.full((1, 66, 5), math.nan)}), r"pos_emb.z` holds NaN"),
-        (lambda s: s.update({f"{FILTER}modulation.deltas": torch.ones(1, 1, 16, dtype=torch.int32)}), r"torch.int32"),
+        (
+            lambda s: s.update({n: t.to(torch.float8_e5m2) for n, t in s.items()}),
+            r"` holds torch.float8_e5m2, not one",
+        ),
+        (
+            lambda s: s.update({n: t.half() for n, t in s.items() if n.endswith("3.freq")}),
+            r"share one frequency",
+        ),
+        (
+            lambda s: s.update({f"{FILTER}pos_emb.z": torch.full((1, 66, 5), math.nan)}),
+            r"pos_emb.z` holds NaN",
+        ),
+        (
+            lambda s: s.update({f"{FILTER}modulation.deltas": torch.ones(1, 1, 16, dtype=torch.int32)}),
+            r"torch.int32",
+        ),
         (lambda s: s.update({f"{FILTER}implicit_filter.3.freq": torch.ones(1, 8)}), r"share one frequency"),
         (lambda s: s[f"{FILTER}modulation.deltas"].add_(0.1), r"layers.1.*modulation.deltas` was trained"),
         (lambda s: s[f"{FILTER}pos_emb.t"].mul_(2), r"layers.0.*pos_emb.t` was trained"),
@@ -427,14 +506,20 @@ def test_a_folder_where_a_file_is_expected(model, name, tmp_path, capsys):
     for source in ("in", f"in/{name}"):
         assert cli.main(["convert", str(tmp_path / source), str(tmp_path / "ours")]) == 1
         error = capsys.readouterr().err
-        assert "holds no weights" in error and "has to be made one file first" in error and "Traceback" not in error
+        assert (
+            "holds no weights" in error
+            and "has to be made one file first" in error
+            and "Traceback" not in error
+        )
     write(tmp_path / "in", lightning(model))  # and beside a file it is passed over
     convert(str(tmp_path / "in"), tmp_path / "ours")
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_safetensors_of_float8(dtype, tmp_path):
-    save_file({name: t.to(dtype) for name, t in lightning(random_model()).items()}, tmp_path / "a.safetensors")
+    save_file(
+        {name: t.to(dtype) for name, t in lightning(random_model()).items()}, tmp_path / "a.safetensors"
+    )
     with pytest.raises(CheckpointError, match=rf"holds {dtype}, not one of"):
         convert(str(tmp_path / "a.safetensors"), tmp_path / "ours")
 
@@ -485,7 +570,8 @@ def test_source_and_destination(model, tmp_path, capsys):
     assert (tmp_path / "taken/mine.txt").read_text() == "mine"
     shutil.copy(source / "weights.ckpt", source / "last.ckpt")  # the published name wins
     (tmp_path / "empty").mkdir()
-    assert cli.main(["convert", str(source), str(tmp_path / "empty")]) == 0  # an empty folder is no obstacle
+    # an empty folder is no obstacle
+    assert cli.main(["convert", str(source), str(tmp_path / "empty")]) == 0
     out = capsys.readouterr().out
     assert "HyenaDNAForCausalLM" in out and "mapped" in out
     (source / "weights.ckpt").rename(source / "first.ckpt")
@@ -510,14 +596,34 @@ def test_from_pretrained_names_the_command(model, tmp_path):
         HyenaDNAForCausalLM.from_pretrained(source)
 
 
-# ------------------------------------------------------------------------------------ settings that come from anybody
+# ------------------------------------------------------------------ settings that come from anybody
 
-ODD = [None, 5, -1, 0, 1.5, math.nan, math.inf, 10**400, "x", "", [], [[]], {}, {"a": {}}, True, ["\ud800"], "\0" * 9]
+ODD = [
+    None,
+    5,
+    -1,
+    0,
+    1.5,
+    math.nan,
+    math.inf,
+    10**400,
+    "x",
+    "",
+    [],
+    [[]],
+    {},
+    {"a": {}},
+    True,
+    ["\ud800"],
+    "\0" * 9,
+]
 
 
 @pytest.mark.parametrize("layout", ["lightning", "hf", "multimolecule"])
 def test_odd_values_in_config_json_are_read_or_refused(model, layout, tmp_path):
-    """Each field with each odd value: a model, or one message; nothing else, and no folder after a message."""
+    """Each field with each odd value: a model, or one message; nothing else, and no folder after a
+    message.
+    """
     config = nested(model)
     if layout == "hf":
         config = model.config.to_dict() | {"tokenizer_class": "HyenaDNATokenizer", "layer": None}
@@ -569,8 +675,16 @@ def test_json_that_is_damaged(model, name, content, message, tmp_path, capsys):
 def test_settings_that_name_code_are_not_taken_over(model, to, tmp_path):
     model.save_pretrained(tmp_path / "in")
     config = json.loads((tmp_path / "in/config.json").read_text())
-    foreign = {"tokenizer_class": "evil.T", "custom_pipelines": {"x": {"impl": "evil.P"}}, "quantization_config": {}}
-    foreign |= {"auto_map": {"AutoModel": "me/evil--evil.M"}, "_attn_implementation": "me/evil", "colour": "red"}
+    foreign = {
+        "tokenizer_class": "evil.T",
+        "custom_pipelines": {"x": {"impl": "evil.P"}},
+        "quantization_config": {},
+    }
+    foreign |= {
+        "auto_map": {"AutoModel": "me/evil--evil.M"},
+        "_attn_implementation": "me/evil",
+        "colour": "red",
+    }
     (tmp_path / "in/config.json").write_text(json.dumps(config | foreign))
     convert(str(tmp_path / "in"), tmp_path / "out", to=to)
     for path in (tmp_path / "out").glob("*.json"):
@@ -579,7 +693,9 @@ def test_settings_that_name_code_are_not_taken_over(model, to, tmp_path):
     torch.testing.assert_close(ours(random_ids(1, 9)).logits, model(random_ids(1, 9)).logits)
 
 
-@pytest.mark.parametrize("name", ["../secret.safetensors", "{}/secret.safetensors", "a/../../secret.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["../secret.safetensors", "{}/secret.safetensors", "a/../../secret.safetensors"]
+)
 @pytest.mark.parametrize("where", ["folder", "hub"])
 def test_an_index_reads_its_own_folder_only(model, name, where, tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "secret")
@@ -590,7 +706,9 @@ def test_an_index_reads_its_own_folder_only(model, name, where, tmp_path, monkey
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
     if where == "hub":
         source = as_on_the_hub(source, monkeypatch)
-    with pytest.raises(CheckpointError, match=r"secret.safetensors', but a file of weights .* Nothing was read"):
+    with pytest.raises(
+        CheckpointError, match=r"secret.safetensors', but a file of weights .* Nothing was read"
+    ):
         convert(str(source), tmp_path / "ours")
 
 
@@ -615,7 +733,7 @@ def as_on_the_hub(folder: Path, monkeypatch) -> str:
     return "me/sharded"
 
 
-# ------------------------------------------------------------------------------------- whole or not at all
+# ------------------------------------------------------------------------------ whole or not at all
 
 
 def in_another_process(function) -> int:
@@ -650,7 +768,9 @@ def test_a_killed_run_leaves_nothing_for_long(name, tmp_path):
 
 
 def test_two_runs_that_make_one_folder(tmp_path):
-    """The first to finish wins; the other neither takes it for litter nor writes into it, and gets a message."""
+    """The first to finish wins; the other neither takes it for litter nor writes into it, and gets
+    a message.
+    """
     with (
         pytest.raises(CheckpointError, match="something else appeared there while it was being made"),
         new_folder(tmp_path / "out") as (_, slow),
@@ -675,7 +795,8 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")]
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")],
 )
 def test_a_full_disk(model, error, tmp_path, monkeypatch, capsys):
     def full(*arguments, **options) -> None:

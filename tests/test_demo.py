@@ -35,7 +35,9 @@ def test_it_measures_the_held_out_fifth(result):
     assert predictions["label"].tolist() == [names[label] for label in test["label"]]
     accuracy = (predictions["label"] == predictions["predicted"]).mean()
     assert measured["metrics"]["test"]["accuracy"] == pytest.approx(accuracy)
-    assert measured["rows"]["test"] == 601 and measured["rows"]["train"] + measured["rows"]["validation"] == 2403
+    assert (
+        measured["rows"]["test"] == 601 and measured["rows"]["train"] + measured["rows"]["validation"] == 2403
+    )
 
 
 def test_it_trains_from_scratch_and_never_on_the_test_part(result):
@@ -83,7 +85,10 @@ def test_it_ends_with_an_exported_folder_whose_card_shows_what_was_measured(resu
     assert values == {(part, name): v for part, ms in measured["metrics"].items() for name, v in ms.items()}
     assert f"| accuracy | {measured['metrics']['validation']['accuracy']:.4f} | " in card.text
     assert "2,163 train, 240 validation, 601 test" in card.text and "CC BY 4.0" in card.text
-    assert "![confusion_matrix.png](confusion_matrix.png)" in card.text and (exported / "confusion_matrix.png").exists()
+    assert (
+        "![confusion_matrix.png](confusion_matrix.png)" in card.text
+        and (exported / "confusion_matrix.png").exists()
+    )
     assert "hyenadna push" in measured["summary"]
     ours = AutoModelForSequenceClassification.from_pretrained(folder)
     again = AutoModelForSequenceClassification.from_pretrained(exported)
@@ -119,7 +124,9 @@ class FakeModel(torch.nn.Module):
 
 
 def fake_finetune(args, data):
-    """Write what seed it got, without the training: the demo's handling of folders is what is tested."""
+    """Write what seed it got, without the training: the demo's handling of folders is what is
+    tested.
+    """
     folder = Path(args.output_dir)
     folder.mkdir(exist_ok=True)
     assert args.resume and (args.model is None) == (folder.name != demo_module.TUNED_FOLDER)
@@ -135,7 +142,9 @@ def fake_finetune(args, data):
 @pytest.fixture
 def fake_training(monkeypatch):
     monkeypatch.setattr(demo_module, "finetune", fake_finetune)
-    monkeypatch.setattr(demo_module, "logits_in_new_process", lambda folder, sequences: np.zeros((len(sequences), 3)))
+    monkeypatch.setattr(
+        demo_module, "logits_in_new_process", lambda folder, sequences: np.zeros((len(sequences), 3))
+    )
     monkeypatch.setattr(demo_module, "export_run", lambda run: run / demo_module.EXPORT_FOLDER)
     return monkeypatch
 
@@ -144,11 +153,15 @@ def test_a_second_demo_replaces_the_first_only_after_success(fake_training, tmp_
     folder = tmp_path / "demo"
     demo(str(folder), seed=1)
     assert (folder / "seed.txt").read_text() == "1"
-    fake_training.setattr(demo_module, "logits_in_new_process", lambda folder, sequences: np.ones((len(sequences), 3)))
+    fake_training.setattr(
+        demo_module, "logits_in_new_process", lambda folder, sequences: np.ones((len(sequences), 3))
+    )
     with pytest.raises(RuntimeError, match="logits differ by 1"):
         demo(str(folder), seed=2)
     assert (folder / "seed.txt").read_text() == "1"
-    fake_training.setattr(demo_module, "logits_in_new_process", lambda folder, sequences: np.zeros((len(sequences), 3)))
+    fake_training.setattr(
+        demo_module, "logits_in_new_process", lambda folder, sequences: np.zeros((len(sequences), 3))
+    )
     demo(str(folder), seed=2)
     assert (folder / "seed.txt").read_text() == "2"
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
@@ -163,7 +176,9 @@ def test_a_kill_between_the_renames_does_no_harm(fake_training, tmp_path):
 
 
 def test_an_interrupted_demo_is_continued(fake_training, tmp_path):
-    """Ctrl-C leaves the earlier demo and the unfinished run; the next demo of that seed hands the run to `finetune`."""
+    """Ctrl-C leaves the earlier demo and the unfinished run; the next demo of that seed hands the
+    run to `finetune`.
+    """
     folder = tmp_path / "demo"
     demo(str(folder), seed=1)
     seen = []
@@ -193,4 +208,5 @@ def test_settings_are_settings_of_finetune():
         assert set(settings) <= set(FinetuneArguments.__dataclass_fields__)
     longest = max(len(row["sequence"]) for rows in load_splice_junctions().values() for row in rows)
     assert demo_module.SETTINGS["max_seq_len"] >= longest == 60
-    assert demo_module.demo.__defaults__[-1] == demo_module.EPOCHS  # the command line and the function agree
+    # the command line and the function agree
+    assert demo_module.demo.__defaults__[-1] == demo_module.EPOCHS

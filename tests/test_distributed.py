@@ -1,4 +1,6 @@
-"""Two processes do what one does with two accumulated batches; the files for accelerate and SLURM are right."""
+"""Two processes do what one does with two accumulated batches; the files for accelerate and SLURM
+are right.
+"""
 
 import json
 import os
@@ -26,23 +28,34 @@ from .helpers.genomes import make_genome
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-# 9 steps an epoch; in the last of them there are two windows left for four rows, all of them on the first process.
-FLAGS = "--d_model 8 --n_layer 2 --max_seq_len 34 --embed_dropout 0 --markov_order 1 --max_steps 10 --logging_steps 1"
-FLAGS += " --learning_rate 0.01 --eval_steps 5 --length_warmup_steps 4 --length_warmup_stages 8 16 --use_cpu --seed 3"
+FSDP2 = Path(__file__).parent / "fsdp2_pretrain.py"
+# 9 steps an epoch; in the last of them there are two windows left for four rows, all of them on the
+# first process.
+FLAGS = (
+    "--d_model 8 --n_layer 2 --max_seq_len 34 --embed_dropout 0 --markov_order 1 --max_steps 10 "
+    "--logging_steps 1"
+)
+FLAGS += (
+    " --learning_rate 0.01 --eval_steps 5 --length_warmup_steps 4 --length_warmup_stages 8 16 "
+    "--use_cpu --seed 3"
+)
 FLAGS += " --min_window 5 --soft_masked 0.5"
 FLAGS += " --validation 2:0-200 --test 2:200-420 --disable_tqdm True --per_device_train_batch_size 2"
 LAUNCHERS = {
     # `--cpu` in the place of `--multi_gpu` would run one process without a word.
-    "ddp": "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
+    "ddp": "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
+    "--mixed_precision no "
     "--dynamo_backend no --main_process_port 0 -m hyenadna.training.pretrain",
-    "fsdp2": f"-m torch.distributed.run --standalone --nproc_per_node 2 {Path(__file__).parent / 'fsdp2_pretrain.py'}",
+    "fsdp2": f"-m torch.distributed.run --standalone --nproc_per_node 2 {FSDP2}",
 }
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def launch(launcher: str, *flags: str) -> subprocess.Popen:
     command = [sys.executable, *LAUNCHERS[launcher].split(), *FLAGS.split(), "--ddp_backend", "gloo", *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +65,9 @@ def one(tmp_path_factory) -> Path:
     make_genome(folder)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    flags = f"--gradient_accumulation_steps 2 --save_strategy no --data {folder}/g.fa --output_dir {folder}/one"
+    flags = (
+        f"--gradient_accumulation_steps 2 --save_strategy no --data {folder}/g.fa --output_dir {folder}/one"
+    )
     main([*FLAGS.split(), *flags.split()])
     torch.set_num_threads(threads)
     return folder
@@ -102,7 +117,10 @@ def test_fsdp2_equals_one_process(one):
     run = launch("fsdp2", f"--data={one}/g.fa", f"--output_dir={one}/fsdp2", "--save_strategy=no")
     printed, _ = run.communicate(timeout=240)
     assert run.returncode == 0, printed
-    held = {rank: (int(own), int(whole)) for rank, own, whole in re.findall(r"rank (\d) holds (\d+) of (\d+)", printed)}
+    held = {
+        rank: (int(own), int(whole))
+        for rank, own, whole in re.findall(r"rank (\d) holds (\d+) of (\d+)", printed)
+    }
     assert set(held) == {"0", "1"} and all(0 < own < 0.7 * whole for own, whole in held.values())
     assert sum(own for own, _ in held.values()) == held["0"][1]
     assert json.loads((one / "fsdp2" / "metrics.json").read_text())["processes"] == 2
@@ -114,7 +132,7 @@ def test_there_is_no_buffer_to_broadcast():
     assert PretrainArguments(output_dir="x", use_cpu=True).ddp_find_unused_parameters is False
 
 
-# ---------------------------------------------------------------------------------------------- files that ship
+# ---------------------------------------------------------------------------------- files that ship
 
 
 @pytest.mark.parametrize("name", ["accelerate_ddp.yaml", "accelerate_fsdp2.yaml"])
@@ -124,7 +142,15 @@ def test_configurations_of_accelerate(name, monkeypatch):
     path = DOCS / name
     config = load_config_from_file(str(path)).to_dict()
     assert yaml.safe_load(path.read_text()).items() <= config.items()  # it knows every key
-    arguments = ["--config_file", str(path), "--num_processes", "8", "-m", "hyenadna.training.pretrain", "--x"]
+    arguments = [
+        "--config_file",
+        str(path),
+        "--num_processes",
+        "8",
+        "-m",
+        "hyenadna.training.pretrain",
+        "--x",
+    ]
     args, _, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
     assert args.num_processes == 8 and args.num_machines == 1
     env = prepare_multi_gpu_env(args)
@@ -142,7 +168,9 @@ def test_slurm_script():
     text = script.read_text()
     assert "#SBATCH --signal=TERM@" in text and "accelerate_ddp.yaml" in text
     launched = text[text.index("accelerate launch") :].split("-m hyenadna.training.pretrain ")
-    options = re.sub(r'"\$MASTER"', "node1", re.sub(r'"\$(SLURM_NNODES|GPUS|SLURM_PROCID)"', "2", launched[0]))
+    options = re.sub(
+        r'"\$MASTER"', "node1", re.sub(r'"\$(SLURM_NNODES|GPUS|SLURM_PROCID)"', "2", launched[0])
+    )
     options = options.replace("\\", " ").split()[2:]
     launch_command_parser().parse_args([*options, "x"])
     flags = launched[1].replace("\\", " ").split("\n\n")[0].rstrip("'\n ").split()
@@ -151,7 +179,9 @@ def test_slurm_script():
 
 
 def test_a_command_ends_its_group_of_processes():
-    """A process that ends with its group open sometimes aborts, and the launcher then kills the others."""
+    """A process that ends with its group open sometimes aborts, and the launcher then kills the
+    others.
+    """
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     leave_together()
     assert not torch.distributed.is_initialized()

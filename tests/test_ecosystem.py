@@ -1,6 +1,8 @@
-"""What a user throws at a model: each tool works, or is refused with a message that says what to do.
+"""What a user throws at a model: each tool works, or is refused with a message that says what to
+do.
 
-Slow, and most tools are optional: `pip install hyenadna[ecosystem]`. What is not installed is skipped.
+Slow, and most tools are optional: `pip install hyenadna[ecosystem]`. What is not installed is
+skipped.
 """
 
 import shutil
@@ -51,7 +53,7 @@ def arguments(path, **settings) -> dict:
     return {"output_dir": str(path), "disable_tqdm": True, **defaults, **settings}
 
 
-# ----------------------------------------------------------------------------------------------------------- pipelines
+# ---------------------------------------------------------------------------------------- pipelines
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,9 @@ def test_pipelines(task, cls, tokenizer):
         alone = run(text, **settings)
         if task == "feature-extraction":
             length = len(alone[0])
-            torch.testing.assert_close(torch.tensor(result[0][-length:]), torch.tensor(alone[0]), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                torch.tensor(result[0][-length:]), torch.tensor(alone[0]), rtol=1e-4, atol=1e-4
+            )
         elif task == "text-generation":
             assert result == alone and result[0]["generated_text"].startswith(text)
         else:
@@ -82,7 +86,7 @@ def test_pipelines(task, cls, tokenizer):
                 assert a.keys() == b.keys() and abs(a["score"] - b["score"]) < 1e-4
 
 
-# ------------------------------------------------------------------------------------------------------------- Trainer
+# ------------------------------------------------------------------------------------------ Trainer
 
 
 TRAINER_OPTIONS = {
@@ -123,7 +127,12 @@ def test_stock_trainer_evaluates_stops_and_resumes(tmp_path):
 
     def trainer(steps):
         set_seed(0)
-        settings = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True}
+        settings = {
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+            "save_steps": 1,
+            "load_best_model_at_end": True,
+        }
         settings = arguments(tmp_path, metric_for_best_model="accuracy", **(settings | {"max_steps": steps}))
         return Trainer(
             random_model(HyenaDNAForSequenceClassification),
@@ -140,7 +149,7 @@ def test_stock_trainer_evaluates_stops_and_resumes(tmp_path):
     assert again.state.global_step == 3 and "eval_accuracy" in again.evaluate()
 
 
-# ---------------------------------------------------------------------------------------------------------------- peft
+# --------------------------------------------------------------------------------------------- peft
 
 
 PEFT_METHODS = {
@@ -173,7 +182,9 @@ PEFT_METHODS = {
 
 @pytest.mark.parametrize("name", PEFT_METHODS)
 def test_peft(name, tmp_path):
-    """Train a step, save, load again: the same outputs; and generation with and without the cache is the same."""
+    """Train a step, save, load again: the same outputs; and generation with and without the cache
+    is the same.
+    """
     peft = pytest.importorskip("peft")
     config, settings = PEFT_METHODS[name]
     if not hasattr(peft, config):
@@ -195,8 +206,15 @@ def test_peft(name, tmp_path):
         torch.testing.assert_close(
             again(input_ids=ids, attention_mask=torch.ones_like(ids)).logits, logits, rtol=1e-4, atol=1e-4
         )
-    settings = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": 6, "do_sample": False}
-    assert torch.equal(model.generate(**settings, use_cache=True), model.generate(**settings, use_cache=False))
+    settings = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "max_new_tokens": 6,
+        "do_sample": False,
+    }
+    assert torch.equal(
+        model.generate(**settings, use_cache=True), model.generate(**settings, use_cache=False)
+    )
 
 
 def test_prefix_tuning_is_refused():
@@ -206,7 +224,7 @@ def test_prefix_tuning_is_refused():
         peft.get_peft_model(random_model(), config)(input_ids=random_ids(1, 5))
 
 
-# ---------------------------------------------------------------------------------------------------------- quantizers
+# --------------------------------------------------------------------------------------- quantizers
 
 
 def _bitsandbytes(**settings):
@@ -248,7 +266,8 @@ def _dynamic():
     return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
 
 
-# How to make the model, and by how much its logits may differ. Their spread is 5.3; without mixers they are off by 4.6.
+# How to make the model, and by how much its logits may differ. Their spread is 5.3; without mixers
+# they are off by 4.6.
 QUANTIZERS = {
     "bitsandbytes 8 bit": (lambda: _bitsandbytes(load_in_8bit=True), 0.1),
     "bitsandbytes 4 bit": (lambda: _bitsandbytes(load_in_4bit=True), 0.5),
@@ -256,7 +275,10 @@ QUANTIZERS = {
     "torchao weights": (lambda: _torchao("Int8WeightOnlyConfig", True), 0.1),
     "torchao activations": (lambda: _torchao("Int8DynamicActivationInt8WeightConfig", True), 0.2),
     "torchao weights, all layers": (lambda: _torchao("Int8WeightOnlyConfig", False), 0.2),
-    "torchao activations, all layers": (lambda: _torchao("Int8DynamicActivationInt8WeightConfig", False), 0.2),
+    "torchao activations, all layers": (
+        lambda: _torchao("Int8DynamicActivationInt8WeightConfig", False),
+        0.2,
+    ),
     "quanto 8 bit": (lambda: _quanto("int8"), 0.1),
     "quanto 4 bit": (lambda: _quanto("int4"), 0.5),
     "quanto 8 bit, all layers": (lambda: _quanto("int8", by_transformers=False), 0.5),
@@ -273,7 +295,8 @@ def test_quantizers(name):
     model = make().eval()
     error = (model(ids).logits - expected).abs().max().item()
     assert 0 < error < tolerance
-    # By the cache too; not token by token, because activations in 8 bits make close calls of what is close.
+    # By the cache too; not token by token, because activations in 8 bits make close calls of what
+    # is close.
     cache = DynamicCache(config=model.config)
     model(ids[:, :40], past_key_values=cache)
     continued = model(ids[:, 40:], past_key_values=cache).logits
@@ -303,11 +326,14 @@ def test_a_filter_of_integers_is_refused():
     model = random_model()
     filters = model.hyena.backbone.layers[0].mixer.filter_fn.implicit_filter
     filters[0] = torch.ao.nn.quantized.dynamic.Linear(filters[0].in_features, filters[0].out_features)
-    with torch.no_grad(), pytest.raises(ValueError, match=r"filters was quantized.*`filter_fn` in their name"):
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match=r"filters was quantized.*`filter_fn` in their name"),
+    ):
         model(random_ids(1, 10))
 
 
-# ----------------------------------------------------------------------------------------------------------------- trl
+# ---------------------------------------------------------------------------------------------- trl
 
 
 def test_trl_sft_by_path(folder, tokenizer, tmp_path):
@@ -327,7 +353,7 @@ def test_trl_dpo_makes_its_own_reference(folder, tokenizer, tmp_path):
     assert abs(trainer.train().training_loss - 0.69) < 0.2
 
 
-# --------------------------------------------------------------------------------------------- attribution, embeddings
+# -------------------------------------------------------------------------- attribution, embeddings
 
 
 def test_captum_integrated_gradients():
@@ -354,7 +380,7 @@ def test_sentence_transformers(folder):
         torch.testing.assert_close(model.encode([text], convert_to_tensor=True)[0], row, rtol=1e-4, atol=1e-4)
 
 
-# -------------------------------------------------------------------------------------------------------------- export
+# ------------------------------------------------------------------------------------------- export
 
 
 def test_onnx_with_a_mask(tmp_path):
@@ -378,7 +404,9 @@ def test_onnx_with_a_mask(tmp_path):
 
 @torch.no_grad()
 def test_export_of_prefill_and_decode():
-    """The filters are not looked up in their memo while a graph is traced: it compares weights by value."""
+    """The filters are not looked up in their memo while a graph is traced: it compares weights by
+    value.
+    """
     model = random_model(d_model=8, n_layer=1)
     ids = random_ids(1, 12)
 

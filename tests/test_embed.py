@@ -1,4 +1,6 @@
-"""Embeddings against the model by hand, chunks, genes and biotypes, the classifier, the map, and what is refused."""
+"""Embeddings against the model by hand, chunks, genes and biotypes, the classifier, the map, and
+what is refused.
+"""
 
 import gzip
 import itertools
@@ -55,7 +57,7 @@ def by_hand(model, sequence: str, pooling: str, layer: int) -> np.ndarray:
     return {"mean": states.mean(0), "last": states[-1], "max": states.amax(0)}[pooling].numpy()
 
 
-# ---------------------------------------------------------------------------------------------- vectors
+# ------------------------------------------------------------------------------------------ vectors
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "max"])
@@ -103,7 +105,8 @@ def test_the_model_is_left_as_it_was(cls, sequences):
     with pytest.raises(InputError):
         embed(model, ["ACGT", "AC-T"])
     assert model.training  # also after an error
-    next(module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)).eval()  # a part kept frozen
+    # a part kept frozen
+    next(module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)).eval()
     modes = [module.training for module in model.modules()]
     embed(model, sequences)
     assert [module.training for module in model.modules()] == modes
@@ -140,18 +143,26 @@ def test_sequences_that_cannot_be_embedded():
         embed(model, [])
 
 
-# ---------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 def make_args(checkpoint, data, output_dir, **changes) -> EmbedArguments:
-    settings = {"model": str(checkpoint), "data": str(data), "output_dir": str(output_dir), "use_cpu": True, **changes}
+    settings = {
+        "model": str(checkpoint),
+        "data": str(data),
+        "output_dir": str(output_dir),
+        "use_cpu": True,
+        **changes,
+    }
     return EmbedArguments(**settings)
 
 
 def test_a_run_with_labels(checkpoint, tmp_path, capsys):
     rows = make_rows(60)
     rows.to_csv(tmp_path / "rows.csv", index=False)
-    args = make_args(checkpoint, tmp_path / "rows.csv", tmp_path / "out", classifier="logistic", picture="tsne")
+    args = make_args(
+        checkpoint, tmp_path / "rows.csv", tmp_path / "out", classifier="logistic", picture="tsne"
+    )
     vectors = run(args)
     table = pd.read_parquet(tmp_path / "out" / "embeddings.parquet")
     assert table["id"].tolist() == rows["id"][:] and table["label"].tolist() == rows["label"][:]
@@ -159,7 +170,8 @@ def test_a_run_with_labels(checkpoint, tmp_path, capsys):
     model = hyenadna.HyenaDNAModel.from_pretrained(checkpoint).eval()
     assert vectors == pytest.approx(embed(model, rows["sequence"][:]), abs=1e-6)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["metrics"]["cross-validation"]["f1_weighted"] > 0.7  # the composition is in the mean
+    # the composition is in the mean
+    assert metrics["metrics"]["cross-validation"]["f1_weighted"] > 0.7
     assert metrics["baselines"]["most frequent class"]["metrics"]["cross-validation"]["accuracy"] == 0.5
     text = write_report([tmp_path / "out"], tmp_path / "report")
     assert "## rows" in text and "| lm | 1" in text and "| most frequent class | 50.0 |" in text
@@ -206,7 +218,9 @@ module.encode = lambda text: (calls.append(text), time.sleep(600 * (len(calls) >
 module.run(module.EmbedArguments(model={str(checkpoint)!r}, data={str(tmp_path / "rows.csv")!r}, use_cpu=True,
     output_dir={str(tmp_path / "out")!r}, batch_bases=40, classifier="logistic"))
 """
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     unfinished = tmp_path / "out" / ".unfinished"
     while len(list(unfinished.glob("[!.]*.npz"))) < 3 and child.poll() is None:
         time.sleep(0.01)
@@ -245,7 +259,9 @@ def stop_before_the_end(checkpoint, tmp_path, monkeypatch):
     return args
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:50], lambda data: b"", lambda data: data[:-40] + b"x" * 40])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:50], lambda data: b"", lambda data: data[:-40] + b"x" * 40]
+)
 def test_a_damaged_part_is_made_again(checkpoint, tmp_path, monkeypatch, damage):
     expected = run(make_args(checkpoint, _rows(tmp_path), tmp_path / "whole", batch_bases=60))
     args = stop_before_the_end(checkpoint, tmp_path, monkeypatch)
@@ -276,7 +292,9 @@ def test_damaged_settings_of_an_unfinished_run(checkpoint, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["parquet", "npz"])
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PAR1" * 9])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PAR1" * 9]
+)
 def test_damaged_embeddings_of_a_finished_run(checkpoint, tmp_path, kind, damage):
     args = make_args(checkpoint, _rows(tmp_path), tmp_path / "out", output_format=kind)
     expected = run(args)
@@ -303,9 +321,13 @@ def test_one_writer(checkpoint, tmp_path):
 def test_two_processes_share_the_work(checkpoint, tmp_path):
     make_rows(40).to_csv(tmp_path / "rows.csv", index=False)
     expected = run(make_args(checkpoint, tmp_path / "rows.csv", tmp_path / "one", batch_bases=40))
-    command = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2 -m hyenadna.analysis.embed"
+    command = (
+        f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2 -m "
+        "hyenadna.analysis.embed"
+    )
     command += (
-        f" --model {checkpoint} --data {tmp_path}/rows.csv --output_dir {tmp_path}/two --batch_bases 40 --use_cpu"
+        f" --model {checkpoint} --data {tmp_path}/rows.csv --output_dir {tmp_path}/two --batch_bases "
+        "40 --use_cpu"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command.split(), env=environment, capture_output=True, text=True, check=False)
@@ -336,7 +358,10 @@ def test_what_cannot_be_done_is_said_before_the_work(checkpoint, tmp_path):
     refuse("holes.parquet", "holes.parquet: the label of row 0 is missing")
     refuse("one.csv", "two classes and 5 rows of each", classifier="logistic")
     refuse(
-        "copies.csv", r"counted once, but there are \{'AT rich': 1, 'GC rich': 1\}", classifier="logistic", min_rows=1
+        "copies.csv",
+        r"counted once, but there are \{'AT rich': 1, 'GC rich': 1\}",
+        classifier="logistic",
+        min_rows=1,
     )
     refuse("few.csv", "2 rows are too few for a map", picture="pca", min_rows=1, max_rows=1)
 
@@ -357,7 +382,10 @@ def test_classes_that_are_rare_or_many(checkpoint, tmp_path, capsys):
     ids, sequences, lengths, labels = read_rows(
         make_args(checkpoint, tmp_path / "rows.csv", "x", max_rows=15, **settings)
     )
-    assert sorted(set(labels)) == ["AT rich", "GC rich"] and labels.count("AT rich") == labels.count("GC rich") == 15
+    assert (
+        sorted(set(labels)) == ["AT rich", "GC rich"]
+        and labels.count("AT rich") == labels.count("GC rich") == 15
+    )
     assert "fewer than min_rows=10 rows, and left out: rare (3)" in capsys.readouterr().out
     expected = table.set_index("id").loc[ids]
     assert sequences == expected["sequence"].tolist() and labels == expected["label"].tolist()
@@ -383,12 +411,18 @@ def test_classifiers_are_cross_validated(kind):
 def test_the_same_dna_or_gene_is_in_one_fold():
     """Noise, each row twice: who was fitted on the twin of a row would know its class."""
     rng = np.random.default_rng(0)
-    vectors, labels = np.repeat(rng.normal(size=(40, 80)), 2, axis=0), np.repeat(rng.permutation(["a", "b"] * 20), 2)
+    vectors, labels = (
+        np.repeat(rng.normal(size=(40, 80)), 2, axis=0),
+        np.repeat(rng.permutation(["a", "b"] * 20), 2),
+    )
     groups = np.repeat(np.arange(40), 2)
     assert cross_validate(vectors, labels, folds=4)[0]["accuracy"] > 0.85
     assert cross_validate(vectors, labels, folds=4, groups=groups)[0]["accuracy"] < 0.75
     alone = np.arange(80)  # without twins the folds are those of always
-    assert cross_validate(vectors, labels, folds=4, groups=alone)[0] == cross_validate(vectors, labels, folds=4)[0]
+    assert (
+        cross_validate(vectors, labels, folds=4, groups=alone)[0]
+        == cross_validate(vectors, labels, folds=4)[0]
+    )
     found = groups_of(["AAC", "GGG", "gtt", "CCCT", "AAC"])
     assert found[0] == found[2] == found[4] and len(set(found.tolist())) == 3
     with pytest.raises(InputError, match=r"\{'a': 20, 'b': 20\}"):
@@ -421,7 +455,9 @@ def test_maps_are_reproducible_and_separate(tmp_path):
 
 
 def test_no_name_ends_the_script_of_the_page(tmp_path):
-    """After `<!--<script`, `</script>` does not end the script for a parser, and the page stays empty."""
+    """After `<!--<script`, `</script>` does not end the script for a parser, and the page stays
+    empty.
+    """
     names = ["<!--<script>", "{{data}}", "{{title}}", "\u2028"]
     write_html(tmp_path / "map.html", np.eye(4)[:, :2], names, names, [1, 2, 3, 4], "{{data}}")
     page = (tmp_path / "map.html").read_text()
@@ -436,7 +472,7 @@ def test_names_are_drawn_as_they_are(tmp_path, name):
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
 
-# ---------------------------------------------------------------------------------------------- genes
+# -------------------------------------------------------------------------------------------- genes
 
 
 @pytest.fixture
@@ -460,7 +496,8 @@ def test_genes_of_gtf_and_gff(annotation):
     genes = read_genes(folder / "genes.gtf", file)
     assert len(genes) == 24 and [gene.name for gene in genes[:2]] == ["g0", "g1"]
     assert [gene.biotype for gene in genes[:3]] == ["protein_coding", "lncRNA", "protein_coding"]
-    assert (genes[1].start, genes[1].end, genes[1].chromosome) == (20, 80, "chr2")  # 1-based and closed in the file
+    # 1-based and closed in the file
+    assert (genes[1].start, genes[1].end, genes[1].chromosome) == (20, 80, "chr2")
     assert genes[0].sequence(file) == genome["chr1"][:60]
     assert genes[1].sequence(file) == reverse_complement(genome["chr2"][20:80])
     gff = "##gff-version 3\n"
@@ -480,11 +517,15 @@ def test_transcripts_have_their_own_names_and_biotypes(annotation):
     folder, lines = annotation[0], []
     for i, (gene, own) in enumerate((("g0", "retained_intron"), ("g0", "protein_coding"), ("g1", "lncRNA"))):
         where = f"chr1\tX\ttranscript\t{i * 50 + 1}\t{i * 50 + 40}\t.\t+\t."
-        lines.append(f'{where}\tgene_id "{gene}"; transcript_id "t{i}"; gene_type "coding"; transcript_type "{own}";')
+        lines.append(
+            f'{where}\tgene_id "{gene}"; transcript_id "t{i}"; gene_type "coding"; transcript_type "{own}";'
+        )
     (folder / "gencode.gtf").write_text("\n".join(lines))
     ensembl = "\n".join(lines).replace("_type", "_biotype")
     (folder / "ensembl.gtf").write_text(ensembl)
-    gff = re.sub(r'gene_id "(\w+)"; transcript_id "(\w+)"; .*"(\w+)";', r"ID=\2;Parent=gene:\1;biotype=\3", ensembl)
+    gff = re.sub(
+        r'gene_id "(\w+)"; transcript_id "(\w+)"; .*"(\w+)";', r"ID=\2;Parent=gene:\1;biotype=\3", ensembl
+    )
     (folder / "ensembl.gff3").write_text(gff)
     file = SequenceFile(folder / "genome.fa")
     for name in ("gencode.gtf", "ensembl.gtf", "ensembl.gff3"):
@@ -524,14 +565,20 @@ def test_bad_annotation(annotation, checkpoint):
         with pytest.raises(InputError, match=match):
             read_genes(folder / "bad.gtf", file, **options)
 
-    refuse(re.sub(r'gene_type "\w+"; ', "", text), r"line 2: the gene has no biotype, only \['gene_id', 'note'\]")
+    refuse(
+        re.sub(r'gene_type "\w+"; ', "", text), r"line 2: the gene has no biotype, only \['gene_id', 'note'\]"
+    )
     refuse(text.replace("chr1", "7"), r"line 2: there is no sequence '7' .*which has")
-    refuse(text.replace("\t60\t", "\t6000\t"), "line 2: chr1:0-6000 ends outside of chr1, which has 900 bases")
+    refuse(
+        text.replace("\t60\t", "\t6000\t"), "line 2: chr1:0-6000 ends outside of chr1, which has 900 bases"
+    )
     refuse(text.replace("\t", " "), "line 2 is .*nine columns")
     refuse(text, r"has no feature 'transcript'; it has \['exon', 'gene'\]", feature="transcript")
     settings = {"gtf": str(folder / "genes.gtf"), "fasta": str(folder / "genome.fa"), "data": None}
     args = EmbedArguments(model=str(checkpoint), biotypes=["miRNA"], **settings)
-    with pytest.raises(InputError, match=r"has no biotype \['miRNA'\]; it has \['lncRNA', 'protein_coding'\]"):
+    with pytest.raises(
+        InputError, match=r"has no biotype \['miRNA'\]; it has \['lncRNA', 'protein_coding'\]"
+    ):
         read_rows(args)
 
 

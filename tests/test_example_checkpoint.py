@@ -21,7 +21,9 @@ def test_it_is_the_published_tiny_shape_and_small():
 
 
 def test_it_predicts_human_dna_better_than_base_frequencies():
-    """On sequences from all over primate genomes, 60 bases each: too short for what it knows of repeats."""
+    """On sequences from all over primate genomes, 60 bases each: too short for what it knows of
+    repeats.
+    """
     model = AutoModelForCausalLM.from_pretrained(FOLDER)
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     sequences = [s for s in load_splice_junctions()["test"]["sequence"][:] if set(s) <= set("ACGT")][:200]

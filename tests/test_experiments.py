@@ -1,4 +1,6 @@
-"""The commands behind docs/experiments.md are valid, and the shipped recipes are those that the docs name."""
+"""The commands behind docs/experiments.md are valid, and the shipped recipes are those that the
+docs name.
+"""
 
 import os
 import re
@@ -30,7 +32,11 @@ CLASSES = {
 def test_the_script_of_the_docs(tmp_path):
     environment = {**os.environ, "HYENADNA": "echo", "CHECKPOINT": "checkpoint", "OUT": str(tmp_path)}
     script = subprocess.run(
-        ["bash", str(ROOT / "docs" / "experiments.sh")], env=environment, capture_output=True, text=True, check=True
+        ["bash", str(ROOT / "docs" / "experiments.sh")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     commands = [shlex.split(line) for line in script.stdout.splitlines()]
     assert len(commands) == 16 and commands[-1][0] == "report"
@@ -51,13 +57,16 @@ def test_recipes_name_known_settings_and_the_docs_name_the_recipes(path):
     needed = ["--model", "m", "--data", "d"] if name == "embed" else ["--use_cpu"]
     args = parse_settings(CLASSES[name], name, "", [path.name, *needed])
     for key, value in content.items():
-        expected = float(value) if isinstance(getattr(args, key), float) else value  # YAML reads 6e-4 as text
+        # YAML reads 6e-4 as text
+        expected = float(value) if isinstance(getattr(args, key), float) else value
         assert getattr(args, key) == expected
 
 
 def test_a_checkpoint_named_by_a_flag_brings_its_own_shape(tmp_path):
     for model in (["--model", "m"], ["--model=m"]):
-        args = parse_settings(ChromatinArguments, "chromatin", "", ["chromatin_profile.yaml", *model, "--use_cpu"])
+        args = parse_settings(
+            ChromatinArguments, "chromatin", "", ["chromatin_profile.yaml", *model, "--use_cpu"]
+        )
         assert args.model == "m" and (args.d_model, args.n_layer, args.max_seq_len) == (None, None, None)
         assert args.num_train_epochs == 50
     args = parse_settings(

@@ -1,4 +1,6 @@
-"""Exported folders: what is in them, the proof that they load without this package, their cards, what is refused."""
+"""Exported folders: what is in them, the proof that they load without this package, their cards,
+what is refused.
+"""
 
 import json
 import math
@@ -29,7 +31,9 @@ from .helpers.checkpoints import METRICS
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A language model in bfloat16 with odd settings, and the folder that `hyenadna export` makes of it."""
+    """A language model in bfloat16 with odd settings, and the folder that `hyenadna export` makes
+    of it.
+    """
     folder = tmp_path_factory.mktemp("exported")
     model = random_model(
         tie_word_embeddings=True, complex_positional_embedding=True, hyena_order=3, modulation_shift=0.01
@@ -44,10 +48,16 @@ def test_everything_is_in_the_folder(exported):
     _, folder, report = exported
     names = {path.name for path in folder.iterdir()}
     assert names >= {"README.md", "config.json", "generation_config.json", "model.safetensors"}
-    assert names >= {"tokenizer.json", "tokenizer_config.json", "modeling_hyenadna.py", "configuration_hyenadna.py"}
+    assert names >= {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "modeling_hyenadna.py",
+        "configuration_hyenadna.py",
+    }
     assert not [name for name in names if not name.endswith((".md", ".json", ".safetensors", ".py"))]
     package = {path.name for path in export_module.Path(hyenadna.__file__).parent.glob("*.py")}
-    for name in names:  # the code is whole: every module that one of them imports is there, and nothing of ours else
+    # the code is whole: every module that one of them imports is there, and nothing of ours else
+    for name in names:
         if name.endswith(".py"):
             text = (folder / name).read_text()
             assert {f"{m}.py" for m in re.findall(r"^\s*from \.(\w+) import", text, re.MULTILINE)} <= names
@@ -82,7 +92,9 @@ def test_a_hub_copy_and_the_package_work_in_one_process(exported, tmp_path, monk
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     copy_class = get_class_from_dynamic_module("modeling_hyenadna.HyenaDNAForCausalLM", folder)
-    assert copy_class is not hyenadna.HyenaDNAForCausalLM and copy_class.__module__.startswith("transformers_modules")
+    assert copy_class is not hyenadna.HyenaDNAForCausalLM and copy_class.__module__.startswith(
+        "transformers_modules"
+    )
     ids, losses = random_ids(2, 40), []
     for _ in range(2):  # one after the other, and again
         for cls in (hyenadna.HyenaDNAForCausalLM, copy_class):
@@ -100,7 +112,12 @@ def test_a_hub_copy_and_the_package_work_in_one_process(exported, tmp_path, monk
     ("file", "old", "new", "message"),
     [
         ("implicit_filter.py", "2 * math.pi", "2.001 * math.pi", r"AutoModel of .* computes other outputs"),
-        ("long_convolution.py", "import torch", "import hyenadna\nimport torch", "does not load where hyenadna is not"),
+        (
+            "long_convolution.py",
+            "import torch",
+            "import hyenadna\nimport torch",
+            "does not load where hyenadna is not",
+        ),
         ("tokenizer.json", '"T": 10', '"T": 9, "X": 10', "does not load here.*fixed vocabulary"),
     ],
 )
@@ -154,11 +171,14 @@ def test_exporting_does_not_change_what_saving_does(no_proof, tmp_path):
     model = random_model()
     model.save_pretrained(tmp_path / "model")
     export(str(tmp_path / "model"), tmp_path / "out")
-    export(str(tmp_path / "out"), tmp_path / "again")  # an exported folder is a model like any other
+    # an exported folder is a model like any other
+    export(str(tmp_path / "out"), tmp_path / "again")
     model.save_pretrained(tmp_path / "after")
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "after" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
-    assert {p.name for p in (tmp_path / "after").iterdir()} == {p.name for p in (tmp_path / "model").iterdir()}
+    assert {p.name for p in (tmp_path / "after").iterdir()} == {
+        p.name for p in (tmp_path / "model").iterdir()
+    }
     for path in (tmp_path / "out").iterdir():
         if path.name != "README.md":
             assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
@@ -171,7 +191,7 @@ def test_the_tokenizer_of_the_run_is_kept(no_proof, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("ACa").input_ids == [7, 8, 6]
 
 
-# ------------------------------------------------------------------------------------------------------------- the card
+# ----------------------------------------------------------------------------------------- the card
 
 
 def run_folder(tmp_path, cls=hyenadna.HyenaDNAForSequenceClassification, metrics=METRICS, **config):
@@ -183,7 +203,10 @@ def run_folder(tmp_path, cls=hyenadna.HyenaDNAForSequenceClassification, metrics
 
 
 def test_the_card_says_what_metrics_json_says(no_proof, tmp_path):
-    settings = METRICS["settings"] | {"data": str(tmp_path / "secret/promoters.csv"), "model": "LongSafari/tiny-hf"}
+    settings = METRICS["settings"] | {
+        "data": str(tmp_path / "secret/promoters.csv"),
+        "model": "LongSafari/tiny-hf",
+    }
     settings |= {"fp16": False, "weight_decay": 0.0, "lr_scheduler_type": "SchedulerType.COSINE"}
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/promoters.csv").write_text("")
@@ -259,7 +282,11 @@ def test_odd_metrics(no_proof, tmp_path):
     export(str(tmp_path / "run"), tmp_path / "out", data_name="hg38: chr1 & chr2")
     card = ModelCard.load(tmp_path / "out/README.md")
     (result,) = card.data.eval_results
-    assert (result.metric_type, result.metric_value, result.dataset_split) == ("bits_per_base", 1.9, "evaluation")
+    assert (result.metric_type, result.metric_value, result.dataset_split) == (
+        "bits_per_base",
+        1.9,
+        "evaluation",
+    )
     assert result.dataset_name == "hg38: chr1 & chr2" and result.dataset_type == "hg38-chr1-chr2"
     assert "| `text` | a\\|b c |" in card.text
     (tmp_path / "run/metrics.json").write_text("{")
@@ -269,11 +296,19 @@ def test_odd_metrics(no_proof, tmp_path):
 
 
 def test_a_pretraining_run(no_proof, tmp_path):
-    """Its data are a list of files: none of the machine's folders may be published, and none may stop the export."""
-    settings = {"data": ["/data/me/genomes/chr20.fa", "../mouse.fa.gz"], "test": ["20:0-5,000,000"], "model": "me/tiny"}
+    """Its data are a list of files: none of the machine's folders may be published, and none may
+    stop the export.
+    """
+    settings = {
+        "data": ["/data/me/genomes/chr20.fa", "../mouse.fa.gz"],
+        "test": ["20:0-5,000,000"],
+        "model": "me/tiny",
+    }
     settings |= {"bed": [str(tmp_path / "a.bed")], "validation": "x" * 5000}
     run_folder(
-        tmp_path, hyenadna.HyenaDNAForCausalLM, metrics={"metrics": {"test": {"loss": 1.0}}, "settings": settings}
+        tmp_path,
+        hyenadna.HyenaDNAForCausalLM,
+        metrics={"metrics": {"test": {"loss": 1.0}}, "settings": settings},
     )
     export(str(tmp_path / "run"), tmp_path / "out")
     card, metrics = (tmp_path / "out/README.md").read_text(), (tmp_path / "out/metrics.json").read_text()
@@ -282,7 +317,7 @@ def test_a_pretraining_run(no_proof, tmp_path):
         assert "/data/me" not in text and str(tmp_path) not in text and "../" not in text
 
 
-# ------------------------------------------------------------------------------------------------------------- adapters
+# ----------------------------------------------------------------------------------------- adapters
 
 
 def test_adapters(tmp_path, monkeypatch):
@@ -303,27 +338,34 @@ def test_adapters(tmp_path, monkeypatch):
     card = ModelCard.load(tmp_path / "out/README.md")
     assert card.data.base_model == "me/base" and card.data.library_name == "peft"
     assert len(card.data.eval_results) == 5 and "| accuracy | 0.7500 | 0.8125 |" in card.text
-    assert "AutoPeftModelForSequenceClassification.from_pretrained" in card.text and "| `r` | 8 |" in card.text
+    assert (
+        "AutoPeftModelForSequenceClassification.from_pretrained" in card.text and "| `r` | 8 |" in card.text
+    )
     for path in (tmp_path / "out").glob("*.[mj]*"):
         assert str(tmp_path) not in path.read_text(), path
 
 
 @pytest.mark.parametrize(("task", "auto"), [("SEQ_CLS", "ForSequenceClassification"), (None, "")])
 def test_the_snippet_of_an_adapter_says_what_its_base_does_not_know(task, auto, tmp_path, monkeypatch):
-    """A classifier of three classes on a language model: its head comes with the adapter, and its base has none."""
+    """A classifier of three classes on a language model: its head comes with the adapter, and its
+    base has none.
+    """
     from peft import LoraConfig, get_peft_model
 
     random_model().save_pretrained(tmp_path / "base")
     cls = hyenadna.HyenaDNAForSequenceClassification if task else hyenadna.HyenaDNAModel
     labels = {"id2label": {0: "no", 1: "weak", 2: "strong"}, "label2id": {"no": 0, "weak": 1, "strong": 2}}
     model = cls.from_pretrained(tmp_path / "base", **labels, pooling="last")
-    lora = get_peft_model(model, LoraConfig(task_type=task, target_modules=["in_proj"], init_lora_weights=False)).eval()
+    lora = get_peft_model(
+        model, LoraConfig(task_type=task, target_modules=["in_proj"], init_lora_weights=False)
+    ).eval()
     lora.save_pretrained(tmp_path / "adapter")
     ids, loaded = random_ids(1, 9), []
     if task:  # the snippet is run here; that the proof runs it is tested by the other two
         proved = subprocess.CompletedProcess([], 0, stdout="output 1\noutput 1\n")
         monkeypatch.setattr(export_module.subprocess, "run", lambda *args, **options: proved)
-    for config in (False, True) if task else (False,):  # that of the adapted model, as our recipes save it
+    # that of the adapted model, as our recipes save it
+    for config in (False, True) if task else (False,):
         if config:
             model.config.save_pretrained(tmp_path / "adapter")
         export(str(tmp_path / "adapter"), tmp_path / f"out{config}", base_model="me/base")
@@ -331,13 +373,15 @@ def test_the_snippet_of_an_adapter_says_what_its_base_does_not_know(task, auto, 
         snippet = re.search(r"```python\n(.*?)```", card.text, re.DOTALL)[1]
         assert f"import AutoPeftModel{auto}\n" in snippet and f'name = "out{config}"\n' in snippet
         names = {}
-        exec(snippet.replace(f'"out{config}"', repr(str(tmp_path / "adapter"))), names)  # its base is here
+        # its base is here
+        exec(snippet.replace(f'"out{config}"', repr(str(tmp_path / "adapter"))), names)
         loaded.append(names["model"])
     expected = lora(input_ids=ids)[0]
     torch.testing.assert_close(loaded[-1](input_ids=ids)[0], expected)
     if task:
         assert loaded[0].config.num_labels == 3 and loaded[1].config.id2label == labels["id2label"]
-        assert not torch.allclose(loaded[0](input_ids=ids)[0], expected)  # without its config.json: another pooling
+        # without its config.json: another pooling
+        assert not torch.allclose(loaded[0](input_ids=ids)[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +390,10 @@ def test_the_snippet_of_an_adapter_says_what_its_base_does_not_know(task, auto, 
         (lambda f: (f / "adapter_model.safetensors").unlink(), "holds no adapter_model.safetensors"),
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x"), "cannot be read"),
         (lambda f: (f / "adapter_config.json").write_text("{"), "cannot be read"),
-        (lambda f: save_file({"a": torch.tensor([1.0, torch.nan])}, f / "adapter_model.safetensors"), "`a` holds NaN"),
+        (
+            lambda f: save_file({"a": torch.tensor([1.0, torch.nan])}, f / "adapter_model.safetensors"),
+            "`a` holds NaN",
+        ),
     ],
 )
 def test_broken_adapters(damage, message, tmp_path):
@@ -367,7 +414,9 @@ def test_a_base_model_is_a_name_on_the_hub(no_proof, name, tmp_path, capsys):
 
 
 def test_a_local_checkpoint_is_no_base_model(no_proof, tmp_path, monkeypatch):
-    """`runs/tiny` looks like a name on the Hub. The run started beside it; the export may start elsewhere."""
+    """`runs/tiny` looks like a name on the Hub. The run started beside it; the export may start
+    elsewhere.
+    """
     (tmp_path / "runs/tiny").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     for place, model, base in (
@@ -388,7 +437,7 @@ def test_a_local_checkpoint_is_no_base_model(no_proof, tmp_path, monkeypatch):
         assert f"Trained from `{base or model.removeprefix('runs/').removeprefix('../')}`" in card.text
 
 
-# ------------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -408,7 +457,8 @@ def test_weights_that_no_model_computes_with(value, message, tmp_path, capsys):
         tensors = {name: tensor.to(value) for name, tensor in tensors.items()}
     save_file(tensors, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
     config = json.loads((tmp_path / "model/config.json").read_text())
-    for dtype in ("float32", None):  # the type that a configuration names wins over that of the file
+    # the type that a configuration names wins over that of the file
+    for dtype in ("float32", None):
         (tmp_path / "model/config.json").write_text(json.dumps(config | {"dtype": dtype}))
         if dtype is None or isinstance(value, float):
             assert cli.main(["export", str(tmp_path / "model"), str(tmp_path / "out")]) == 1
@@ -481,9 +531,19 @@ def test_help_and_unknown_commands(capsys):
         assert name in cli.usage()
 
 
-# --------------------------------------------------------------------------------------------- what comes from anybody
+# -------------------------------------------------------------------------- what comes from anybody
 
-NAMES = ["<!--<script>", "<img src=x onerror=alert(1)>", "a|b", "# big", "---", "```", "`code`", "[a](http://x)", "> q"]
+NAMES = [
+    "<!--<script>",
+    "<img src=x onerror=alert(1)>",
+    "a|b",
+    "# big",
+    "---",
+    "```",
+    "`code`",
+    "[a](http://x)",
+    "> q",
+]
 NAMES += [
     "1. one",
     "- item",
@@ -501,7 +561,9 @@ BLOCK = re.compile(r"^(#{1,6} |---|===|```|> |[-+*] |\d+[.)] |<)")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_and_descriptions_are_text_in_a_card(no_proof, name, tmp_path):
-    """Nothing that comes from a file or a flag makes a heading, a table, a link or HTML of the card."""
+    """Nothing that comes from a file or a flag makes a heading, a table, a link or HTML of the
+    card.
+    """
     cards = []
     for text in (name, "words"):
         metrics = {"metrics": {text: {text: 0.5}}, "rows": {text: 3}, "versions": {text: text}}
@@ -540,7 +602,9 @@ def test_what_names_foreign_code_is_not_carried_over(no_proof, tmp_path):
     for name in ("config.json", "tokenizer_config.json"):
         path = tmp_path / "model" / name
         stored = json.loads(path.read_text())
-        path.write_text(json.dumps(stored | foreign | {k: stored[k] for k in ("tokenizer_class",) if k in stored}))
+        path.write_text(
+            json.dumps(stored | foreign | {k: stored[k] for k in ("tokenizer_class",) if k in stored})
+        )
     export(str(tmp_path / "model"), tmp_path / "out")
     for path in (tmp_path / "out").glob("*.json"):
         assert "evil" not in path.read_text(), path
@@ -571,7 +635,17 @@ def test_an_adapter_is_not_copied_through_a_link(tmp_path):
         export(str(tmp_path / "adapter"), tmp_path / "out")
 
 
-DAMAGE = [b"", b"{", b"null", b"5", b"[]", b'"x"', b"\xff\xfe\x00", b"[" * 100_000, b'{"a": {"b": [1, null]}}']
+DAMAGE = [
+    b"",
+    b"{",
+    b"null",
+    b"5",
+    b"[]",
+    b'"x"',
+    b"\xff\xfe\x00",
+    b"[" * 100_000,
+    b'{"a": {"b": [1, null]}}',
+]
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "metrics.json"])
@@ -582,7 +656,8 @@ def test_damaged_json_is_one_message(no_proof, name, content, tmp_path, capsys):
     (tmp_path / "model" / name).write_bytes(content)
     code = cli.main(["export", str(tmp_path / "model"), str(tmp_path / "out")])
     error = capsys.readouterr().err
-    if content == DAMAGE[-1] and name != "tokenizer.json":  # an object without a field of ours: what it says is nothing
+    # an object without a field of ours: what it says is nothing
+    if content == DAMAGE[-1] and name != "tokenizer.json":
         assert code in (0, 1)
     else:
         assert code == 1 or (name, content) in (("tokenizer_config.json", b"{}"),)
@@ -591,7 +666,9 @@ def test_damaged_json_is_one_message(no_proof, name, content, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("key", ["metrics", "rows", "settings", "versions", "train_seconds"])
-@pytest.mark.parametrize("value", [None, 5, "x", [], [1], {"a": None}, {"a": [[1]]}, {"a": {"b": {"c": 1}}}, math.nan])
+@pytest.mark.parametrize(
+    "value", [None, 5, "x", [], [1], {"a": None}, {"a": [[1]]}, {"a": {"b": {"c": 1}}}, math.nan]
+)
 def test_metrics_of_another_shape(no_proof, key, value, tmp_path):
     """They are read as far as they mean something, or refused."""
     run_folder(tmp_path, metrics=METRICS | {key: value})

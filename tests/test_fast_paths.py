@@ -16,11 +16,15 @@ from .conftest import random_ids, random_model
 
 @pytest.fixture(params=["whole", "groups", "halves"])
 def pieces(request, monkeypatch):
-    """As it comes, where a small problem is one group and one tile; and cut into many, which may be halved if even."""
+    """As it comes, where a small problem is one group and one tile; and cut into many, which may be
+    halved if even.
+    """
     if request.param != "whole":
 
         def groups(batch, channels, length, device):
-            return [(slice(b, b + 2), slice(c, c + 3)) for c in range(0, channels, 3) for b in range(0, batch, 2)]
+            return [
+                (slice(b, b + 2), slice(c, c + 3)) for c in range(0, channels, 3) for b in range(0, batch, 2)
+            ]
 
         for module in (long_convolution, fused_inference):
             monkeypatch.setattr(module, "channel_groups", groups)
@@ -34,7 +38,9 @@ def plain_operator(p, in_bias, short, short_bias, k, skip, mask):
     q = p if in_bias is None else p + in_bias[:, None]
     if mask is not None:
         q = q.masked_fill(~mask[:, None], 0)
-    s = F.conv1d(q, short[:, None], short_bias, padding=short.shape[1] - 1, groups=len(short))[..., : q.shape[-1]]
+    s = F.conv1d(q, short[:, None], short_bias, padding=short.shape[1] - 1, groups=len(short))[
+        ..., : q.shape[-1]
+    ]
     *x, v = s.split(k.shape[1], 1)
     if mask is not None:
         v = v.masked_fill(~mask[:, None], 0)
@@ -71,10 +77,18 @@ def test_gated_long_convolution_and_its_gradients(order, length, masked, pieces)
 @pytest.mark.parametrize("order", [2, 3])
 def test_gated_long_convolution_by_finite_differences(order, pieces):
     torch.manual_seed(0)
-    shapes = [(2, (order + 1) * 4, 6), ((order + 1) * 4, 2), ((order + 1) * 4,), (order - 1, 4, 6), (order - 1, 4)]
+    shapes = [
+        (2, (order + 1) * 4, 6),
+        ((order + 1) * 4, 2),
+        ((order + 1) * 4,),
+        (order - 1, 4, 6),
+        (order - 1, 4),
+    ]
     p, short, bias, k, skip = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in shapes)
     mask = torch.tensor([[False, True, True, True, True, True], [True] * 6])
-    assert torch.autograd.gradcheck(long_convolution.gated_long_convolution, (p, None, short, bias, k, skip, mask))
+    assert torch.autograd.gradcheck(
+        long_convolution.gated_long_convolution, (p, None, short, bias, k, skip, mask)
+    )
 
 
 def test_frozen_inputs_get_no_gradient():
@@ -98,7 +112,9 @@ def test_projections_and_their_gradients(batch):
     torch.testing.assert_close(back, expected + b)
     g = torch.randn_like(there)
     for a, e in zip(
-        torch.autograd.grad(there, inputs[:2], g), torch.autograd.grad(F.linear(u, w).mT, inputs[:2], g), strict=True
+        torch.autograd.grad(there, inputs[:2], g),
+        torch.autograd.grad(F.linear(u, w).mT, inputs[:2], g),
+        strict=True,
     ):
         torch.testing.assert_close(a, e)
     g = torch.randn_like(back)
@@ -110,7 +126,9 @@ def test_projections_and_their_gradients(batch):
     torch.testing.assert_close(torch.autograd.grad(frozen.sum(), u)[0], w.detach().sum(0).expand_as(u))
 
 
-@pytest.mark.parametrize("config", [{}, {"train_positional_embedding": True, "hyena_order": 3}, {"train_freq": False}])
+@pytest.mark.parametrize(
+    "config", [{}, {"train_positional_embedding": True, "hyena_order": 3}, {"train_freq": False}]
+)
 def test_filters_in_tiles_and_their_gradients(config, monkeypatch):
     """Against the modules called one after another, and those against the reference."""
     model = random_model(**config).double()
@@ -118,20 +136,30 @@ def test_filters_in_tiles_and_their_gradients(config, monkeypatch):
     expected, skip = filter_fn(40, by_modules=True)
     weights = [p for p in filter_fn.parameters() if p.requires_grad]
     p = {name: value.detach() for name, value in filter_fn.named_parameters()}
-    torch.testing.assert_close(expected.detach(), reference.filters(p, model.config, 40), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        expected.detach(), reference.filters(p, model.config, 40), rtol=1e-10, atol=1e-10
+    )
     monkeypatch.setattr(
         implicit_filter, "_tiles", lambda z: [slice(i, min(i + 7, len(z))) for i in range(0, len(z), 7)]
     )
     k, skip_too = filter_fn(40, by_modules=False)
     torch.testing.assert_close((k, skip_too), (expected, skip), rtol=1e-10, atol=1e-10)
     g = torch.randn_like(k)
-    results = [torch.autograd.grad((x * g).sum() + y.sum(), weights) for x, y in ((k, skip_too), (expected, skip))]
+    results = [
+        torch.autograd.grad((x * g).sum() + y.sum(), weights) for x, y in ((k, skip_too), (expected, skip))
+    ]
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_groups_cover_everything_once():
-    for batch, channels, length in ((1, 128, 1026), (70, 128, 1026), (3, 100, 70_000), (1, 6, 450_002), (2, 1, 5)):
+    for batch, channels, length in (
+        (1, 128, 1026),
+        (70, 128, 1026),
+        (3, 100, 70_000),
+        (1, 6, 450_002),
+        (2, 1, 5),
+    ):
         count = torch.zeros(batch, channels)
         for b, d in long_convolution.channel_groups(batch, channels, length, torch.device("cpu")):
             count[b, d] += 1
@@ -171,7 +199,9 @@ def test_a_block_without_gradients(order, masked, pieces):
 @pytest.mark.parametrize("order", [2, 3])
 @pytest.mark.parametrize("masked", [False, True])
 def test_blocks_that_write_over_the_stream(order, masked, pieces):
-    """Where nobody asks for the states in between, each block after the first writes over its input."""
+    """Where nobody asks for the states in between, each block after the first writes over its
+    input.
+    """
     model = random_model(hyena_order=order, n_layer=3).double()
     ids, mask = random_ids(3, 33), None
     if masked:
@@ -274,9 +304,18 @@ def test_large_filters_are_computed_for_each_group(monkeypatch, pieces):
 
 
 def test_what_is_wrapped_around_a_module_has_its_effect():
-    """Hooks, adapters and offloading work on modules: their weights must then not be used behind their backs."""
+    """Hooks, adapters and offloading work on modules: their weights must then not be used behind
+    their backs.
+    """
     ids = random_ids(2, 20)
-    for name in ("mixer.in_proj", "mixer.out_proj", "mlp.fc1", "mlp.fc2", "norm1", "mixer.filter_fn.implicit_filter.2"):
+    for name in (
+        "mixer.in_proj",
+        "mixer.out_proj",
+        "mlp.fc1",
+        "mlp.fc2",
+        "norm1",
+        "mixer.filter_fn.implicit_filter.2",
+    ):
         for grad in (True, False):
             model = random_model()
             with torch.set_grad_enabled(grad):

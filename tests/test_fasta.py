@@ -82,9 +82,15 @@ def test_a_pickled_file_reads_on(genome):
         ("ACGT\nACGT\n", r"bad.fa: Unexpected text before the first .*line 1"),
         ("", r"bad.fa.*does not contain a valid sequence"),
         (">a\nACGT\n>b\nAC\nACGT\nAC\n", r"bad.fa: Line length of fasta file is not consistent.*>b at line"),
-        (">a\nACGT\n>b\nAC\nACGT\n", r"bad.fa: 'b' does not end where its index bad.fa.fai says.*differ in length"),
+        (
+            ">a\nACGT\n>b\nAC\nACGT\n",
+            r"bad.fa: 'b' does not end where its index bad.fa.fai says.*differ in length",
+        ),
         (">a\nACGTACGT\n;a comment\nACGTACGT\n", r"bad.fa: .*Line 3 is a comment.*grep -v"),
-        (">a\nACGTACGT\n;comment\nACGTACGT\n", r"bad.fa: ';' in line 3 \(position 8 of 'a'\).*Line 3 is a comment"),
+        (
+            ">a\nACGTACGT\n;comment\nACGTACGT\n",
+            r"bad.fa: ';' in line 3 \(position 8 of 'a'\).*Line 3 is a comment",
+        ),
         (">a\nACGT\nAQGT\n", r"bad.fa: 'Q' in line 3 \(position 5 of 'a'\) is no IUPAC letter"),
         (">a\nACGT\n>a\nACGT\n", r"bad.fa cannot be read as FASTA: Duplicate key"),
         (">a\n>b\n", r"bad.fa: the file holds no sequence"),
@@ -102,7 +108,12 @@ def test_files_that_are_no_fasta(content, message, tmp_path):
 def test_a_comment_before_the_first_sequence_is_no_sequence(tmp_path):
     (tmp_path / "c.fa").write_text("; a comment\n>a\nACGTACG\n")
     (genome,) = open_genomes([tmp_path / "c.fa"])
-    assert genome.lengths.tolist() == [7] and np.frombuffer(genome.read(0, 0, 4), np.uint8).tolist() == [7, 8, 9, 10]
+    assert genome.lengths.tolist() == [7] and np.frombuffer(genome.read(0, 0, 4), np.uint8).tolist() == [
+        7,
+        8,
+        9,
+        10,
+    ]
 
 
 def test_files_that_cannot_be_opened(genome, tmp_path, monkeypatch):
@@ -115,7 +126,9 @@ def test_files_that_cannot_be_opened(genome, tmp_path, monkeypatch):
         open_genomes([tmp_path / "x.fasta.xz"])
     with gzip.open(tmp_path / "plain.fa.gz", "wt") as file:
         file.write(">a\nACGT\n")
-    with pytest.warns(UserWarning, match=r"plain.fa.gz is packed by gzip, not bgzip: it is unpacked into the memory"):
+    with pytest.warns(
+        UserWarning, match=r"plain.fa.gz is packed by gzip, not bgzip: it is unpacked into the memory"
+    ):
         assert open_genomes([tmp_path / "plain.fa.gz"])[0].letters(0, 1, 3) == "CG"
     (tmp_path / "text.fa.gz").write_text(">a\nACGT\n")
     with pytest.raises(InputError, match=r"text.fa.gz cannot be read as FASTA.*bgzip"):
@@ -126,9 +139,12 @@ def test_files_that_cannot_be_opened(genome, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"does not end where its index g.fa.fai says.*was cut"):
         open_genomes([genome])
     write_fasta(genome, {**GENOME, "Y": "ACGT"})
-    os.utime(genome, (1, 1))  # as after `cp -p`: the index is newer than the file that it does not know
+    # as after `cp -p`: the index is newer than the file that it does not know
+    os.utime(genome, (1, 1))
     genome.with_name("g.fa.fai").write_text("1\t103\t17\t7\t8\n")
-    with pytest.raises(InputError, match=r"g.fa goes on after '1', the last sequence that its index g.fa.fai knows"):
+    with pytest.raises(
+        InputError, match=r"g.fa goes on after '1', the last sequence that its index g.fa.fai knows"
+    ):
         open_genomes([genome])
     genome.with_name("g.fa.fai").write_text("nonsense\n")
     with pytest.raises(InputError, match=r"g.fa.fai came from elsewhere, remove it"):

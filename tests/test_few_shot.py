@@ -1,4 +1,6 @@
-"""Few-shot learning in context: what a context is made of, what a result has seen, tables, resume, bad input."""
+"""Few-shot learning in context: what a context is made of, what a result has seen, tables, resume,
+bad input.
+"""
 
 import json
 
@@ -13,13 +15,26 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import read_labelled_data
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
-from hyenadna.training.experiments.few_shot import ContextRows, FewShotArguments, draw_samples, few_shot, few_shot_table
+from hyenadna.training.experiments.few_shot import (
+    ContextRows,
+    FewShotArguments,
+    draw_samples,
+    few_shot,
+    few_shot_table,
+)
 from hyenadna.training.runs.language import NextTokenCollator
 
 from .conftest import random_model
 from .helpers.recipes import make_rows
 
-QUICK = {"use_cpu": True, "disable_tqdm": True, "tuning_steps": 2, "repeats": 2, "samples": [2, 4], "shots": [1, 3]}
+QUICK = {
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "tuning_steps": 2,
+    "repeats": 2,
+    "samples": [2, 4],
+    "shots": [1, 3],
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +79,10 @@ def test_contexts_hold_other_samples_and_nothing_else(data):
         row = tuning[i]
         examples = [sequence for sequence, _ in row["examples"]]
         assert len(set(examples)) == 4 and row["sequence"] not in examples
-        assert all(known[sequence] == label for sequence, label in [*row["examples"], (row["sequence"], row["label"])])
+        assert all(
+            known[sequence] == label
+            for sequence, label in [*row["examples"], (row["sequence"], row["label"])]
+        )
         assert sorted(label for _, label in row["examples"]).count(0) == 2  # two classes take turns
         queries.append(row["sequence"])
         contexts.add(tuple(examples))
@@ -97,7 +115,8 @@ def test_results_tables_and_resume(checkpoint, data, tmp_path, monkeypatch, caps
     args = make_args(checkpoint, tmp_path / "run")
     results = few_shot(args, data)
     done = [(r["samples"], r["shots"], r["repeat"]) for r in results["results"]]
-    assert done == [(2, 1, 0), (2, 1, 1), (4, 1, 0), (4, 1, 1), (4, 3, 0), (4, 3, 1)]  # 3 shots need 4 samples
+    # 3 shots need 4 samples
+    assert done == [(2, 1, 0), (2, 1, 1), (4, 1, 0), (4, 1, 1), (4, 3, 0), (4, 3, 1)]
     assert results["evaluated_on"] == "test" and results["majority_accuracy"] == 0.5
     assert all(0 <= r["accuracy"] <= 1 and np.isfinite(r["loss"]) for r in results["results"])
     stored = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -120,7 +139,9 @@ def test_results_tables_and_resume(checkpoint, data, tmp_path, monkeypatch, caps
     assert "4 of 6: " in capsys.readouterr().out
 
     def without_times(results):
-        return [{name: value for name, value in r.items() if name != "tuning_seconds"} for r in results["results"]]
+        return [
+            {name: value for name, value in r.items() if name != "tuning_seconds"} for r in results["results"]
+        ]
 
     assert without_times(again) == without_times(results)
 
@@ -152,12 +173,14 @@ def test_without_tuning_the_checkpoint_speaks(checkpoint, data, tmp_path):
 
 
 def test_tuning_changes_the_answer(checkpoint, data, tmp_path):
-    """The last labels of 4 samples, asked often enough, become likely; each result starts from the checkpoint."""
+    """The last labels of 4 samples, asked often enough, become likely; each result starts from the
+    checkpoint.
+    """
     settings = {"samples": [4], "shots": [1], "repeats": 1, "learning_rate": 0.01}
     losses = [
-        few_shot(make_args(checkpoint, tmp_path / str(steps), tuning_steps=steps, **settings), data)["results"][0][
-            "loss"
-        ]
+        few_shot(make_args(checkpoint, tmp_path / str(steps), tuning_steps=steps, **settings), data)[
+            "results"
+        ][0]["loss"]
         for steps in (0, 30)
     ]
     assert losses[1] < losses[0] - 0.5
@@ -174,7 +197,10 @@ def test_tuning_changes_the_answer(checkpoint, data, tmp_path):
         ({"tuning_steps": -1}, "tuning_steps is -1"),
         ({"model": None}, "needs a checkpoint"),
         ({"samples": [31]}, "31 samples of 30 rows"),
-        ({"shots": [5], "samples": [8]}, r"5 shots of up to \d+ bases make a context of 1\d+ tokens.*at most 3 shots"),
+        (
+            {"shots": [5], "samples": [8]},
+            r"5 shots of up to \d+ bases make a context of 1\d+ tokens.*at most 3 shots",
+        ),
         ({"label_letters": "AA"}, "do not fit the 2 classes"),
         ({"max_steps": 9, "num_train_epochs": 3}, "few-shot does not use num_train_epochs, max_steps"),
     ],

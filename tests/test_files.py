@@ -14,7 +14,15 @@ from Bio import bgzf
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import SequenceFile, open_genomes, read_fasta, spellings
-from hyenadna.genomics.files import FASTA, has_suffix, part_of_file, read_lines, read_table, read_text, reading
+from hyenadna.genomics.files import (
+    FASTA,
+    has_suffix,
+    part_of_file,
+    read_lines,
+    read_table,
+    read_text,
+    reading,
+)
 from hyenadna.genomics.genes import read_genes
 from hyenadna.genomics.intervals import read_bed, read_regions, whole_numbers
 from hyenadna.genomics.labelled import read_labelled_data
@@ -33,7 +41,7 @@ def write_labelled(path, rows=range(40)) -> None:
     )
 
 
-# ---------------------------------------------------------------------------------------------- names
+# -------------------------------------------------------------------------------------------- names
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "dev"])
@@ -58,14 +66,19 @@ def test_bgz_is_fasta_for_every_reader(tmp_path):
 
 
 def test_one_rule_for_chr(tmp_path):
-    assert spellings("chr20") == ["chr20", "20"] and spellings("20") == ["20", "chr20"] and spellings("chr") == ["chr"]
+    assert (
+        spellings("chr20") == ["chr20", "20"]
+        and spellings("20") == ["20", "chr20"]
+        and spellings("chr") == ["chr"]
+    )
     assert {"MT", "chrM"} <= set(spellings("M")) & set(spellings("chrMT"))
     files = [
         write_fasta(tmp_path / "a.fa", {"chr1": "ACGT", "chrM": "AC"}),
         write_fasta(tmp_path / "b.fa", {"1": "ACGTA", "2": "AC"}),
     ]
     genomes = open_genomes(files)
-    assert read_regions(["1"], genomes, "test").tolist() == [[1, 0, 0, 5]]  # as it is written comes first
+    # as it is written comes first
+    assert read_regions(["1"], genomes, "test").tolist() == [[1, 0, 0, 5]]
     assert read_regions(["chr2", "MT"], genomes, "test").tolist() == [[1, 1, 0, 2], [0, 1, 0, 2]]
     (tmp_path / "b.bed").write_text("1\t0\t2\nMT\t0\t1\n")
     assert read_bed(tmp_path / "b.bed", genomes, 0)[0].tolist() == [[0, 0, 0, 2], [0, 1, 0, 1]]
@@ -74,11 +87,14 @@ def test_one_rule_for_chr(tmp_path):
 
 
 def test_letters_need_no_table_library():
-    code = "import sys, hyenadna.genomics.letters; sys.exit('datasets' in sys.modules or 'sklearn' in sys.modules)"
+    code = (
+        "import sys, hyenadna.genomics.letters; sys.exit('datasets' in sys.modules or 'sklearn' in "
+        "sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-# ---------------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------------------- damage
 
 
 def read_pretraining_table(path):
@@ -98,7 +114,9 @@ TEXT_OF = {
     "csv": "sequence,label\n" + "".join(f"{s},{label}\n" for s, label in zip(SEQUENCES, LABELS, strict=True)),
     "txt": "".join(f"{s}\n" for s in SEQUENCES),
     "fa": "".join(f">s{i} {LABELS[i]}\n{SEQUENCES[i]}\n" for i in range(40)),
-    "gtf": "".join(f'1\tx\tgene\t{i + 1}\t{i + 9}\t.\t+\t.\tgene_id "{i}"; gene_type "b";\n' for i in range(80)),
+    "gtf": "".join(
+        f'1\tx\tgene\t{i + 1}\t{i + 9}\t.\t+\t.\tgene_id "{i}"; gene_type "b";\n' for i in range(80)
+    ),
     "bed": "".join(f"1\t{i}\t{i + 7}\tname{i * i}\n" for i in range(90)),
     "vcf": "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
     + "".join(f"1\t{i + 1}\tid{i * i}\tA\tC\t.\t.\t.\n" for i in range(90)),
@@ -126,7 +144,12 @@ def bgzipped(text: str) -> bytes:
         packer = zlib.compressobj(6, zlib.DEFLATED, -15)
         piece = content[start : start + 500]
         packed = packer.compress(piece) + packer.flush()
-        head = b"\x1f\x8b\x08\x04" + b"\0" * 4 + b"\0\xff\x06\0BC\x02\0" + (len(packed) + 25).to_bytes(2, "little")
+        head = (
+            b"\x1f\x8b\x08\x04"
+            + b"\0" * 4
+            + b"\0\xff\x06\0BC\x02\0"
+            + (len(packed) + 25).to_bytes(2, "little")
+        )
         blocks += head + packed + zlib.crc32(piece).to_bytes(4, "little") + len(piece).to_bytes(4, "little")
     return blocks + bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
@@ -178,7 +201,8 @@ def test_damaged_parquet(tmp_path):
     table.to_parquet(tmp_path / "whole.parquet")
     data = (tmp_path / "whole.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(data[:-50])
-    (tmp_path / "flipped.parquet").write_bytes(data[:-200] + flipped(data[-200:]))  # its footer; pages have no checksum
+    # its footer; pages have no checksum
+    (tmp_path / "flipped.parquet").write_bytes(data[:-200] + flipped(data[-200:]))
     for name in ("cut", "flipped"):
         for reader in (read_table, read_labelled_data, read_pretraining_table):
             with pytest.raises(InputError, match=rf"{name}.parquet cannot be read as parquet"):
@@ -202,7 +226,7 @@ def test_errors_of_reading_name_the_file():
         raise ZeroDivisionError  # a fault of ours is not dressed up as one of the file
 
 
-# ---------------------------------------------------------------------------------------------- silently others
+# ---------------------------------------------------------------------------------- silently others
 
 
 @pytest.mark.parametrize("character", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
@@ -237,7 +261,8 @@ def test_a_column_that_comes_twice_is_refused(column, tmp_path):
     extra.set_axis(["id", "sequence", "label", "label.1", "note", "note"], axis=1).to_csv(
         tmp_path / "x.csv", index=False
     )
-    assert len(read_labelled_data(tmp_path / "x.csv").label_names) == 2  # other columns may be as they are
+    # other columns may be as they are
+    assert len(read_labelled_data(tmp_path / "x.csv").label_names) == 2
 
 
 def test_one_number_in_two_spellings_is_refused(tmp_path):
@@ -245,12 +270,16 @@ def test_one_number_in_two_spellings_is_refused(tmp_path):
     table.to_csv(tmp_path / "x.csv", index=False)
     with pytest.raises(InputError, match=r"the labels '0' and '0.0' are one number; write them alike"):
         read_labelled_data(tmp_path / "x.csv")
-    pd.DataFrame({"sequence": SEQUENCES[:8], "label": ["1.1", "1.10"] * 4}).to_csv(tmp_path / "x.csv", index=False)
+    pd.DataFrame({"sequence": SEQUENCES[:8], "label": ["1.1", "1.10"] * 4}).to_csv(
+        tmp_path / "x.csv", index=False
+    )
     assert read_labelled_data(tmp_path / "x.csv").label_names == ["1.1", "1.10"]  # versions, say
 
 
 def test_lists_of_labels_ask_for_their_problem_type(tmp_path):
-    pd.DataFrame({"sequence": SEQUENCES[:8], "label": [[0, 1], [1, 0]] * 4}).to_parquet(tmp_path / "x.parquet")
+    pd.DataFrame({"sequence": SEQUENCES[:8], "label": [[0, 1], [1, 0]] * 4}).to_parquet(
+        tmp_path / "x.parquet"
+    )
     with pytest.raises(InputError, match=r"row 0 is array\(\[0, 1\]\).*set problem_type to 'multi_label"):
         read_labelled_data(tmp_path / "x.parquet")
     pd.DataFrame({"sequence": SEQUENCES[:8], "label": [["a", "b"]] * 8}).to_parquet(tmp_path / "x.parquet")

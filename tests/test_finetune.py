@@ -1,4 +1,6 @@
-"""The fine-tuning recipe: optimisation, one folder per run, checkpoints in and out, kill and resume, bad input."""
+"""The fine-tuning recipe: optimisation, one folder per run, checkpoints in and out, kill and
+resume, bad input.
+"""
 
 import json
 import os
@@ -49,7 +51,7 @@ def run(tmp_path_factory):
     return folder, data, finetune(args, data)
 
 
-# ---------------------------------------------------------------------------------------------- optimisation
+# ------------------------------------------------------------------------------------- optimisation
 
 
 def test_parameter_groups_by_hand(tmp_path):
@@ -57,7 +59,8 @@ def test_parameter_groups_by_hand(tmp_path):
     trainer = HyenaDNATrainer(model=model, args=RecipeArguments(output_dir=str(tmp_path), use_cpu=True))
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = {
-        group["weight_decay"]: {names[p] for p in group["params"]} for group in trainer.create_optimizer().param_groups
+        group["weight_decay"]: {names[p] for p in group["params"]}
+        for group in trainer.create_optimizer().param_groups
     }
     block = "hyena.backbone.layers.0."
     assert groups[0.1] == {
@@ -110,7 +113,7 @@ def test_weighted_loss_by_hand():
     assert loss(Outputs, labels, num_items_in_batch=torch.tensor(8)).item() == pytest.approx(expected / 8)
 
 
-# ---------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 
 
 def test_strands_depend_on_seed_epoch_and_row_only():
@@ -122,14 +125,16 @@ def test_strands_depend_on_seed_epoch_and_row_only():
     flipped = [s != t for s, t in zip(first, rows["sequence"], strict=True)]
     assert 150 < sum(flipped) < 250
     assert all(
-        s == (reverse_complement(t) if f else t) for s, t, f in zip(first, rows["sequence"], flipped, strict=True)
+        s == (reverse_complement(t) if f else t)
+        for s, t, f in zip(first, rows["sequence"], flipped, strict=True)
     )
 
     class State:
         epoch = 2.0
 
     SetEpoch(stranded).on_epoch_begin(None, State, None)
-    second = [stranded[i]["sequence"] for i in reversed(range(400))][::-1]  # the order of asking does not matter
+    # the order of asking does not matter
+    second = [stranded[i]["sequence"] for i in reversed(range(400))][::-1]
     assert second != first
     stranded.epoch.fill_(0)
     assert [stranded[i]["sequence"] for i in range(400)] == first
@@ -146,12 +151,18 @@ def test_collator_pads_left_and_types_labels():
     assert several([{"sequence": "A", "label": [1.0, 0.0]}])["labels"].dtype == torch.float32
 
 
-# ---------------------------------------------------------------------------------------------- the folder
+# --------------------------------------------------------------------------------------- the folder
 
 
 def test_files_and_metrics(run):
     folder, data, result = run
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "confusion_matrix.png", "run_settings.json"):
+    for name in (
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "confusion_matrix.png",
+        "run_settings.json",
+    ):
         assert (folder / name).stat().st_size > 0
     assert not list(folder.glob("**/*unfinished*")) and not (folder / "training_args.bin").exists()
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -204,7 +215,9 @@ def test_pipeline_agrees_with_special_tokens_too(tmp_path):
 def test_validation_part_is_predicted_where_there_is_no_test_part(tmp_path):
     data = make_rows(40, classes=("AT rich", "C rich", "GC rich"))
     result = finetune(make_args(tmp_path / "run", class_weights=True, reverse_complement=0.5), data)
-    assert result.results["predictions_of"] == "validation" and list(result.results["metrics"]) == ["validation"]
+    assert result.results["predictions_of"] == "validation" and list(result.results["metrics"]) == [
+        "validation"
+    ]
     predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert len(predictions) == result.results["rows"]["validation"]
     for line in predictions.to_dict("records"):  # `row` leads back to the source
@@ -260,7 +273,9 @@ def test_loss_is_the_log_loss_of_the_predictions_file(run):
 
 
 def test_class_weights_enter_the_loss(tmp_path):
-    data = DatasetDict(train=make_rows(44).filter(lambda row: row["id"][-1] not in "13579" or row["id"] < "r2"))
+    data = DatasetDict(
+        train=make_rows(44).filter(lambda row: row["id"][-1] not in "13579" or row["id"] < "r2")
+    )
     data["validation"] = make_rows(10, seed=4)
     result = finetune(make_args(tmp_path / "run", class_weights=True, per_device_eval_batch_size=10), data)
     labels = data["train"]["label"][:]
@@ -284,12 +299,14 @@ def test_accumulated_batches_equal_one_batch(class_weights, tmp_path):
 
 
 def test_the_seed_decides(tmp_path):
-    runs = [finetune(make_args(tmp_path / f"{i}", seed=seed), make_rows()) for i, seed in enumerate((1, 1, 2))]
+    runs = [
+        finetune(make_args(tmp_path / f"{i}", seed=seed), make_rows()) for i, seed in enumerate((1, 1, 2))
+    ]
     weights = [result.model.score.weight for result in runs]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-# ---------------------------------------------------------------------------------------------- what is written
+# ---------------------------------------------------------------------------------- what is written
 
 
 def test_a_failed_write_leaves_the_earlier_file(tmp_path):
@@ -307,7 +324,8 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path):
 
 def test_json_has_no_nan(tmp_path):
     write_json(
-        tmp_path / "x.json", {"auroc": float("nan"), "list": [float("inf"), {"deep": float("nan")}, 1.5], "n": None}
+        tmp_path / "x.json",
+        {"auroc": float("nan"), "list": [float("inf"), {"deep": float("nan")}, 1.5], "n": None},
     )
     text = (tmp_path / "x.json").read_text()
     assert json.loads(text) == {"auroc": None, "list": [None, {"deep": None}, 1.5], "n": None}
@@ -345,12 +363,13 @@ def test_confusion_matrix_of_few_and_many_classes(n_labels, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["c.png"]
 
 
-# ---------------------------------------------------------------------------------------------- resume
+# ------------------------------------------------------------------------------------------- resume
 
 RESUMABLE = {"num_train_epochs": 3, "reverse_complement": 0.5, "save_strategy": "steps", "save_steps": 4} | {
     "eval_strategy": "steps",
     "eval_steps": 4,
-    "metric_for_best_model": "loss",  # it falls to the end: the best checkpoint is one that the resumed run wrote
+    # it falls to the end: the best checkpoint is one that the resumed run wrote
+    "metric_for_best_model": "loss",
     "seed": 5,
     "learning_rate": 0.01,
 }
@@ -365,7 +384,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     flags = [f"--{name}={value}" for name, value in {**settings, "output_dir": tmp_path / "killed"}.items()]
     code = "import os, signal, sys, torch\nfrom hyenadna.training.trainer import HyenaDNATrainer as Trainer\n"
     code += "save = Trainer._save_checkpoint\n"
-    code += f"torch.set_num_threads({torch.get_num_threads()})\n"  # sums of other threads are rounded otherwise
+    # sums of other threads are rounded otherwise
+    code += f"torch.set_num_threads({torch.get_num_threads()})\n"
     code += "def save_twice(self, *args, **kwargs):\n    save(self, *args, **kwargs)\n"
     code += "    if self.state.global_step == 8: os.kill(os.getpid(), signal.SIGKILL)\n"
     code += "Trainer._save_checkpoint = save_twice\n"
@@ -388,7 +408,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     for name in one:
         assert torch.equal(one[name], other[name]), name
     history = [
-        json.loads((tmp_path / n / "trainer_state.json").read_text())["log_history"] for n in ("whole", "killed")
+        json.loads((tmp_path / n / "trainer_state.json").read_text())["log_history"]
+        for n in ("whole", "killed")
     ]
     losses = [[entry["eval_loss"] for entry in log if "eval_loss" in entry] for log in history]
     assert losses[0] == losses[1] and len(losses[0]) == 4
@@ -397,7 +418,13 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
 def test_two_processes_and_workers_that_stay_train_as_one_process_does(tmp_path):
     """The strands too: their coin must reach the workers and must not depend on who reads a row."""
     make_rows(44).to_csv(tmp_path / "data.csv", index=False)
-    common = {**TINY, **QUICK, "data": str(tmp_path / "data.csv"), "reverse_complement": 0.5, "embed_dropout": 0.0}
+    common = {
+        **TINY,
+        **QUICK,
+        "data": str(tmp_path / "data.csv"),
+        "reverse_complement": 0.5,
+        "embed_dropout": 0.0,
+    }
     common |= {"num_train_epochs": 3, "learning_rate": 0.01, "metric_for_best_model": "loss"}
     one = finetune(FinetuneArguments(output_dir=str(tmp_path / "one"), **common))
     workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
@@ -405,7 +432,9 @@ def test_two_processes_and_workers_that_stay_train_as_one_process_does(tmp_path)
     several = {"output_dir": tmp_path / "two", "per_device_train_batch_size": 4, "ddp_backend": "gloo"}
     flags = [f"--{name}={value}" for name, value in {**common, **several}.items()]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "-m"]
-    child = subprocess.run([*launch, "hyenadna.training.finetune", *flags], capture_output=True, text=True, check=False)
+    child = subprocess.run(
+        [*launch, "hyenadna.training.finetune", *flags], capture_output=True, text=True, check=False
+    )
     assert child.returncode == 0, child.stderr
     expected = load_file(tmp_path / "one" / "model.safetensors")
     for name, tolerance in {"workers": 0.0, "two": 1e-4}.items():
@@ -425,13 +454,15 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
 
-    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    # a shell's background jobs ignore it
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(HyenaDNATrainer, "training_step", press_ctrl_c)
         assert cli.main(["finetune", *flags]) == 130
     signal.signal(signal.SIGINT, earlier)
     assert "--resume" in capsys.readouterr().out
-    assert cli.main(["finetune", *flags, "--resume"]) == 0  # there was no checkpoint yet: it starts again
+    # there was no checkpoint yet: it starts again
+    assert cli.main(["finetune", *flags, "--resume"]) == 0
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
@@ -460,7 +491,7 @@ def test_files_of_others_are_not_overwritten(tmp_path):
         finetune(make_args(tmp_path, resume=True), make_rows())
 
 
-# ---------------------------------------------------------------------------------------------- checkpoints
+# -------------------------------------------------------------------------------------- checkpoints
 
 
 def test_from_a_language_model(tmp_path):
@@ -490,10 +521,19 @@ def test_from_a_classifier_of_the_same_and_of_other_labels(run, tmp_path):
 
 def test_frozen_backbone_stays(run, tmp_path):
     folder, _, _ = run
-    changes = {"d_model": None, "n_layer": None, "max_seq_len": None, "freeze_backbone": True, "learning_rate": 0.1}
+    changes = {
+        "d_model": None,
+        "n_layer": None,
+        "max_seq_len": None,
+        "freeze_backbone": True,
+        "learning_rate": 0.1,
+    }
     data = make_rows(40, seed=7, classes=("AT rich", "C rich"))
     finetune(make_args(tmp_path / "frozen", model=str(folder), **changes), data)
-    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "frozen" / "model.safetensors")
+    before, after = (
+        load_file(folder / "model.safetensors"),
+        load_file(tmp_path / "frozen" / "model.safetensors"),
+    )
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"score.weight"}
 
@@ -520,18 +560,22 @@ def test_checkpoints_that_do_not_load(run, tmp_path):
         load(run[0], d_model=16)
     with pytest.raises(InputError, match="freeze_backbone needs a checkpoint"):
         make_classifier(
-            FinetuneArguments(output_dir=str(tmp_path), freeze_backbone=True), "single_label_classification", ["a", "b"]
+            FinetuneArguments(output_dir=str(tmp_path), freeze_backbone=True),
+            "single_label_classification",
+            ["a", "b"],
         )
 
 
-# ---------------------------------------------------------------------------------------------- bad input, command line
+# -------------------------------------------------------------------------- bad input, command line
 
 
 def test_too_long_sequences_are_found_before_anything_is_written(tmp_path):
     data = DatasetDict(
         train=make_rows(), test=Dataset.from_dict({"sequence": ["ACGT", "A" * 41], "label": ["AT rich"] * 2})
     )
-    message = r"row 1 of the test rows has 41 tokens, but max_seq_len of the model is 40; 1 of 2 .*--max_seq_len 41"
+    message = (
+        r"row 1 of the test rows has 41 tokens, but max_seq_len of the model is 40; 1 of 2 .*--max_seq_len 41"
+    )
     with pytest.raises(InputError, match=message):
         finetune(make_args(tmp_path / "run"), data)
     data["test"] = Dataset.from_dict({"sequence": ["A" * 40], "label": ["AT rich"]})
@@ -564,7 +608,18 @@ def test_yaml_equals_flags_and_flags_override_it(tmp_path):
     path.write_text("data: x.csv\nlearning_rate: 6e-4\nlabel_column: [a, b]\nclass_weights: true\nmodel:\n")
     # a key without a value in YAML is a setting that is not given
     read = parse([str(path), "--seed", "7"])
-    flags = ["--data", "x.csv", "--learning_rate", "6e-4", "--label_column", "a", "b", "--class_weights", "--seed", "7"]
+    flags = [
+        "--data",
+        "x.csv",
+        "--learning_rate",
+        "6e-4",
+        "--label_column",
+        "a",
+        "b",
+        "--class_weights",
+        "--seed",
+        "7",
+    ]
     assert read.to_dict() == parse(flags).to_dict()
     assert read.learning_rate == 6e-4 and read.label_column == ["a", "b"] and read.model is None
     assert parse([str(path), "--learning_rate", "1e-3"]).learning_rate == 1e-3
@@ -606,7 +661,10 @@ def test_command_line(capsys, monkeypatch, tmp_path):
 
 
 def test_the_command_line_imports_nothing_heavy():
-    code = "import sys; from hyenadna.training import cli; cli.main(['--help']); print('datasets' in sys.modules)"
+    code = (
+        "import sys; from hyenadna.training import cli; cli.main(['--help']); print('datasets' in "
+        "sys.modules)"
+    )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout.splitlines()[-1] == "False"
 
@@ -622,12 +680,20 @@ def check_nothing_was_trained_further(folder: Path, data, args: dict) -> None:
     assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == steps
     assert again["metrics"] == whole["metrics"] and again["resumed_from"] == f"checkpoint-{steps}"
     resumed = load_file(folder / "model.safetensors")
-    assert weights.keys() == resumed.keys() and all(torch.equal(weights[key], resumed[key]) for key in weights)
+    assert weights.keys() == resumed.keys() and all(
+        torch.equal(weights[key], resumed[key]) for key in weights
+    )
 
 
 def test_resumed_after_the_last_checkpoint_trains_no_further(tmp_path):
     """`--resume` took one step too many if the end of a run lay inside an epoch (A2)."""
-    settings = {"max_steps": 7, "save_strategy": "steps", "save_steps": 7, "eval_strategy": "steps", "eval_steps": 7}
+    settings = {
+        "max_steps": 7,
+        "save_strategy": "steps",
+        "save_steps": 7,
+        "eval_strategy": "steps",
+        "eval_steps": 7,
+    }
     check_nothing_was_trained_further(tmp_path / "steps", make_rows(), settings)
 
 
@@ -645,7 +711,9 @@ def test_a_token_of_the_hub_is_in_no_file(tmp_path):
     finetune(make_args(tmp_path / "run", hub_token=token), make_rows())
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert any(path.parent.name.startswith("checkpoint-") for path in files)
-    assert not [path for path in files if token.encode() in path.read_bytes() or path.name == "training_args.bin"]
+    assert not [
+        path for path in files if token.encode() in path.read_bytes() or path.name == "training_args.bin"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -662,7 +730,13 @@ def test_a_token_of_the_hub_is_in_no_file(tmp_path):
 def test_a_training_that_diverges_says_so(settings, message, tmp_path, capsys):
     """It saved NaN with exit status 0, or ended in a traceback of the metrics (B4)."""
     make_rows(44).to_csv(tmp_path / "data.csv", index=False)
-    settings = {**TINY, **QUICK, **settings, "data": str(tmp_path / "data.csv"), "output_dir": str(tmp_path / "run")}
+    settings = {
+        **TINY,
+        **QUICK,
+        **settings,
+        "data": str(tmp_path / "data.csv"),
+        "output_dir": str(tmp_path / "run"),
+    }
     assert cli.main(["finetune", *(f"--{name}={value}" for name, value in settings.items())]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.search(message, error) and error.startswith("hyenadna finetune: error: ")

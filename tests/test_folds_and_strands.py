@@ -1,4 +1,6 @@
-"""Cross-validation folds, both strands at test time, and data that the recipes hand over themselves."""
+"""Cross-validation folds, both strands at test time, and data that the recipes hand over
+themselves.
+"""
 
 import itertools
 import json
@@ -45,14 +47,18 @@ def test_each_row_is_validated_once_and_the_test_rows_stay():
 def test_without_test_rows_the_fold_is_the_test_part():
     rows = make_rows(30)
     folds = folds_of(rows, 3)
-    assert sorted(itertools.chain(*(data.parts["test"]["sequence"] for data in folds))) == sorted(rows["sequence"])
+    assert sorted(itertools.chain(*(data.parts["test"]["sequence"] for data in folds))) == sorted(
+        rows["sequence"]
+    )
     for data in folds:
         parts = [set(data.parts[part]["sequence"]) for part in ("train", "validation", "test")]
         assert sum(map(len, parts)) == len(set.union(*parts)) == 30 and parts[1]
 
 
 def test_a_given_validation_part_is_dealt_too():
-    folds = folds_of(DatasetDict(train=make_rows(20), validation=make_rows(8, seed=3), test=make_rows(4, seed=1)), 2)
+    folds = folds_of(
+        DatasetDict(train=make_rows(20), validation=make_rows(8, seed=3), test=make_rows(4, seed=1)), 2
+    )
     dealt = sorted(itertools.chain(*(data.parts["validation"]["sequence"] for data in folds)))
     assert dealt == sorted([*make_rows(20)["sequence"], *make_rows(8, seed=3)["sequence"]])
 
@@ -83,17 +89,25 @@ def test_both_strands_are_averaged_at_test_time(tmp_path):
     data = DatasetDict(train=make_rows(30), test=make_rows(12, seed=1))
     plain = finetune(make_args(tmp_path / "plain"), data)
     both = finetune(make_args(tmp_path / "both", test_time_averaging=True), data)
-    assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), both.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(plain.model.parameters(), both.model.parameters(), strict=True)
+    )
     logits = []
     with torch.no_grad():
         for sequence in data["test"]["sequence"]:
-            strands = (both.tokenizer(s, return_tensors="pt") for s in (sequence, reverse_complement(sequence)))
+            strands = (
+                both.tokenizer(s, return_tensors="pt") for s in (sequence, reverse_complement(sequence))
+            )
             logits.append(torch.stack([both.model.eval()(**strand).logits[0] for strand in strands]))
     logits = torch.stack(logits)
     table = pd.read_csv(tmp_path / "both" / "predictions.csv")
-    assert table["probability_GC rich"].to_numpy() == pytest.approx(logits.mean(1).softmax(-1)[:, 1].numpy(), abs=1e-5)
+    assert table["probability_GC rich"].to_numpy() == pytest.approx(
+        logits.mean(1).softmax(-1)[:, 1].numpy(), abs=1e-5
+    )
     forward = pd.read_csv(tmp_path / "plain" / "predictions.csv")
-    assert forward["probability_GC rich"].to_numpy() == pytest.approx(logits[:, 0].softmax(-1)[:, 1].numpy(), abs=1e-5)
+    assert forward["probability_GC rich"].to_numpy() == pytest.approx(
+        logits[:, 0].softmax(-1)[:, 1].numpy(), abs=1e-5
+    )
     metrics = json.loads((tmp_path / "both" / "metrics.json").read_text())["metrics"]["test"]
     assert metrics["mcc"] == pytest.approx(matthews_corrcoef(table["label"], table["predicted"]))
     assert metrics["loss_forward_strand"] == pytest.approx(plain.results["metrics"]["test"]["loss"])
@@ -102,7 +116,9 @@ def test_both_strands_are_averaged_at_test_time(tmp_path):
 def test_hardware_and_task_are_written_down(tmp_path):
     result = finetune(make_args(tmp_path / "run", task="mine", folds=3, fold=1), make_rows(24)).results
     assert result["settings"]["task"] == "mine" and result["rows"]["test"] == 8
-    assert set(result["hardware"]) == {"device", "processes", "threads"} and result["hardware"]["processes"] == 1
+    assert (
+        set(result["hardware"]) == {"device", "processes", "threads"} and result["hardware"]["processes"] == 1
+    )
     assert result["hardware"]["threads"] == torch.get_num_threads()
 
 
@@ -113,7 +129,10 @@ def test_many_labels_are_written_as_arrays(tmp_path):
     settings = {"problem_type": "multi_label_classification", "validation_fraction": 0.25}
     result = finetune(make_args(tmp_path / "run", **settings), data)
     with np.load(tmp_path / "run" / "predictions.npz") as content:
-        assert content["label"].tolist() == np.array(labels)[content["row"]].tolist() and len(content["row"]) == 6
+        assert (
+            content["label"].tolist() == np.array(labels)[content["row"]].tolist()
+            and len(content["row"]) == 6
+        )
         sequence = rows["sequence"][int(content["row"][2])]
         batch = result.tokenizer(sequence, return_tensors="pt")
         with torch.no_grad():
@@ -155,7 +174,8 @@ def test_what_parts_and_labels_are_called(tmp_path):
 def test_from_scratch_is_from_scratch(tmp_path):
     """Folds and seeds start from weights of their own, not from those of the run before."""
     models = [
-        make_classifier(make_args(tmp_path, seed=s), "single_label_classification", ["a", "b"])[0] for s in (0, 1, 0)
+        make_classifier(make_args(tmp_path, seed=s), "single_label_classification", ["a", "b"])[0]
+        for s in (0, 1, 0)
     ]
     weights = [model.score.weight for model in models]
     assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[1])

@@ -64,7 +64,9 @@ def test_unequal_prompts_in_a_batch(model, side, use_cache):
     for row, keep, *new in zip(ids, mask.bool(), found.tolist(), beams.tolist(), strict=True):
         expected = greedy(model, row[keep][None], 15)[int(keep.sum()) :]
         assert new[0][: len(expected)] == expected
-        alone = model.generate(row[keep][None], num_beams=3, max_new_tokens=15, do_sample=False)[0, int(keep.sum()) :]
+        alone = model.generate(row[keep][None], num_beams=3, max_new_tokens=15, do_sample=False)[
+            0, int(keep.sum()) :
+        ]
         assert new[1][: len(alone)] == alone.tolist()
 
 
@@ -74,7 +76,9 @@ def without_cache(model, *args, **kwargs):
 
 def test_a_cache_is_used_and_only_the_newest_token_is_read(model, monkeypatch):
     lengths, forward = [], model.hyena.forward
-    monkeypatch.setattr(model.hyena, "forward", lambda **kw: lengths.append(kw["input_ids"].shape[1]) or forward(**kw))
+    monkeypatch.setattr(
+        model.hyena, "forward", lambda **kw: lengths.append(kw["input_ids"].shape[1]) or forward(**kw)
+    )
     model.generate(random_ids(1, 12), max_new_tokens=5, min_new_tokens=5)
     assert lengths == [12, 1, 1, 1, 1]
     lengths.clear()
@@ -116,7 +120,8 @@ def test_all_ways_to_generate_are_the_same_without_a_cache(model, kwargs, padded
         assert (getattr(out, CACHE) is not None) == use_cache
     assert torch.equal(results[0].sequences, results[1].sequences)
     for cached, plain in zip(results[0].scores, results[1].scores, strict=True):
-        torch.testing.assert_close(cached, plain, rtol=1e-4, atol=1e-4)  # Transformers computes them in float32
+        # Transformers computes them in float32
+        torch.testing.assert_close(cached, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_prefill_in_chunks(model):
@@ -124,7 +129,9 @@ def test_prefill_in_chunks(model):
     mask[1, :20] = 0  # the first chunks of this row are pads
     expected = without_cache(model, ids, attention_mask=mask, max_new_tokens=20, do_sample=False)
     for size in (1, 7, 16, 64):
-        out = model.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False, prefill_chunk_size=size)
+        out = model.generate(
+            ids, attention_mask=mask, max_new_tokens=20, do_sample=False, prefill_chunk_size=size
+        )
         assert torch.equal(out, expected)
 
 
@@ -232,7 +239,8 @@ def test_sampling_is_seeded_and_emits_bases_only(model):
     torch.manual_seed(0)
     b = model.generate(ids, max_new_tokens=100, do_sample=True, temperature=3.0)
     assert torch.equal(a, b)
-    assert set(a.flatten().tolist()) <= {*ALLOWED, 4} and 11 in a  # 4 is the padding after an end; N is a base
+    # 4 is the padding after an end; N is a base
+    assert set(a.flatten().tolist()) <= {*ALLOWED, 4} and 11 in a
 
 
 def test_ends_at_sep(model):
@@ -280,7 +288,8 @@ def suppressed(**config) -> list[int] | None:
 
 def test_what_has_no_token_is_never_generated():
     assert suppressed() == [0, 2, 3, 4, 5, 6, 12, 13, 14, 15]
-    assert suppressed(vocab_size=16, pad_vocab_size_multiple=1) == suppressed()  # as such a model is saved
+    # as such a model is saved
+    assert suppressed(vocab_size=16, pad_vocab_size_multiple=1) == suppressed()
     assert suppressed(vocab_size=13) == [0, 2, 3, 4, 5, 6, 13, 14, 15]  # of 16 rows
     # Of another alphabet nothing is known but the number of its letters.
     assert suppressed(vocab_size=64) is None

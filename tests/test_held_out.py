@@ -68,7 +68,8 @@ def test_whole_chromosomes_without_the_held_out_ones(genome):
 
 
 def test_the_end_of_a_file_is_validation_by_default(genome):
-    parts = split_windows(open_genomes([genome]), 25, validation_fraction=0.2)  # of 223 bases: X and 25 of 2
+    # of 223 bases: X and 25 of 2
+    parts = split_windows(open_genomes([genome]), 25, validation_fraction=0.2)
     assert covered(parts["validation"]) == covered(windows((0, 1, 75, 100), (0, 2, 0, 20)))
     assert list(parts) == ["train", "validation"]
     check_parts(None, parts)
@@ -97,11 +98,18 @@ def test_bases_that_are_named_twice_come_once(genome, tmp_path):
     bed.write_text("1\t0\t20\n1\t0\t20\n1\t15\t30\n")
     held_out = {"validation": ["2:40-70", "2:60-80", "2:60-80"], "test": ["X"]}
     parts = split_windows(genomes, 10, bed=[bed], bed_windows="tile", **held_out)
-    assert parts["train"].start.tolist() == [0, 10, 20] and parts["validation"].start.tolist() == [40, 50, 60, 70]
+    assert parts["train"].start.tolist() == [0, 10, 20] and parts["validation"].start.tolist() == [
+        40,
+        50,
+        60,
+        70,
+    ]
 
 
 def test_splits_may_leave_validation_to_the_settings(genome, tmp_path):
-    """Without a validation part it is the end of the training part, or what is named; a part is not named twice."""
+    """Without a validation part it is the end of the training part, or what is named; a part is not
+    named twice.
+    """
     genomes, bed = open_genomes([genome]), tmp_path / "b.bed"
     bed.write_text("1\t0\t80\ttrain\nX\t0\t20\ttest\n")
     how = {"bed": [bed], "bed_windows": "tile"}
@@ -127,16 +135,22 @@ def test_splits_may_leave_validation_to_the_settings(genome, tmp_path):
 
 
 def test_bases_that_are_no_targets_make_no_part(tmp_path):
-    """Lower case that the loss passes over is as N: windows of it are left out, and a part of it is refused."""
+    """Lower case that the loss passes over is as N: windows of it are left out, and a part of it is
+    refused.
+    """
     path = write_fasta(tmp_path / "g.fa", {"1": "ACGTACGT" + "acgtacgt" * 2, "2": "acgtAcgt", "3": "N" * 30})
     genomes = open_genomes([path])
     parts = split_windows(genomes, 8, validation=["2"], ignore_soft_masked=True)
     assert parts["train"].tolist() == [[0, 0, 0, 8]] and parts["validation"].tolist() == [[0, 1, 0, 8]]
     assert split_windows(genomes, 8, validation=["1:8-24"])["validation"].start.tolist() == [8, 16]
     for region in ("1:8-24", "2:4-8"):  # of the second, A is the first base: nothing predicts it
-        with pytest.raises(InputError, match=r"validation part is empty: .* upper-case .*'ignore'.* after its first"):
+        with pytest.raises(
+            InputError, match=r"validation part is empty: .* upper-case .*'ignore'.* after its first"
+        ):
             split_windows(genomes, 8, validation=[region], ignore_soft_masked=True)
-    with pytest.raises(InputError, match=r"validation part is empty.*the last 0.05 of the training .*name regions"):
+    with pytest.raises(
+        InputError, match=r"validation part is empty.*the last 0.05 of the training .*name regions"
+    ):
         split_windows(genomes, 8)
 
 
@@ -149,7 +163,9 @@ def test_bed_windows_that_touch_held_out_regions_are_left_out(genome, tmp_path, 
 
 
 def test_splits_of_a_table(tmp_path):
-    table = pd.DataFrame({"sequence": ["ACGT" * 3, "GGCC", "TTAA", "CATG"], "split": ["train", "dev", "test", "train"]})
+    table = pd.DataFrame(
+        {"sequence": ["ACGT" * 3, "GGCC", "TTAA", "CATG"], "split": ["train", "dev", "test", "train"]}
+    )
     table.to_csv(tmp_path / "t.csv", index=False)
     genomes = open_genomes([tmp_path / "t.csv"])
     parts = split_windows(genomes, 8)
@@ -162,7 +178,9 @@ def test_splits_of_a_table(tmp_path):
         split_windows(genomes, 8, test=["2"])
 
 
-@pytest.mark.skipif("HYENADNA_CHR20" not in os.environ, reason="HYENADNA_CHR20 names no FASTA of human chromosome 20")
+@pytest.mark.skipif(
+    "HYENADNA_CHR20" not in os.environ, reason="HYENADNA_CHR20 names no FASTA of human chromosome 20"
+)
 def test_no_test_base_of_chromosome_20_is_trained_on():
     genomes = open_genomes([os.environ["HYENADNA_CHR20"]])
     parts = split_windows(genomes, 1024, validation=["20:55025520-58025520"], test=["20:58025520-63025520"])

@@ -30,7 +30,13 @@ def genome(tmp_path) -> Path:
 def test_tiles_cover_every_base_once():
     regions = windows((0, 0, 0, 103), (0, 1, 40, 100), (1, 0, 5, 6))
     cut = tile(regions, 25)
-    assert cut[:5].tolist() == [[0, 0, 0, 25], [0, 0, 25, 50], [0, 0, 50, 75], [0, 0, 75, 100], [0, 0, 100, 103]]
+    assert cut[:5].tolist() == [
+        [0, 0, 0, 25],
+        [0, 0, 25, 50],
+        [0, 0, 50, 75],
+        [0, 0, 75, 100],
+        [0, 0, 100, 103],
+    ]
     assert covered(cut) == covered(regions)
 
 
@@ -53,14 +59,17 @@ def test_interval_arithmetic_against_sets_of_bases():
         taken = set(covered(other))
         expected = [not taken.isdisjoint(covered(one[[row]])) for row in range(len(one))]
         assert overlapping(one, other).tolist() == expected
-        assert sorted(covered(subtract(one, other))) == sorted(base for base in covered(one) if base not in taken)
+        assert sorted(covered(subtract(one, other))) == sorted(
+            base for base in covered(one) if base not in taken
+        )
         assert covered(merge(one)) == sorted(set(covered(one)))
     assert merge(windows((0, 0, 5, 9), (0, 0, 0, 5), (0, 1, 0, 9))).tolist() == [
         [0, 0, 0, 5],
         [0, 0, 5, 9],
         [0, 1, 0, 9],
     ]
-    many, other = windows((0, 2**24 + 1, 0, 9)), windows((1, 1, 0, 9))  # a text of as many lines, and another file
+    # a text of as many lines, and another file
+    many, other = windows((0, 2**24 + 1, 0, 9)), windows((1, 1, 0, 9))
     assert not overlapping(many, other).any() and subtract(many, other).tolist() == many.tolist()
 
 
@@ -76,7 +85,8 @@ def test_bed_with_and_without_splits(genome, tmp_path):
     assert read_bed(bed, tracks, 0)[0].tolist() == [[0, 0, 0, 2], [0, 1, 1, 4]]
     bed.write_text("1 0 10 gene1 0 +\nX 0 20 gene2 0 -\n")  # a name is no split
     assert read_bed(bed, genomes, 0)[1] is None
-    bed.write_text("\ufeff1 \t0 \t10\t val\n", encoding="utf-8")  # as editors and spreadsheets leave it
+    # as editors and spreadsheets leave it
+    bed.write_text("\ufeff1 \t0 \t10\t val\n", encoding="utf-8")
     rows, parts = read_bed(bed, genomes, 0)
     assert rows.tolist() == [[0, 0, 0, 10]] and parts == ["validation"]
 
@@ -91,7 +101,9 @@ def test_regions(genome, tmp_path):
 
 
 def test_held_out_regions_of_several_species(genome, tmp_path):
-    """A name is meant in each file that has it, also in BED, or in one alone where that file stands in front."""
+    """A name is meant in each file that has it, also in BED, or in one alone where that file stands
+    in front.
+    """
     other = write_fasta(tmp_path / "h.fa", {"X": "ACGT", "Y:1-2": "ACGTACGT"})
     genomes, bed = open_genomes([genome, other]), tmp_path / "r.bed"
     bed.write_text("2\t0\t50\nX\t1\t3\nY:1-2\t0\t8\n")
@@ -135,14 +147,19 @@ def test_weights_of_bed_classes(genome, tmp_path):
     genomes, bed = open_genomes([genome]), tmp_path / "classes.bed"
     bed.write_text("1\t10\t20\texon\n1\t18\t30\trepeat\n1\t40\t50\tintron\n2\t0\t5\texon\n")
     cut = windows((0, 0, 0, 10), (0, 0, 10, 12), (0, 0, 19, 29), (0, 0, 20, 29), (0, 0, 45, 46), (0, 1, 4, 9))
-    expected = [1, 3, 3, 0.5, 1, 3]  # beside all, exon, both, repeat, a class without a weight, exon
+    # beside all, exon, both, repeat, a class without a weight, exon
+    expected = [1, 3, 3, 0.5, 1, 3]
     assert class_weights(cut, [bed], genomes, {"exon": 3.0, "repeat": 0.5}).tolist() == expected
     assert class_weights(cut, [bed], genomes, {"repeat": 0.5}).tolist() == [1, 1, 1, 0.5, 1, 1]
 
     bed.write_text("1\t10\t20\ttrain\texon\n1\t30\t40\tvalid\trepeat\n")
     assert class_weights(cut, [bed], genomes, {"exon": 3.0}).tolist() == [1, 3, 3, 1, 1, 1]
-    with pytest.raises(InputError, match=r"no interval of .* is of the class 'train'; the classes are .*'exon'"):
+    with pytest.raises(
+        InputError, match=r"no interval of .* is of the class 'train'; the classes are .*'exon'"
+    ):
         class_weights(cut, [bed], genomes, {"exon": 3.0, "train": 2.0})
     bed.write_text("1\t10\t20\n")
-    with pytest.raises(InputError, match="of the class 'exon'; the classes are missing: the fourth column names them"):
+    with pytest.raises(
+        InputError, match="of the class 'exon'; the classes are missing: the fourth column names them"
+    ):
         class_weights(cut, [bed], genomes, {"exon": 3.0})

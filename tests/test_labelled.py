@@ -44,10 +44,12 @@ def table() -> pd.DataFrame:
 
 
 def fasta(rows, header) -> str:
-    return "".join(f">{header.format(i=i, label=label)}\n{s[:10]}\n{s[10:]}\n" for i, (s, label) in enumerate(rows))
+    return "".join(
+        f">{header.format(i=i, label=label)}\n{s[:10]}\n{s[10:]}\n" for i, (s, label) in enumerate(rows)
+    )
 
 
-# ---------------------------------------------------------------------------------------------- DNA strings
+# -------------------------------------------------------------------------------------- DNA strings
 
 
 def test_reverse_complement_by_hand():
@@ -62,7 +64,7 @@ def test_both_strands_and_both_cases_have_one_spelling():
     assert strand_free("AACG") != strand_free("AACC")
 
 
-# ---------------------------------------------------------------------------------------------- every source
+# ------------------------------------------------------------------------------------- every source
 
 
 def write_csv(folder: Path):
@@ -105,7 +107,9 @@ def make_dataset_with_class_names(folder: Path):
     # the names of the source are not sorted: its indices must not be taken over
     names = ["enhancer", "background"]
     features = Features(sequence=Value("string"), label=ClassLabel(names=names))
-    return Dataset.from_dict({"sequence": SEQUENCES, "label": [names.index(v) for v in LABELS]}, features=features)
+    return Dataset.from_dict(
+        {"sequence": SEQUENCES, "label": [names.index(v) for v in LABELS]}, features=features
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,7 +149,11 @@ def test_folder_with_parts_and_no_own_split(tmp_path):
     for name, rows in {"train": slice(0, 20), "dev": slice(20, 30), "test": slice(30, 40)}.items():
         table()[rows].to_csv(tmp_path / f"{name}.csv", index=False)
     data = read_labelled_data(tmp_path)
-    assert {part: len(rows) for part, rows in data.parts.items()} == {"train": 20, "validation": 10, "test": 10}
+    assert {part: len(rows) for part, rows in data.parts.items()} == {
+        "train": 20,
+        "validation": 10,
+        "test": 10,
+    }
     assert rows_of(data, "test") == [(i, SEQUENCES[30 + i], LABELS[30 + i]) for i in range(10)]
 
 
@@ -183,21 +191,29 @@ def test_hub_id(monkeypatch):
         raise ConnectionError("no network here")
 
     monkeypatch.setattr(sources, "load_dataset", failing_load_dataset)
-    with pytest.raises(InputError, match=r"someone/promoters.*no such file.*ConnectionError: no network here"):
+    with pytest.raises(
+        InputError, match=r"someone/promoters.*no such file.*ConnectionError: no network here"
+    ):
         read_labelled_data("someone/promoters")
 
 
 def test_other_column_names_ids_and_lower_case(tmp_path):
-    renamed = pd.DataFrame({"name": [f"n{i}" for i in range(40)], "dna": [s.lower() for s in SEQUENCES], "y": LABELS})
+    renamed = pd.DataFrame(
+        {"name": [f"n{i}" for i in range(40)], "dna": [s.lower() for s in SEQUENCES], "y": LABELS}
+    )
     renamed.to_csv(tmp_path / "x.csv", index=False)
-    data = read_labelled_data(tmp_path / "x.csv", sequence_column="dna", label_columns=["y"], id_column="name")
+    data = read_labelled_data(
+        tmp_path / "x.csv", sequence_column="dna", label_columns=["y"], id_column="name"
+    )
     assert [(row, s.upper(), label) for row, s, label in all_rows(data)] == expected_rows()
-    assert all(s.islower() for _, s, _ in all_rows(data))  # soft masking is the tokenizer's business
+    # soft masking is the tokenizer's business
+    assert all(s.islower() for _, s, _ in all_rows(data))
     assert all(row["id"] == f"n{row['row']}" for part in data.parts for row in data.parts[part])
 
 
 def test_numbers_as_labels_sort_as_numbers_and_words_that_pandas_reads_as_missing_stay(tmp_path):
-    numbers = pd.DataFrame({"sequence": SEQUENCES, "label": [str(i % 4 + 8) for i in range(40)]})  # 8 .. 11
+    # 8 .. 11
+    numbers = pd.DataFrame({"sequence": SEQUENCES, "label": [str(i % 4 + 8) for i in range(40)]})
     numbers.to_csv(tmp_path / "n.csv", index=False)
     assert read_labelled_data(tmp_path / "n.csv").label_names == ["8", "9", "10", "11"]
     assert read_labelled_data(Dataset.from_pandas(numbers.astype({"label": float}))).label_names == [
@@ -206,7 +222,9 @@ def test_numbers_as_labels_sort_as_numbers_and_words_that_pandas_reads_as_missin
         "10",
         "11",
     ]
-    words = pd.DataFrame({"sequence": [*SEQUENCES[:-1], "NAN"], "label": ["NA" if i % 2 else "HA" for i in range(40)]})
+    words = pd.DataFrame(
+        {"sequence": [*SEQUENCES[:-1], "NAN"], "label": ["NA" if i % 2 else "HA" for i in range(40)]}
+    )
     words.to_csv(tmp_path / "w.csv", index=False)
     data = read_labelled_data(tmp_path / "w.csv")
     assert data.label_names == ["HA", "NA"]
@@ -227,11 +245,14 @@ def test_regression_and_both_forms_of_multi_label(tmp_path):
     np.testing.assert_allclose([got[i] for i in range(40)], values, rtol=1e-6)
 
     bits = np.array([[i % 2, i % 3 == 0] for i in range(40)], dtype=int)
-    pd.DataFrame({"sequence": SEQUENCES, "H3": bits[:, 0], "H4": bits[:, 1]}).to_csv(tmp_path / "m.csv", index=False)
+    pd.DataFrame({"sequence": SEQUENCES, "H3": bits[:, 0], "H4": bits[:, 1]}).to_csv(
+        tmp_path / "m.csv", index=False
+    )
     columns = read_labelled_data(tmp_path / "m.csv", label_columns=["H3", "H4"])
     assert columns.label_names == ["H3", "H4"]
     lists = read_labelled_data(
-        Dataset.from_dict({"sequence": SEQUENCES, "label": bits.tolist()}), problem_type="multi_label_classification"
+        Dataset.from_dict({"sequence": SEQUENCES, "label": bits.tolist()}),
+        problem_type="multi_label_classification",
     )
     for data in (columns, lists):
         assert data.problem_type == "multi_label_classification"
@@ -247,7 +268,9 @@ def test_numbers_and_words_of_the_same_labels_agree(tmp_path):
         assert data.label_names == ["0", "1"]
         got = {row["row"]: row["label"] for part in data.parts for row in data.parts[part]}
         assert [got[i] for i in range(40)] == bits
-    pd.DataFrame({"sequence": SEQUENCES, "label": [f" {b} " for b in bits]}).to_csv(tmp_path / "x.csv", index=False)
+    pd.DataFrame({"sequence": SEQUENCES, "label": [f" {b} " for b in bits]}).to_csv(
+        tmp_path / "x.csv", index=False
+    )
     assert read_labelled_data(tmp_path / "x.csv").label_names == ["0", "1"]
 
 
@@ -265,16 +288,21 @@ def test_count_table_of_multi_label_and_regression():
     bits = [[i % 2, i % 4 == 0] for i in range(40)]
     source = Dataset.from_dict({"sequence": SEQUENCES, "label": np.array(bits, dtype=int).tolist()})
     with pytest.warns(UserWarning, match="4 of the 4 validation sequences stand in the train part"):
-        several = read_labelled_data(source, source.select(range(4)), problem_type="multi_label_classification")
+        several = read_labelled_data(
+            source, source.select(range(4)), problem_type="multi_label_classification"
+        )
     lines = [line.split() for line in count_table(several).splitlines()]
     assert lines[1] == ["0", "20", "(50.0%)", "2", "(50.0%)"]
     assert lines[2] == ["1", "10", "(25.0%)", "1", "(25.0%)"]
     numbers = Dataset.from_dict({"sequence": SEQUENCES, "label": np.arange(40.0)})
     text = count_table(read_labelled_data(numbers, problem_type="regression"))
-    assert [line.split() for line in text.splitlines()] == [["label", "train", "validation"], ["all", "36", "4"]]
+    assert [line.split() for line in text.splitlines()] == [
+        ["label", "train", "validation"],
+        ["all", "36", "4"],
+    ]
 
 
-# ---------------------------------------------------------------------------------------------- the split
+# ---------------------------------------------------------------------------------------- the split
 
 
 def test_split_is_stratified_seeded_and_keeps_double_strands_together():
@@ -287,12 +315,16 @@ def test_split_is_stratified_seeded_and_keeps_double_strands_together():
         data = read_labelled_data(source, validation_fraction=0.2, seed=1)
         again = read_labelled_data(source, validation_fraction=0.2, seed=1)
         other = read_labelled_data(source, validation_fraction=0.2, seed=2)
-    outside, inside = ({strand_free(s) for _, s, _ in rows_of(data, part)} for part in ("validation", "train"))
+    outside, inside = (
+        {strand_free(s) for _, s, _ in rows_of(data, part)} for part in ("validation", "train")
+    )
     assert len(outside) == 20
     assert not outside & inside
     assert Counter(label for _, _, label in rows_of(data, "validation")) == {"a": 45, "b": 15}
     assert rows_of(data, "validation") == rows_of(again, "validation") != rows_of(other, "validation")
-    assert [row for row, _, _ in rows_of(data, "train")] == sorted(row for row, _, _ in rows_of(data, "train"))
+    assert [row for row, _, _ in rows_of(data, "train")] == sorted(
+        row for row, _, _ in rows_of(data, "train")
+    )
 
 
 def test_the_only_sequence_of_a_class_stays_in_training():
@@ -315,8 +347,12 @@ def test_leaks_and_disagreeing_twins_are_counted(tmp_path):
     with pytest.warns(UserWarning, match="3 of the 10 validation sequences stand in the train part"):
         read_labelled_data(train, validation_data=test)
     twins = Dataset.from_dict({"sequence": [*SEQUENCES, SEQUENCES[0]], "label": [*LABELS, "enhancer"]})
-    with pytest.warns(UserWarning, match="1 sequences stand in the train part more than once.*first is row 0"):
-        read_labelled_data(twins, validation_data=train.select(range(20, 30)).map(lambda row: {"sequence": "A" * 9}))
+    with pytest.warns(
+        UserWarning, match="1 sequences stand in the train part more than once.*first is row 0"
+    ):
+        read_labelled_data(
+            twins, validation_data=train.select(range(20, 30)).map(lambda row: {"sequence": "A" * 9})
+        )
 
 
 def test_count_table_shows_the_imbalance():
@@ -331,12 +367,14 @@ def test_count_table_shows_the_imbalance():
     assert lines[4][-1] == f"{ratio:.1f}"
 
 
-# ---------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
 def frame(**changes) -> pd.DataFrame:
     """A good table with some cells replaced: `frame(sequence={3: ""})`."""
-    content = pd.DataFrame({"id": [f"r{i}" for i in range(40)], "sequence": SEQUENCES, "label": LABELS}, dtype=object)
+    content = pd.DataFrame(
+        {"id": [f"r{i}" for i in range(40)], "sequence": SEQUENCES, "label": LABELS}, dtype=object
+    )
     for column, cells in changes.items():
         for row, value in cells.items():
             content.at[row, column] = value
@@ -357,7 +395,10 @@ BAD_TABLES = {
         r"no column 'sequence'; it has \['id', 'seq'",
     ),
     "missing label column": (frame().drop(columns="label"), "no column 'label'.*label_column"),
-    "numbers as classes": (frame(label={i: i / 7 for i in range(40)}), "40 different labels in 40 rows.*regression"),
+    "numbers as classes": (
+        frame(label={i: i / 7 for i in range(40)}),
+        "40 different labels in 40 rows.*regression",
+    ),
 }
 
 
@@ -477,7 +518,7 @@ def test_bad_settings():
         read_labelled_data(source, label_columns=["a", "b"], problem_type="regression")
 
 
-# ---------------------------------------------------------------------------------------------- splice junctions
+# --------------------------------------------------------------------------------- splice junctions
 
 
 def test_splice_junctions_are_what_their_description_says():

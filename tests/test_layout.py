@@ -1,4 +1,6 @@
-"""The rules of the house that a machine can check: which room may import which, and what the wheel has to hold."""
+"""The rules of the house that a machine can check: which room may import which, and what the wheel
+has to hold.
+"""
 
 import ast
 import importlib
@@ -30,7 +32,8 @@ PACKAGES = {  # room -> its import name
 }
 FOLDERS = [room for room in PACKAGES if "/" not in room]
 MODEL = {"errors", "modeling_hyenadna", "tokenization"}
-# What each room may import of ours. Nobody may import `experiments` or `analysis`: the command line does so by name.
+# What each room may import of ours. Nobody may import `experiments` or `analysis`: the command line
+# does so by name.
 ALLOWED = {
     "modeling_hyenadna": set(),
     "tokenization": set(),
@@ -42,11 +45,14 @@ ALLOWED = {
     "hub_upload": MODEL,
 }
 EXCEPTIONS = {
-    ("modeling_hyenadna/__init__.py", "tokenization"),  # `hyenadna.HyenaDNATokenizer`, and its registration
+    # `hyenadna.HyenaDNATokenizer`, and its registration
+    ("modeling_hyenadna/__init__.py", "tokenization"),
     ("training/demo.py", "hub_upload"),  # the demo ends with an exported folder
 }
-STAY = {"__init__.py", "__main__.py", "errors.py"}  # all else in modeling_hyenadna travels to the Hub
-# Files on top of `training` and `analysis` that are neither a command nor the command line: public functions.
+# all else in modeling_hyenadna travels to the Hub
+STAY = {"__init__.py", "__main__.py", "errors.py"}
+# Files on top of `training` and `analysis` that are neither a command nor the command line: public
+# functions.
 PUBLIC = {
     "training/trainer.py",  # documented import path
     "training/adapters.py",  # documented import path
@@ -70,7 +76,9 @@ def room_of(module: str) -> str:
 
 def only_when_run(tree: ast.Module) -> set[ast.AST]:
     """The nodes below `if __name__ == "__main__"`."""
-    blocks = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "__name__ == '__main__'"]
+    blocks = [
+        n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "__name__ == '__main__'"
+    ]
     return {node for block in blocks for node in ast.walk(block)}
 
 
@@ -96,7 +104,9 @@ def test_imports_follow_the_arrows(path):
             assert node.module, f"{line}: `from . import x` does not travel to the Hub"
             assert (path.parent / f"{node.module}.py").exists(), f"{line}: name another room by its full name"
             travels = room == "modeling_hyenadna" and path.name not in STAY
-            assert not (travels and f"{node.module}.py" in STAY), f"{line}: {node.module} does not travel to the Hub"
+            assert not (travels and f"{node.module}.py" in STAY), (
+                f"{line}: {node.module} does not travel to the Hub"
+            )
             continue
         for name in imported(node):
             if name.split(".")[0] != "hyenadna":
@@ -156,7 +166,10 @@ def test_every_package_folder_is_in_the_wheel():
     assert config["package-dir"] == {package: room for room, package in PACKAGES.items()}
     assert set(config["packages"]) == set(config["package-dir"])
     patterns = {
-        f"*{p.suffix}" for room in FOLDERS for p in (ROOT / room).rglob("*") if p.suffix not in (".py", ".pyc", "")
+        f"*{p.suffix}"
+        for room in FOLDERS
+        for p in (ROOT / room).rglob("*")
+        if p.suffix not in (".py", ".pyc", "")
     }
     assert patterns <= {*config["package-data"]["*"], "*.typed"}
     assert {"py.typed", "*.md", "*.yaml", "*.csv"} <= set(config["package-data"]["*"])
@@ -167,7 +180,8 @@ def test_what_is_installed_is_what_is_here():
     for path in SOURCES:
         room = path.parent.relative_to(ROOT).as_posix()
         copy = installed.joinpath(*PACKAGES[room].split(".")[1:], path.name)
-        if room != "modeling_hyenadna" and not copy.exists():  # an editable installation maps each folder by itself
+        # an editable installation maps each folder by itself
+        if room != "modeling_hyenadna" and not copy.exists():
             continue
         assert copy.read_text() == path.read_text(), f"{copy} is stale: install again"
 
@@ -191,7 +205,9 @@ def test_the_tested_versions_satisfy_the_bounds():
 
 
 def test_the_lower_bounds_are_the_oldest_versions():
-    """A bound that no leg of CI runs on would be a guess. The bound of torch was tested by hand (docs/versions.md)."""
+    """A bound that no leg of CI runs on would be a guess. The bound of torch was tested by hand
+    (docs/versions.md).
+    """
     oldest = pins("oldest")
     for name, requirement in requirements("train").items():
         bounds = [Version(s.version) for s in requirement.specifier if s.operator == ">="]

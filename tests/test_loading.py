@@ -1,4 +1,6 @@
-"""Files in and out: published folders, our own, what is stored and what is refused; Auto classes and pipelines."""
+"""Files in and out: published folders, our own, what is stored and what is refused; Auto classes
+and pipelines.
+"""
 
 import json
 import shutil
@@ -34,7 +36,9 @@ AUTO = {
 
 @pytest.fixture
 def published(golden, tmp_path):
-    """A folder as the Hub has it: weights, config with an auto_map, the old tokenizer, and code that must not run."""
+    """A folder as the Hub has it: weights, config with an auto_map, the old tokenizer, and code
+    that must not run.
+    """
     folder = tmp_path / "hyenadna-tiny-hf"
     shutil.copytree(golden, folder)
     for name in ("configuration_hyena", "modeling_hyena", "tokenization_hyena"):
@@ -138,7 +142,9 @@ def test_a_new_model_with_a_trainable_positional_embedding_starts_from_the_formu
     filter_fn = a.hyena.backbone.layers[0].mixer.filter_fn
     assert torch.equal(filter_fn.pos_emb.z[0], filter_fn.pos_emb.analytic(66, torch.device("cpu"))[0])
     a(random_ids(1, 20), labels=random_ids(1, 20)).loss.backward()
-    assert filter_fn.pos_emb.z.grad[0, :20].abs().max() > 0 and filter_fn.pos_emb.z.grad[0, 20:].abs().max() == 0
+    assert (
+        filter_fn.pos_emb.z.grad[0, :20].abs().max() > 0 and filter_fn.pos_emb.z.grad[0, 20:].abs().max() == 0
+    )
 
 
 @pytest.fixture
@@ -170,7 +176,9 @@ def test_a_vocabulary_of_another_size_is_named(golden, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 20}))
     shutil.copy(golden / "model.safetensors", tmp_path)
     # The error of Transformers for other sizes that do not match.
-    with pytest.raises(RuntimeError, match=r"\(16, 32\).*vocab_size=24 rows and d_model=32.*ignore_mismatched_sizes"):
+    with pytest.raises(
+        RuntimeError, match=r"\(16, 32\).*vocab_size=24 rows and d_model=32.*ignore_mismatched_sizes"
+    ):
         AutoModelForCausalLM.from_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, ignore_mismatched_sizes=True)
     assert model.get_input_embeddings().weight.shape == (24, 32)
@@ -207,14 +215,17 @@ def test_our_folder_loads_in_a_new_process(tmp_path):
         "ids = T.from_pretrained(sys.argv[1])('ACGTNacgt', return_tensors='pt').input_ids;"
         "print(M.from_pretrained(sys.argv[1])(ids).logits.sum().item())"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     ids = torch.tensor([[7, 8, 9, 10, 11, 7, 8, 9, 10, 1]])
     assert float(run.stdout) == pytest.approx(model(ids).logits.sum().item(), rel=1e-6)
 
 
 def test_peft_and_datasets_are_not_imported():
     code = (
-        "import sys; from transformers.generation import GenerationMixin;"  # brings sklearn, before Transformers 5.21
+        # brings sklearn, before Transformers 5.21
+        "import sys; from transformers.generation import GenerationMixin;"
         "before = set(sys.modules); import hyenadna; new = set(sys.modules) - before;"
         "print(sorted(new & {'peft', 'datasets', 'sklearn', 'matplotlib'}))"
     )
@@ -222,7 +233,7 @@ def test_peft_and_datasets_are_not_imported():
     assert run.stdout.strip() == "[]"
 
 
-# ------------------------------------------------------------------------------------------------------------ pipelines
+# ---------------------------------------------------------------------------------------- pipelines
 
 
 @pytest.mark.parametrize(

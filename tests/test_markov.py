@@ -10,7 +10,9 @@ from hyenadna.training.runs.markov import STRENGTHS, ContextCounts, MarkovModels
 
 
 def by_hand(windows: np.ndarray, targets: np.ndarray, order: int) -> list[tuple[tuple[int, ...], int]]:
-    """(context, base) of each target; the context is all that the window offers, `order` bases at most."""
+    """(context, base) of each target; the context is all that the window offers, `order` bases at
+    most.
+    """
     pairs = []
     for window, marks in zip(windows.tolist(), targets.tolist(), strict=True):
         for i in range(1, len(window)):
@@ -24,7 +26,9 @@ def by_hand(windows: np.ndarray, targets: np.ndarray, order: int) -> list[tuple[
 
 
 def example(n: int, length: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Windows with holes (4), each base likely to be the one after its predecessor; some are no targets."""
+    """Windows with holes (4), each base likely to be the one after its predecessor; some are no
+    targets.
+    """
     rng = np.random.default_rng(seed)
     windows = np.zeros((n, length), dtype=np.uint8)
     for i in range(1, length):
@@ -45,7 +49,8 @@ def test_counts(order):
             if len(context) == h:
                 expected[int("".join(map(str, context)) or "0", 4), base] += 1
         np.testing.assert_array_equal(table, expected)
-    for k, table in enumerate(counts.totals()):  # every target with k bases or more before it, by the last k of them
+    # every target with k bases or more before it, by the last k of them
+    for k, table in enumerate(counts.totals()):
         expected = np.zeros((4**k, 4), dtype=int)
         for context, base in pairs:
             if len(context) >= k:
@@ -90,7 +95,8 @@ def test_strengths_are_those_that_fit_the_other_half_best():
     halves = [count_contexts([(train[i::2], marks[i::2])], 2) for i in range(2)]
     models = MarkovModels(*halves)
     assert len(models.strengths) == 3 and set(models.strengths) <= set(STRENGTHS)
-    # Of order 2 there is nothing to learn: the prior from order 1 should weigh much. Of order 1 there is.
+    # Of order 2 there is nothing to learn: the prior from order 1 should weigh much. Of order 1
+    # there is.
     assert models.strengths[2] > models.strengths[1]
     assert models.strengths == MarkovModels(*halves[::-1]).strengths
 

@@ -47,11 +47,15 @@ def test_binary_values_by_hand(metric, by_hand):
 def test_auroc_by_hand():
     # positives .9 and .4, negatives .5 and .1: of the four pairs three are in order
     scores = [[0.1, 0.9], [0.6, 0.4], [0.5, 0.5], [0.9, 0.1]]
-    assert AUROC(keep_in_memory=True).compute(prediction_scores=scores, references=[1, 1, 0, 0]) == {"auroc": 0.75}
+    assert AUROC(keep_in_memory=True).compute(prediction_scores=scores, references=[1, 1, 0, 0]) == {
+        "auroc": 0.75
+    }
 
 
 def test_regression_by_hand():
-    result = RegressionScores(keep_in_memory=True).compute(predictions=[1.0, 2.0, 3.0], references=[2.0, 4.0, 9.0])
+    result = RegressionScores(keep_in_memory=True).compute(
+        predictions=[1.0, 2.0, 3.0], references=[2.0, 4.0, 9.0]
+    )
     # mean of 1, 4, 36; the order agrees; covariance 7/2, variances 1 and 13
     assert result == pytest.approx({"mse": 41 / 3, "spearman": 1.0, "pearson": 3.5 / np.sqrt(13)})
     constant = RegressionScores(keep_in_memory=True).compute(predictions=[1.0, 1.0], references=[1.0, 2.0])
@@ -121,12 +125,16 @@ def test_perfect_and_constant_predictions():
 
 def test_probabilities_and_predicted_labels():
     logits = np.log([[1.0, 3.0], [3.0, 1.0]]).astype(np.float32)
-    np.testing.assert_allclose(probabilities(logits, "single_label_classification"), [[0.25, 0.75], [0.75, 0.25]])
+    np.testing.assert_allclose(
+        probabilities(logits, "single_label_classification"), [[0.25, 0.75], [0.75, 0.25]]
+    )
     np.testing.assert_allclose(
         probabilities(logits, "multi_label_classification"), [[0.5, 0.75], [0.75, 0.5]], atol=1e-7
     )
     np.testing.assert_array_equal(probabilities(logits, "regression"), logits)
-    assert predicted_labels(np.array([[0.25, 0.75], [0.75, 0.25]]), "single_label_classification").tolist() == [1, 0]
+    assert predicted_labels(
+        np.array([[0.25, 0.75], [0.75, 0.25]]), "single_label_classification"
+    ).tolist() == [1, 0]
     assert predicted_labels(np.array([[0.5, 0.4]]), "multi_label_classification").tolist() == [[1, 0]]
     assert predicted_labels(np.array([[0.5], [0.4]]), "regression").tolist() == [0.5, 0.4]
 
@@ -165,7 +173,9 @@ def test_metrics_can_be_used_again():
     assert metric.compute(predictions=[0, 1], references=[1, 0]) == {"accuracy": 0.0}
     compute_metrics = make_compute_metrics("single_label_classification")
     logits = np.array([[2.0, 0.0], [0.0, 2.0]])
-    perfect, wrong = (compute_metrics(EvalPrediction(logits, np.array(labels))) for labels in ([0, 1], [1, 0]))
+    perfect, wrong = (
+        compute_metrics(EvalPrediction(logits, np.array(labels))) for labels in ([0, 1], [1, 0])
+    )
     assert perfect == {"accuracy": 1.0, "f1_macro": 1.0, "mcc": 1.0, "auroc": 1.0}
     assert wrong == {"accuracy": 0.0, "f1_macro": 0.0, "mcc": -1.0, "auroc": 0.0}
 

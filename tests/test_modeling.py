@@ -1,4 +1,6 @@
-"""The model against the published code's outputs and against a second implementation; masks, heads, losses."""
+"""The model against the published code's outputs and against a second implementation; masks, heads,
+losses.
+"""
 
 import copy
 import math
@@ -30,7 +32,7 @@ def grad_mode(request):
         yield request.param
 
 
-# ------------------------------------------------------------------------------------------------------------- fidelity
+# ----------------------------------------------------------------------------------------- fidelity
 
 
 def test_published_outputs_and_gradients(golden):
@@ -42,7 +44,8 @@ def test_published_outputs_and_gradients(golden):
     close = {"atol": 1e-4, "rtol": 1e-4}
     torch.testing.assert_close(out.logits, expected["logits"], **close)
     torch.testing.assert_close(out.loss[None], expected["loss"], **close)
-    # The published code lists the last block and the final norm; Transformers lists the final norm in its place.
+    # The published code lists the last block and the final norm; Transformers lists the final norm
+    # in its place.
     assert len(out.hidden_states) == 3
     for i, j in enumerate((0, 1, 3)):
         torch.testing.assert_close(out.hidden_states[i], expected[f"hidden_states.{j}"], **close)
@@ -55,20 +58,26 @@ def test_published_outputs_and_gradients(golden):
     grads = {name: p.grad for name, p in model.named_parameters()}
     assert {f"grad.{name}" for name in grads} == {name for name in expected if name.startswith("grad.")}
     for name, grad in grads.items():
-        torch.testing.assert_close(grad, expected[f"grad.{name}"], **close, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            grad, expected[f"grad.{name}"], **close, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 def test_published_classifier(golden, grad_mode):
     expected = load_file(golden / "expected.safetensors")
     model = HyenaDNAForSequenceClassification.from_pretrained(golden, num_labels=3, pooling="last")
     model.score.weight.data = expected["score.weight"]
-    torch.testing.assert_close(model(expected["input_ids"]).logits, expected["score.logits"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        model(expected["input_ids"]).logits, expected["score.logits"], atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
 @pytest.mark.parametrize("length", [1, 2, 3, 50, 66])
 def test_equals_the_reference_in_float64(order, length, grad_mode):
-    model = random_model(hyena_order=order, num_inner_mlps=order - 1, emb_dim=2 * order - 1, short_filter_order=order)
+    model = random_model(
+        hyena_order=order, num_inner_mlps=order - 1, emb_dim=2 * order - 1, short_filter_order=order
+    )
     model.double()
     ids = random_ids(2, length)
     states = model(ids, output_hidden_states=True).hidden_states
@@ -81,7 +90,8 @@ def test_filter_stays_float32_in_a_half_precision_model():
     model = random_model(hyena_order=3)
     filter_fn = model.hyena.backbone.layers[0].mixer.filter_fn
     for dtype in (torch.bfloat16, torch.float16):
-        # The same rounded weights, once held in half and once in full precision, give the same filter to the bit.
+        # The same rounded weights, once held in half and once in full precision, give the same
+        # filter to the bit.
         half = copy.deepcopy(filter_fn).to(dtype)
         full = copy.deepcopy(half).float()
         for a, b in zip(half(66), full(66), strict=True):
@@ -97,7 +107,7 @@ def test_a_shorter_input_uses_the_first_positions():
     torch.testing.assert_close(filter_fn(20)[0], filter_fn(66)[0][..., :20], rtol=0, atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------- initialization
+# ----------------------------------------------------------------------------------- initialization
 
 
 @pytest.mark.parametrize("n_layer", [2, 8])
@@ -118,7 +128,8 @@ def test_initial_standard_deviations(n_layer):
         "fc1.bias": 0,
         "fc2.weight": scaled,
         "fc2.bias": 0,
-        "short_filter.weight": 1 / 3,  # uniform in +-1/sqrt(3), of which this is the standard deviation
+        # uniform in +-1/sqrt(3), of which this is the standard deviation
+        "short_filter.weight": 1 / 3,
         "short_filter.bias": 1 / 3,
         "filter_fn.bias": 1,
         "implicit_filter.0.weight": 0.02,
@@ -137,7 +148,8 @@ def test_initial_standard_deviations(n_layer):
                 assert (p == (1 if name.endswith("weight") else 0)).all()
             else:
                 std = expected[next(end for end in expected if name.endswith(end))]
-                # A sample's standard deviation is off by one part in sqrt(2 n); allow five of those.
+                # A sample's standard deviation is off by one part in sqrt(2 n); allow five of
+                # those.
                 assert p.std().item() == pytest.approx(std, rel=5 / math.sqrt(2 * p.numel()), abs=0), name
                 assert abs(p.mean().item()) <= 5 * std / math.sqrt(p.numel()), name
 
@@ -160,12 +172,13 @@ def test_dropout_of_every_kind_works():
         assert torch.equal(model(ids).logits, model(ids).logits), name
     model = random_model(HyenaDNAForSequenceClassification, embed_dropout=0.0, classifier_dropout=0.5).train()
     assert not torch.equal(model(ids).logits, model(ids).logits)
-    model = random_model(embed_dropout=0.5).train()  # on the embeddings: half of them are zero before the first block
+    # on the embeddings: half of them are zero before the first block
+    model = random_model(embed_dropout=0.5).train()
     states = model(ids, output_hidden_states=True).hidden_states
     assert 0.3 < (states[0] == 0).float().mean() < 0.7
 
 
-# ----------------------------------------------------------------------------------------------------- causality, masks
+# --------------------------------------------------------------------------------- causality, masks
 
 
 def test_every_base_changes_the_logits_and_none_the_past(grad_mode):
@@ -235,7 +248,8 @@ def test_padded_equals_alone(cls, pooling, layout, order, grad_mode):
         if cls is not HyenaDNAForSequenceClassification:
             p = p[real]
         torch.testing.assert_close(p, a, rtol=0, atol=1e-5 * a.abs().max().item())
-        for x, y in zip(padded.hidden_states, alone.hidden_states, strict=True):  # in the caller's order
+        # in the caller's order
+        for x, y in zip(padded.hidden_states, alone.hidden_states, strict=True):
             torch.testing.assert_close(x[row][real], y[0], rtol=0, atol=1e-5 * y.abs().max().item())
 
 
@@ -245,7 +259,8 @@ def test_loss_of_a_padded_batch_is_the_loss_of_its_sequences(cls, layout):
     model = random_model(cls, num_labels=12).double()
     mask = layouts()[layout]
     ids = torch.where(mask.bool(), random_ids(3, 40), 4)
-    for labels in (ids, torch.where(mask.bool(), ids, -100)):  # pads are no targets, whether marked or not
+    # pads are no targets, whether marked or not
+    for labels in (ids, torch.where(mask.bool(), ids, -100)):
         total, count = 0.0, 0
         for row in range(3):
             alone = ids[row][mask[row].bool()][None]
@@ -253,7 +268,8 @@ def test_loss_of_a_padded_batch_is_the_loss_of_its_sequences(cls, layout):
             total += model(alone, labels=alone).loss.item() * n if n else 0.0
             count += n
         loss = model(ids, attention_mask=mask, labels=labels).loss
-        assert loss.item() == pytest.approx(total / count, rel=1e-6)  # Transformers takes it in float32
+        # Transformers takes it in float32
+        assert loss.item() == pytest.approx(total / count, rel=1e-6)
 
 
 def test_inputs_embeds_and_garbage_under_the_mask(grad_mode):
@@ -261,7 +277,9 @@ def test_inputs_embeds_and_garbage_under_the_mask(grad_mode):
     ids, mask = random_ids(2, 20), torch.ones(2, 20)  # peft passes a float mask
     mask[0, :7] = 0
     embeds = model.get_input_embeddings()(ids)
-    torch.testing.assert_close(model(inputs_embeds=embeds, attention_mask=mask).logits, model(ids, mask).logits)
+    torch.testing.assert_close(
+        model(inputs_embeds=embeds, attention_mask=mask).logits, model(ids, mask).logits
+    )
     garbage = embeds.masked_fill(mask[..., None] == 0, 1e4)
     a, b = model(inputs_embeds=garbage, attention_mask=mask).logits, model(ids, mask).logits
     torch.testing.assert_close(a[mask == 1], b[mask == 1], rtol=1e-5, atol=1e-5)
@@ -275,7 +293,7 @@ def test_without_a_mask_pads_are_tokens():
     assert (model(ids).logits - model(ids, attention_mask=mask).logits)[:, 5:].abs().max() > 1e-3
 
 
-# ----------------------------------------------------------------------------------------------------- heads and losses
+# --------------------------------------------------------------------------------- heads and losses
 
 
 def test_language_model_loss_is_over_all_rows_and_shifted_by_one():
@@ -300,13 +318,18 @@ def test_logits_to_keep():
     torch.testing.assert_close(model(ids, logits_to_keep=3).logits, logits[:, -3:])
     positions = torch.tensor([4, 9])
     torch.testing.assert_close(model(ids, logits_to_keep=positions).logits, logits[:, positions])
-    labels = torch.where(torch.arange(30) >= 27, ids, -100)  # three targets, from the last four positions
-    torch.testing.assert_close(model(ids, labels=labels, logits_to_keep=4).loss, model(ids, labels=labels).loss)
+    # three targets, from the last four positions
+    labels = torch.where(torch.arange(30) >= 27, ids, -100)
+    torch.testing.assert_close(
+        model(ids, labels=labels, logits_to_keep=4).loss, model(ids, labels=labels).loss
+    )
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_pooling_by_hand(pooling):
-    model = random_model(HyenaDNAForSequenceClassification, num_labels=3, pooling=pooling, classifier_bias=True)
+    model = random_model(
+        HyenaDNAForSequenceClassification, num_labels=3, pooling=pooling, classifier_bias=True
+    )
     ids = random_ids(1, 30)
     h = model.hyena(ids).last_hidden_state[0]
     pooled = {"mean": h.mean(0), "last": h[-1], "first": h[0], "max": h.max(0).values}[pooling]
@@ -321,15 +344,21 @@ def test_sequence_losses_by_hand():
     out = model(ids, labels=labels)
     expected = -out.logits.log_softmax(-1)[range(4), labels].mean()
     torch.testing.assert_close(out.loss, expected)
-    torch.testing.assert_close(model(ids, labels=labels, num_items_in_batch=torch.tensor(8)).loss, expected / 2)
+    torch.testing.assert_close(
+        model(ids, labels=labels, num_items_in_batch=torch.tensor(8)).loss, expected / 2
+    )
 
-    model = random_model(HyenaDNAForSequenceClassification, num_labels=3, problem_type="multi_label_classification")
+    model = random_model(
+        HyenaDNAForSequenceClassification, num_labels=3, problem_type="multi_label_classification"
+    )
     labels = torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]])  # integers are fine
     out = model(ids, labels=labels)
     p = out.logits.sigmoid()
     expected = -(labels * p.log() + (1 - labels) * (1 - p).log()).mean()
     torch.testing.assert_close(out.loss, expected)
-    torch.testing.assert_close(model(ids, labels=labels, num_items_in_batch=torch.tensor(24)).loss, expected / 2)
+    torch.testing.assert_close(
+        model(ids, labels=labels, num_items_in_batch=torch.tensor(24)).loss, expected / 2
+    )
 
     for count in (1, 3):
         model = random_model(HyenaDNAForSequenceClassification, num_labels=count, problem_type="regression")
@@ -379,7 +408,7 @@ def test_tuples_and_hidden_states():
     base(ids, token_type_ids=torch.zeros_like(ids), output_attentions=False)
 
 
-# ------------------------------------------------------------------------------------------------------------ gradients
+# ---------------------------------------------------------------------------------------- gradients
 
 
 def gradients(model, *batches, **kwargs) -> dict[str, torch.Tensor]:
@@ -392,7 +421,9 @@ def gradients(model, *batches, **kwargs) -> dict[str, torch.Tensor]:
 def assert_same_gradients(a: dict, b: dict, rel: float = 1e-5) -> None:
     scale = max(g.abs().max().item() for g in a.values())
     for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=rel, atol=rel * scale, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            a[name], b[name], rtol=rel, atol=rel * scale, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def left_padded_batch() -> dict[str, torch.Tensor]:
@@ -445,7 +476,9 @@ def test_checkpointing_changes_neither_gradients_nor_names(use_reentrant):
 
 @pytest.mark.parametrize("length", [7, 16])
 def test_gradients_by_finite_differences(length):
-    model = random_model(d_model=4, d_inner=4, filter_order=4, hyena_order=3, n_layer=1, max_seq_len=20).double()
+    model = random_model(
+        d_model=4, d_inner=4, filter_order=4, hyena_order=3, n_layer=1, max_seq_len=20
+    ).double()
     mixer = model.hyena.backbone.layers[0].mixer
     u = torch.randn(2, length, 4, dtype=torch.float64, requires_grad=True)
     names, params = zip(*mixer.named_parameters(), strict=True)
@@ -456,7 +489,7 @@ def test_gradients_by_finite_differences(length):
     assert torch.autograd.gradcheck(run, (u, *params), fast_mode=True)
 
 
-# ----------------------------------------------------------------------------------------------------- types, compiling
+# --------------------------------------------------------------------------------- types, compiling
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -470,7 +503,8 @@ def test_half_precision_is_close_and_finite(dtype, tmp_path):
     assert half.dtype == dtype and {p.dtype for p in filter_fn.parameters()} == {torch.float32}
     for candidate in (half, copy.deepcopy(model).to(dtype)):
         out = candidate(ids, labels=ids, output_hidden_states=True)
-        assert out.logits.isfinite().all() and out.hidden_states[1].dtype == torch.float32  # the residual stream
+        # the residual stream
+        assert out.logits.isfinite().all() and out.hidden_states[1].dtype == torch.float32
         assert (out.logits.float() - full.logits).abs().max() < 0.1 * full.logits.abs().max()
     with torch.autocast("cpu", dtype):
         out = model(ids, labels=ids)
@@ -481,7 +515,9 @@ def test_half_precision_is_close_and_finite(dtype, tmp_path):
 
 def test_160k_in_bfloat16_autocast_is_finite():
     torch.manual_seed(0)
-    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=2, max_seq_len=160_002, filter_order=16)).eval()
+    model = HyenaDNAForCausalLM(
+        HyenaDNAConfig(d_model=8, n_layer=2, max_seq_len=160_002, filter_order=16)
+    ).eval()
     ids = random_ids(1, 160_002)
     with torch.autocast("cpu", torch.bfloat16):
         out = model(ids, labels=ids)
@@ -563,7 +599,7 @@ def test_device_map(tmp_path):
     torch.testing.assert_close(mapped(**batch).logits, model(**batch).logits)
 
 
-# ------------------------------------------------------------------------------------------------------------ bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
@@ -601,8 +637,18 @@ def test_bad_input_is_named(inputs, message):
         (HyenaDNAForTokenClassification, {}, torch.zeros(2, dtype=torch.long), r"\(2,\)"),
         (HyenaDNAForSequenceClassification, {}, torch.tensor([0, 2]), r"`labels` holds 2 at position \(1,\)"),
         (HyenaDNAForSequenceClassification, {}, torch.tensor([0]), r"\(1,\).*single_label"),
-        (HyenaDNAForSequenceClassification, {"num_labels": 1}, torch.tensor([0.5, torch.nan]), r"nan.*finite"),
-        (HyenaDNAForSequenceClassification, {"num_labels": 3}, torch.tensor([[0.5, 2, 0]] * 2), r"2.*between 0 and 1"),
+        (
+            HyenaDNAForSequenceClassification,
+            {"num_labels": 1},
+            torch.tensor([0.5, torch.nan]),
+            r"nan.*finite",
+        ),
+        (
+            HyenaDNAForSequenceClassification,
+            {"num_labels": 3},
+            torch.tensor([[0.5, 2, 0]] * 2),
+            r"2.*between 0 and 1",
+        ),
     ],
 )
 def test_bad_labels_are_named(cls, config, labels, message):

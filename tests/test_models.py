@@ -52,7 +52,9 @@ def test_config_that_is_no_configuration(checkpoint, content):
         load_checkpoint(HyenaDNAForCausalLM, str(checkpoint), {})
 
 
-@pytest.mark.parametrize("changes", [{"d_model": "x"}, {"n_layer": None}, {"d_model": -1}, {"num_labels": []}])
+@pytest.mark.parametrize(
+    "changes", [{"d_model": "x"}, {"n_layer": None}, {"d_model": -1}, {"num_labels": []}]
+)
 def test_config_with_wrong_values(checkpoint, changes):
     content = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**content, **changes}))
@@ -81,12 +83,16 @@ def test_a_checkpoint_without_tokenizer_files_has_the_published_vocabulary(check
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_with_nan_are_refused(value, tmp_path, capsys):
-    """A model whose training diverged scored, embedded and called variants as NaN, with exit status 0 (B4)."""
+    """A model whose training diverged scored, embedded and called variants as NaN, with exit status
+    0 (B4).
+    """
     model = random_model(n_layer=1)
     with torch.no_grad():
         model.hyena.backbone.layers[0].mlp.fc1.weight[3, 2] = value
     model.save_pretrained(tmp_path / "diverged")
-    with pytest.raises(InputError, match=r"holds NaN or infinity in \['hyena.backbone.layers.0.mlp.fc1.weight'\]"):
+    with pytest.raises(
+        InputError, match=r"holds NaN or infinity in \['hyena.backbone.layers.0.mlp.fc1.weight'\]"
+    ):
         load_language_model(str(tmp_path / "diverged"), "cpu")
     (tmp_path / "s.fa").write_text(">a\nACGT\n")
     flags = ["--model", str(tmp_path / "diverged"), "--data", str(tmp_path / "s.fa")]
@@ -107,7 +113,9 @@ def adapter(whole, tmp_path) -> Path:
     return tmp_path / "adapter"
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"peft_type": "EVIL"}', '{"peft_type": ["LORA"], "r": "x"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"peft_type": "EVIL"}', '{"peft_type": ["LORA"], "r": "x"}']
+)
 def test_a_damaged_adapter(adapter, content, whole):
     load_adapted(adapter, whole)
     (adapter / "adapter_config.json").write_text(content)

@@ -1,4 +1,6 @@
-"""Soft prompts and adapters through `peft`: exact with padding, nothing else trained, small files, all its tools."""
+"""Soft prompts and adapters through `peft`: exact with padding, nothing else trained, small files,
+all its tools.
+"""
 
 import json
 import subprocess
@@ -77,7 +79,8 @@ def test_a_prompt_gives_the_same_alone_and_in_a_padded_batch(task, config, side)
                 out = torch.cat([out[:T], out[T:][mask]])
             torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
         last = (0, slice(None)) if task == "SEQ_CLS" else (0, -1)
-        assert (base(row[None]).logits[last] - model(row[None]).logits[last]).abs().max() > 1e-3  # the prompt matters
+        # the prompt matters
+        assert (base(row[None]).logits[last] - model(row[None]).logits[last]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -116,7 +119,8 @@ def test_generate_with_a_prompt(config, side):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}, {"num_beams": 3, "use_cache": False}]
+    "settings",
+    [{"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}, {"num_beams": 3, "use_cache": False}],
 )
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
@@ -164,7 +168,9 @@ def peft_reads(request, monkeypatch):
 @pytest.mark.parametrize("use_cache", [True, False])
 @torch.no_grad()
 def test_a_prompt_is_read_once(peft_reads, use_cache):
-    """With a release of Transformers whose name of the cache peft does not know, it would be put in at each base."""
+    """With a release of Transformers whose name of the cache peft does not know, it would be put in
+    at each base.
+    """
     model = adapted("CAUSAL_LM", seed=11).double()
     base, prompt = model.get_base_model(), model.get_prompt(1)
     base.lm_head.weight.normal_(generator=torch.Generator().manual_seed(3))
@@ -177,12 +183,13 @@ def test_a_prompt_is_read_once(peft_reads, use_cache):
     assert lengths == ([T + 12] + [1] * 8 if use_cache else list(range(T + 12, T + 21)))
     for row, keep, tokens in zip(ids, mask.bool(), new, strict=True):
         embeds = base.get_input_embeddings()(torch.cat([row[keep], tokens])[None])
-        logits = base(inputs_embeds=torch.cat([prompt, embeds], dim=1)).logits[0, -10:-1, 7:12]  # the bases
+        # the bases
+        logits = base(inputs_embeds=torch.cat([prompt, embeds], dim=1)).logits[0, -10:-1, 7:12]
         assert torch.equal(logits.argmax(-1) + 7, tokens)
     assert len(set(new.flatten().tolist())) > 2
 
 
-# ------------------------------------------------------------------------------------------- what is trained and saved
+# ------------------------------------------------------------------------ what is trained and saved
 
 
 def trained_steps(model, n=3, **batch):
@@ -260,7 +267,9 @@ def test_a_prompt_of_32_tokens_is_a_small_file(tmp_path):
     base = HyenaDNAForSequenceClassification(random_model().config.__class__())  # 128 wide
     for task, head in (("CAUSAL_LM", {}), ("SEQ_CLS", {"base_model.score.weight": (2, 128)})):
         base = HEADS[task](base.config)
-        get_peft_model(base, PromptTuningConfig(task_type=task, num_virtual_tokens=32)).save_pretrained(tmp_path / task)
+        get_peft_model(base, PromptTuningConfig(task_type=task, num_virtual_tokens=32)).save_pretrained(
+            tmp_path / task
+        )
         file = tmp_path / task / "adapter_model.safetensors"
         shapes = {name: tuple(value.shape) for name, value in load_file(file).items()}
         assert shapes == {"prompt_embeddings": (32, 128), **head}
@@ -287,7 +296,8 @@ ids = torch.tensor(json.load(sys.stdin))
 logits = []
 for name in ("prompt", "lora"):
     with torch.no_grad():
-        loaded = AutoPeftModelForSequenceClassification.from_pretrained(f"{folder}/{name}", num_labels=3).eval()
+        path = f"{folder}/{name}"
+        loaded = AutoPeftModelForSequenceClassification.from_pretrained(path, num_labels=3).eval()
         logits.append(loaded(ids, attention_mask=(ids != 4).long()).logits.tolist())
 targets = sorted(get_peft_model(model, LoraConfig()).peft_config["default"].target_modules)
 print(json.dumps([logits, targets]))
@@ -321,7 +331,7 @@ def test_saved_adapters_load_in_a_new_process_that_knows_peft_late(tmp_path):
     assert targets == ["fc1", "fc2", "in_proj", "out_proj"]
 
 
-# ------------------------------------------------------------------------------------------------------- peft's tools
+# ------------------------------------------------------------------------------------- peft's tools
 
 
 @torch.no_grad()
@@ -379,7 +389,8 @@ def test_transformers_loads_a_lora_folder_by_itself(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "config", [IA3Config(), LNTuningConfig(), LoHaConfig(r=2), AdaLoraConfig(total_step=10), LoraConfig(use_dora=True)]
+    "config",
+    [IA3Config(), LNTuningConfig(), LoHaConfig(r=2), AdaLoraConfig(total_step=10), LoraConfig(use_dora=True)],
 )
 def test_other_methods_have_default_targets_too(config):
     config.task_type = "SEQ_CLS"
@@ -406,16 +417,25 @@ def test_trainer_resumes_to_the_bit(task, tmp_path):
     tokenizer = HyenaDNATokenizer(add_eos_token=False)
     rows = [{"input_ids": random_ids(n, seed=n).tolist()} for n in range(8, 24)]
     for row in rows:
-        row["labels"] = [token % 3 for token in row["input_ids"]] if task == "TOKEN_CLS" else row["input_ids"][-1] % 3
+        row["labels"] = (
+            [token % 3 for token in row["input_ids"]] if task == "TOKEN_CLS" else row["input_ids"][-1] % 3
+        )
 
     def train(folder, resume=None):
         model = adapted(task, embed_dropout=0.1)
         model.prompt_encoder.default.embedding.weight.data.mul_(0.02)
         args = TrainingArguments(
-            str(folder), num_train_epochs=3, per_device_train_batch_size=4, save_strategy="epoch", use_cpu=True,
-            eval_strategy="epoch", load_best_model_at_end=task == "SEQ_CLS", report_to="none", learning_rate=1e-2,
+            str(folder),
+            num_train_epochs=3,
+            per_device_train_batch_size=4,
+            save_strategy="epoch",
+            use_cpu=True,
+            eval_strategy="epoch",
+            load_best_model_at_end=task == "SEQ_CLS",
+            report_to="none",
+            learning_rate=1e-2,
             disable_tqdm=True,
-        )  # fmt: skip
+        )
         if task == "TOKEN_CLS":
             collator = PromptedTokenCollator(tokenizer)
         else:
@@ -437,7 +457,7 @@ def test_trainer_resumes_to_the_bit(task, tmp_path):
     assert (predictions == again).all()
 
 
-# ------------------------------------------------------------------------------------------------------- what is wrong
+# ------------------------------------------------------------------------------------ what is wrong
 
 
 @pytest.mark.parametrize("task", HEADS)
@@ -457,7 +477,8 @@ def test_prompt_tokens_count_against_max_seq_len():
         model(random_ids(1, 26))
     seen = []
     model.get_base_model().hyena.register_forward_hook(lambda *_: seen.append(1))
-    with pytest.raises(ValueError, match=r"Prompt \(25 tokens\).* length of 31, .*max_seq_len=30"):  # 5 + 20 and 6 new
+    # 5 + 20 and 6 new
+    with pytest.raises(ValueError, match=r"Prompt \(25 tokens\).* length of 31, .*max_seq_len=30"):
         model.generate(input_ids=random_ids(1, 20), max_new_tokens=6)
     assert not seen  # before anything was computed
     assert model.generate(input_ids=random_ids(1, 20), max_new_tokens=5, min_new_tokens=5).shape == (1, 25)
@@ -467,10 +488,15 @@ def test_prompt_tokens_count_against_max_seq_len():
 
 def test_a_prompt_from_text(tmp_path):
     HyenaDNATokenizer().save_pretrained(tmp_path)
-    text = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "ACGT", "tokenizer_name_or_path": str(tmp_path)}
+    text = {
+        "prompt_tuning_init": "TEXT",
+        "prompt_tuning_init_text": "ACGT",
+        "tokenizer_name_or_path": str(tmp_path),
+    }
     model = adapted("SEQ_CLS", PromptTuningConfig, {"num_virtual_tokens": 6, **text})
     embeddings = model.get_base_model().get_input_embeddings().weight
-    assert torch.equal(model.get_prompt(1)[0], embeddings[[7, 8, 9, 10, 1, 7]])  # [SEP], and again from the start
+    # [SEP], and again from the start
+    assert torch.equal(model.get_prompt(1)[0], embeddings[[7, 8, 9, 10, 1, 7]])
 
 
 def test_token_labels_without_the_prompt():
@@ -492,6 +518,9 @@ def test_an_adapter_for_another_width(tmp_path):
 def test_labels_and_heads_of_a_saved_prompt(tmp_path):
     random_model().save_pretrained(tmp_path / "base")
     base = HyenaDNAForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
-    get_peft_model(base, PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=T)).save_pretrained(tmp_path / "p")
+    get_peft_model(base, PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=T)).save_pretrained(
+        tmp_path / "p"
+    )
     with pytest.raises(RuntimeError, match=r"size mismatch for.*score"):
-        AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "p")  # two labels by default
+        # two labels by default
+        AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "p")

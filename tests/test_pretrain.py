@@ -1,4 +1,6 @@
-"""The pretraining recipe: what it measures, what it leaves, and that an interrupted run ends as a whole one does."""
+"""The pretraining recipe: what it measures, what it leaves, and that an interrupted run ends as a
+whole one does.
+"""
 
 import errno
 import json
@@ -70,7 +72,7 @@ def check_equal_weights(one: Path, other: Path) -> None:
         assert torch.equal(one[name], other[name]), name
 
 
-# ---------------------------------------------------------------------------------------------- what it measures
+# --------------------------------------------------------------------------------- what it measures
 
 
 def test_perplexity_is_that_of_the_saved_model_base_by_base(run):
@@ -120,7 +122,8 @@ def test_the_log_holds_perplexity_speed_length_and_markov(run):
     folder, result = run
     state = json.loads((folder / "whole" / "trainer_state.json").read_text())
     lines = [line for line in state["log_history"] if "loss" in line]
-    assert [line["length"] for line in lines] == [8, 16, 32, 32, 32, 32]  # at steps 5, 10, ... ; stages of 6 steps
+    # at steps 5, 10, ... ; stages of 6 steps
+    assert [line["length"] for line in lines] == [8, 16, 32, 32, 32, 32]
     assert all(line["perplexity"] == pytest.approx(math.exp(line["loss"])) for line in lines)
     assert all(line["tokens_per_second"] > 0 for line in lines[1:])
     evaluations = [line for line in state["log_history"] if "eval_perplexity" in line]
@@ -135,16 +138,27 @@ def test_tokens_per_step_stay_the_same_and_the_learning_rate_goes_on(run):
     state = json.loads((folder / "whole" / "trainer_state.json").read_text())
     lines = [line for line in state["log_history"] if "loss" in line]
     seen = np.diff([0, *(line["num_input_tokens_seen"] for line in lines)])
-    bases = 5 * 4 * 32  # five steps of four windows; a [SEP] for each piece, and shorter windows at the ends
+    # five steps of four windows; a [SEP] for each piece, and shorter windows at the ends
+    bases = 5 * 4 * 32
     assert all(0.8 * bases < tokens <= bases * 9 / 8 for tokens in seen)
     rates = [line["learning_rate"] for line in lines]
-    assert rates == sorted(rates, reverse=True) and rates[0] > 0.027 and rates[-1] == pytest.approx(0.003, rel=0.2)
+    assert (
+        rates == sorted(rates, reverse=True)
+        and rates[0] > 0.027
+        and rates[-1] == pytest.approx(0.003, rel=0.2)
+    )
 
 
 def test_the_folder(run):
     folder, result = run
     names = {path.name for path in (folder / "whole").iterdir()}
-    assert names == {"checkpoint-20", "checkpoint-30", "config.json", "generation_config.json", "markov.json"} | {
+    assert names == {
+        "checkpoint-20",
+        "checkpoint-30",
+        "config.json",
+        "generation_config.json",
+        "markov.json",
+    } | {
         "metrics.json",
         "model.safetensors",
         "run_settings.json",
@@ -154,24 +168,32 @@ def test_the_folder(run):
     metrics = json.loads((folder / "whole" / "metrics.json").read_text())
     assert metrics == json.loads(json.dumps(result.results))
     assert metrics["settings"]["test"] == ["2:200-420"] and metrics["resumed_from"] is None
-    assert pretrain(make_args(folder, "whole", resume=True)).results == metrics  # finished: nothing to do
+    # finished: nothing to do
+    assert pretrain(make_args(folder, "whole", resume=True)).results == metrics
     with pytest.raises(InputError, match="holds a finished run"):
         pretrain(make_args(folder, "whole"))
 
 
-# ---------------------------------------------------------------------------------------------- interrupted
+# -------------------------------------------------------------------------------------- interrupted
 
 
 @pytest.fixture
 def another_writer():
-    """A function that lets another process lock a file, and returns that process, or None where it is locked."""
-    code = "from fcntl import *; import sys; f = open(sys.argv[1], 'a'); lockf(f, LOCK_EX | LOCK_NB); print(flush=True)"
+    """A function that lets another process lock a file, and returns that process, or None where it
+    is locked.
+    """
+    code = (
+        "from fcntl import *; import sys; f = open(sys.argv[1], 'a'); lockf(f, LOCK_EX | LOCK_NB); "
+        "print(flush=True)"
+    )
     started = []
 
     def start(lock: Path) -> subprocess.Popen | None:
         command = [sys.executable, "-S", "-c", f"{code}; sys.stdin.read()", str(lock)]
         started.append(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
         )
         return started[-1] if started[-1].stdout.readline() else None
 
@@ -221,7 +243,9 @@ def test_sigterm_saves_and_leaves_and_the_rest_is_the_same(run, monkeypatch):
         patch.setattr(PretrainTrainer, "training_step", terminated)
         pretrain(make_args(folder, "terminated"))
     assert left.value.code == 143 and signal.getsignal(signal.SIGTERM) is handler
-    assert (folder / "terminated" / "checkpoint-17").is_dir() and not (folder / "terminated" / "metrics.json").exists()
+    assert (folder / "terminated" / "checkpoint-17").is_dir() and not (
+        folder / "terminated" / "metrics.json"
+    ).exists()
     with pytest.raises(InputError, match=r"holds another run: its seed is 7, now it is 8"):
         pretrain(make_args(folder, "terminated", resume=True, seed=8))
     for change in ({"optim": "adafactor"}, {"adam_beta1": 0.5}):
@@ -230,12 +254,20 @@ def test_sigterm_saves_and_leaves_and_the_rest_is_the_same(run, monkeypatch):
     changed = write_fasta(folder / "changed.fa", {"1": "ACGT" * 250, "2": "ACGT" * 125})
     with pytest.raises(InputError, match="holds another run: its data file 0 had other content than now"):
         pretrain(make_args(folder, "terminated", resume=True, data=[str(changed)]))
-    with monkeypatch.context() as patch, pytest.raises(InputError, match="its validation windows had other content"):
-        patch.setattr("hyenadna.training.pretrain.split_windows", lambda *a, **b: drop_one(split_windows(*a, **b)))
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InputError, match="its validation windows had other content"),
+    ):
+        patch.setattr(
+            "hyenadna.training.pretrain.split_windows", lambda *a, **b: drop_one(split_windows(*a, **b))
+        )
         pretrain(make_args(folder, "terminated", resume=True))
     again = pretrain(make_args(folder, "terminated", resume=True))
     assert again.results["resumed_from"] == "checkpoint-17"
-    assert again.results["metrics"] == result.results["metrics"] and again.results["markov"] == result.results["markov"]
+    assert (
+        again.results["metrics"] == result.results["metrics"]
+        and again.results["markov"] == result.results["markov"]
+    )
     assert again.results["tokens_seen"] == result.results["tokens_seen"]
     check_equal_weights(folder / "whole", folder / "terminated")
 
@@ -262,7 +294,9 @@ def train_until_killed(folder: Path, step: int | None, place: str) -> None:
 
 
 def test_killed_three_times_and_resumed_equals_whole(run):
-    """The steps and what it was doing then are random; the first kill comes in a stage of the warm-up."""
+    """The steps and what it was doing then are random; the first kill comes in a stage of the
+    warm-up.
+    """
     folder, result = run
     rng = np.random.default_rng(int(os.environ.get("HYENADNA_KILL_SEED", "2")))
     steps = [rng.integers(1, 12), *sorted(rng.integers(4, 30, 2))]
@@ -283,7 +317,9 @@ def test_killed_three_times_and_resumed_equals_whole(run):
 
 @pytest.fixture
 def limited():
-    """A function after whose call no file can become longer than so many bytes: the write fails, as on a full disk."""
+    """A function after whose call no file can become longer than so many bytes: the write fails, as
+    on a full disk.
+    """
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -306,9 +342,13 @@ def test_a_full_disk_leaves_the_checkpoint_before(file, run, limited, monkeypatc
         pretrain(make_args(folder, name))
     limited(-1)
     printed = capsys.readouterr().out
-    assert "The checkpoint of step 20 cannot be written" in printed and "checkpoint-10; when there is space" in printed
+    assert (
+        "The checkpoint of step 20 cannot be written" in printed
+        and "checkpoint-10; when there is space" in printed
+    )
     left = {path.name for path in (folder / name).iterdir()}
-    assert left == {"checkpoint-10", "markov.json", "run_settings.json"}  # what was half written takes no space
+    # what was half written takes no space
+    assert left == {"checkpoint-10", "markov.json", "run_settings.json"}
     assert pretrain(make_args(folder, name, resume=True)).results["resumed_from"] == "checkpoint-10"
     check_equal_weights(folder / "whole", folder / name)
 
@@ -316,7 +356,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(file, run, limited, monkeypatc
 def test_workers_and_accumulation_change_nothing(run):
     folder, _ = run
     shape = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "dataloader_num_workers": 1}
-    once = {"embed_dropout": 0.0, "max_steps": 8, "learning_rate": 1e-3}  # a mask of another shape is another mask
+    # a mask of another shape is another mask
+    once = {"embed_dropout": 0.0, "max_steps": 8, "learning_rate": 1e-3}
     pretrain(make_args(folder, "plain", **once))
     pretrain(make_args(folder, "split", **once, **shape))
     one, other = weights_of(folder / "plain"), weights_of(folder / "split")
@@ -324,7 +365,7 @@ def test_workers_and_accumulation_change_nothing(run):
         torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 def losses(folder: Path) -> list[float]:
@@ -342,7 +383,9 @@ def losses(folder: Path) -> list[float]:
     ],
 )
 def test_switches(switch, tolerance, run):
-    """The same losses with them as without, in a few steps over two lengths; and a folder of the same weights."""
+    """The same losses with them as without, in a few steps over two lengths; and a folder of the
+    same weights.
+    """
     folder, _ = run
     name = next(iter(switch))
     few = {
@@ -362,28 +405,41 @@ def test_switches(switch, tolerance, run):
     assert switched == pytest.approx(usual, rel=tolerance)
     assert (switched != pytest.approx(usual, rel=1e-5)) == (name == "bf16")
     assert model.is_activation_checkpointing == name.endswith("_checkpointing")
-    assert (counters["stats"]["unique_graphs"] > 1) == (name == "torch_compile")  # one for each length
+    # one for each length
+    assert (counters["stats"]["unique_graphs"] > 1) == (name == "torch_compile")
     assert weights_of(folder / name).keys() == weights_of(folder / "usual").keys()
     assert all(weight.dtype == torch.float32 for weight in weights_of(folder / name).values())
 
 
 def test_soft_masked_bases_are_left_out_of_loss_and_counts(run):
     folder, _ = run
-    args = make_args(folder, "masked", soft_masked="ignore", max_steps=2, validation=["1:576-672"], markov_order=1)
+    args = make_args(
+        folder, "masked", soft_masked="ignore", max_steps=2, validation=["1:576-672"], markov_order=1
+    )
     masked = pretrain(args).results
-    assert masked["metrics"]["validation"]["bases"] == 3 * 31 - sum(i % 32 != 576 % 32 for i in range(600, 640))
+    assert masked["metrics"]["validation"]["bases"] == 3 * 31 - sum(
+        i % 32 != 576 % 32 for i in range(600, 640)
+    )
     assert masked["markov"]["validation"]["bases"] == masked["metrics"]["validation"]["bases"]
 
 
 @pytest.fixture
 def mostly_soft_masked(tmp_path) -> Path:
-    """Four training windows of 32, all of one step, of which the first half is in lower case; two to validate on."""
+    """Four training windows of 32, all of one step, of which the first half is in lower case; two
+    to validate on.
+    """
     dna = random_dna(6 * 32, 9)
     dna = "".join(dna[i : i + 16].lower() + dna[i + 16 : i + 32] for i in range(0, len(dna), 32))
     return write_fasta(tmp_path / "g.fa", {"1": dna})
 
 
-ONE_STEP = {"max_steps": 1, "logging_steps": 1, "markov_order": 0, "embed_dropout": 0.0, "reverse_complement": 0.0}
+ONE_STEP = {
+    "max_steps": 1,
+    "logging_steps": 1,
+    "markov_order": 0,
+    "embed_dropout": 0.0,
+    "reverse_complement": 0.0,
+}
 ONE_STEP |= {"length_warmup_steps": 0, "length_warmup_stages": [], "validation": ["1:128-192"], "test": []}
 
 
@@ -401,7 +457,8 @@ def test_a_weight_of_soft_masked_bases_is_that_of_their_loss(rows, accumulated, 
         ids = tokenizer(window, return_tensors="pt")["input_ids"]
         with torch.no_grad():
             log_p = model(input_ids=ids).logits.log_softmax(dim=-1)
-        for i, letter in enumerate(f"{window}S"):  # the last one is [SEP]; the first base has no context
+        # the last one is [SEP]; the first base has no context
+        for i, letter in enumerate(f"{window}S"):
             if i:
                 weight = 0.25 if letter.islower() else 1.0
                 total -= weight * log_p[0, i - 1, ids[0, i]].item()
@@ -409,22 +466,31 @@ def test_a_weight_of_soft_masked_bases_is_that_of_their_loss(rows, accumulated, 
 
     result = pretrain(args)
     assert losses(folder / "weighted") == [pytest.approx(total / weights, rel=1e-5)]
-    assert result.results["metrics"]["validation"]["bases"] == 2 * 31  # all of them: the weight is of the training loss
+    # all of them: the weight is of the training loss
+    assert result.results["metrics"]["validation"]["bases"] == 2 * 31
 
 
 @pytest.mark.parametrize("word, number", [("keep", "1"), ("ignore", "0.0")])
 def test_the_words_for_soft_masked_are_the_weights_one_and_zero(word, number, mostly_soft_masked):
     folder = mostly_soft_masked.parent
-    results = [pretrain(make_args(folder, soft, soft_masked=soft, **ONE_STEP)).results for soft in (word, number)]
+    results = [
+        pretrain(make_args(folder, soft, soft_masked=soft, **ONE_STEP)).results for soft in (word, number)
+    ]
     check_equal_weights(folder / word, folder / number)
     assert results[0]["metrics"] == results[1]["metrics"]
 
 
 def test_classes_and_random_lengths_are_resumed(run, monkeypatch):
-    """Also: a class of twice the weight comes twice, and the log says how long the windows of a step were."""
+    """Also: a class of twice the weight comes twice, and the log says how long the windows of a
+    step were.
+    """
     folder, _ = run
     (folder / "classes.bed").write_text("1\t0\t320\trare\n1\t320\t960\toften\n2\t420\t484\toften\n")
-    chosen = {"bed": [str(folder / "classes.bed")], "bed_windows": "tile", "class_weights": ["often=2", "rare=0.5"]}
+    chosen = {
+        "bed": [str(folder / "classes.bed")],
+        "bed_windows": "tile",
+        "class_weights": ["often=2", "rare=0.5"],
+    }
     chosen |= {"min_window": 8, "length_warmup_steps": 0, "length_warmup_stages": [], "soft_masked": "0.5"}
     chosen |= {"logging_steps": 1, "eval_strategy": "no", "markov_order": 0}
     whole = pretrain(make_args(folder, "classes", **chosen))
@@ -453,9 +519,13 @@ def test_classes_and_random_lengths_are_resumed(run, monkeypatch):
 def test_from_a_checkpoint(run):
     folder, result = run
     shape = dict.fromkeys(TINY)
-    args = make_args(folder, "continued", model=str(folder / "whole"), **shape, max_steps=1, learning_rate=1e-9)
+    args = make_args(
+        folder, "continued", model=str(folder / "whole"), **shape, max_steps=1, learning_rate=1e-9
+    )
     continued = pretrain(args).results["metrics"]
-    assert continued["test"]["perplexity"] == pytest.approx(result.results["metrics"]["test"]["perplexity"], rel=1e-4)
+    assert continued["test"]["perplexity"] == pytest.approx(
+        result.results["metrics"]["test"]["perplexity"], rel=1e-4
+    )
     with pytest.raises(InputError, match=r"'d_model': 8.*checkpoint has its own"):
         pretrain(make_args(folder, "no", model=str(folder / "whole")))
     HyenaDNAForSequenceClassification(HyenaDNAConfig(**TINY)).save_pretrained(folder / "classifier")
@@ -480,7 +550,10 @@ def test_stages_of_the_length():
     "changes, message",
     [
         ({"data": []}, "no data: say --data"),
-        ({"window": 34}, r"window is 34 bases and \[SEP\], but max_seq_len of the model is 34; use a window of 33"),
+        (
+            {"window": 34},
+            r"window is 34 bases and \[SEP\], but max_seq_len of the model is 34; use a window of 33",
+        ),
         ({"reverse_complement": 2}, "reverse_complement is 2"),
         ({"soft_masked": "drop"}, "soft_masked is 'drop'"),
         ({"soft_masked": "1.5"}, "soft_masked is '1.5'; use 'keep', 'ignore' or a weight between 0 and 1"),
@@ -493,7 +566,10 @@ def test_stages_of_the_length():
         ({"class_weights": ["exon=inf"]}, "class_weights has 'exon=inf'"),
         ({"class_weights": ["=2"]}, "class_weights has '=2'"),
         ({"class_weights": ["exon=2", "exon=3"]}, "names the class 'exon' twice"),
-        ({"class_weights": ["exom=2"], "bed": ["BED"]}, r"is of the class 'exom'; the classes are \['exon'\]"),
+        (
+            {"class_weights": ["exom=2"], "bed": ["BED"]},
+            r"is of the class 'exom'; the classes are \['exon'\]",
+        ),
         ({"class_weights": ["exon=0.001"], "bed": ["BED"]}, "weight times class weight 0.001: none of them"),
         ({"min_window": 0}, "min_window is 0; it must be at least 1"),
         ({"min_window": 33}, "min_window is 33, longer than the window of 32 bases"),
@@ -504,7 +580,10 @@ def test_stages_of_the_length():
         ({"load_best_model_at_end": True}, "load_best_model_at_end .* no place here"),
         ({"save_strategy": "best", "eval_strategy": "steps"}, "save_strategy 'best' .* no place here"),
         ({"markov_order": 11}, "markov_order is 11; it must lie between 0 and 10"),
-        ({"soft_masked": "ignore", "validation": ["1:600-640"]}, "the validation part is empty: .*upper-case"),
+        (
+            {"soft_masked": "ignore", "validation": ["1:600-640"]},
+            "the validation part is empty: .*upper-case",
+        ),
         ({"eval_windows": 0}, "eval_windows is 0"),
         ({"length_warmup_steps": -1}, "length_warmup_steps is -1"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no place"),
@@ -528,14 +607,18 @@ def test_command_line(capsys, tmp_path):
     assert "pretrain" in cli.usage()
     assert cli.main(["pretrain", "--data", str(tmp_path / "none.fa"), "--use_cpu"]) == 1
     assert "none.fa: there is no such file" in capsys.readouterr().err
-    (tmp_path / "s.yaml").write_text("data: [a.fa, b.fa]\nweights: [1, 0.5]\ntest: chr20\nlearning_rate: 1e-3\n")
+    (tmp_path / "s.yaml").write_text(
+        "data: [a.fa, b.fa]\nweights: [1, 0.5]\ntest: chr20\nlearning_rate: 1e-3\n"
+    )
     args = parse_settings(PretrainArguments, "pretrain", "", [str(tmp_path / "s.yaml"), "--seed", "3"])
     assert args.data == ["a.fa", "b.fa"] and args.weights == [1.0, 0.5] and args.test == ["chr20"]
     assert args.learning_rate == 1e-3 and args.seed == 3 and args.save_total_limit == 2
 
 
 def test_resumed_after_the_last_checkpoint_trains_no_further(run):
-    """`--resume` took one step too many, with other weights, after a kill in the final evaluation (A2)."""
+    """`--resume` took one step too many, with other weights, after a kill in the final evaluation
+    (A2).
+    """
     folder, _ = run
     settings = {"max_steps": 5, "save_steps": 5, "eval_strategy": "no", "markov_order": 0}
     whole = pretrain(make_args(folder, "at_the_end", **settings)).results
@@ -561,13 +644,25 @@ def test_the_last_good_checkpoint_is_kept_when_a_training_diverges(run, monkeypa
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(PretrainTrainer, "training_step", diverging)
-    settings = {"max_steps": 9, "save_steps": 1, "save_total_limit": 1, "eval_strategy": "no", "markov_order": 0}
-    message = "step 6: the loss is nan, for the third time in a row. learning_rate is .*checkpoint-3 is left of before"
+    settings = {
+        "max_steps": 9,
+        "save_steps": 1,
+        "save_total_limit": 1,
+        "eval_strategy": "no",
+        "markov_order": 0,
+    }
+    message = (
+        "step 6: the loss is nan, for the third time in a row. learning_rate is .*checkpoint-3 is "
+        "left of before"
+    )
     with pytest.raises(InputError, match=message):
         pretrain(make_args(folder, "diverged", **settings))
     assert [path.name for path in (folder / "diverged").glob("checkpoint-*")] == ["checkpoint-3"]
     monkeypatch.undo()
-    assert pretrain(make_args(folder, "diverged", **settings, resume=True)).results["resumed_from"] == "checkpoint-3"
+    assert (
+        pretrain(make_args(folder, "diverged", **settings, resume=True)).results["resumed_from"]
+        == "checkpoint-3"
+    )
 
 
 @pytest.mark.parametrize("file", ["scheduler.pt", "rng_state.pth", "config.json"])

@@ -1,4 +1,6 @@
-"""Publish to a Hub of our own on 127.0.0.1, over HTTP; load from there in a new process with an empty cache."""
+"""Publish to a Hub of our own on 127.0.0.1, over HTTP; load from there in a new process with an
+empty cache.
+"""
 
 import contextlib
 import io
@@ -54,7 +56,9 @@ def exported(tmp_path_factory):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The server, and this process made to talk to it; `time.sleep` only notes how long it was asked to."""
+    """The server, and this process made to talk to it; `time.sleep` only notes how long it was
+    asked to.
+    """
     server = Hub()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setattr(
@@ -76,7 +80,13 @@ def hub(monkeypatch, tmp_path):
 
 def run(hub, code: str, *arguments: str, home, **environment) -> str:
     """What `code` prints in a new process that knows this Hub, and has an empty cache in `home`."""
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN, **environment}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": TOKEN,
+        **environment,
+    }
     environment |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *arguments]
     child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -155,7 +165,8 @@ results["in memory"] = model.eval()(ids).logits
 results["trained"] = AutoModelForSequenceClassification.from_pretrained("me/trained")(ids).logits
 
 lm = AutoModelForCausalLM.from_pretrained("me/promoters-lm")
-peft = get_peft_model(lm, LoraConfig(task_type="CAUSAL_LM", target_modules=["in_proj"], init_lora_weights=False)).eval()
+lora = LoraConfig(task_type="CAUSAL_LM", target_modules=["in_proj"], init_lora_weights=False)
+peft = get_peft_model(lm, lora).eval()
 results["lora in memory"] = peft(ids).logits
 peft.push_to_hub("me/adapter")
 results["lora"] = AutoPeftModelForCausalLM.from_pretrained("me/adapter")(ids).logits
@@ -178,7 +189,9 @@ def test_push_to_hub_of_transformers_and_peft(exported, hub, tmp_path, monkeypat
     hub.create("me/promoters", files={path.name: path.read_bytes() for path in folder.iterdir()})
     lm = random_model(tie_word_embeddings=True, complex_positional_embedding=True)
     lm.save_pretrained(tmp_path / "lm")
-    hub.create("me/promoters-lm", files={path.name: path.read_bytes() for path in (tmp_path / "lm").iterdir()})
+    hub.create(
+        "me/promoters-lm", files={path.name: path.read_bytes() for path in (tmp_path / "lm").iterdir()}
+    )
     source = write(tmp_path / "lightning", lightning(lm), nested(lm))
     hub.create("me/lightning", files={path.name: path.read_bytes() for path in source.iterdir()})
     run(hub, WITH, str(tmp_path / "out.safetensors"), str(tmp_path), home=tmp_path / "home")
@@ -196,7 +209,7 @@ def test_push_to_hub_of_transformers_and_peft(exported, hub, tmp_path, monkeypat
     assert not hub.unknown
 
 
-# -------------------------------------------------------------------------------------------------------- what is sent
+# ------------------------------------------------------------------------------------- what is sent
 
 
 def test_dry_run_lists_and_sends_nothing(exported, hub, capsys):
@@ -247,7 +260,8 @@ def test_a_card_of_any_name(hub, tmp_path, monkeypatch, name):
     assert card.data.eval_results == ours.data.eval_results
 
     edited = str(ours).replace(f"# {name}\n", "# Finds promoters\n")
-    (tmp_path / name / "README.md").write_text(edited + f"\n# {name}\n")  # a title of the user's own stays
+    # a title of the user's own stays
+    (tmp_path / name / "README.md").write_text(edited + f"\n# {name}\n")
     push(tmp_path / name, "me/2025")
     assert "\n# Finds promoters\n" in hub.files("me/2025")["README.md"].decode()
 
@@ -270,7 +284,9 @@ def test_a_private_repository_is_made_public_after_the_commit(exported, hub, cap
         push(folder, "me/a", public=True)
     assert hub.repos["me/a"]["private"]
     hub.fail("PUT .*/settings", 403)
-    with pytest.raises(PushError, match=rf"the files are there, but only you can see them: {hub.url}/me/a/commit/"):
+    with pytest.raises(
+        PushError, match=rf"the files are there, but only you can see them: {hub.url}/me/a/commit/"
+    ):
         push(folder, "me/a", public=True)
     assert hub.repos["me/a"]["private"] and "model.safetensors" in hub.files("me/a")
     assert "(public now, private until now)" in push(folder, "me/a", public=True)
@@ -278,9 +294,21 @@ def test_a_private_repository_is_made_public_after_the_commit(exported, hub, cap
     assert "would be refused without --public" in push(folder, "me/a", dry_run=True)
 
 
-OURS = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"}
+OURS = {
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "model.safetensors.index.json",
+}
 OURS |= {"adapter_model.safetensors", "adapter_config.json", "old_filter.py", "older.py"}
-THEIRS = {"LICENSE", "notes.md", "figure.png", "predict.py", "data/model.safetensors", "data/older.py", "config.yaml"}
+THEIRS = {
+    "LICENSE",
+    "notes.md",
+    "figure.png",
+    "predict.py",
+    "data/model.safetensors",
+    "data/older.py",
+    "config.yaml",
+}
 
 
 @pytest.mark.parametrize("pull_request", [False, True])
@@ -304,7 +332,9 @@ def test_what_an_earlier_push_left_is_deleted_in_the_same_commit(exported, hub, 
 
 
 def test_modules_are_only_deleted_if_they_are_known_to_be_ours(hub, tmp_path):
-    """An adapter over a model; and code of which a part is missing, so that nobody knows whose the rest is."""
+    """An adapter over a model; and code of which a part is missing, so that nobody knows whose the
+    rest is.
+    """
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# x\n")
     (tmp_path / "adapter_config.json").write_text("{}")
     files = {"modeling_hyenadna.py": b"from .filters import f\n", "mine.py": b"", "config.json": b"{}"}
@@ -313,7 +343,12 @@ def test_modules_are_only_deleted_if_they_are_known_to_be_ours(hub, tmp_path):
     assert hub.files("me/whole").keys() == {"README.md", "adapter_config.json", "mine.py"}
     hub.create("me/part", private=True, files=files)
     push(tmp_path, "me/part")
-    assert hub.files("me/part").keys() == {"README.md", "adapter_config.json", "mine.py", "modeling_hyenadna.py"}
+    assert hub.files("me/part").keys() == {
+        "README.md",
+        "adapter_config.json",
+        "mine.py",
+        "modeling_hyenadna.py",
+    }
 
 
 def test_revisions_and_pull_requests(exported, hub):
@@ -344,7 +379,7 @@ def test_pushing_the_same_again_changes_nothing(exported, hub):
     assert not [request for request in hub.requests if "PUT" in request or "/commit/" in request]
 
 
-# ------------------------------------------------------------------------------------------------------------- failures
+# ----------------------------------------------------------------------------------------- failures
 
 
 @pytest.mark.parametrize(
@@ -395,13 +430,20 @@ def test_what_passes_by_itself_is_tried_again(exported, hub, where, status, time
         ("POST .*/preupload/", 404, "not there"),
     ],
 )
-def test_what_does_not_pass_is_said_and_leaves_nothing_half_published(exported, hub, where, status, message, capsys):
+def test_what_does_not_pass_is_said_and_leaves_nothing_half_published(
+    exported, hub, where, status, message, capsys
+):
     _, folder = exported
     hub.create("me/a", private=True, files={"README.md": b"the old card", "config.json": b"{}"})
     hub.fail(where, status, 1000)
     assert cli.main(["push", str(folder), "me/a"]) == 1
     error = capsys.readouterr().err
-    assert message in error and "nothing was published" in error and "Traceback" not in error and TOKEN not in error
+    assert (
+        message in error
+        and "nothing was published" in error
+        and "Traceback" not in error
+        and TOKEN not in error
+    )
     assert hub.files("me/a") == {"README.md": b"the old card", "config.json": b"{}"}
     if status in (401, 403, 404, 409, 412, 413):
         assert not hub.slept  # trying again would not help
@@ -441,7 +483,9 @@ def test_what_is_not_known_is_not_said(exported, hub, monkeypatch):
         return commit(*args, **options)
 
     monkeypatch.setattr(HfApi, "create_commit", and_then_silence)
-    with pytest.raises(PushError, match=rf"whether it was published is not known: .*; see {hub.url}/me/a") as error:
+    with pytest.raises(
+        PushError, match=rf"whether it was published is not known: .*; see {hub.url}/me/a"
+    ) as error:
         push(exported[1], "me/a")
     assert "nothing was published" not in str(error.value) and len(hub.repos["me/a"]["branches"]["main"]) == 1
 
@@ -521,7 +565,7 @@ def test_no_server_at_all(exported, hub, monkeypatch):
     assert hub.slept
 
 
-# --------------------------------------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------------------- what is refused
 
 
 def copied(folder, tmp_path):
@@ -534,7 +578,10 @@ def copied(folder, tmp_path):
         (lambda f: (f / "README.md").unlink(), "was not made by `hyenadna export`"),
         (lambda f: (f / "modeling_hyenadna.py").unlink(), "was not made by `hyenadna export`"),
         (lambda f: (f / "optimizer.pt").write_bytes(b""), "may be a pickle"),
-        (lambda f: (f / "notes.md").write_text(f"token: {TOKEN}"), r"notes.md holds what looks like an access token"),
+        (
+            lambda f: (f / "notes.md").write_text(f"token: {TOKEN}"),
+            r"notes.md holds what looks like an access token",
+        ),
         (lambda f: (f / "README.md").write_text("---\na: [\n---\n# x"), "is not a valid model card"),
     ],
 )
@@ -587,10 +634,12 @@ def test_loading_needs_no_hub(exported, hub):
     assert not hub.requests
 
 
-# ------------------------------------------------------------------------------------------- links, code, other kinds
+# ------------------------------------------------------------------------- links, code, other kinds
 
 
-@pytest.mark.parametrize("target", ["key", "keys", "../copy-of-key", "nothing-there", "link.txt", "copy/.env"])
+@pytest.mark.parametrize(
+    "target", ["key", "keys", "../copy-of-key", "nothing-there", "link.txt", "copy/.env"]
+)
 @pytest.mark.parametrize("name", ["link.txt", "figure.png", "assets/link.json"])
 def test_links_out_of_the_folder_are_not_followed(exported, hub, target, name, tmp_path):
     folder = copied(exported[1], tmp_path)
@@ -599,7 +648,9 @@ def test_links_out_of_the_folder_are_not_followed(exported, hub, target, name, t
         path.write_text("a private thing")
     (folder / "assets").mkdir()
     (folder / name).symlink_to(folder / name if target == "link.txt" else tmp_path / target)
-    with pytest.raises(CheckpointError, match=rf"{name} is a link to something that does not belong to the folder"):
+    with pytest.raises(
+        CheckpointError, match=rf"{name} is a link to something that does not belong to the folder"
+    ):
         push(folder, "me/a")
     assert not hub.requests
 
@@ -638,7 +689,9 @@ def test_foreign_python_is_run_only_if_it_is_trusted(exported, hub, monkeypatch,
     report = push(folder, "me/a", dry_run=True)
     assert f"it would be refused without --trust_code: not this package's own are {name}" in report
     hub.requests.clear()
-    with pytest.raises(CheckpointError, match=rf"not this package's own: {re.escape(name)}\. .*Nothing was run"):
+    with pytest.raises(
+        CheckpointError, match=rf"not this package's own: {re.escape(name)}\. .*Nothing was run"
+    ):
         push(folder, "me/a")
     assert not (tmp_path / "it-ran").exists() and not hub.requests
     if name == "modeling_hyenadna.py":  # the test can fail, and the answer is asked for once
@@ -669,11 +722,15 @@ def test_no_setting_gets_into_the_python_that_is_run(exported, tmp_path, monkeyp
 
 
 def test_the_hub_ignores_files(exported, hub):
-    """What its .gitignore names is dropped by the client without a word; the push must not be called a success."""
+    """What its .gitignore names is dropped by the client without a word; the push must not be
+    called a success.
+    """
     _, folder = exported
     hub.create("me/a", private=True, files={".gitignore": b"*.safetensors tokenizer.json"})
     for _ in range(2):  # also if there is nothing left to commit
-        with pytest.raises(PushError, match=r"did not take model.safetensors, tokenizer.json, .* \.gitignore"):
+        with pytest.raises(
+            PushError, match=r"did not take model.safetensors, tokenizer.json, .* \.gitignore"
+        ):
             push(folder, "me/a")
     hub.commit(hub.repos["me/a"], "main", {".gitignore": None})
     assert "pushed to me/a" in push(folder, "me/a") and "model.safetensors" in hub.files("me/a")
@@ -691,7 +748,9 @@ def test_a_commit_that_cannot_be_compared(exported, hub, monkeypatch):
         return made
 
     monkeypatch.setattr(HfApi, "create_commit", and_then_silence)
-    with pytest.raises(PushError, match=rf"whether the commit holds every file is not known: look at {hub.url}/me/a"):
+    with pytest.raises(
+        PushError, match=rf"whether the commit holds every file is not known: look at {hub.url}/me/a"
+    ):
         push(exported[1], "me/a")
 
 
@@ -835,7 +894,9 @@ def test_licences_texts_and_pictures_are_sent(exported, tmp_path):
     }
     for name, content in ours.items():
         (folder / name).write_bytes(content)
-    assert {path.name for path in files_to_push(folder)} == {path.name for path in exported[1].iterdir()} | set(ours)
+    assert {path.name for path in files_to_push(folder)} == {
+        path.name for path in exported[1].iterdir()
+    } | set(ours)
 
 
 @pytest.mark.parametrize(
@@ -854,10 +915,16 @@ def test_damaged_files_are_not_sent(exported, hub, name, content, message, tmp_p
     assert not hub.requests
 
 
-# --------------------------------------------------------------------------------------- answers that are none
+# ---------------------------------------------------------------------------- answers that are none
 
 
-ANSWERS = {"null": b"null", "a list": b"[]", "nothing": b"{}", "a page": b"<html>Log in</html>", "bytes": b"\xff\xfe"}
+ANSWERS = {
+    "null": b"null",
+    "a list": b"[]",
+    "nothing": b"{}",
+    "a page": b"<html>Log in</html>",
+    "bytes": b"\xff\xfe",
+}
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
@@ -893,14 +960,18 @@ def test_answers_that_are_not_of_the_hub(exported, hub, where, answer, capsys):
 @pytest.mark.parametrize("answer", ["null", "a page"])
 def test_a_login_page_is_called_one(exported, hub, answer):
     hub.fail(CREATE, ANSWERS[answer], 9)
-    with pytest.raises(PushError, match=r"nothing was published: this is not an answer of the Hub.*login page"):
+    with pytest.raises(
+        PushError, match=r"nothing was published: this is not an answer of the Hub.*login page"
+    ):
         push(exported[1], "me/a")
     assert not hub.slept
     hub.fail("GET /api/models/me/a", ANSWERS[answer], 9)
     assert "not an answer of the Hub" in push(exported[1], "me/a", dry_run=True)
 
 
-@pytest.mark.parametrize("kind", ["the Hub", "an organisation", "a web token", "any form, in the environment"])
+@pytest.mark.parametrize(
+    "kind", ["the Hub", "an organisation", "a web token", "any form, in the environment"]
+)
 def test_a_token_that_the_hub_repeats_is_not_shown(exported, hub, kind, monkeypatch, capsys):
     """Whatever its form: the user's own token is known, and need not look like one."""
     secret = SECRETS[kind].replace(" ", "-")

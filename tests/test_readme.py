@@ -52,7 +52,9 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_command_lines_parse(command, capsys):
-    """`--help` in place of running: every flag that the README names has to be in the command's own help."""
+    """`--help` in place of running: every flag that the README names has to be in the command's own
+    help.
+    """
     name, flags = command[1], [word for word in command[2:] if word.startswith("--")]
     assert name in cli.COMMANDS
     with pytest.raises(SystemExit) as stop:
@@ -66,5 +68,10 @@ def test_command_lines_parse(command, capsys):
 def test_the_tree_names_every_file_and_no_other():
     tree = README[README.index("## The tree") : README.index("## Licence")]
     named = set(re.findall(r"[\w.]+\.(?:py|csv|md)", tree.replace("splice_junctions.csv, .md", SPLICE)))
-    here = {p.name for room in ROOMS for p in (ROOT / room).iterdir() if p.suffix in (".py", ".csv", ".md", ".yaml")}
+    here = {
+        p.name
+        for room in ROOMS
+        for p in (ROOT / room).iterdir()
+        if p.suffix in (".py", ".csv", ".md", ".yaml")
+    }
     assert named - {"reference.py"} == here

@@ -12,7 +12,9 @@ from hyenadna.training.experiments.report import collect, report_text, summarize
 HARDWARE = {"device": "Abacus", "processes": 1, "threads": 2}
 
 
-def write_run(folder, task="human_nontata_promoters", accuracy=0.9, rows=None, part="test", **settings) -> None:
+def write_run(
+    folder, task="human_nontata_promoters", accuracy=0.9, rows=None, part="test", **settings
+) -> None:
     content = {
         "metrics": {part: {"loss": 0.3, "accuracy": accuracy, "mcc": None, "auroc": 0.95}},
         "rows": {"train": 24387, "validation": 2710, "test": 9034} if rows is None else rows,
@@ -29,7 +31,11 @@ def write_run(folder, task="human_nontata_promoters", accuracy=0.9, rows=None, p
 
 def write_baselines(folder, accuracy: float, task="human_nontata_promoters") -> None:
     result = {"metrics": {"test": {"accuracy": accuracy, "auroc": 0.8}}, "seconds": 2.0}
-    content = {"task": task, "baselines": {"5-mer naive Bayes": result}, "rows": {"train": 24387, "test": 9034}}
+    content = {
+        "task": task,
+        "baselines": {"5-mer naive Bayes": result},
+        "rows": {"train": 24387, "test": 9034},
+    }
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(content))
 
@@ -60,12 +66,17 @@ def test_lines_are_averaged_over_seeds_and_told_apart(tmp_path):
     assert "mcc" not in three["metrics"] and rows[-1]["method"] == "5-mer naive Bayes"
     text = report_text(tasks)
     assert f"| {scratch}0.0006 | 93.0 ± 3.6 | 95.0 ± 0.0 | 3 (0, 1, 2) | 436,480 | 60 (110 CPU) |" in text
-    assert "| pretrained | 96.0 | 95.0 | 1 (0) |" in text and "| 5-mer naive Bayes | 60.0 | 80.0 |  |  | 2 |" in text
+    assert (
+        "| pretrained | 96.0 | 95.0 | 1 (0) |" in text
+        and "| 5-mer naive Bayes | 60.0 | 80.0 |  |  | 2 |" in text
+    )
     assert "| paper, pretrained | 96.6 |" in text and "| paper, from scratch | 93.3 |" in text
     assert "Others in the paper: CNN 84.6; DNABERT 85.6; GPT 87.7." in text
-    assert "9,034 rows tested: an accuracy of 96.0 has a standard error of 0.2." in text  # sqrt(.96 * .04 / 9034)
+    # sqrt(.96 * .04 / 9034)
+    assert "9,034 rows tested: an accuracy of 96.0 has a standard error of 0.2." in text
     assert "Abacus, 1 process(es), 2 thread(s)" in text
-    assert "the split differs" not in text  # train and validation rows together are those of the paper
+    # train and validation rows together are those of the paper
+    assert "the split differs" not in text
 
 
 def test_warnings(tmp_path):
@@ -81,8 +92,12 @@ def test_warnings(tmp_path):
     write_run(tmp_path / "val", task="mine", part="validation", rows={"train": 90, "validation": 10})
     ((task, rows),) = summarize(collect([tmp_path / "val"])).items()
     assert task == "mine" and ["validation part" in note for note in warnings_of(task, rows)] == [True]
-    write_run(tmp_path / "fold", task="cut", folds=3, fold=0, rows={"train": 90, "validation": 10, "test": 20})
-    write_run(tmp_path / "fold1", task="cut", folds=3, fold=1, rows={"train": 90, "validation": 10, "test": 20})
+    write_run(
+        tmp_path / "fold", task="cut", folds=3, fold=0, rows={"train": 90, "validation": 10, "test": 20}
+    )
+    write_run(
+        tmp_path / "fold1", task="cut", folds=3, fold=1, rows={"train": 90, "validation": 10, "test": 20}
+    )
     ((task, rows),) = summarize(collect([tmp_path / "fold", tmp_path / "fold1"])).items()
     assert len(rows) == 1 and "not every fold" in warnings_of(task, rows)[0]
     write_run(tmp_path / "more", task="cut", model="m", rows={"train": 90, "validation": 10, "test": 40})
@@ -93,7 +108,8 @@ def test_warnings(tmp_path):
 def test_every_line_is_compared_with_the_paper(tmp_path):
     write_run(tmp_path / "whole")
     rows = {"train": 200, "validation": 20, "test": 9034}
-    write_run(tmp_path / "part", model="m", rows=rows)  # the second line, and only its training rows are fewer
+    # the second line, and only its training rows are fewer
+    write_run(tmp_path / "part", model="m", rows=rows)
     notes = warnings_of(*next(iter(summarize(collect([tmp_path])).items())))
     assert "220 train rows, but 27,097 in the paper: the split differs." in notes
 
@@ -120,11 +136,21 @@ def test_what_is_shown_of_other_problems(tmp_path):
 
     change("expression/0", loss=0.5, mse=0.5, pearson=None, spearman=None)
     change("expression/1", loss=0.7, mse=0.7, pearson=0.25, spearman=0.5)
-    change("chromatin_profile/0", auroc=0.8, auroc_median_tf=0.9, auroc_median_enhancer=0.7, tracks_without_auroc=3)
+    change(
+        "chromatin_profile/0",
+        auroc=0.8,
+        auroc_median_tf=0.9,
+        auroc_median_enhancer=0.7,
+        tracks_without_auroc=3,
+    )
     text = write_report([tmp_path], tmp_path)
-    assert "| | pearson | spearman | mse | runs" in text and "| 25.0 | 50.0 | 0.6000 ± 0.1414 | 2 (0, 1) |" in text
     assert (
-        "| | auroc_median_tf | auroc | auroc_median_enhancer | runs" in text and "| 90.0 | 80.0 | 70.0 | 1 (0)" in text
+        "| | pearson | spearman | mse | runs" in text
+        and "| 25.0 | 50.0 | 0.6000 ± 0.1414 | 2 (0, 1) |" in text
+    )
+    assert (
+        "| | auroc_median_tf | auroc | auroc_median_enhancer | runs" in text
+        and "| 90.0 | 80.0 | 70.0 | 1 (0)" in text
     )
     assert "| paper, pretrained | 96.4 |" in text
 
@@ -155,7 +181,8 @@ def test_what_is_no_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "3", '{"metrics": 3}', '{"settings": [1], "metrics": {}}', '{"baselines": {"a": 1}}', "{", "\xff"]
+    "content",
+    ["[]", "3", '{"metrics": 3}', '{"settings": [1], "metrics": {}}', '{"baselines": {"a": 1}}', "{", "\xff"],
 )
 def test_metrics_of_a_wrong_shape_are_named(content, tmp_path):
     """They ended in a traceback (C2)."""
@@ -166,7 +193,11 @@ def test_metrics_of_a_wrong_shape_are_named(content, tmp_path):
 
 def test_names_with_dollars_are_drawn(tmp_path):
     """matplotlib would read them as mathematics, and fail (B5)."""
-    content = {"task": "$^{2$", "metrics": {"test": {"accuracy": 0.5}}, "settings": {"model": "a$b$", "seed": 0}}
+    content = {
+        "task": "$^{2$",
+        "metrics": {"test": {"accuracy": 0.5}},
+        "settings": {"model": "a$b$", "seed": 0},
+    }
     (tmp_path / "metrics.json").write_text(json.dumps(content))
     assert "$^{2$" in write_report([tmp_path], tmp_path / "report")
     assert (tmp_path / "report" / "report.png").stat().st_size > 1000

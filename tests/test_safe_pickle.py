@@ -51,11 +51,17 @@ def touch(path: str) -> None:  # stands for any function of any installed packag
     Path(path).touch()
 
 
-@pytest.mark.parametrize("function", [os.system, os.mkdir, eval, exec, open, __import__, getattr, shutil.rmtree])
+@pytest.mark.parametrize(
+    "function", [os.system, os.mkdir, eval, exec, open, __import__, getattr, shutil.rmtree]
+)
 @pytest.mark.parametrize("place", ["state_dict", "hyper"])
 def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(model, function, place, tmp_path):
     mark = tmp_path / "it-ran"
-    argument = {"system": f"touch {mark}", "eval": f"open({str(mark)!r}, 'w')", "exec": f"open({str(mark)!r}, 'w')"}
+    argument = {
+        "system": f"touch {mark}",
+        "eval": f"open({str(mark)!r}, 'w')",
+        "exec": f"open({str(mark)!r}, 'w')",
+    }
     argument = argument.get(function.__name__, str(mark))
     arguments = (argument, "w") if function in (open, getattr) else (argument,)
     state, others = lightning(model), {}
@@ -105,7 +111,11 @@ def test_what_training_frameworks_store_is_no_attack(model, tmp_path):
         frozenset({2}),
     ]
     harmless += [list[int], dict[str, list[float]], tuple[int, ...]]
-    harmless += [collections.defaultdict(list, a=[1]), collections.Counter("aab"), functools.partial(int, base=2)]
+    harmless += [
+        collections.defaultdict(list, a=[1]),
+        collections.Counter("aab"),
+        functools.partial(int, base=2),
+    ]
     harmless += [
         types.SimpleNamespace(a=1),
         b"bytes",
@@ -141,7 +151,8 @@ def hand_made(path: Path, program: bytes) -> Path:
 @pytest.mark.parametrize(
     "program",
     [
-        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x08\x00\x00\x00__code__Ncx\nc\nsb.",  # sets attributes of ours
+        # sets attributes of ours
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x08\x00\x00\x00__code__Ncx\nc\nsb.",
         b"\x80\x02cos\nsystem\n.",  # the function itself, uncalled
         b"\x80\x02cbuiltins\neval\nX\x01\x00\x00\x001\x85R.",
         b"cos\nsystem\n(S'true'\ntR.",
@@ -202,7 +213,8 @@ def test_the_reader_agrees_with_torch(tmp_path):
         "module": module.state_dict(),
         "plain": [1, 2.5, None, "x", (True, b"y"), {"z": {1, 2}}],
     }
-    content["parameter"].note = {"trained": True}  # such an attribute makes `_rebuild_parameter_with_state` of it
+    # such an attribute makes `_rebuild_parameter_with_state` of it
+    content["parameter"].note = {"trained": True}
     torch.save(content | {"another": torch.nn.Parameter(base)}, tmp_path / "a.pt")
     assert b"_rebuild_parameter_with_state" in (tmp_path / "a.pt").read_bytes()
     expected, ours = torch.load(tmp_path / "a.pt"), safe_pickle.load(tmp_path / "a.pt")
@@ -218,7 +230,9 @@ def test_the_reader_agrees_with_torch(tmp_path):
 
 
 class Stated:
-    """Pickles as a tensor of an empty storage, and then a state for it: what `Tensor.__setstate__` would do with it."""
+    """Pickles as a tensor of an empty storage, and then a state for it: what `Tensor.__setstate__`
+    would do with it.
+    """
 
     def __reduce__(self):
         storage = torch.empty(0).storage()
@@ -244,7 +258,9 @@ def test_tied_and_nested_tensors_and_shared_containers(tmp_path):
     torch.save({"a": weight, "b": (inner, inner), "n": {1: weight}}, tmp_path / "a.pt")
     content = safe_pickle.load(tmp_path / "a.pt")
     first, second = content["b"]
-    assert first is second and torch.equal(first[1]["w"], weight[2:4]) and torch.equal(content["n"][1], weight)
+    assert (
+        first is second and torch.equal(first[1]["w"], weight[2:4]) and torch.equal(content["n"][1], weight)
+    )
     assert first[0].data_ptr() == content["a"].data_ptr()
 
 
@@ -272,7 +288,9 @@ def test_paths_of_python_3_13(tmp_path):
     ],
 )
 def test_a_memo_that_would_fill_the_memory(put, tmp_path):
-    """Python's reader makes a table as long as the largest index: gigabytes for a file of a few bytes."""
+    """Python's reader makes a table as long as the largest index: gigabytes for a file of a few
+    bytes.
+    """
     path = hand_made(tmp_path / "a.ckpt", b"\x80\x02}" + put + b".")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match="it would reserve memory"):
@@ -320,11 +338,13 @@ def test_content_without_end_is_named_in_a_few_words(tmp_path):
         assert len(str(error.value)) < 600, name
 
 
-# ------------------------------------------------------------------------------------------------- work without end
+# --------------------------------------------------------------------------------- work without end
 
 
 def in_a_child(function, *arguments) -> str:
-    """What `function` raises, as text, in a process of its own: what would never end can be ended from outside."""
+    """What `function` raises, as text, in a process of its own: what would never end can be ended
+    from outside.
+    """
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
 
@@ -377,7 +397,12 @@ BOMBS = {
     "a nested key of an OrderedDict": ORDERED + b"((" + nest(12) + b"K\x01ll\x85R.",
     "the key of a storage": storage(nest(12), b"K\x02") + b".",
     "the length of a storage": storage(text("0"), nest(12)) + b".",
-    "the kind of a storage": b"(" + nest(12) + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x02tQ.",
+    "the kind of a storage": b"("
+    + nest(12)
+    + b"ctorch\nFloatStorage\n"
+    + text("0")
+    + text("cpu")
+    + b"K\x02tQ.",
     "the text of bytes": b"c_codecs\nencode\n" + nest(12) + b"\x85R.",
     "the size of a tensor": REBUILD + b"(" + ZERO + b"K\x00" + nest(12) + b"(K\x01ttR.",
     "the stride of a tensor": REBUILD + b"(" + ZERO + b"K\x00(K\x01t" + nest(12) + b"tR.",
@@ -385,7 +410,11 @@ BOMBS = {
     "a deep key": b"}K\x01" + b"\x85" * MANY + b"K\x01s.",
     "one long key again and again": b"\x8f(" + NUMBERS + b"tq\x01" + b"h\x01" * MANY + b"\x90.",
     "sets of one list": SET + b"q\x02" + NUMBERS + b"lq\x03" + b"h\x02h\x03\x85R" * MANY + b".",
-    "bytes of one text": b"c_codecs\nencode\nq\x02" + text("a" * MANY) + b"q\x03" + b"h\x02h\x03\x85R" * MANY + b".",
+    "bytes of one text": b"c_codecs\nencode\nq\x02"
+    + text("a" * MANY)
+    + b"q\x03"
+    + b"h\x02h\x03\x85R" * MANY
+    + b".",
     "calls with one tuple": b"cx\ny\nq\x02" + NUMBERS + b"tq\x03" + b"h\x02h\x03R" * MANY + b".",
     "keys that collide": b"}("
     + b"".join(b"\x8a\x10" + (i * (2**61 - 1)).to_bytes(16, "little") + b"K\x01" for i in range(MANY))
@@ -458,7 +487,8 @@ def test_why_this_reader_is_not_replaced_by_that_of_torch(model, tmp_path):
         with torch.serialization.safe_globals(placeholders):
             return torch.load(path, weights_only=True)
 
-    write(tmp_path / "in", lightning(model), nested(model))  # its hyperparameters are a dict of another class
+    # its hyperparameters are a dict of another class
+    write(tmp_path / "in", lightning(model), nested(model))
     torch.save({"a": torch.zeros(2)}, tmp_path / "in/protocol-4.ckpt", pickle_protocol=4)
     for path in (tmp_path / "in").glob("*.ckpt"):
         safe_pickle.load(path)

@@ -23,12 +23,16 @@ def model():
 
 
 def by_the_loss(model, sequence):
-    """Log-probabilities of A, C, G, T, one full pass for each sequence, by the ids of the tokenizer."""
+    """Log-probabilities of A, C, G, T, one full pass for each sequence, by the ids of the
+    tokenizer.
+    """
     text = "".join(c if c in "ACGT" else "N" for c in sequence.upper().replace("U", "T"))
     ids = HyenaDNATokenizer()(text, add_special_tokens=False, return_tensors="pt").input_ids
     with torch.no_grad():
         p = model(ids).logits[0].log_softmax(-1)
-    values = [math.nan] + [p[i - 1, ids[0, i]].item() if text[i] != "N" else math.nan for i in range(1, len(text))]
+    values = [math.nan] + [
+        p[i - 1, ids[0, i]].item() if text[i] != "N" else math.nan for i in range(1, len(text))
+    ]
     return np.array(values, np.float32)
 
 
@@ -50,18 +54,25 @@ def test_the_mean_is_the_loss_of_the_model(model):
 
 
 def test_soft_masked_bases_are_context_only(model):
-    (all_of_them,), (upper,) = (log_likelihoods(model, ["ACgtAC"], ignore_soft_masked=on) for on in (False, True))
+    (all_of_them,), (upper,) = (
+        log_likelihoods(model, ["ACgtAC"], ignore_soft_masked=on) for on in (False, True)
+    )
     assert np.isnan(upper).tolist() == [True, False, True, True, False, False]
     np.testing.assert_array_equal(upper[[1, 4, 5]], all_of_them[[1, 4, 5]])
 
 
 def test_summary():
     row = summary({"forward": np.array([math.nan, -1, -2]), "reverse": np.array([-1.0, -1, math.nan])})
-    assert (row["log_likelihood_forward"], row["log_likelihood_reverse"], row["log_likelihood"]) == (-3, -2, -2.5)
+    assert (row["log_likelihood_forward"], row["log_likelihood_reverse"], row["log_likelihood"]) == (
+        -3,
+        -2,
+        -2.5,
+    )
     assert row["scored_bases"] == 2 and row["perplexity"] == pytest.approx(math.exp(5 / 4))
     nothing = summary({"forward": np.full(3, math.nan)})
     assert math.isnan(nothing["perplexity"]) and math.isnan(nothing["log_likelihood"])
-    one_strand = summary({"forward": np.full(2, math.nan), "reverse": np.array([-2, math.nan])})  # "AN"
+    # "AN"
+    one_strand = summary({"forward": np.full(2, math.nan), "reverse": np.array([-2, math.nan])})
     assert one_strand["perplexity"] == pytest.approx(math.exp(2)) and one_strand["scored_bases"] == 1
 
 
@@ -69,7 +80,9 @@ def test_summary():
 def folder(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "x.fa").write_text(">one more\nACGTT\nGCA\n>two\nGGNCA\n")
-    pd.DataFrame({"id": ["one", "two"], "sequence": ["ACGTTGCA", "GGNCA"]}).to_csv(tmp_path / "x.csv", index=False)
+    pd.DataFrame({"id": ["one", "two"], "sequence": ["ACGTTGCA", "GGNCA"]}).to_csv(
+        tmp_path / "x.csv", index=False
+    )
     return tmp_path
 
 
@@ -87,7 +100,9 @@ def test_the_command_writes_tables(folder, model):
     assert table["log_likelihood"][0] == pytest.approx(np.mean(expected), rel=1e-5)
     bases = pd.read_csv(folder / "bases.tsv", sep="\t")
     assert "".join(bases["base"]) == "ACGTTGCAGGNCA" and bases["position"].tolist() == [*range(8), *range(5)]
-    np.testing.assert_allclose(bases["log_probability_forward"][:8], by_the_loss(model, "ACGTTGCA"), atol=1e-4)
+    np.testing.assert_allclose(
+        bases["log_probability_forward"][:8], by_the_loss(model, "ACGTTGCA"), atol=1e-4
+    )
     before = (folder / "out.tsv").read_text()
     assert run(folder, "x.csv") == 0 and (folder / "out.tsv").read_text() == before
     assert run(folder, "x.fa", "--strand", "reverse") == 0

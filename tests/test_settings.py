@@ -17,7 +17,13 @@ from hyenadna.training.experiments.few_shot import FewShotArguments
 from hyenadna.training.experiments.species import SpeciesArguments
 from hyenadna.training.finetune import FinetuneArguments
 from hyenadna.training.pretrain import PretrainArguments
-from hyenadna.training.runs.settings import names_of, parse_settings, result_settings, setting, settings_not_compared
+from hyenadna.training.runs.settings import (
+    names_of,
+    parse_settings,
+    result_settings,
+    setting,
+    settings_not_compared,
+)
 from hyenadna.training.runs.trainer import RecipeArguments
 from hyenadna.training.soft_prompt import SoftPromptArguments
 
@@ -31,7 +37,8 @@ RECIPES = {
     "chromatin": ChromatinArguments,
     "species": SpeciesArguments,
 }
-# Nothing of these may decide a result: where it is written, how often it is looked at, on which machine it runs.
+# Nothing of these may decide a result: where it is written, how often it is looked at, on which
+# machine it runs.
 ELSEWHERE = {
     "output_dir",
     "resume",
@@ -58,7 +65,9 @@ ELSEWHERE = {
     ],
 )
 def test_settings_of_other_recipes_are_refused(recipe, flags):
-    with pytest.raises(InputError, match=f"unknown settings: .*{recipe} does not use them: leave them out") as refused:
+    with pytest.raises(
+        InputError, match=f"unknown settings: .*{recipe} does not use them: leave them out"
+    ) as refused:
         parse_settings(RECIPES[recipe], recipe, "", ["--use_cpu", "--model", "m", *flags])
     name = flags[0] if flags[0] != "--form" else flags[2]
     assert name in str(refused.value)
@@ -81,7 +90,9 @@ def test_a_class_of_ours_can_be_parsed_by_plain_transformers():
     class Mine:
         shots: list[int] = setting([1, 2], "How many.")
 
-    args, mine = HfArgumentParser((RecipeArguments, Mine)).parse_args_into_dataclasses(["--use_cpu", "--shots", "3"])
+    args, mine = HfArgumentParser((RecipeArguments, Mine)).parse_args_into_dataclasses(
+        ["--use_cpu", "--shots", "3"]
+    )
     assert args.learning_rate == 6e-4 and mine.shots == [3]
     assert Mine().shots is not Mine().shots
 
@@ -105,7 +116,8 @@ from hyenadna.training.runs.folder import one_writer
 output = pathlib.Path(tempfile.mkdtemp(), "run")
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    one_writer(lambda args: (output / "made").touch())(types.SimpleNamespace(output_dir=output, process_index=0))
+    args = types.SimpleNamespace(output_dir=output, process_index=0)
+    one_writer(lambda args: (output / "made").touch())(args)
 assert any("do not start two runs in" in str(warning.message) for warning in caught), caught
 print([path.name for path in output.iterdir()])
 """

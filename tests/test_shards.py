@@ -1,4 +1,6 @@
-"""Parts of an interrupted job, whole files, one writer at a time, and the names that the room of analysis offers."""
+"""Parts of an interrupted job, whole files, one writer at a time, and the names that the room of
+analysis offers.
+"""
 
 import pytest
 
@@ -69,7 +71,10 @@ def test_one_writer_at_a_time(tmp_path, name):
     other_file.write_text("half, of a writer of another file")
     lock = folder / f".{name}.lock" if is_file else path / ".lock"
     with locked_by_another_process(lock):
-        with pytest.raises(InputError, match="another process is writing into"), locked(path, is_file=is_file):
+        with (
+            pytest.raises(InputError, match="another process is writing into"),
+            locked(path, is_file=is_file),
+        ):
             pytest.fail("locked twice")
         assert litter.exists()
     with locked(path, is_file=is_file):

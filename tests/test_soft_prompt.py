@@ -53,7 +53,7 @@ def run(request, checkpoint, data, tmp_path_factory):
     return request.param, folder, soft_prompt(args, data)
 
 
-# ------------------------------------------------------------------------------------------------ what a run leaves
+# -------------------------------------------------------------------------------- what a run leaves
 
 
 def test_files_and_metrics(run, data):
@@ -63,7 +63,9 @@ def test_files_and_metrics(run, data):
     assert "model.safetensors" not in files and "training_args.bin" not in files
     stored = load_file(folder / "adapter_model.safetensors")
     assert stored["prompt_embeddings"].shape == (T, 16)
-    assert set(stored) - {"prompt_embeddings"} == ({"base_model.score.weight"} if form == "classifier" else set())
+    assert set(stored) - {"prompt_embeddings"} == (
+        {"base_model.score.weight"} if form == "classifier" else set()
+    )
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["trained_parameters"] == sum(value.numel() for value in stored.values())
     assert metrics["parameters"] > 1000 and metrics["rows"] == {"train": 64, "validation": 16, "test": 21}
@@ -71,7 +73,8 @@ def test_files_and_metrics(run, data):
     assert predictions["label"].tolist() == data["test"]["label"][:]
     accuracy = accuracy_score(predictions["label"], predictions["predicted"])
     assert metrics["metrics"]["test"]["accuracy"] == pytest.approx(accuracy)
-    assert form == "next_token" or accuracy > 0.7  # it learns; for the other form see the test of its loss
+    # it learns; for the other form see the test of its loss
+    assert form == "next_token" or accuracy > 0.7
 
 
 def test_the_folder_loads_and_predicts_the_same(run, data):
@@ -86,7 +89,9 @@ def test_the_folder_loads_and_predicts_the_same(run, data):
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([ids])).logits
         scores = (logits[:, -1, letters] if form == "next_token" else logits).softmax(-1)[0]
-        expected = predictions.loc[row, ["probability_AT rich", "probability_GC rich"]].to_numpy(dtype=np.float32)
+        expected = predictions.loc[row, ["probability_AT rich", "probability_GC rich"]].to_numpy(
+            dtype=np.float32
+        )
         np.testing.assert_allclose(scores.numpy(), expected, atol=1e-4)
     if form == "classifier":
         assert model.config.id2label == {0: "AT rich", 1: "GC rich"} and model.config.pooling == "mean"
@@ -98,7 +103,10 @@ def test_the_checkpoint_is_not_changed(run, checkpoint):
     after = result.model.get_base_model().hyena.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     trained = {name for name, p in result.model.named_parameters() if p.requires_grad}
-    assert trained <= {"prompt_encoder.default.embedding.weight", "base_model.score.modules_to_save.default.weight"}
+    assert trained <= {
+        "prompt_encoder.default.embedding.weight",
+        "base_model.score.modules_to_save.default.weight",
+    }
 
 
 def test_a_finished_run_is_not_done_again(run, data, checkpoint, capsys):
@@ -108,7 +116,9 @@ def test_a_finished_run_is_not_done_again(run, data, checkpoint, capsys):
     assert "nothing to do" in capsys.readouterr().out
     assert again.results == json.loads(json.dumps(result.results)) and isinstance(again.model, PeftModel)
     with pytest.raises(InputError, match="num_virtual_tokens is 4, now it is 5"):
-        soft_prompt(make_args(checkpoint, folder, form=form, num_virtual_tokens=5, resume=True, patience=0), data)
+        soft_prompt(
+            make_args(checkpoint, folder, form=form, num_virtual_tokens=5, resume=True, patience=0), data
+        )
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(checkpoint, data, tmp_path, monkeypatch):
@@ -134,13 +144,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(checkpoint, data, tmp_path
     names = ("whole", "broken", f"whole/{best}")
     one, *others = (load_file(tmp_path / name / "adapter_model.safetensors") for name in names)
     assert all(torch.equal(one[name], other[name]) for name in one for other in others)
-    steps = [json.loads((tmp_path / n / "trainer_state.json").read_text())["global_step"] for n in ("whole", "broken")]
+    steps = [
+        json.loads((tmp_path / n / "trainer_state.json").read_text())["global_step"]
+        for n in ("whole", "broken")
+    ]
     assert (
         int(best.removeprefix("checkpoint-")) < steps[0] == steps[1] < 32
     )  # it stopped early, and the resumed run had not forgotten to count
 
 
-# ------------------------------------------------------------------------------------------------------ the pieces
+# --------------------------------------------------------------------------------------- the pieces
 
 
 def test_the_loss_is_that_of_the_letter_alone(checkpoint):
@@ -153,7 +166,9 @@ def test_the_loss_is_that_of_the_letter_alone(checkpoint):
     assert batch["labels"].tolist() == [[-100] * 6 + [11], [-100] * 6 + [7]]
     with torch.no_grad():
         out = prompted(**batch)
-        alone = [prompted(input_ids=torch.tensor([ids])).logits[0, -1] for ids in ([7, 8, 9, 10, 10, 1], [9, 9, 1])]
+        alone = [
+            prompted(input_ids=torch.tensor([ids])).logits[0, -1] for ids in ([7, 8, 9, 10, 10, 1], [9, 9, 1])
+        ]
     expected = -(alone[0].log_softmax(-1)[11] + alone[1].log_softmax(-1)[7]) / 2
     torch.testing.assert_close(out.loss, expected, rtol=1e-5, atol=1e-5)
     scores = collate.letter_logits(out.logits, batch["labels"])
@@ -167,7 +182,9 @@ def test_the_loss_is_that_of_the_letter_alone(checkpoint):
 
 
 def test_a_prompt_learns_which_letter_is_next(checkpoint):
-    """The same sequences and frozen model, with the one letter and then the other: only the prompt can say which."""
+    """The same sequences and frozen model, with the one letter and then the other: only the prompt
+    can say which.
+    """
     model = HyenaDNAForCausalLM.from_pretrained(checkpoint, embed_dropout=0.0)
     model.get_input_embeddings().weight.data.mul_(4)  # so that it can be sure of a letter
     collate = NextTokenCollator(HyenaDNATokenizer(add_eos_token=False), "AN")
@@ -223,11 +240,17 @@ def test_letters():
             letters_of_labels(["a", "b"], wrong)
 
 
-# ------------------------------------------------------------------------------------------------------------ LoRA
+# --------------------------------------------------------------------------------------------- LoRA
 
 
 def test_finetune_with_lora(checkpoint, data, tmp_path):
-    settings = {**QUICK, "num_train_epochs": 4, "learning_rate": 0.02, "model": str(checkpoint), "lora_rank": 2}
+    settings = {
+        **QUICK,
+        "num_train_epochs": 4,
+        "learning_rate": 0.02,
+        "model": str(checkpoint),
+        "lora_rank": 2,
+    }
     result = finetune(FinetuneArguments(output_dir=str(tmp_path / "lora"), **settings), data)
     d = 16
     matrices = 2 * 2 * sum((d + 3 * d, d + d, d + 4 * d, 4 * d + d))  # two layers, rank 2
@@ -246,7 +269,7 @@ def test_finetune_with_lora(checkpoint, data, tmp_path):
     assert isinstance(again.model, PeftModel)
 
 
-# -------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
@@ -256,13 +279,22 @@ def test_finetune_with_lora(checkpoint, data, tmp_path):
         ({"num_virtual_tokens": -3}, "num_virtual_tokens is -3"),
         ({"num_virtual_tokens": 64}, "leaves no room for a sequence: max_seq_len of the model is 64"),
         ({"num_virtual_tokens": 62, "truncation": True, "form": "next_token"}, "leaves no room"),
-        ({"num_virtual_tokens": 40}, r"row \d+ of the train rows has \d+ tokens, but max_seq_len of the model is 64"),
+        (
+            {"num_virtual_tokens": 40},
+            r"row \d+ of the train rows has \d+ tokens, but max_seq_len of the model is 64",
+        ),
         ({"init_text": "ACGX"}, r"init_text 'ACGX' holds \['X'\]; write bases"),
         ({"init_text": ""}, "init_text '' is empty"),
         ({"form": "prefix"}, "form is 'prefix'; use one of classifier, next_token"),
         ({"form": "next_token", "label_letters": "AX"}, "do not fit the 2 classes"),
-        ({"form": "next_token", "class_weights": True}, "the form next_token does not use class_weights: leave it out"),
-        ({"form": "next_token", "pooling": "last", "add_special_tokens": True}, "use pooling, add_special_tokens"),
+        (
+            {"form": "next_token", "class_weights": True},
+            "the form next_token does not use class_weights: leave it out",
+        ),
+        (
+            {"form": "next_token", "pooling": "last", "add_special_tokens": True},
+            "use pooling, add_special_tokens",
+        ),
         ({"label_letters": "AN"}, "the form classifier does not use label_letters"),
         ({"label_smoothing_factor": 0.1}, "soft-prompt does not use label_smoothing_factor"),
         ({"prompt_dropout": 1.0}, "prompt_dropout is 1.0"),
@@ -277,7 +309,11 @@ def test_bad_settings(checkpoint, data, tmp_path, changes, message):
 
 
 def test_bad_lora_and_regression_as_next_token(checkpoint, tmp_path):
-    for wrong in ({"lora_rank": 0}, {"lora_rank": 2, "freeze_backbone": True}, {"lora_rank": 2, "model": None}):
+    for wrong in (
+        {"lora_rank": 0},
+        {"lora_rank": 2, "freeze_backbone": True},
+        {"lora_rank": 2, "model": None},
+    ):
         with pytest.raises(InputError, match="lora_rank is"):
             FinetuneArguments(output_dir=str(tmp_path), **{"model": str(checkpoint), **wrong})
     rows = make_rows(20).remove_columns("label").add_column("label", [float(i) for i in range(20)])
@@ -289,11 +325,16 @@ def test_bad_lora_and_regression_as_next_token(checkpoint, tmp_path):
 def test_an_adapter_on_another_base(run, checkpoint, tmp_path):
     _, folder, _ = run
     random_model(d_model=8, max_seq_len=64).save_pretrained(tmp_path / "narrow")
-    with pytest.raises(InputError, match=r"with d_model=16, d_inner=64, but .*narrow' has d_model=8, d_inner=32; name"):
+    with pytest.raises(
+        InputError, match=r"with d_model=16, d_inner=64, but .*narrow' has d_model=8, d_inner=32; name"
+    ):
         load_adapted(folder, base=tmp_path / "narrow")
-    for name, value in (("n_layer", 1), ("n_layer", 3), ("max_seq_len", 65)):  # which peft would load without a word
+    # which peft would load without a word
+    for name, value in (("n_layer", 1), ("n_layer", 3), ("max_seq_len", 65)):
         random_model(**{"max_seq_len": 64, name: value}).save_pretrained(tmp_path / "other")
-        with pytest.raises(InputError, match=rf"for a model with {name}=.* has {name}={value}; name the right one"):
+        with pytest.raises(
+            InputError, match=rf"for a model with {name}=.* has {name}={value}; name the right one"
+        ):
             load_adapted(folder, base=tmp_path / "other")
     with pytest.raises(InputError, match=r"holds no adapter_config\.json"):
         load_adapted(checkpoint)

@@ -78,7 +78,8 @@ def test_a_chromosome_is_held_out_for_one_part_whatever_it_is_called(genomes):
 
 def test_a_file_that_was_unpacked_counts_once_and_copies_are_refused(genomes):
     folder = genomes / "at_rich"
-    with gzip.open(folder / "chr1.fna.gz", "wt") as file:  # as published: the packed file stays beside it
+    # as published: the packed file stays beside it
+    with gzip.open(folder / "chr1.fna.gz", "wt") as file:
         file.write((folder / "chr1.fna").read_text())
     assert len(open_species(make_args(genomes))["at_rich"]) == 3
     (folder / "copy.fa").write_text((folder / "chr3.fna").read_text().lower().replace("nc", "NC"))
@@ -87,7 +88,8 @@ def test_a_file_that_was_unpacked_counts_once_and_copies_are_refused(genomes):
     ):
         open_species(make_args(genomes))
     text = (folder / "chr3.fna").read_text()
-    (folder / "copy.fa").write_text(text[:-2] + "ACGT"["ACGT".index(text[-2]) - 1] + "\n")  # another assembly
+    # another assembly
+    (folder / "copy.fa").write_text(text[:-2] + "ACGT"["ACGT".index(text[-2]) - 1] + "\n")
     assert len(open_species(make_args(genomes))["at_rich"]) == 4
 
 
@@ -121,7 +123,9 @@ def test_windows_are_a_function_of_seed_epoch_and_number(genomes):
     texts = [windows.draw(i, 0)[1] for i in range(40)]
     flipped = [a != b for a, b in zip(first, texts, strict=True)]
     assert 8 < sum(flipped) < 32
-    assert all(a == (reverse_complement(b) if f else b) for a, b, f in zip(first, texts, flipped, strict=True))
+    assert all(
+        a == (reverse_complement(b) if f else b) for a, b, f in zip(first, texts, flipped, strict=True)
+    )
     rows.epoch.fill_(1)
     assert [rows[i]["sequence"] for i in range(40)] != first
 
@@ -144,14 +148,19 @@ def test_rows_stay_in_their_genome(genomes):
     assert len(part) == 2 and list(part) == [files[0].letters(1, 5, 9), files[0].letters(2, 1, 2)]
     other = WindowRows(files, windows, np.array([0, 1, 0]))
     assert digest_of({"train": rows}) != digest_of({"train": other})
-    assert digest_of({"train": rows}) == digest_of({"train": WindowRows(files, windows[:], np.array([0, 1, 1]))})
+    assert digest_of({"train": rows}) == digest_of(
+        {"train": WindowRows(files, windows[:], np.array([0, 1, 1]))}
+    )
 
 
 def test_it_learns_and_the_shipped_recipe_runs(genomes, tmp_path):
-    learned = species(make_args(genomes, tmp_path / "run", num_train_epochs=4, learning_rate=0.03, test_windows=40))
+    learned = species(
+        make_args(genomes, tmp_path / "run", num_train_epochs=4, learning_rate=0.03, test_windows=40)
+    )
     assert learned.results["metrics"]["test"]["accuracy"] > 0.8
     assert (
-        learned.results["label_names"] == ["at_rich", "gc_rich"] and learned.results["settings"]["task"] == "species_50"
+        learned.results["label_names"] == ["at_rich", "gc_rich"]
+        and learned.results["settings"]["task"] == "species_50"
     )
     predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert len(predictions) == 40 and predictions["label"].value_counts().tolist() == [20, 20]
@@ -177,9 +186,23 @@ def test_it_learns_and_the_shipped_recipe_runs(genomes, tmp_path):
 
 
 def test_two_processes_and_a_resumed_run(genomes, tmp_path):
-    """By the launcher, with a batch of 4 on each of two processes; one process with a batch of 8 does the same."""
-    args = ["--data", str(genomes), "--window", "50", "--windows_per_epoch", "32", "--test_windows", "10", "--use_cpu"]
-    args += flags(d_model=8, n_layer=1, embed_dropout=0, num_train_epochs=2, learning_rate=0.01, disable_tqdm=True)
+    """By the launcher, with a batch of 4 on each of two processes; one process with a batch of 8
+    does the same.
+    """
+    args = [
+        "--data",
+        str(genomes),
+        "--window",
+        "50",
+        "--windows_per_epoch",
+        "32",
+        "--test_windows",
+        "10",
+        "--use_cpu",
+    ]
+    args += flags(
+        d_model=8, n_layer=1, embed_dropout=0, num_train_epochs=2, learning_rate=0.01, disable_tqdm=True
+    )
     args += flags(per_device_train_batch_size=8)
     both = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     both += [
@@ -195,7 +218,9 @@ def test_two_processes_and_a_resumed_run(genomes, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(both, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    one = species(parse_settings(SpeciesArguments, "species", "", [*args, "--output_dir", str(tmp_path / "one")]))
+    one = species(
+        parse_settings(SpeciesArguments, "species", "", [*args, "--output_dir", str(tmp_path / "one")])
+    )
     two = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert two["hardware"]["processes"] == 2 and two["rows"] == one.results["rows"]
     assert two["metrics"]["test"]["loss"] == pytest.approx(one.results["metrics"]["test"]["loss"], rel=1e-3)
@@ -206,7 +231,16 @@ def test_two_processes_and_a_resumed_run(genomes, tmp_path):
         parse_settings(SpeciesArguments, "", "", [*args, "--output_dir", str(tmp_path / "one"), "--resume"])
     )
     assert again.results == json.loads((tmp_path / "one" / "metrics.json").read_text())
-    changed = [*args, "--output_dir", str(tmp_path / "one"), "--resume", "--window", "40", "--max_seq_len", "52"]
+    changed = [
+        *args,
+        "--output_dir",
+        str(tmp_path / "one"),
+        "--resume",
+        "--window",
+        "40",
+        "--max_seq_len",
+        "52",
+    ]
     with pytest.raises(InputError, match="holds another run: its window is 50, now it is 40"):
         species(parse_settings(SpeciesArguments, "species", "", [*changed, "--task", "species_50"]))
 
@@ -233,7 +267,9 @@ def test_bad_settings(genomes, changes, message):
 def test_bad_data(genomes, tmp_path, capsys):
     with pytest.raises(InputError, match=r"the longest contig of at_rich has 600 bases"):
         species(make_args(genomes, window=601))
-    with pytest.raises(InputError, match=r"region of the \w+ part of at_rich has [\d]+ bases: use a shorter window"):
+    with pytest.raises(
+        InputError, match=r"region of the \w+ part of at_rich has [\d]+ bases: use a shorter window"
+    ):
         species(make_args(genomes, window=500))
     with pytest.raises(InputError, match=r"no sub-folder \['yeti'\]"):
         species(make_args(genomes, species=["at_rich", "yeti"]))

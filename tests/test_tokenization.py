@@ -88,10 +88,20 @@ def test_every_character_is_one_token(upper):
 
 
 def test_cases_by_hand(tokenizer):
-    ids = tokenizer(["acgtn", "ACGU", "acgu", "RYSWKMBDHV", "ryswkmbdhv", "A\nC G\t", "A-C*X", "ÄA"]).input_ids
+    ids = tokenizer(
+        ["acgtn", "ACGU", "acgu", "RYSWKMBDHV", "ryswkmbdhv", "A\nC G\t", "A-C*X", "ÄA"]
+    ).input_ids
     assert ids[:5] == [[A, C, G, T, N, 1], [A, C, G, T, 1], [A, C, G, T, 1], [N] * 10 + [1], [N] * 10 + [1]]
     assert ids[5:] == [[A, UNK, C, UNK, G, UNK, 1], [A, UNK, C, UNK, UNK, 1], [UNK, A, 1]]
-    assert HyenaDNATokenizer(do_upper_case=False)("acgtnuACGURr").input_ids == [UNK] * 6 + [A, C, G, T, N, UNK, 1]
+    assert HyenaDNATokenizer(do_upper_case=False)("acgtnuACGURr").input_ids == [UNK] * 6 + [
+        A,
+        C,
+        G,
+        T,
+        N,
+        UNK,
+        1,
+    ]
 
 
 def test_special_tokens_in_the_text(tokenizer):
@@ -99,7 +109,12 @@ def test_special_tokens_in_the_text(tokenizer):
     assert tokenizer("a[MASK]g", add_special_tokens=False).input_ids == [A, 3, G]
     assert tokenizer("".join(SPECIAL), add_special_tokens=False).input_ids == list(range(7))
     assert tokenizer("[sep]", add_special_tokens=False).input_ids == [UNK, N, UNK, UNK, UNK]
-    assert tokenizer("A[MASK]c", return_offsets_mapping=True)["offset_mapping"] == [(0, 1), (1, 7), (7, 8), (0, 0)]
+    assert tokenizer("A[MASK]c", return_offsets_mapping=True)["offset_mapping"] == [
+        (0, 1),
+        (1, 7),
+        (7, 8),
+        (0, 0),
+    ]
     split = tokenizer("A[SEP]", add_special_tokens=False, split_special_tokens=True)
     assert split.input_ids == [A, UNK, N, UNK, UNK, UNK]
 
@@ -167,9 +182,9 @@ def outcome(encode) -> object:
         encoding = encode()
     except Exception as error:  # Rust raises bare Exceptions
         return type(error), str(error)
-    return {name: (type(value), getattr(value, "dtype", None), repr(value)) for name, value in encoding.items()}, [
-        (e.tokens, e.ids, e.offsets, e.type_ids, e.word_ids, e.attention_mask) for e in encoding.encodings
-    ]
+    return {
+        name: (type(value), getattr(value, "dtype", None), repr(value)) for name, value in encoding.items()
+    }, [(e.tokens, e.ids, e.offsets, e.type_ids, e.word_ids, e.attention_mask) for e in encoding.encodings]
 
 
 @pytest.mark.filterwarnings("ignore:.max_length. is ignored")
@@ -188,7 +203,9 @@ def test_table_equals_rust(kwargs, tmp_path, monkeypatch):
     for _ in range(800):
         ours.truncation_side = reference.truncation_side = rng.choice(["left", "right"])
         ours.padding_side = reference.padding_side = rng.choice(["left", "right"])
-        text = random_text(rng) if rng.random() < 0.4 else [random_text(rng) for _ in range(rng.randint(1, 4))]
+        text = (
+            random_text(rng) if rng.random() < 0.4 else [random_text(rng) for _ in range(rng.randint(1, 4))]
+        )
         options = {"verbose": False, **random_options(rng)}
         mine = outcome(lambda: ours(text, **options))  # noqa: B023
         theirs = outcome(lambda: reference(text, **options))  # noqa: B023
@@ -237,9 +254,12 @@ def test_encodings_can_be_copied_and_pickled(tokenizer, clone, used):
 
 def test_encodings_go_where_batches_go(tokenizer):
     encoding = tokenizer("ACG")
-    assert encoding.convert_to_tensors("pt", prepend_batch_axis=True).to("cpu").input_ids.tolist() == [[A, C, G, 1]]
+    assert encoding.convert_to_tensors("pt", prepend_batch_axis=True).to("cpu").input_ids.tolist() == [
+        [A, C, G, 1]
+    ]
     assert encoding.tokens() == ["A", "C", "G", "[SEP]"]
-    moved = send_to_device({"batch": encoding}, "cpu")["batch"]  # accelerate makes a new one: type(encoding)(dict)
+    # accelerate makes a new one: type(encoding)(dict)
+    moved = send_to_device({"batch": encoding}, "cpu")["batch"]
     assert moved["input_ids"].tolist() == [[A, C, G, 1]]
     rebuilt = type(encoding)({"input_ids": [A]})
     assert rebuilt.input_ids == [A] and not rebuilt.is_fast
@@ -273,7 +293,9 @@ def test_tables_of_sequences(tokenizer):
         Dataset.from_dict({"sequence": texts})[:]["sequence"],
     ):
         assert tokenizer(column).input_ids == expected
-    mapped = Dataset.from_dict({"sequence": texts}).map(lambda rows: tokenizer(rows["sequence"]), batched=True)
+    mapped = Dataset.from_dict({"sequence": texts}).map(
+        lambda rows: tokenizer(rows["sequence"]), batched=True
+    )
     assert mapped["input_ids"][:] == expected
     mapped = Dataset.from_dict({"sequence": texts}).map(lambda row: tokenizer(row["sequence"]))
     assert mapped["input_ids"][:] == expected
@@ -324,13 +346,16 @@ def test_wrong_values(tokenizer):
 def test_too_long_gives_the_usual_warning_once(kind, tmp_path, caplog, monkeypatch):
     ours = HyenaDNATokenizer(model_max_length=4)
     tokenizer = ours if kind == "ours" else rust(ours, tmp_path)
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", False)  # some libraries switch it on
+    # some libraries switch it on
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", False)
     monkeypatch.setattr(logging.getLogger("transformers"), "handlers", [caplog.handler])
 
     def warnings(*args, **kwargs):
         caplog.clear()
         tokenizer(*args, **kwargs)
-        return [r.getMessage() for r in caplog.records if "is longer than the specified maximum" in r.getMessage()]
+        return [
+            r.getMessage() for r in caplog.records if "is longer than the specified maximum" in r.getMessage()
+        ]
 
     assert not warnings("ACG")
     assert not warnings("ACGTA", truncation=True)
@@ -394,7 +419,11 @@ def test_added_tokens_are_honoured(tmp_path):
     assert tokenizer.add_tokens(["GATC"]) == 1
     assert tokenizer.add_special_tokens({"extra_special_tokens": ["<soft>"], "mask_token": "<m>"}) == 2
     rust(tokenizer, tmp_path)
-    for each in (tokenizer, HyenaDNATokenizer.from_pretrained(tmp_path), TokenizersBackend.from_pretrained(tmp_path)):
+    for each in (
+        tokenizer,
+        HyenaDNATokenizer.from_pretrained(tmp_path),
+        TokenizersBackend.from_pretrained(tmp_path),
+    ):
         vocab = each.get_vocab()
         assert sorted(vocab[t] for t in ("GATC", "<soft>", "<m>")) == [12, 13, 14]
         assert each.mask_token_id == vocab["<m>"]
@@ -404,11 +433,17 @@ def test_added_tokens_are_honoured(tmp_path):
 
 @pytest.mark.parametrize("token", ["m", "<m>", "5mC", "*"])
 def test_an_added_token_of_letters_that_are_read_as_others(token, tmp_path):
-    """ "m" is the IUPAC code of A or C, and read as `N`: as a token of its own it must not take the place of `N`."""
+    """ "m" is the IUPAC code of A or C, and read as `N`: as a token of its own it must not take the
+    place of `N`.
+    """
     tokenizer = HyenaDNATokenizer(add_eos_token=False)
     assert tokenizer.add_tokens([token]) == 1
     rust(tokenizer, tmp_path)
-    for each in (tokenizer, HyenaDNATokenizer.from_pretrained(tmp_path), TokenizersBackend.from_pretrained(tmp_path)):
+    for each in (
+        tokenizer,
+        HyenaDNATokenizer.from_pretrained(tmp_path),
+        TokenizersBackend.from_pretrained(tmp_path),
+    ):
         assert each(f"A{token}N").input_ids == [A, 12, N]
         assert each.convert_ids_to_tokens([12]) == [token]
         assert each.decode([A, 12, N]) == f"A{token}N"
@@ -447,7 +482,9 @@ def test_wrong_constructions(tokenizer, tmp_path):
 def published(tmp_path) -> Path:
     """A folder like the published `-hf` ones, whose code must not run."""
     folder = tmp_path / "published"
-    model = hyenadna.HyenaDNAForSequenceClassification(hyenadna.HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66))
+    model = hyenadna.HyenaDNAForSequenceClassification(
+        hyenadna.HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66)
+    )
     model.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     config["auto_map"] = {
@@ -581,10 +618,14 @@ def test_the_signature_is_kept_in_what_is_saved(tmp_path):
 
 
 def test_an_argument_with_the_name_of_a_method(published):
-    """Published files hold `add_special_tokens`, which did nothing; a user who passes it must not believe it did."""
+    """Published files hold `add_special_tokens`, which did nothing; a user who passes it must not
+    believe it did.
+    """
     assert HyenaDNATokenizer.from_pretrained(published)("A").input_ids == [A, 1]
     for load in (HyenaDNATokenizer, AutoTokenizer):
-        with pytest.raises(AttributeError, match=r"add_special_tokens conflicts with the method.*add_eos_token=False"):
+        with pytest.raises(
+            AttributeError, match=r"add_special_tokens conflicts with the method.*add_eos_token=False"
+        ):
             load.from_pretrained(published, add_special_tokens=False)
         with pytest.raises(AttributeError, match="get_vocab conflicts with the method"):
             load.from_pretrained(published, get_vocab=True)

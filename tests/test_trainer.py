@@ -43,7 +43,11 @@ def test_plain_trainer_trains_evaluates_and_predicts(tmp_path):
     )
     rows = classification_rows()
     trainer = Trainer(
-        model, args, train_dataset=rows, eval_dataset=rows, data_collator=DataCollatorWithPadding(HyenaDNATokenizer())
+        model,
+        args,
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=DataCollatorWithPadding(HyenaDNATokenizer()),
     )
     trainer.train()
     assert "eval_loss" in trainer.evaluate()
@@ -170,7 +174,9 @@ def test_the_third_step_in_a_row_that_is_not_finite_stops_the_training(tmp_path)
 
     for loss, norm in [(math.nan, 1.0), (1.0, math.inf), (1.0, 1.0), (1.0, math.nan), (math.inf, 1.0)]:
         step(loss, norm)  # never three in a row
-    with pytest.raises(InputError, match=r"step 17: the gradient norm is nan, for the third time in a row") as stopped:
+    with pytest.raises(
+        InputError, match=r"step 17: the gradient norm is nan, for the third time in a row"
+    ) as stopped:
         step(2.0, math.nan)
     assert "learning_rate is 0.5, max_grad_norm is 0" in str(stopped.value)
     assert "no checkpoint is left" in str(stopped.value)
@@ -178,11 +184,18 @@ def test_the_third_step_in_a_row_that_is_not_finite_stops_the_training(tmp_path)
 
 def make_trainer(folder, **settings) -> HyenaDNATrainer:
     args = RecipeArguments(
-        output_dir=str(folder), use_cpu=True, disable_tqdm=True, save_strategy="steps", save_steps=1, **settings
+        output_dir=str(folder),
+        use_cpu=True,
+        disable_tqdm=True,
+        save_strategy="steps",
+        save_steps=1,
+        **settings,
     )
     model = random_model(HyenaDNAForSequenceClassification, n_layer=1)
     collator = DataCollatorWithPadding(HyenaDNATokenizer())
-    return HyenaDNATrainer(model=model, args=args, train_dataset=classification_rows(), data_collator=collator)
+    return HyenaDNATrainer(
+        model=model, args=args, train_dataset=classification_rows(), data_collator=collator
+    )
 
 
 def test_the_checkpoint_before_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
@@ -213,7 +226,9 @@ def test_a_damaged_settings_file_is_named(content, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / SETTINGS_FILE).write_text(content, encoding="latin-1")
-    with pytest.raises(InputError, match=r"run_settings\.json (cannot be read|holds a \w+, not the settings)"):
+    with pytest.raises(
+        InputError, match=r"run_settings\.json (cannot be read|holds a \w+, not the settings)"
+    ):
         check_output_folder(folder, {"seed": 1}, resume=True)
 
 
@@ -221,12 +236,16 @@ def test_a_damaged_settings_file_is_named(content, tmp_path):
 def test_a_damaged_metrics_file_is_named(content, tmp_path):
     assert finished_results(tmp_path) is None
     (tmp_path / METRICS_FILE).write_text(content)
-    with pytest.raises(InputError, match=r"metrics\.json (cannot be read|holds a \w+, not results).*delete it"):
+    with pytest.raises(
+        InputError, match=r"metrics\.json (cannot be read|holds a \w+, not results).*delete it"
+    ):
         finished_results(tmp_path)
 
 
 def test_fsdp2_keeps_the_weights_in_float32_under_bf16(tmp_path, monkeypatch):
-    """Without a GPU Trainer makes no FSDP plugin of its own: it is handed one as Accelerate would prepare it."""
+    """Without a GPU Trainer makes no FSDP plugin of its own: it is handed one as Accelerate would
+    prepare it.
+    """
     args = RecipeArguments(output_dir=str(tmp_path), bf16=True, use_cpu=True, disable_tqdm=True)
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     plugin.set_mixed_precision("bf16")

@@ -64,7 +64,9 @@ def run(folder, content=None, *flags, name="v.vcf"):
 
 
 def table(folder):
-    return pd.read_csv(folder / "out/variants.tsv", sep="\t", keep_default_na=False, na_values={"llr": ["nan"]})
+    return pd.read_csv(
+        folder / "out/variants.tsv", sep="\t", keep_default_na=False, na_values={"llr": ["nan"]}
+    )
 
 
 def total(model, sequence):
@@ -140,7 +142,9 @@ def test_what_cannot_be_scored_says_why(folder, capsys):
     assert scores["llr"].notna().tolist() == [False] * len(cases) + [True, False]
     out = capsys.readouterr().out
     assert "1 of 13 alleles scored" in out and "skipped 2: symbolic_allele" in out and "REF_mismatch" in out
-    first, *_, last = [line for line in (folder / "out/variants.vcf").read_text().splitlines() if line[0] != "#"]
+    first, *_, last = [
+        line for line in (folder / "out/variants.vcf").read_text().splitlines() if line[0] != "#"
+    ]
     assert first.split("\t")[7] == f"HYENA_SKIP=REF_mismatch_fasta_has_{at(50)}"
     llr, distance = (f"{float(scores[name][11]):.6g}" for name in ("llr", "distance"))
     assert f"HYENA_LLR={llr},.;HYENA_DISTANCE={distance},.;HYENA_SKIP=.,symbolic_allele" in last
@@ -155,8 +159,10 @@ def between_good_parts():
 @pytest.mark.parametrize(
     ("content", "skipped", "scored"),
     [
-        (HEADER + record(5, "A", "C", chrom="chrM"), ["contig_not_in_fasta"], 0),  # a whole file of one record
-        (between_good_parts(), ["symbolic_allele"] * 511, 2),  # records 256 to 511 are the second part
+        # a whole file of one record
+        (HEADER + record(5, "A", "C", chrom="chrM"), ["contig_not_in_fasta"], 0),
+        # records 256 to 511 are the second part
+        (between_good_parts(), ["symbolic_allele"] * 511, 2),
         (HEADER, [], 0),
     ],
 )
@@ -168,7 +174,9 @@ def test_a_part_without_any_scorable_allele(folder, flags, content, skipped, sco
     assert f"{scored} of {len(scores)} alleles scored" in capsys.readouterr().out
     written = (folder / "out/variants.vcf").read_text().splitlines()
     records = [line for line in written if not line.startswith("#")]
-    assert [line.split("\t")[7].startswith("HYENA_SKIP=") for line in records] == (scores["skip"] != "").tolist()
+    assert [line.split("\t")[7].startswith("HYENA_SKIP=") for line in records] == (
+        scores["skip"] != ""
+    ).tolist()
 
 
 @pytest.mark.parametrize(
@@ -229,7 +237,10 @@ def test_a_killed_run_goes_on(folder, monkeypatch, capsys):
 
     monkeypatch.setattr(variants, "_score_alleles", killed)
     assert run(folder, content) == 130
-    assert not (folder / "out/variants.tsv").exists() and len(list((folder / "out/parts").glob("[0-9]*.tsv"))) == 2
+    assert (
+        not (folder / "out/variants.tsv").exists()
+        and len(list((folder / "out/parts").glob("[0-9]*.tsv"))) == 2
+    )
     assert run(folder, content) == 0
     assert calls == [0, 2, 4, 4, 6, 8]  # only what was missing
     assert (folder / "out/variants.tsv").read_text() == expected
@@ -346,7 +357,10 @@ def test_absurd_numbers(folder, capsys):
     many = "9" * 5000
     assert run(folder, HEADER + record(many, "A", "C")) == 1
     assert "a position" in capsys.readouterr().err
-    lines = [record(50, at(50), other(at(50)), info=f"END={many}"), record(51, at(51), other(at(51)), info="END=x")]
+    lines = [
+        record(50, at(50), other(at(50)), info=f"END={many}"),
+        record(51, at(51), other(at(51)), info="END=x"),
+    ]
     assert run(folder, HEADER + "".join(lines), name="v.vcf.gz") == 0
     assert "without an index" in capsys.readouterr().out and len(table(folder)) == 2
     for region in ("chr20:,-,", f"chr20:0-{many}", f"chr20:{many}-{many}", "chr20:5-5"):
@@ -363,7 +377,9 @@ def test_a_wrong_region_leaves_the_folder_free(folder, capsys):
 
 def test_one_writer_and_no_litter(folder, monkeypatch, capsys):
     content = unfinished_run(folder, monkeypatch)
-    litter = [folder / "out" / name for name in (".variants.77.unfinished.tsv", ".variants.vcf.77.unfinished.gz")]
+    litter = [
+        folder / "out" / name for name in (".variants.77.unfinished.tsv", ".variants.vcf.77.unfinished.gz")
+    ]
     litter.append(folder / "out/parts/.000000.77.unfinished.tsv")
     for path in litter:
         path.write_text("half")
@@ -372,7 +388,11 @@ def test_one_writer_and_no_litter(folder, monkeypatch, capsys):
     assert "another process is writing into" in capsys.readouterr().err
     assert all(path.exists() for path in litter)  # they may be the other's
     assert run(folder, content) == 0
-    assert sorted(p.name for p in (folder / "out").iterdir()) == ["run_settings.json", "variants.tsv", "variants.vcf"]
+    assert sorted(p.name for p in (folder / "out").iterdir()) == [
+        "run_settings.json",
+        "variants.tsv",
+        "variants.vcf",
+    ]
 
 
 def test_names_that_are_formulas(folder):
@@ -387,26 +407,30 @@ LAUNCH += "--dynamo_backend no --main_process_port 0 -m hyenadna.analysis.varian
 
 
 def test_two_processes_killed_and_resumed_equal_one(folder):
-    content = HEADER + "".join(record(i % 60 + 21, at(i % 60 + 21), other(at(i % 60 + 21))) for i in range(3000))
+    content = HEADER + "".join(
+        record(i % 60 + 21, at(i % 60 + 21), other(at(i % 60 + 21))) for i in range(3000)
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the processes: sums are rounded in another order with more
     assert run(folder, content, "--batch_size", "256") == 0
     torch.set_num_threads(threads)
     expected = [(folder / "out" / name).read_bytes() for name in ("variants.tsv", "variants.vcf")]
-    flags = (
-        f"--model {folder}/model --fasta {folder}/g.fa --vcf {folder}/v.vcf --window {WINDOW} --output_dir {folder}/two"
-    )
+    flags = f"--model {folder}/model --fasta {folder}/g.fa --vcf {folder}/v.vcf"
+    flags += f" --window {WINDOW} --output_dir {folder}/two"
     command = [sys.executable, *LAUNCH.split(), *flags.split(), "--batch_size", "256"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
 
     def launch() -> subprocess.Popen:
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
     killed, parts, deadline = launch(), folder / "two/parts", time.monotonic() + 240
     while not list(parts.glob("[0-9]*.tsv")) and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    for process in (*psutil.Process(killed.pid).children(recursive=True), killed):  # each has a session of its own
+    # each has a session of its own
+    for process in (*psutil.Process(killed.pid).children(recursive=True), killed):
         process.kill()
     printed, _ = killed.communicate(timeout=60)
     done = {path: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.tsv")}
@@ -414,14 +438,21 @@ def test_two_processes_killed_and_resumed_equal_one(folder):
 
     resumed = launch()
     kept = set(done)
-    while resumed.poll() is None and time.monotonic() < deadline:  # what was there is not written again
-        kept &= {path for path, written in done.items() if not path.exists() or path.stat().st_mtime_ns == written}
+    # what was there is not written again
+    while resumed.poll() is None and time.monotonic() < deadline:
+        kept &= {
+            path for path, written in done.items() if not path.exists() or path.stat().st_mtime_ns == written
+        }
         time.sleep(0.01)
     printed, _ = resumed.communicate(timeout=240)
     assert resumed.returncode == 0 and kept == set(done), printed
-    told = [int(count.replace(",", "")) for count in re.findall(r"process [01]: ([\d,]+) alleles in", printed)]
+    told = [
+        int(count.replace(",", "")) for count in re.findall(r"process [01]: ([\d,]+) alleles in", printed)
+    ]
     assert (
-        len(told) == 2 and min(told) > 0 and sum(told) == 3000 - sum(min(256, 3000 - 256 * int(p.stem)) for p in done)
+        len(told) == 2
+        and min(told) > 0
+        and sum(told) == 3000 - sum(min(256, 3000 - 256 * int(p.stem)) for p in done)
     )
     assert [(folder / "two" / name).read_bytes() for name in ("variants.tsv", "variants.vcf")] == expected
     assert not parts.exists()
@@ -470,7 +501,9 @@ def test_the_mutagenesis_command(folder, model, capsys):
 
 
 def test_a_batch_of_any_size_gives_the_same(folder, model):
-    """Prefixes of unequal length in one batch, near the ends of the chromosome and around long alleles."""
+    """Prefixes of unequal length in one batch, near the ends of the chromosome and around long
+    alleles.
+    """
     (genome,) = open_genomes([folder / "g.fa"])
     places = [1, 2, 5, 21, 40, 60, 61, 90, 150, 185, 199, 200]
     records = [["20", str(p), ".", at(p), alt] for p in places for alt in (other(at(p)), at(p) + "ACGTA")]
@@ -486,7 +519,9 @@ def test_a_batch_of_any_size_gives_the_same(folder, model):
 def test_the_distance_is_between_mean_embeddings(folder, model):
     (genome,) = open_genomes([folder / "g.fa"])
     record = ["20", "50", ".", at(50), "ACC"]
-    scores, shared = (variants.score_variants(model, genome, [record], 0, WINDOW, 8, share) for share in (False, True))
+    scores, shared = (
+        variants.score_variants(model, genome, [record], 0, WINDOW, 8, share) for share in (False, True)
+    )
     around = GENOME[49 - 18 : 49], GENOME[50 : 50 + 19]
     means = []
     for allele in (at(50), "ACC"):
@@ -495,7 +530,9 @@ def test_the_distance_is_between_mean_embeddings(folder, model):
         with torch.no_grad():
             means.append(sum(model.hyena(i).last_hidden_state[0].mean(0) for i in ids))
     for table in (scores, shared):
-        assert table["distance"][0] == pytest.approx(1 - torch.cosine_similarity(*means, dim=0).item(), abs=1e-6)
+        assert table["distance"][0] == pytest.approx(
+            1 - torch.cosine_similarity(*means, dim=0).item(), abs=1e-6
+        )
 
 
 def test_names_of_chromosomes(folder):

@@ -1,4 +1,6 @@
-"""VCF: its lines, and a compressed copy whose index finds what a plain search through all records finds."""
+"""VCF: its lines, and a compressed copy whose index finds what a plain search through all records
+finds.
+"""
 
 import gzip
 import random
@@ -44,7 +46,9 @@ def test_every_region_finds_its_records(reach, suffix, tmp_path):
             for _ in range(8):
                 start = rng.randrange(length)
                 expected = [
-                    i for n, p, i, ref, _ in rows if n == name and p - 1 < start + size and p - 1 + len(ref) > start
+                    i
+                    for n, p, i, ref, _ in rows
+                    if n == name and p - 1 < start + size and p - 1 + len(ref) > start
                 ]
                 assert fetch(path, written.index, name, start, start + size) == expected
 
@@ -56,7 +60,8 @@ def test_the_end_of_a_symbolic_allele_counts(tmp_path):
     assert fetch(tmp_path / "x.vcf.gz", written.index, "1", 90_000, 99_999) == []
     far = [*HEADER, f"1\t100\t0\tA\t<DEL>\t.\t.\tEND={2**30}"]
     written = write_vcf(tmp_path / "x.vcf.gz", far)
-    assert written.index.suffix == ".csi" and not (tmp_path / "x.vcf.gz.tbi").exists()  # of the file before
+    # of the file before
+    assert written.index.suffix == ".csi" and not (tmp_path / "x.vcf.gz.tbi").exists()
     assert fetch(tmp_path / "x.vcf.gz", written.index, "1", 2**30 - 2, 2**30 - 1) == [0]
 
 

@@ -1,4 +1,6 @@
-"""Whatever release of Transformers is installed: names of the cache, unknown arguments, and releases yet to come."""
+"""Whatever release of Transformers is installed: names of the cache, unknown arguments, and
+releases yet to come.
+"""
 
 import contextlib
 import subprocess
@@ -32,10 +34,15 @@ def talkative() -> HyenaDNAForCausalLM:
     return model
 
 
-HEADS = [HyenaDNAModel, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification]
+HEADS = [
+    HyenaDNAModel,
+    HyenaDNAForCausalLM,
+    HyenaDNAForSequenceClassification,
+    HyenaDNAForTokenClassification,
+]
 
 
-# -------------------------------------------------------------------------------------------------- the two names
+# ------------------------------------------------------------------------------------ the two names
 
 
 @pytest.mark.parametrize("name", ["past_key_values", "cache"])
@@ -89,7 +96,9 @@ model(ids, labels=ids, use_cache=True, output_hidden_states=True).loss.backward(
 mask = torch.ones_like(ids)
 mask[0, :5] = 0
 settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
-for more in ({}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 3}, {"prefill_chunk_size": 7}, {"use_cache": False}):
+ways = [{}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 3}]
+ways += [{"prefill_chunk_size": 7}, {"use_cache": False}]
+for more in ways:
     rows = slice(0, 1 if "prompt_lookup_num_tokens" in more else 2)
     model.generate(ids[rows], attention_mask=mask[rows], **settings, **more)
 for name in ("past_key_values", "cache"):
@@ -103,13 +112,16 @@ model.generate(inputs_embeds=model.get_input_embeddings()(ids), **settings)
 def test_nothing_is_said_about_old_names():
     """In a process of its own: the library says such things once."""
     run = subprocess.run(
-        [sys.executable, "-W", "error::FutureWarning", "-c", QUIET], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error::FutureWarning", "-c", QUIET],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     assert "past_key_values" not in run.stderr, run.stderr
 
 
-# ------------------------------------------------------------------------------------------- unknown arguments
+# -------------------------------------------------------------------------------- unknown arguments
 
 
 def test_what_is_let_through_changes_nothing():
@@ -165,7 +177,7 @@ def test_token_types():
         model(ids, token_type_ids=torch.ones_like(ids))
 
 
-# ----------------------------------------------------------------------------------------- padding-free batches
+# ----------------------------------------------------------------------------- padding-free batches
 
 
 @pytest.mark.parametrize("cls", HEADS)
@@ -174,9 +186,12 @@ def test_a_batch_without_padding_is_refused(cls):
     batch = DataCollatorWithFlattening()(rows)
     assert batch["input_ids"].shape == (1, 21)
     model = random_model(cls)
-    with pytest.raises(ValueError, match=r"start again at position 7 of row 0.*Pad instead.*`attention_mask`"):
+    with pytest.raises(
+        ValueError, match=r"start again at position 7 of row 0.*Pad instead.*`attention_mask`"
+    ):
         model(input_ids=batch["input_ids"], position_ids=batch["position_ids"])
-    model(input_ids=batch["input_ids"][:, :7], position_ids=batch["position_ids"][:, :7])  # one sequence
+    # one sequence
+    model(input_ids=batch["input_ids"][:, :7], position_ids=batch["position_ids"][:, :7])
 
 
 def test_positions_of_one_sequence_a_row():
@@ -216,10 +231,12 @@ def test_positions_behind_a_cache():
         logits = model(ids[:, 15:], attention_mask=mask, cache=cache, position_ids=positions[:, 15:]).logits
     torch.testing.assert_close(logits, expected[:, 15:], rtol=1e-4, atol=1e-4)
     generated = model.generate(ids, max_new_tokens=5, do_sample=False)
-    assert torch.equal(model.generate(ids, max_new_tokens=5, do_sample=False, position_ids=positions), generated)
+    assert torch.equal(
+        model.generate(ids, max_new_tokens=5, do_sample=False, position_ids=positions), generated
+    )
 
 
-# --------------------------------------------------------------------------------------------- releases to come
+# --------------------------------------------------------------------------------- releases to come
 
 
 @pytest.fixture
@@ -230,8 +247,13 @@ def newer_release(monkeypatch):
 
 @pytest.fixture(params=["passed on", "left to the model"])
 def third_name(request, newer_release, monkeypatch):
-    """A release that calls the cache `memory`, in `generate` and in the outputs; in one of them the model makes it."""
-    prepare, update = GenerationMixin._prepare_cache_for_generation, GenerationMixin._update_model_kwargs_for_generation
+    """A release that calls the cache `memory`, in `generate` and in the outputs; in one of them the
+    model makes it.
+    """
+    prepare, update = (
+        GenerationMixin._prepare_cache_for_generation,
+        GenerationMixin._update_model_kwargs_for_generation,
+    )
 
     def prepare_cache(self, generation_config, model_kwargs, *args, **kwargs):
         prepare(self, generation_config, model_kwargs, *args, **kwargs)
@@ -253,7 +275,11 @@ def test_a_release_with_a_third_name_warns_and_generates_rightly(third_name):
     model, ids = talkative(), random_ids(2, 20)
     settings = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False}
     # A release that keeps a mask of ones, as 5.16 does, stops at its shape.
-    told = "A cache came as `memory`" if third_name == "passed on" else "(logits differ|`attention_mask` has shape)"
+    told = (
+        "A cache came as `memory`"
+        if third_name == "passed on"
+        else "(logits differ|`attention_mask` has shape)"
+    )
     with pytest.warns(UserWarning, match=rf"Transformers 5\.99\.0.*{told}.*{NEWEST_TESTED}"):
         out = model.generate(ids, **settings)
     logits = model(out).logits[:, 19:-1, 7:12]  # the bases
@@ -267,7 +293,9 @@ def test_a_release_with_a_third_name_warns_and_generates_rightly(third_name):
 
 
 def test_without_the_check_such_a_release_would_be_wrong_or_an_error(third_name, monkeypatch):
-    """The guard in `forward` travels in every folder, and stops what it sees; the rest is what the check is for."""
+    """The guard in `forward` travels in every folder, and stops what it sees; the rest is what the
+    check is for.
+    """
     monkeypatch.setattr(transformers_api, "_cache_works", True)
     model, ids = talkative(), random_ids(1, 20)
     settings = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False}
@@ -276,7 +304,8 @@ def test_without_the_check_such_a_release_would_be_wrong_or_an_error(third_name,
             model.generate(ids, **settings)
         return
     expected = model.generate(ids, use_cache=False, **settings)
-    with contextlib.suppress(ValueError):  # where a mask of ones is kept, and is too long for one token
+    # where a mask of ones is kept, and is too long for one token
+    with contextlib.suppress(ValueError):
         assert not torch.equal(model.generate(ids, **settings), expected)
 
 

@@ -31,7 +31,9 @@ def files(tmp_path):
         with open(tmp_path / f"{i}.fa", "w") as file:
             for k, text in enumerate(pair):
                 width = 60 if i == 0 else len(text)
-                file.write(f">c{k}\n" + "\n".join(text[s : s + width] for s in range(0, len(text), width)) + "\n")
+                file.write(
+                    f">c{k}\n" + "\n".join(text[s : s + width] for s in range(0, len(text), width)) + "\n"
+                )
     return open_genomes([tmp_path / "0.fa", tmp_path / "1.fa"]), texts
 
 
@@ -49,7 +51,8 @@ def test_sequences_are_those_of_the_files(files):
     windows = random_windows(texts, 60)
     expected = [texts[f][s][a:b] for f, s, a, b in windows.tolist()]
     sequences = WindowSequences(genomes, windows)
-    assert list(sequences) == expected and sequences[-1] == expected[-1]  # as they are written, case too
+    # as they are written, case too
+    assert list(sequences) == expected and sequences[-1] == expected[-1]
     assert list(sequences[10:50:7]) == expected[10:50:7] and len(sequences[55:]) == 5
     with pytest.raises(IndexError):
         sequences[60]
@@ -118,9 +121,12 @@ def test_no_window_of_training_touches_what_is_held_out(tmp_path, lengths, fract
         total = sum(n for n in (lengths if name == "a" else [3000]) if n >= 20)
         for part in ("validation", "test"):
             held = int(regions[part].lengths.sum())
-            assert fraction * total - 20 <= held <= fraction * total + 1  # a rest below a window is in no part
+            # a rest below a window is in no part
+            assert fraction * total - 20 <= held <= fraction * total + 1
         windows = {
-            part: Intervals.of(DrawnWindows(genomes, [regions[part]], 20, 1).draw(i, 0)[0] for i in range(150))
+            part: Intervals.of(
+                DrawnWindows(genomes, [regions[part]], 20, 1).draw(i, 0)[0] for i in range(150)
+            )
             for part in PARTS
         }
         for one in PARTS:
@@ -171,7 +177,11 @@ def test_the_other_strand_is_that_of_the_same_window(tmp_path):
 
 def test_intervals_and_last_bases(files):
     genomes, _ = files
-    for start, end, message in ((5, 5, "above its start"), (-1, 4, "above its start"), (0, 301, "ends outside of c0")):
+    for start, end, message in (
+        (5, 5, "above its start"),
+        (-1, 4, "above its start"),
+        (0, 301, "ends outside of c0"),
+    ):
         with pytest.raises(InputError, match=f"row 7: .*{message}"):
             check_interval(genomes[0], 0, start, end, "row 7")
     check_interval(genomes[0], 0, 0, 300, "row 7")
@@ -192,7 +202,9 @@ def test_processes_that_start_together_make_the_index_without_harm(tmp_path):
     (tmp_path / "g.fa").write_text("".join(f">c{i}\n{letters[:n]}\n" for i, n in enumerate(sizes)))
     context = multiprocessing.get_context("fork")
     barrier, lengths = context.Barrier(4), context.Queue()
-    children = [context.Process(target=_open, args=(str(tmp_path / "g.fa"), barrier, lengths)) for _ in range(4)]
+    children = [
+        context.Process(target=_open, args=(str(tmp_path / "g.fa"), barrier, lengths)) for _ in range(4)
+    ]
     for child in children:
         child.start()
     found = [lengths.get(timeout=300) for _ in children]

@@ -30,7 +30,10 @@ def test_windows_end_in_sep_and_are_padded_on_the_right(tmp_path):
     assert (ids % SOFT_MASKED).tolist() == [[7, 8, 9, 10, 11, SEP], [7, 8, 9, SEP, PAD, PAD]]
     batch = WindowCollator()(ids)
     assert set(batch) == {"input_ids", "labels"}
-    assert batch["input_ids"].tolist() == (ids % SOFT_MASKED).tolist() and batch["input_ids"].dtype == torch.int64
+    assert (
+        batch["input_ids"].tolist() == (ids % SOFT_MASKED).tolist()
+        and batch["input_ids"].dtype == torch.int64
+    )
     assert batch["labels"].tolist() == [[7, 8, 9, 10, -100, SEP], [7, 8, 9, SEP, -100, -100]]
     masked = WindowCollator(soft_masked_weight=0.0)(ids)
     assert masked["input_ids"].equal(batch["input_ids"])
@@ -50,7 +53,8 @@ def test_soft_masked_bases_weigh_as_much_as_asked(tmp_path):
 def test_a_shorter_length_cuts_windows_into_pieces(small):
     genomes, cut = small
     dataset = WindowDataset(genomes, cut, 8)
-    whole = dataset.__getitems__([(0, 8, False), (10, 8, True)])  # window 10 has the last 3 bases of chromosome 1
+    # window 10 has the last 3 bases of chromosome 1
+    whole = dataset.__getitems__([(0, 8, False), (10, 8, True)])
     pieces = dataset.__getitems__([(0, 3, False), (10, 3, True)])
     assert pieces.shape == (4, 4)
     assert pieces[0].tolist() == [*whole[0, :3], SEP] and pieces[1].tolist() == [*whole[0, 3:6], SEP]
@@ -78,8 +82,12 @@ def test_random_lengths_cut_equal_pieces_and_depend_on_seed_and_step_alone():
     cut = windows((0, 0, 0, 1000))
     sampler = WindowSampler(cut, [1.0], 1, 1000, seed=3, shortest=60)
     lengths = [sampler.length_at(step) for step in range(2000)]
-    assert lengths == [WindowSampler(cut, [1.0], 1, 1000, seed=3, shortest=60).length_at(s) for s in range(2000)]
-    assert lengths != [WindowSampler(cut, [1.0], 1, 1000, seed=4, shortest=60).length_at(s) for s in range(2000)]
+    assert lengths == [
+        WindowSampler(cut, [1.0], 1, 1000, seed=3, shortest=60).length_at(s) for s in range(2000)
+    ]
+    assert lengths != [
+        WindowSampler(cut, [1.0], 1, 1000, seed=4, shortest=60).length_at(s) for s in range(2000)
+    ]
     assert set(lengths) <= {-(-1000 // pieces) for pieces in range(1, 17)}
     assert min(lengths) == 63 and max(lengths) == 1000
     # Four doublings from 62.5 to 1,000; of equal chance, but for where the lengths are rounded.
@@ -103,7 +111,9 @@ def test_order_and_strands_depend_on_seed_and_epoch_alone(small):
     for items in (one, stream(1, 1), stream(2, 0)):
         rows = [row for row, _, _ in items]
         assert sorted(rows[:17]) == list(range(17)) and rows[17:] == [-1] * 3
-    many = WindowSampler(windows(*[(0, 0, i, i + 1) for i in range(2000)]), [1.0], 4, 8, reverse_complement=0.25)
+    many = WindowSampler(
+        windows(*[(0, 0, i, i + 1) for i in range(2000)]), [1.0], 4, 8, reverse_complement=0.25
+    )
     assert 400 < sum(flip for _, _, flip in many) < 600
 
 
@@ -117,7 +127,8 @@ def test_weights_of_files():
         count = [sum(low <= row < high for row in seen[-1]) for low, high in ((0, 6), (6, 16), (16, 20))]
         assert count == [12, 5, 4]
         assert sorted(row for row in seen[-1] if row < 6) == sorted([*range(6), *range(6)])
-    for file, times in ((range(0, 6), 8), (range(6, 16), 2), (range(16, 20), 4)):  # even, over four epochs
+    # even, over four epochs
+    for file, times in ((range(0, 6), 8), (range(6, 16), 2), (range(16, 20), 4)):
         assert all(sum(rows.count(row) for rows in seen) == times for row in file)
 
 
@@ -163,9 +174,14 @@ def test_each_base_comes_once_an_epoch_over_two_ranks_and_two_workers(stages, sm
             assert len(resumed) == len(batches) - 2 and all(map(torch.equal, resumed, batches[2:]))
             seen.append(batches)
         # Both ranks take the same number of batches, of the same length in the same step.
-        assert len(seen[0]) == len(seen[1]) and all(a.shape[1] == b.shape[1] for a, b in zip(*seen, strict=True))
+        assert len(seen[0]) == len(seen[1]) and all(
+            a.shape[1] == b.shape[1] for a, b in zip(*seen, strict=True)
+        )
         text = [
-            "".join("ACGT"[i - 7] for i in row.tolist() if 7 <= i <= 10) for rank in seen for b in rank for row in b
+            "".join("ACGT"[i - 7] for i in row.tolist() if 7 <= i <= 10)
+            for rank in seen
+            for b in rank
+            for row in b
         ]
         if not stages:
             expected = [random_dna(83)[i : i + 8] for i in range(0, 83, 8)]

@@ -1,8 +1,10 @@
 """The HyenaDNA tokenizer: one token per base, on the `tokenizers` (Rust) backend.
 
-`tokenizer.json` holds the whole behaviour: a saved tokenizer gives the same ids where only Transformers is installed.
-This class adds speed: a plain sequence is looked up in a table of 256 entries, and Rust runs only for what the table
-cannot do (pairs, offsets, special tokens inside the text, tokens that the user has added, ...).
+`tokenizer.json` holds the whole behaviour: a saved tokenizer gives the same ids where only
+Transformers is installed.
+This class adds speed: a plain sequence is looked up in a table of 256 entries, and Rust runs only
+for what the table cannot do (pairs, offsets, special tokens inside the text, tokens that the user
+has added, ...).
 """
 
 from collections.abc import Callable
@@ -17,11 +19,14 @@ from transformers import BatchEncoding, TokenizersBackend
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]")
 BASES = ("A", "C", "G", "T", "N")
 VOCABULARY = {token: i for i, token in enumerate(SPECIAL_TOKENS + BASES)}  # the published ids
-READ_AS = {"T": "U", "N": "RYSWKMBDHV"}  # RNA, and the IUPAC codes that stand for more than one base
+# RNA, and the IUPAC codes that stand for more than one base
+READ_AS = {"T": "U", "N": "RYSWKMBDHV"}
 
 
 class LazyBatchEncoding(BatchEncoding):
-    """A `BatchEncoding` that makes its Rust encodings (`tokens()`, `word_ids()`, `enc[0]`, ...) when first asked."""
+    """A `BatchEncoding` that makes its Rust encodings (`tokens()`, `word_ids()`, `enc[0]`, ...)
+    when first asked.
+    """
 
     # Not an argument of `__init__`: accelerate rebuilds a batch as `type(batch)(dict)`.
     _make: Callable[[], BatchEncoding] | None = None
@@ -48,27 +53,30 @@ class LazyBatchEncoding(BatchEncoding):
 
 
 class HyenaDNATokenizer(TokenizersBackend):
-    """
-    One token per base: `[CLS]`0 `[SEP]`1 `[BOS]`2 `[MASK]`3 `[PAD]`4 `[RESERVED]`5 `[UNK]`6 `A`7 `C`8 `G`9 `T`10 `N`11.
+    """One token per base: `[CLS]`0 `[SEP]`1 `[BOS]`2 `[MASK]`3 `[PAD]`4 `[RESERVED]`5 `[UNK]`6
+    `A`7 `C`8 `G`9 `T`10 `N`11.
 
-    `"ACGT"` becomes `[7, 8, 9, 10, 1]`: `[SEP]`, also the end-of-sequence token, is appended; nothing is put in front.
-    `U` is read as `T`, the IUPAC codes `RYSWKMBDHV` as `N` (the published tokenizer made them `[UNK]`). Every other
-    character is one `[UNK]`, a gap, a space and a line break too, so character i is token i. Special tokens in the text
-    (`"ACG[MASK]T"`) are read as those tokens.
+    `"ACGT"` becomes `[7, 8, 9, 10, 1]`: `[SEP]`, also the end-of-sequence token, is appended;
+    nothing is put in front. `U` is read as `T`, the IUPAC codes `RYSWKMBDHV` as `N` (the published
+    tokenizer made them `[UNK]`). Every other character is one `[UNK]`, a gap, a space and a line
+    break too, so character i is token i. Special tokens in the text (`"ACG[MASK]T"`) are read as
+    those tokens.
 
-    Args:
-        model_max_length: longest input in tokens, special tokens included; what is longer gives a warning.
-        do_upper_case: read lower case (soft-masked sequence) as upper case. `False` makes it `[UNK]`, as the published
+    Args: model_max_length: longest input in tokens, special tokens included; what is longer gives a
+        warning. do_upper_case: read lower case (soft-masked sequence) as upper case. `False` makes
+        it `[UNK]`, as the published
             tokenizer did. May be changed later: `tokenizer.do_upper_case = False`.
-        add_eos_token: append `[SEP]`, unless a call says `add_special_tokens=False`. If None: what the loaded
-            `tokenizer.json` does, else True. May be changed later: `tokenizer.add_eos_token = False`.
+        add_eos_token: append `[SEP]`, unless a call says `add_special_tokens=False`. If None: what
+            the loaded `tokenizer.json` does, else True. May be changed later:
+            `tokenizer.add_eos_token = False`.
         padding_side: `"left"`, as published, or `"right"`.
-        kwargs: passed to `TokenizersBackend`. Published files hold `characters`, which must be `["A", "C", "G", "T",
-            "N"]`, and `"add_special_tokens": false`, which is dropped because it had no effect.
+        kwargs: passed to `TokenizersBackend`. Published files hold `characters`, which must be
+            `["A", "C", "G", "T", "N"]`, and `"add_special_tokens": false`, which is dropped because
+            it had no effect.
 
-    Raises:
-        AttributeError: an argument has the name of a method, such as `add_special_tokens`.
-        ValueError: another vocabulary (`characters`, `vocab`), or a backend (`tokenizer_object`, `tokenizer_file`).
+    Raises: AttributeError: an argument has the name of a method, such as `add_special_tokens`.
+        ValueError: another vocabulary (`characters`, `vocab`), or a backend (`tokenizer_object`,
+        `tokenizer_file`).
     """
 
     model_input_names = ["input_ids", "attention_mask"]
@@ -83,27 +91,41 @@ class HyenaDNATokenizer(TokenizersBackend):
         **kwargs: Any,
     ):
         _refuse_other_vocabularies(kwargs)
-        # Published files hold these. They are not saved again: auto_map names code that our folder does not hold.
+        # Published files hold these. They are not saved again: auto_map names code that our folder
+        # does not hold.
         for name in ("auto_map", "clean_up_tokenization_spaces", "merges"):
             kwargs.pop(name, None)
-        if "name_or_path" in kwargs:  # loaded from files; if a user passes it, the library refuses the name of a method
+        # loaded from files; if a user passes it, the library refuses the name of a method
+        if "name_or_path" in kwargs:
             kwargs.pop("add_special_tokens", None)
         add_bos_token = kwargs.pop("add_bos_token", None)
-        if add_eos_token is None and kwargs.get("post_processor") is None:  # there is one when tokenizer.json was read
+        # there is one when tokenizer.json was read
+        if add_eos_token is None and kwargs.get("post_processor") is None:
             add_eos_token = True
 
         self._tokenizer = _make_backend()
         self._one_base = self._tokenizer.encode("A")
         self.do_upper_case = do_upper_case
 
-        names = {"bos": "[BOS]", "eos": "[SEP]", "sep": "[SEP]", "cls": "[CLS]", "pad": "[PAD]", "mask": "[MASK]"}
+        names = {
+            "bos": "[BOS]",
+            "eos": "[SEP]",
+            "sep": "[SEP]",
+            "cls": "[CLS]",
+            "pad": "[PAD]",
+            "mask": "[MASK]",
+        }
         for name, token in {**names, "unk": "[UNK]"}.items():
             kwargs.setdefault(f"{name}_token", token)
         kwargs.setdefault("extra_special_tokens", ["[RESERVED]"])
         super().__init__(
-            model_max_length=model_max_length, do_upper_case=do_upper_case, padding_side=padding_side, **kwargs
+            model_max_length=model_max_length,
+            do_upper_case=do_upper_case,
+            padding_side=padding_side,
+            **kwargs,
         )
-        # Transformers saves these two only as the post-processor in tokenizer.json, and drops one if given the other.
+        # Transformers saves these two only as the post-processor in tokenizer.json, and drops one
+        # if given the other.
         before, after = self._special_ids()
         self._add_bos_token = self.bos_token_id in before
         self._add_eos_token = self.eos_token_id in after
@@ -117,8 +139,9 @@ class HyenaDNATokenizer(TokenizersBackend):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> "HyenaDNATokenizer":
         if "add_special_tokens" in kwargs:
             raise AttributeError(
-                "add_special_tokens conflicts with the method add_special_tokens in HyenaDNATokenizer: pass it to a "
-                "call, `tokenizer(text, add_special_tokens=False)`, or load with `add_eos_token=False`."
+                "add_special_tokens conflicts with the method add_special_tokens in HyenaDNATokenizer: "
+                "pass it to a call, `tokenizer(text, add_special_tokens=False)`, or load with "
+                "`add_eos_token=False`."
             )
         tokenizer = super().from_pretrained(*args, **kwargs)
         if kwargs.get("_from_pipeline") == "text-generation":
@@ -143,13 +166,17 @@ class HyenaDNATokenizer(TokenizersBackend):
         self._tokenizer.normalizer = normalizers.Sequence(steps)
 
     def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
-        """As in Transformers, but "m", which is read as `N` in a sequence, becomes a token "m", and `N` stays `N`."""
+        """As in Transformers, but "m", which is read as `N` in a sequence, becomes a token "m", and
+        `N` stays `N`.
+        """
         tokens = []
         for token in new_tokens:
             if not isinstance(token, AddedToken):
                 token = AddedToken(token, normalized=not special_tokens)
             if token.normalized and self._tokenizer.normalizer.normalize_str(token.content) != token.content:
-                places = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "special")}
+                places = {
+                    name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "special")
+                }
                 token = AddedToken(token.content, normalized=False, **places)
             tokens.append(token)
         return super()._add_tokens(tokens, special_tokens)
@@ -194,7 +221,9 @@ class HyenaDNATokenizer(TokenizersBackend):
         verbose: bool = True,
         **others: Any,
     ) -> dict[str, list] | None:
-        """Encode by table what Rust would encode to the same ids, or return None: Rust has to do it."""
+        """Encode by table what Rust would encode to the same ids, or return None: Rust has to do
+        it.
+        """
         texts = [text] if isinstance(text, str) else text
         padding_side = padding_side or self.padding_side
         before, after = self._special_ids() if add_special_tokens else ([], [])
@@ -249,8 +278,12 @@ class HyenaDNATokenizer(TokenizersBackend):
         return data
 
     def _table_knows(self, texts: Any) -> bool:
-        """Whether the table alone gives the ids: ASCII without special tokens, and no tokens that a user added."""
-        if "token_type_ids" in self.model_input_names or len(self.added_tokens_decoder) != len(SPECIAL_TOKENS):
+        """Whether the table alone gives the ids: ASCII without special tokens, and no tokens that a
+        user added.
+        """
+        if "token_type_ids" in self.model_input_names or len(self.added_tokens_decoder) != len(
+            SPECIAL_TOKENS
+        ):
             return False
         return all(isinstance(t, str) and t.isascii() and "[" not in t for t in texts)
 
@@ -259,13 +292,17 @@ def _make_backend() -> Tokenizer:
     """The Rust tokenizer: BPE without merges is its fastest model that yields single characters."""
     # A cache of whole sequences would be of no use.
     backend = Tokenizer(BPE(VOCABULARY, [], unk_token="[UNK]", fuse_unk=False, cache_capacity=0))
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
+    backend.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
+    )
     backend.decoder = decoders.Fuse()
     return backend
 
 
 def _refuse_other_vocabularies(kwargs: dict[str, Any]) -> None:
-    """Take the vocabulary out of the arguments; raise ValueError if it is not the published one, or a backend came."""
+    """Take the vocabulary out of the arguments; raise ValueError if it is not the published one, or
+    a backend came.
+    """
     characters = kwargs.pop("characters", BASES)
     vocab = kwargs.pop("vocab", VOCABULARY)
     came = None
@@ -281,13 +318,16 @@ def _refuse_other_vocabularies(kwargs: dict[str, Any]) -> None:
     for name in ("tokenizer_object", "tokenizer_file"):
         if kwargs.pop(name, None) is not None:
             raise ValueError(
-                f"HyenaDNATokenizer builds its own backend, but got {name}. Load a folder with HyenaDNATokenizer."
-                "from_pretrained(folder), and other backends with transformers.PreTrainedTokenizerFast."
+                f"HyenaDNATokenizer builds its own backend, but got {name}. Load a folder with "
+                "HyenaDNATokenizer.from_pretrained(folder), and other backends with "
+                "transformers.PreTrainedTokenizerFast."
             )
 
 
 def _padded_lengths(lengths: list[int], longest: int | None, multiple: int | None) -> list[int]:
-    """The length of each row with its pads: up to the longest row, or to `longest` if that is given."""
+    """The length of each row with its pads: up to the longest row, or to `longest` if that is
+    given.
+    """
     width = max(lengths) if longest is None else longest
     if multiple:
         width += -width % multiple
@@ -303,9 +343,9 @@ def _check_text(name: str, text: Any) -> None:
         if len(came) > 60:
             came = came[:60] + "..."
         raise TypeError(
-            f"{name} must be a str (one sequence) or a list of str (a batch), but got {type(text).__name__}: {came}. "
-            "Convert an array or a column of a table with .tolist() or list(), decode bytes with .decode(), and drop "
-            "missing values (None, NaN) first."
+            f"{name} must be a str (one sequence) or a list of str (a batch), but got "
+            f"{type(text).__name__}: {came}. Convert an array or a column of a table with .tolist() or "
+            "list(), decode bytes with .decode(), and drop missing values (None, NaN) first."
         )
     for i, item in enumerate(text):
         if not isinstance(item, str):

@@ -40,7 +40,17 @@ _ELSEWHERE = {  # the others are in `hyenadna.training`; all are imported on dem
     "export": "hyenadna.hub_upload.export",
     "push": "hyenadna.hub_upload.push",
 }
-_OPTIONAL = {"accelerate", "datasets", "evaluate", "matplotlib", "pandas", "peft", "pyfaidx", "scipy", "sklearn"}
+_OPTIONAL = {
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "matplotlib",
+    "pandas",
+    "peft",
+    "pyfaidx",
+    "scipy",
+    "sklearn",
+}
 
 
 def module_of(name: str) -> str:

@@ -1,4 +1,5 @@
-"""Train HyenaDNA on real DNA, from nothing and from a checkpoint, in a few minutes on two cores: `hyenadna demo`.
+"""Train HyenaDNA on real DNA, from nothing and from a checkpoint, in a few minutes on two cores:
+`hyenadna demo`.
 
     hyenadna demo [--output_dir hyenadna-demo] [--seed 0]
 
@@ -111,8 +112,11 @@ def export_run(run: Path) -> Path:
         str(run),
         folder,
         data_name="UCI splice junctions (primates, 60 bp; CC BY 4.0)",
-        description="A tiny HyenaDNA that finds splice junctions: does an exon end (EI) in the middle of these 60 "
-        "bases, does one begin (IE), or neither (N)? Made by `hyenadna demo` from random weights, as an example.",
+        description=(
+            "A tiny HyenaDNA that finds splice junctions: does an exon end (EI) in the middle of "
+            "these 60 bases, does one begin (IE), or neither (N)? "
+            "Made by `hyenadna demo` from random weights, as an example."
+        ),
     )
     return folder
 
@@ -139,7 +143,8 @@ def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCH
     unfinished = output.with_name(f".{output.name}-seed{seed}-epochs{epochs:g}.unfinished")
     data = load_splice_junctions()
     print(
-        f"Training on {len(data['train']):,} of {sum(map(len, data.values())):,} splice junctions (60 bp), seed {seed}"
+        f"Training on {len(data['train']):,} of {sum(map(len, data.values())):,} splice junctions (60 "
+        f"bp), seed {seed}"
     )
 
     trained, logits, tuned = _train_both(unfinished, data, seed, epochs)
@@ -163,14 +168,18 @@ def _check_output(output: Path) -> None:
         )
 
 
-def _train_both(folder: Path, data: DatasetDict, seed: int, epochs: float) -> tuple[RunResult, np.ndarray, dict]:
+def _train_both(
+    folder: Path, data: DatasetDict, seed: int, epochs: float
+) -> tuple[RunResult, np.ndarray, dict]:
     """Train from scratch and from the checkpoint of the package.
 
     Returns:
         The run from scratch, its logits on the test part `(rows, labels)`, and the results from the
         checkpoint.
     """
-    args = FinetuneArguments(output_dir=str(folder), seed=seed, num_train_epochs=epochs, resume=True, **SETTINGS)
+    args = FinetuneArguments(
+        output_dir=str(folder), seed=seed, num_train_epochs=epochs, resume=True, **SETTINGS
+    )
     tuned_args = FinetuneArguments(
         output_dir=str(folder / TUNED_FOLDER),
         model=str(example_checkpoint()),
@@ -180,7 +189,8 @@ def _train_both(folder: Path, data: DatasetDict, seed: int, epochs: float) -> tu
         **TUNED_SETTINGS,
     )
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # steps of 0.1 s are too short to share: on a busy machine threads wait for each other
+    # steps of 0.1 s are too short to share: on a busy machine threads wait for each other
+    torch.set_num_threads(1)
     try:
         trained = finetune(args, data)
         batch = trained.tokenizer(data["test"]["sequence"][:], padding=True, return_tensors="pt")
@@ -202,12 +212,20 @@ def _difference_after_reloading(folder: Path, data: DatasetDict, logits: np.ndar
     """
     difference = float(np.abs(logits - logits_in_new_process(folder, data["test"]["sequence"][:])).max())
     if difference > 1e-5:
-        raise RuntimeError(f"the reloaded model's logits differ by {difference:g} from those of the trained model")
+        raise RuntimeError(
+            f"the reloaded model's logits differ by {difference:g} from those of the trained model"
+        )
     return difference
 
 
 def _summary(
-    output: Path, exported: str, data: DatasetDict, trained: dict, tuned: dict, difference: float, seconds: float
+    output: Path,
+    exported: str,
+    data: DatasetDict,
+    trained: dict,
+    tuned: dict,
+    difference: float,
+    seconds: float,
 ) -> str:
     test = trained["metrics"]["test"]
     rows = len(data["test"])
@@ -245,10 +263,14 @@ def _replace(output: Path, unfinished: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna demo` with these arguments (default: those of the command line)."""
-    parser = argparse.ArgumentParser(prog="hyenadna demo", description="Train, test, save and reload on real DNA.")
+    parser = argparse.ArgumentParser(
+        prog="hyenadna demo", description="Train, test, save and reload on real DNA."
+    )
     parser.add_argument("--output_dir", default="hyenadna-demo", help="folder for the model (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (%(default)s)")
-    parser.add_argument("--epochs", type=float, default=EPOCHS, help="passes over the training rows (%(default)s)")
+    parser.add_argument(
+        "--epochs", type=float, default=EPOCHS, help="passes over the training rows (%(default)s)"
+    )
     demo(**vars(parser.parse_args(argv)))
 
 

@@ -1,11 +1,12 @@
-"""Fine-tune HyenaDNA on labelled DNA: `hyenadna finetune --data promoters.csv --output_dir promoters`.
+"""Fine-tune HyenaDNA on labelled DNA: `hyenadna finetune --data promoters.csv --output_dir
+promoters`.
 
-    hyenadna finetune --data promoters.csv --output_dir promoters                        # from scratch, tiny model
-    hyenadna finetune --data folder --model LongSafari/hyenadna-tiny-1k-seqlen-hf        # from a checkpoint
-    hyenadna finetune promoters.yaml --seed 1                                            # settings from a YAML file
-    hyenadna finetune --data folder --model pretrained --lora_rank 8                     # LoRA instead of all weights
-    hyenadna finetune --data promoters.csv --output_dir promoters --resume               # go on after a kill
-    accelerate launch -m hyenadna finetune --data promoters.csv                          # on several devices
+    hyenadna finetune --data promoters.csv --output_dir promoters  # from scratch, tiny model
+    hyenadna finetune --data folder --model LongSafari/hyenadna-tiny-1k-seqlen-hf  # from a checkpoint
+    hyenadna finetune promoters.yaml --seed 1  # settings from a YAML file
+    hyenadna finetune --data folder --model pretrained --lora_rank 8  # LoRA instead of all weights
+    hyenadna finetune --data promoters.csv --output_dir promoters --resume  # go on after a kill
+    accelerate launch -m hyenadna finetune --data promoters.csv  # on several devices
 
 `--data` takes what `genomics.labelled.read_labelled_data` takes. The output folder holds
 
@@ -40,7 +41,9 @@ from hyenadna.training.runs.supervised import (
 class FinetuneArguments(RowsArguments, ClassifierArguments):
     """Settings of `hyenadna finetune`, beside those of `transformers.TrainingArguments`."""
 
-    output_dir: str = setting("hyenadna-finetuned", "Folder for everything that the run writes.", decides=False)
+    output_dir: str = setting(
+        "hyenadna-finetuned", "Folder for everything that the run writes.", decides=False
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,11 +1,12 @@
-"""Pretrain HyenaDNA on genomes: `hyenadna pretrain --data hg38.fa --test chr20 --output_dir pretrained`.
+"""Pretrain HyenaDNA on genomes: `hyenadna pretrain --data hg38.fa --test chr20 --output_dir
+pretrained`.
 
-    hyenadna pretrain --data hg38.fa --validation chr8 --test chr20 chr21:0-20,000,000      # whole chromosomes, tiled
-    hyenadna pretrain --data hg38.fa --bed sequences.bed                                    # intervals, with splits
+    hyenadna pretrain --data hg38.fa --validation chr8 --test chr20 chr21:0-20,000,000  # whole, tiled
+    hyenadna pretrain --data hg38.fa --bed sequences.bed  # intervals, with splits
     hyenadna pretrain --data human.fa mouse.fa.gz --weights 1 0.5 --reverse_complement 0.5  # several species
-    hyenadna pretrain --data hg38.fa --bed classes.bed --class_weights exon=4 repeat=0.1    # some regions more often
-    hyenadna pretrain --data hg38.fa --output_dir pretrained --resume                       # go on after a kill
-    accelerate launch -m hyenadna pretrain --data hg38.fa                                   # on several devices
+    hyenadna pretrain --data hg38.fa --bed classes.bed --class_weights exon=4 repeat=0.1  # by class
+    hyenadna pretrain --data hg38.fa --output_dir pretrained --resume  # go on after a kill
+    accelerate launch -m hyenadna pretrain --data hg38.fa  # on several devices
 
 Every position predicts the next base: cross-entropy over all rows of the vocabulary, on windows
 that end in `[SEP]`, with the optimisation of `runs/trainer.py` (arXiv 2306.15794). N and pads are
@@ -72,36 +73,47 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
     data: list[str] = setting(
         [], "FASTA files (plain or bgzip), .txt (a sequence a line), csv, parquet.", compared=False
     )
-    weights: list[float] = setting([], "How often each file's windows come in an epoch (1); .5: about every 2nd.")
+    weights: list[float] = setting(
+        [], "How often each file's windows come in an epoch (1); .5: about every 2nd."
+    )
     bed: list[str] = setting(
         [],
         "A BED file for each data file, with a split as 4th column or without; else all is tiled.",
         compared=False,
     )
-    bed_windows: str = setting("centre", "centre: one window around each interval's centre; tile: cut it into windows.")
+    bed_windows: str = setting(
+        "centre", "centre: one window around each interval's centre; tile: cut it into windows."
+    )
     validation: list[str] = setting(
         [], "Held-out chromosomes, regions such as chr20:0-5,000,000 (0-based, half-open) or .bed files."
     )
     test: list[str] = setting([], "The same for the test part.")
-    validation_fraction: float = setting(0.05, "Last bases of each file to validate on where no validation is given.")
-    sequence_column: str = setting("sequence", "Column of csv and parquet files; a column split may name the part.")
+    validation_fraction: float = setting(
+        0.05, "Last bases of each file to validate on where no validation is given."
+    )
+    sequence_column: str = setting(
+        "sequence", "Column of csv and parquet files; a column split may name the part."
+    )
     window: int | None = setting(None, "Bases in a window (max_seq_len - 2, as published: 1024 of 1026).")
     min_window: int | None = setting(
-        None, "Each training step draws the length of its windows, from this one to window; else all are window."
+        None,
+        "Each training step draws the length of its windows, from this one to window; else all are window.",
     )
     class_weights: list[str] = setting(
         [],
-        "How often windows of a BED class come in an epoch: exon=4 repeat=0.1 (others 1). The class is the 4th column, "
-        "or the 5th if the 4th names splits.",
+        "How often windows of a BED class come in an epoch: exon=4 repeat=0.1 (others 1). The class is "
+        "the 4th column, or the 5th if the 4th names splits.",
     )
     soft_masked: str = setting(
         "keep",
-        "keep: lower case counts as upper case; ignore: it is no target of the loss; a number between 0 and 1: its "
-        "weight in the training loss alone.",
+        "keep: lower case counts as upper case; ignore: it is no target of the loss; a number between 0 "
+        "and 1: its weight in the training loss alone.",
     )
     reverse_complement: float = setting(0.0, "Probability to train on a window's other strand.")
     # training
-    length_warmup_steps: float = setting(0.0, "Steps with shorter sequences; below 1, a fraction of all steps.")
+    length_warmup_steps: float = setting(
+        0.0, "Steps with shorter sequences; below 1, a fraction of all steps."
+    )
     length_warmup_stages: list[int] = setting(
         [], "Their lengths in bases, equally long stages (64, doubled up to window)."
     )
@@ -111,14 +123,22 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
     )
     # other defaults than those of Transformers; the rows of a step are compared, not how they are
     # divided
-    output_dir: str = setting("hyenadna-pretrained", "Folder for everything that the run writes.", decides=False)
+    output_dir: str = setting(
+        "hyenadna-pretrained", "Folder for everything that the run writes.", decides=False
+    )
     num_train_epochs: float = setting(1.0, "Passes over the training windows; max_steps overrides it.")
     per_device_train_batch_size: int = setting(64, "Windows in a batch on each device.", compared=False)
-    per_device_eval_batch_size: int = setting(64, "Windows in a batch on each device for evaluation.", decides=False)
-    gradient_accumulation_steps: int = setting(1, "Batches on each device in an optimizer step.", compared=False)
+    per_device_eval_batch_size: int = setting(
+        64, "Windows in a batch on each device for evaluation.", decides=False
+    )
+    gradient_accumulation_steps: int = setting(
+        1, "Batches on each device in an optimizer step.", compared=False
+    )
     eval_strategy: str = setting("steps", "When to evaluate.", decides=False)
     eval_steps: float = setting(500, "Steps between evaluations.", decides=False)
-    save_strategy: str = setting("steps", "When to save a checkpoint, from which the run can resume.", decides=False)
+    save_strategy: str = setting(
+        "steps", "When to save a checkpoint, from which the run can resume.", decides=False
+    )
     save_steps: float = setting(500, "Steps between checkpoints.", decides=False)
     save_total_limit: int = setting(
         2, "Checkpoints to keep: should the last one break, there is the one before.", decides=False
@@ -137,28 +157,39 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
         _ = self.soft_masked_weight
         _ = self.weight_of_class
         if self.class_weights and not self.bed:
-            raise InputError("class_weights needs bed: a column of the BED files names the class of each interval")
+            raise InputError(
+                "class_weights needs bed: a column of the BED files names the class of each interval"
+            )
         if self.min_window is not None and self.min_window < 1:
             raise InputError(f"min_window is {self.min_window}; it must be at least 1")
-        if self.weights and (len(self.weights) != len(self.data) or not all(weight > 0 for weight in self.weights)):
-            raise InputError(f"weights are {self.weights} for {len(self.data)} files; give a positive one for each")
+        if self.weights and (
+            len(self.weights) != len(self.data) or not all(weight > 0 for weight in self.weights)
+        ):
+            raise InputError(
+                f"weights are {self.weights} for {len(self.data)} files; give a positive one for each"
+            )
         if not 0 <= self.markov_order <= 10:
             raise InputError(
-                f"markov_order is {self.markov_order}; it must lie between 0 and 10 (one more: four times the memory)"
+                f"markov_order is {self.markov_order}; it must lie between 0 and 10 (one more: four "
+                "times the memory)"
             )
         if self.eval_windows < 1:
             raise InputError(f"eval_windows is {self.eval_windows}; it must be at least 1")
         if self.length_warmup_steps < 0:
             raise InputError(f"length_warmup_steps is {self.length_warmup_steps}; it must not be negative")
         if self.label_smoothing_factor:
-            raise InputError("label_smoothing_factor has no place here: the perplexity would be that of other labels")
+            raise InputError(
+                "label_smoothing_factor has no place here: the perplexity would be that of other labels"
+            )
         if self.load_best_model_at_end or self.save_strategy == "best":
             raise InputError(
-                "load_best_model_at_end and save_strategy 'best' have no place here: the end of the run is the model, "
-                "and the last checkpoints are kept; leave them out"
+                "load_best_model_at_end and save_strategy 'best' have no place here: the end of the run "
+                "is the model, and the last checkpoints are kept; leave them out"
             )
         if self.include_num_input_tokens_seen == "no":
-            raise InputError("include_num_input_tokens_seen is 'no'; without the tokens there is no speed to report")
+            raise InputError(
+                "include_num_input_tokens_seen is 'no'; without the tokens there is no speed to report"
+            )
 
     @property
     def soft_masked_weight(self) -> float:
@@ -171,7 +202,9 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
         except ValueError:
             weight = math.nan
         if not 0 <= weight <= 1:
-            raise InputError(f"soft_masked is {self.soft_masked!r}; use 'keep', 'ignore' or a weight between 0 and 1")
+            raise InputError(
+                f"soft_masked is {self.soft_masked!r}; use 'keep', 'ignore' or a weight between 0 and 1"
+            )
         return weight
 
     @property
@@ -185,7 +218,9 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
             except ValueError:
                 weight = math.nan
             if not name or not 0 < weight < math.inf:
-                raise InputError(f"class_weights has {pair!r}; expected a class and a positive weight, such as exon=4")
+                raise InputError(
+                    f"class_weights has {pair!r}; expected a class and a positive weight, such as exon=4"
+                )
             if name in weights:
                 raise InputError(f"class_weights names the class {name!r} twice; give it one weight")
             weights[name] = weight
@@ -213,7 +248,9 @@ def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int
             length *= 2
     rising = all(shorter < longer for shorter, longer in itertools.pairwise([0, *lengths, window]))
     if not lengths or not rising:
-        raise InputError(f"length_warmup_stages are {lengths}; they have to rise, up to below the window of {window}")
+        raise InputError(
+            f"length_warmup_stages are {lengths}; they have to rise, up to below the window of {window}"
+        )
     if steps < len(lengths):
         raise InputError(f"a warm-up of {steps} steps is too short for the {len(lengths)} lengths {lengths}")
     stages = [(i * steps // len(lengths), length) for i, length in enumerate(lengths)]
@@ -262,7 +299,8 @@ class PretrainTrainer(HyenaDNATrainer):
         total = weights.sum() if num_items_in_batch is None else num_items_in_batch
         loss = (nats * weights).sum() / total
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes  # gradients are averaged over the processes, not summed
+            # gradients are averaged over the processes, not summed
+            loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -279,7 +317,9 @@ class PretrainTrainer(HyenaDNATrainer):
         nats = _nats(logits, labels)
         return None, nats.sum(dim=1, dtype=torch.float64), (labels != -100).sum(dim=1)
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         start = time.monotonic()
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self._paused += time.monotonic() - start
@@ -294,7 +334,9 @@ class PretrainTrainer(HyenaDNATrainer):
             logs["perplexity"] = math.exp(min(logs["loss"], 100.0))
             if self._logged_at is not None:
                 seconds = now - self._logged_at - self._paused
-                logs["tokens_per_second"] = round((tokens - self._logged_tokens) / seconds / self.args.world_size)
+                logs["tokens_per_second"] = round(
+                    (tokens - self._logged_tokens) / seconds / self.args.world_size
+                )
             self._logged_at = now
             self._logged_tokens = tokens
             self._paused = 0.0
@@ -319,8 +361,8 @@ class PretrainTrainer(HyenaDNATrainer):
             shutil.rmtree(staging, ignore_errors=True)
             kept = last_complete_checkpoint(output)
             print(
-                f"The checkpoint of step {self.state.global_step} cannot be written. There is {kept or 'none yet'}; "
-                "when there is space again, the same command with --resume goes on."
+                f"The checkpoint of step {self.state.global_step} cannot be written. There is "
+                f"{kept or 'none yet'}; when there is space again, the same command with --resume goes on."
             )
             raise
         finally:
@@ -401,7 +443,12 @@ class _Progress(TrainerCallback):
 
 
 def _contexts(
-    dataset: WindowDataset, rows: np.ndarray, order: int, both_strands: bool, keep_soft_masked: bool, what: str
+    dataset: WindowDataset,
+    rows: np.ndarray,
+    order: int,
+    both_strands: bool,
+    keep_soft_masked: bool,
+    what: str,
 ) -> ContextCounts:
     """Count what the network is shown, or measured on, of these rows."""
     strands = [False]
@@ -414,7 +461,8 @@ def _contexts(
             for flip in strands:
                 items = [(row, dataset.window, flip) for row in rows[i : i + size].tolist()]
                 ids = dataset.__getitems__(items)[:, :-1]  # the last column holds no base
-                bases = (ids % SOFT_MASKED - FIRST_BASE).astype(np.uint8)  # below 4 for A, C, G, T alone
+                # below 4 for A, C, G, T alone
+                bases = (ids % SOFT_MASKED - FIRST_BASE).astype(np.uint8)
                 if keep_soft_masked:
                     targets = np.ones_like(bases, dtype=bool)
                 else:
@@ -436,7 +484,10 @@ def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> d
     train = datasets["train"]
     order = args.markov_order
     # Every other window, so that both halves come from all over the genome.
-    halves = [_contexts(train, np.arange(half, len(train), 2), order, both_strands, keep, "train") for half in range(2)]
+    halves = [
+        _contexts(train, np.arange(half, len(train), 2), order, both_strands, keep, "train")
+        for half in range(2)
+    ]
     models = MarkovModels(*halves)
     result = {"strengths": models.strengths, "training_bases": sum(half.targets for half in halves)}
     for part, dataset in datasets.items():
@@ -515,7 +566,8 @@ def pretrain(args: PretrainArguments) -> RunResult:
             "versions": versions(),
             "settings": settings,
         }
-        write_json(output / METRICS_FILE, result.results)  # last: its presence says that the run is finished
+        # last: its presence says that the run is finished
+        write_json(output / METRICS_FILE, result.results)
         print(_summary(result.results, output))
     return result
 
@@ -525,8 +577,8 @@ def _window(args: PretrainArguments, max_seq_len: int) -> int:
     window = args.window or max_seq_len - 2
     if window + 1 > max_seq_len:
         raise InputError(
-            f"window is {window} bases and [SEP], but max_seq_len of the model is {max_seq_len}; use a window of "
-            f"{max_seq_len - 1} at most, or a model with a larger max_seq_len"
+            f"window is {window} bases and [SEP], but max_seq_len of the model is {max_seq_len}; use a "
+            f"window of {max_seq_len - 1} at most, or a model with a larger max_seq_len"
         )
     if args.min_window is not None and args.min_window > window:
         raise InputError(f"min_window is {args.min_window}, longer than the window of {window} bases")
@@ -534,7 +586,8 @@ def _window(args: PretrainArguments, max_seq_len: int) -> int:
 
 
 def _plan(args: PretrainArguments, window: int) -> _Plan:
-    with args.main_process_first(local=False, desc="indexing"):  # one process writes the indexes that are missing
+    # one process writes the indexes that are missing
+    with args.main_process_first(local=False, desc="indexing"):
         genomes = open_genomes(args.data, args.sequence_column)
     parts = split_windows(
         genomes,
@@ -547,8 +600,8 @@ def _plan(args: PretrainArguments, window: int) -> _Plan:
         ignore_soft_masked=args.soft_masked_weight == 0,
     )
     datasets = {part: WindowDataset(genomes, windows, window) for part, windows in parts.items()}
-    # Evenly spaced over the validation part, which is ordered by position: no stretch of a genome is
-    # missed, and every evaluation reads the same windows.
+    # Evenly spaced over the validation part, which is ordered by position: no stretch of a genome
+    # is missed, and every evaluation reads the same windows.
     sample = np.linspace(0, len(parts["validation"]) - 1, args.eval_windows).round().astype(int)
     datasets["eval"] = WindowDataset(genomes, parts["validation"][np.unique(sample)], window)
 
@@ -563,7 +616,9 @@ def _plan(args: PretrainArguments, window: int) -> _Plan:
     return _Plan(genomes, parts, datasets, sampler, steps)
 
 
-def _sampler(args: PretrainArguments, genomes: list[SequenceFile], windows: Intervals, window: int) -> WindowSampler:
+def _sampler(
+    args: PretrainArguments, genomes: list[SequenceFile], windows: Intervals, window: int
+) -> WindowSampler:
     weights = args.weights or [1.0] * len(genomes)
     rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     window_weights = None
@@ -583,8 +638,9 @@ def _sampler(args: PretrainArguments, genomes: list[SequenceFile], windows: Inte
         if len(group.rows) and not count:
             weight = "weight times class weight" if args.class_weights else "weight"
             raise InputError(
-                f"{genomes[group.file].path} has {len(group.rows)} training windows and {weight} {group.weight:g}: "
-                "none of them would be read in an epoch. Give it a larger weight, or leave it out"
+                f"{genomes[group.file].path} has {len(group.rows)} training windows and {weight} "
+                f"{group.weight:g}: none of them would be read in an epoch. Give it a larger weight, or "
+                "leave it out"
             )
     return sampler
 
@@ -606,7 +662,11 @@ def _fingerprints(plan: _Plan) -> dict[str, str]:
 
 
 def _make_trainer(
-    args: PretrainArguments, plan: _Plan, model: HyenaDNAForCausalLM, tokenizer: HyenaDNATokenizer, markov: dict
+    args: PretrainArguments,
+    plan: _Plan,
+    model: HyenaDNAForCausalLM,
+    tokenizer: HyenaDNATokenizer,
+    markov: dict,
 ) -> PretrainTrainer:
     return PretrainTrainer(
         model=model,
@@ -626,7 +686,9 @@ def _train(trainer: PretrainTrainer, checkpoint: str | None, output: Path) -> No
         trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.progress.stopped:
         if trainer.args.process_index == 0:
-            print(f"SIGTERM: saved at step {trainer.state.global_step}. The same command with --resume goes on.")
+            print(
+                f"SIGTERM: saved at step {trainer.state.global_step}. The same command with --resume goes on."
+            )
         raise SystemExit(128 + signal.SIGTERM)
 
 
@@ -639,7 +701,9 @@ def _evaluate(trainer: PretrainTrainer, datasets: dict[str, WindowDataset], mark
         measured = trainer.evaluate(datasets[part], metric_key_prefix=part)
         metrics[part] = {name: measured[f"{part}_{name}"] for name in ("loss", "perplexity", "bases")}
         if markov and metrics[part]["bases"] != markov[part]["bases"]:
-            raise RuntimeError(f"{part}: the network was measured on {metrics[part]['bases']} bases, {markov[part]}")
+            raise RuntimeError(
+                f"{part}: the network was measured on {metrics[part]['bases']} bases, {markov[part]}"
+            )
     return metrics
 
 
@@ -689,9 +753,13 @@ def _markov(args: PretrainArguments, output: Path, datasets: dict[str, WindowDat
 
 def _markov_table(markov: dict) -> str:
     parts = [part for part in ("validation", "test") if part in markov]
-    lines = ["perplexity of Markov models, order" + "".join(f"{k:>8}" for k in markov[parts[0]]["perplexity"])]
+    lines = [
+        "perplexity of Markov models, order" + "".join(f"{k:>8}" for k in markov[parts[0]]["perplexity"])
+    ]
     for part in parts:
-        lines.append(f"{part:>34}" + "".join(f"{value:8.4f}" for value in markov[part]["perplexity"].values()))
+        lines.append(
+            f"{part:>34}" + "".join(f"{value:8.4f}" for value in markov[part]["perplexity"].values())
+        )
     return "\n".join(lines)
 
 
@@ -705,9 +773,15 @@ def _summary(results: dict, output: Path) -> str:
             order, best = min(results["markov"][part]["perplexity"].items(), key=lambda item: item[1])
             line += f"; best Markov model (order {order}): {best:.4f}"
         lines.append(line)
-    seconds = f"{results['train_seconds']:,.0f} s, {results['tokens_seen']:,} tokens, {results['steps']:,} steps"
+    seconds = (
+        f"{results['train_seconds']:,.0f} s, {results['tokens_seen']:,} tokens, {results['steps']:,} steps"
+    )
     return "\n".join(
-        [*lines, seconds, f"model, tokenizer, metrics.json and the curve (trainer_state.json) are in {output}"]
+        [
+            *lines,
+            seconds,
+            f"model, tokenizer, metrics.json and the curve (trainer_state.json) are in {output}",
+        ]
     )
 
 

@@ -1,7 +1,8 @@
-"""Adapt a frozen HyenaDNA by a few learned tokens: `hyenadna soft-prompt --data DATA --model CHECKPOINT`.
+"""Adapt a frozen HyenaDNA by a few learned tokens: `hyenadna soft-prompt --data DATA --model
+CHECKPOINT`.
 
-    hyenadna soft-prompt --data promoters.csv --model pretrained --num_virtual_tokens 32 --output_dir promoters-prompt
-    hyenadna soft-prompt --data promoters.csv --model pretrained --form next_token      # the label is the next base
+    hyenadna soft-prompt --data promoters.csv --model pretrained --num_virtual_tokens 32
+    hyenadna soft-prompt --data promoters.csv --model pretrained --form next_token  # label = next base
     hyenadna soft-prompt prompt.yaml --seed 1
 
 The weights of the checkpoint do not change. T learned tokens precede each sequence. In the form
@@ -46,13 +47,21 @@ FORMS = ("classifier", "next_token")
 class SoftPromptArguments(RowsArguments, HeadArguments, BackboneArguments, SupervisedArguments):
     """Settings of `hyenadna soft-prompt`, beside those of `transformers.TrainingArguments`."""
 
-    form: str = setting("classifier", "classifier (prompt and head) or next_token (prompt alone; the paper's).")
+    form: str = setting(
+        "classifier", "classifier (prompt and head) or next_token (prompt alone; the paper's)."
+    )
     num_virtual_tokens: int = setting(32, "Learned tokens that precede each sequence.")
-    init_text: str | None = setting(None, "Bases from whose embeddings the tokens start; without it N(0, 0.02).")
+    init_text: str | None = setting(
+        None, "Bases from whose embeddings the tokens start; without it N(0, 0.02)."
+    )
     prompt_dropout: float = setting(0.1, "Dropout on the learned tokens.")
-    label_letters: str | None = setting(None, "next_token: a letter of ACGTN for each class, in their sorted order.")
+    label_letters: str | None = setting(
+        None, "next_token: a letter of ACGTN for each class, in their sorted order."
+    )
     # other defaults than those of fine-tuning
-    output_dir: str = setting("hyenadna-soft-prompt", "Folder for everything that the run writes.", decides=False)
+    output_dir: str = setting(
+        "hyenadna-soft-prompt", "Folder for everything that the run writes.", decides=False
+    )
     patience: int = setting(5, "Stop after that many evaluations without a better one; 0: never.")
     embed_dropout: float | None = setting(0.0, "Dropout on the embeddings of prompt and sequence.")
     learning_rate: float = setting(1e-3, "Highest learning rate.")
@@ -96,8 +105,8 @@ def check_room(args: RowsArguments, data: LabelledData, max_seq_len: int, form: 
         special = length + int(args.add_special_tokens)
     if special >= max_seq_len:
         raise InputError(
-            f"num_virtual_tokens is {length}, which leaves no room for a sequence: max_seq_len of the model is "
-            f"{max_seq_len} tokens for both"
+            f"num_virtual_tokens is {length}, which leaves no room for a sequence: max_seq_len of the "
+            f"model is {max_seq_len} tokens for both"
         )
     if not args.truncation:
         check_rows_fit(data, max_seq_len, special, from_scratch=False)
@@ -124,7 +133,9 @@ def _classifier_with_prompt(args: SoftPromptArguments, labelled: LabelledData) -
 
 def _language_model_with_prompt(args: SoftPromptArguments, labelled: LabelledData) -> dict:
     if labelled.problem_type != SINGLE_LABEL:
-        raise InputError(f"the form next_token is for single labels, but the problem is {labelled.problem_type}")
+        raise InputError(
+            f"the form next_token is for single labels, but the problem is {labelled.problem_type}"
+        )
     letters = letters_of_labels(labelled.label_names, args.label_letters)
     model, tokenizer = language_model_for_letters(args)
     max_seq_len = model.config.max_seq_len

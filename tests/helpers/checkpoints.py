@@ -11,7 +11,10 @@ import torch
 
 EMBEDDING = "model.backbone.embeddings.word_embeddings.weight"
 METRICS = {
-    "metrics": {"validation": {"accuracy": 0.75, "mcc": 0.5}, "test": {"accuracy": 0.8125, "mcc": 0.6, "auroc": 0.9}},
+    "metrics": {
+        "validation": {"accuracy": 0.75, "mcc": 0.5},
+        "test": {"accuracy": 0.8125, "mcc": 0.6, "auroc": 0.9},
+    },
     "rows": {"train": 100, "validation": 10, "test": 16},
     "train_seconds": 12.5,
     "settings": {"data": "promoters.csv", "learning_rate": 6e-4, "model": None, "data_sha256": "ab12"},
@@ -46,7 +49,10 @@ def lightning(model, head: str | None = None, wrapped: bool = False) -> dict:
     for name, freq in filters.items():
         prefix = name.removesuffix("implicit_filter.1.freq")
         state |= {f"{prefix}implicit_filter.{i}.freq": freq.clone() for i in (3, 5)}
-        state[f"{prefix}pos_emb.z"], state[f"{prefix}pos_emb.t"] = torch.cat([t, z.real, z.imag], 1)[None], t[None]
+        state[f"{prefix}pos_emb.z"], state[f"{prefix}pos_emb.t"] = (
+            torch.cat([t, z.real, z.imag], 1)[None],
+            t[None],
+        )
         deltas = torch.linspace(math.log(1e-2) / 1.5, math.log(1e-2) / 0.3, width)
         state[f"{prefix}modulation.deltas"] = deltas[None, None]
     state["val_torchmetrics.num_tokens.count"] = torch.tensor(3)
@@ -63,8 +69,21 @@ def nested(model) -> dict:
         "local_order": 3,
         "modulate": True,
     }
-    layer |= {"local_order": 3, "l_max": c.max_seq_len, "w": 10, "lr": 6e-4, "wd": 0.0, "order": c.hyena_order}
-    outer = {"d_model": c.d_model, "n_layer": c.n_layer, "d_inner": c.d_inner, "vocab_size": 12, "embed_dropout": 0.2}
+    layer |= {
+        "local_order": 3,
+        "l_max": c.max_seq_len,
+        "w": 10,
+        "lr": 6e-4,
+        "wd": 0.0,
+        "order": c.hyena_order,
+    }
+    outer = {
+        "d_model": c.d_model,
+        "n_layer": c.n_layer,
+        "d_inner": c.d_inner,
+        "vocab_size": 12,
+        "embed_dropout": 0.2,
+    }
     return outer | {"resid_dropout": 0.0, "pad_vocab_size_multiple": 8, "fused_mlp": False, "layer": layer}
 
 

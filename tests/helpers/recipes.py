@@ -15,8 +15,14 @@ def make_rows(n: int = 40, seed: int = 0, classes=("AT rich", "GC rich")) -> Dat
     """Sequences of 10 to 30 bases whose composition gives the class away."""
     rng = np.random.default_rng(seed)
     labels = [classes[i % len(classes)] for i in range(n)]
-    weights = {"AT rich": [0.4, 0.1, 0.1, 0.4], "GC rich": [0.1, 0.4, 0.4, 0.1], "C rich": [0.1, 0.7, 0.1, 0.1]}
-    sequences = ["".join(rng.choice(list("ACGT"), rng.integers(10, 31), p=weights[label])) for label in labels]
+    weights = {
+        "AT rich": [0.4, 0.1, 0.1, 0.4],
+        "GC rich": [0.1, 0.4, 0.4, 0.1],
+        "C rich": [0.1, 0.7, 0.1, 0.1],
+    }
+    sequences = [
+        "".join(rng.choice(list("ACGT"), rng.integers(10, 31), p=weights[label])) for label in labels
+    ]
     return Dataset.from_dict({"id": [f"r{i}" for i in range(n)], "sequence": sequences, "label": labels})
 
 
@@ -25,7 +31,9 @@ def finetune_args(output_dir, **changes) -> FinetuneArguments:
 
 
 def species_args(genomes, output_dir="x", **changes) -> SpeciesArguments:
-    return SpeciesArguments(data=str(genomes), output_dir=str(output_dir), **{**SPECIES, "window": 50, **changes})
+    return SpeciesArguments(
+        data=str(genomes), output_dir=str(output_dir), **{**SPECIES, "window": 50, **changes}
+    )
 
 
 def flags(**settings) -> list[str]:

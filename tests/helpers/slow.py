@@ -1,7 +1,9 @@
-"""Which tests are slow, by measurement: `python tests/helpers/slow.py TIMES` writes `tests/slow.txt`.
+"""Which tests are slow, by measurement: `python tests/helpers/slow.py TIMES` writes
+`tests/slow.txt`.
 
-TIMES is what `python -m pytest -n 2 --measure TIMES` wrote. Processor time is measured, of the test, its fixtures and
-its child processes: it hardly depends on what else the machine does, as the time on the clock would.
+TIMES is what `python -m pytest -n 2 --measure TIMES` wrote. Processor time is measured, of the
+test, its fixtures and its child processes: it hardly depends on what else the machine does, as the
+time on the clock would.
 """
 
 import os
@@ -11,7 +13,9 @@ from pathlib import Path
 
 LIMIT = 1.0  # seconds of processor time, of the slowest case of a test function
 LIST = Path(__file__).parent.parent / "slow.txt"
-HEAD = "# Tests that took more than {} s of processor time. Written by tests/helpers/slow.py, by measurement.\n"
+HEAD = (
+    "# Tests that took more than {} s of processor time. Written by tests/helpers/slow.py, by measurement.\n"
+)
 
 
 def processor_seconds() -> float:
@@ -24,7 +28,9 @@ def function_of(nodeid: str) -> str:
 
 
 def slow_functions(lines: list[str]) -> list[str]:
-    """Names of the functions of which a case took longer than the limit, from lines `nodeid <tab> seconds`."""
+    """Names of the functions of which a case took longer than the limit, from lines `nodeid <tab>
+    seconds`.
+    """
     longest: dict[str, float] = defaultdict(float)
     for line in lines:
         nodeid, _, seconds = line.rstrip("\n").rpartition("\t")

@@ -1,8 +1,9 @@
-"""How many trained parameters does a task need? `hyenadna adapter-study --data DATA --model CHECKPOINT`.
+"""How many trained parameters does a task need? `hyenadna adapter-study --data DATA --model
+CHECKPOINT`.
 
     hyenadna adapter-study --data promoters --model pretrained --output_dir study
-    hyenadna adapter-study --data promoters --model pretrained --prompt_lengths 2 32 --lora_ranks 8 --seeds 0 1 2
-    hyenadna adapter-study --model pretrained --output_dir study --resume                # go on with what is missing
+    hyenadna adapter-study --data promoters --model pretrained --prompt_lengths 2 32 --lora_ranks 8
+    hyenadna adapter-study --model pretrained --output_dir study --resume  # go on with what is missing
 
 One checkpoint is adapted in every way and tested on the same rows: a linear probe (the head alone,
 backbone frozen), a prompt of each length with the head, a prompt of each length whose next token is
@@ -48,7 +49,14 @@ from hyenadna.training.soft_prompt import (
 
 # Of Trainer's settings, those that every run of a study shares. The others are those of the
 # recipes.
-_SHARED = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "bf16", "fp16")
+_SHARED = (
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "bf16",
+    "fp16",
+)
 _SHARED += ("gradient_accumulation_steps", "gradient_checkpointing", "dataloader_num_workers", "use_cpu")
 _SHARED += ("disable_tqdm", "ddp_backend")
 
@@ -61,12 +69,16 @@ class StudyArguments(RowsArguments, HeadArguments, BackboneArguments, Supervised
     forms: list[str] = setting(list(FORMS), "Forms of the prompts: classifier, next_token.")
     lora_ranks: list[int] = setting([1, 4, 16], "Ranks of LoRA.")
     seeds: list[int] = setting([0], "Seeds; the table has their mean.")
-    label_letters: str | None = setting(None, "For next_token: a letter of ACGTN for each class, in sorted order.")
+    label_letters: str | None = setting(
+        None, "For next_token: a letter of ACGTN for each class, in sorted order."
+    )
     prompt_learning_rate: float = setting(1e-2, "Highest learning rate of the prompts.")
     probe_learning_rate: float = setting(1e-2, "Highest learning rate of the linear probe.")
     lora_learning_rate: float = setting(2e-3, "Highest learning rate of LoRA.")
     # other defaults than those of fine-tuning; learning_rate is that of full fine-tuning
-    output_dir: str = setting("hyenadna-adapter-study", "Folder for everything that the study writes.", decides=False)
+    output_dir: str = setting(
+        "hyenadna-adapter-study", "Folder for everything that the study writes.", decides=False
+    )
     patience: int = setting(5, "Stop a run after that many evaluations without a better one; 0: never.")
     per_device_train_batch_size: int = setting(32, "Batch size on each device.")
 
@@ -81,7 +93,9 @@ class StudyArguments(RowsArguments, HeadArguments, BackboneArguments, Supervised
             if any(value < 1 for value in getattr(self, name)):
                 raise InputError(f"{name} is {getattr(self, name)}; each must be at least 1")
         if not set(self.forms) <= set(FORMS) or not self.seeds:
-            raise InputError(f"forms is {self.forms} and seeds {self.seeds}; forms are {FORMS}, seeds at least one")
+            raise InputError(
+                f"forms is {self.forms} and seeds {self.seeds}; forms are {FORMS}, seeds at least one"
+            )
         if self.class_weights and "next_token" in self.forms:
             raise InputError("class_weights are for a head: leave them out, or say --forms classifier")
 
@@ -133,8 +147,8 @@ def _refuse_what_no_run_gets(args: StudyArguments) -> None:
     given = [name for name in names if getattr(args, name) != getattr(usual, name)]
     if given:
         raise InputError(
-            f"a study does not use {', '.join(given)}: leave it out (the runs have the settings of their recipes; for "
-            "seed there are seeds)"
+            f"a study does not use {', '.join(given)}: leave it out (the runs have the settings of "
+            "their recipes; for seed there are seeds)"
         )
 
 
@@ -155,7 +169,8 @@ def adapter_study(args: StudyArguments) -> list[dict]:
     is_main = args.process_index == 0
     settings = settings_of(args, labelled)
     if is_main:
-        if not (args.resume and (output / SETTINGS_FILE).exists()):  # with --resume, each run checks its own folder
+        # with --resume, each run checks its own folder
+        if not (args.resume and (output / SETTINGS_FILE).exists()):
             check_output_folder(output, settings, resume=False)
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS_FILE, settings)
@@ -176,7 +191,9 @@ def adapter_study(args: StudyArguments) -> list[dict]:
 def _check_every_run(args: StudyArguments, labelled: LabelledData) -> None:
     """Fail fast: check every run before the first one takes its hours."""
     if labelled.problem_type != SINGLE_LABEL:
-        raise InputError(f"the study compares accuracies of single labels, but the problem is {labelled.problem_type}")
+        raise InputError(
+            f"the study compares accuracies of single labels, but the problem is {labelled.problem_type}"
+        )
     if "next_token" in args.forms and args.prompt_lengths:
         letters_of_labels(labelled.label_names, args.label_letters)
     model, _ = language_model_for_letters(args)
@@ -241,7 +258,10 @@ def _write_study(output: Path, rows: list[dict], part: str, majority: float) -> 
 
 def study_table(rows: list[dict], majority: float) -> str:
     """Return the rows as a Markdown table."""
-    lines = ["| | tokens or rank | trained parameters | accuracy | MCC | seconds |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| | tokens or rank | trained parameters | accuracy | MCC | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         share = row["trained_parameters"] / row["parameters"]
         seconds = f"{row['train_seconds']:.0f}"
@@ -268,7 +288,9 @@ def draw_study(rows: list[dict], majority: float, part: str, path: Path) -> None
     axes = figure.subplots()
     for method in dict.fromkeys(row["method"] for row in rows):
         chosen = [row for row in rows if row["method"] == method]
-        x, y, sd = ([row[name] for row in chosen] for name in ("trained_parameters", "accuracy", "accuracy_sd"))
+        x, y, sd = (
+            [row[name] for row in chosen] for name in ("trained_parameters", "accuracy", "accuracy_sd")
+        )
         draw_accuracy(axes, x, y, sd, method)
     finish_accuracy(axes, majority, part, "trained parameters")
     save_figure(path, figure)

@@ -107,7 +107,9 @@ def _fit_logistic(inputs: dict[str, sparse.csr_matrix], labels: dict[str, np.nda
     return best[1:]
 
 
-def _measure(model: Any, inputs: dict[str, sparse.csr_matrix], labels: dict[str, np.ndarray]) -> dict[str, dict]:
+def _measure(
+    model: Any, inputs: dict[str, sparse.csr_matrix], labels: dict[str, np.ndarray]
+) -> dict[str, dict]:
     """Return a fitted model's metrics on the validation and test part, as for a network."""
     metrics = {}
     for part in ("validation", "test"):

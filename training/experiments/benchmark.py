@@ -1,11 +1,12 @@
-"""The paper's classification benchmarks: `hyenadna benchmark --suite genomic-benchmarks --model CHECKPOINT`.
+"""The paper's classification benchmarks: `hyenadna benchmark --suite genomic-benchmarks --model
+CHECKPOINT`.
 
-    hyenadna benchmark --suite genomic-benchmarks --output_dir gb                              # from the Hub, 8 sets
-    hyenadna benchmark --suite nucleotide-transformer --tasks H3 H4 --model pretrained         # 2 of 18
-    hyenadna benchmark --suite genomic-benchmarks --data_dir .genomic_benchmarks               # a local copy
-    hyenadna benchmark --data promoters.csv --seeds 0 1 2 --output_dir mine                    # your own set
-    hyenadna benchmark genomic_benchmarks.yaml --model pretrained --output_dir gb --resume     # go on
-    accelerate launch -m hyenadna benchmark --suite genomic-benchmarks                # on several devices
+    hyenadna benchmark --suite genomic-benchmarks --output_dir gb  # from the Hub, 8 sets
+    hyenadna benchmark --suite nucleotide-transformer --tasks H3 H4 --model pretrained  # 2 of 18
+    hyenadna benchmark --suite genomic-benchmarks --data_dir .genomic_benchmarks  # a local copy
+    hyenadna benchmark --data promoters.csv --seeds 0 1 2 --output_dir mine  # your own set
+    hyenadna benchmark genomic_benchmarks.yaml --model pretrained --output_dir gb --resume  # go on
+    accelerate launch -m hyenadna benchmark --suite genomic-benchmarks  # on several devices
 
 Each set, seed and fold is a run of `hyenadna finetune` in a folder of its own, beside simple
 baselines on the same rows; `report.md` and `report.png` put them beside the paper's figures. The
@@ -64,12 +65,18 @@ class BenchmarkArguments(RowsArguments, ClassifierArguments):
 
     suite: str | None = setting(None, f"Sets of the paper: {' or '.join(SUITES)}.")
     tasks: list[str] = setting([], "Sets of the suite; by default all.")
-    data_dir: str | None = setting(None, "Local copy of the suite, a folder for each set; by default the Hub.")
+    data_dir: str | None = setting(
+        None, "Local copy of the suite, a folder for each set; by default the Hub."
+    )
     fasta: str | None = setting(None, "Genome (FASTA), for sets that are given by their coordinates.")
     seeds: list[int] = setting([0], "A run for each of these, in place of seed.")
-    cross_validation: int = setting(0, "A run for each of that many folds of the training rows; 0: one split.")
+    cross_validation: int = setting(
+        0, "A run for each of that many folds of the training rows; 0: one split."
+    )
     baselines: bool = setting(True, "Fit k-mer baselines on the same rows.")
-    output_dir: str = setting("hyenadna-benchmark", "Folder for everything that the benchmark writes.", decides=False)
+    output_dir: str = setting(
+        "hyenadna-benchmark", "Folder for everything that the benchmark writes.", decides=False
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -80,13 +87,17 @@ class BenchmarkArguments(RowsArguments, ClassifierArguments):
         if self.suite is None and (self.tasks or self.data_dir):
             raise InputError("tasks and data_dir belong to a suite; your own set is --data FILE_OR_FOLDER")
         if self.suite is not None and (self.data or self.validation_data or self.test_data):
-            raise InputError("a suite brings its own data: leave data, validation_data and test_data out (data_dir?)")
+            raise InputError(
+                "a suite brings its own data: leave data, validation_data and test_data out (data_dir?)"
+            )
         if not self.seeds or min(self.seeds) < 0:
             raise InputError(f"seeds is {self.seeds}; give at least one, and none below 0")
         if self.cross_validation < 0 or self.cross_validation == 1:
             raise InputError(f"cross_validation is {self.cross_validation}; use 0 or at least 2 folds")
         if self.folds is not None:
-            raise InputError("a benchmark goes through all folds itself: use cross_validation, not folds and fold")
+            raise InputError(
+                "a benchmark goes through all folds itself: use cross_validation, not folds and fold"
+            )
         known = list(SETS["task"][SETS["suite"] == self.suite])
         unknown = [task for task in self.tasks if task not in known]
         if unknown:
@@ -118,8 +129,11 @@ def load_task(args: BenchmarkArguments, task: str) -> str | DatasetDict:
         return _from_hub(row)
     folder = Path(args.data_dir) / task
     if not folder.is_dir():
-        raise InputError(f"data_dir: there is no folder {folder}; a local copy has one for each set of {args.suite}")
-    for pattern in ("*.parquet", "data/*.parquet", "*.csv", "*.csv.gz"):  # a clone may hold the same rows as FASTA too
+        raise InputError(
+            f"data_dir: there is no folder {folder}; a local copy has one for each set of {args.suite}"
+        )
+    # a clone may hold the same rows as FASTA too
+    for pattern in ("*.parquet", "data/*.parquet", "*.csv", "*.csv.gz"):
         if tables := sorted(folder.glob(pattern)):
             return _from_tables(folder, tables, row)
     tables = sorted(folder.glob("*/*.csv")) + sorted(folder.glob("*/*.csv.gz"))
@@ -133,8 +147,8 @@ def _from_hub(row: pd.Series) -> DatasetDict:
         data = load_dataset(row["hub"])
     except Exception as error:  # the Hub client raises a dozen different types
         raise InputError(
-            f"{row['hub']} cannot be loaded from the Hub: {type(error).__name__}: {error}. Of a local copy give the "
-            "folder: --data_dir"
+            f"{row['hub']} cannot be loaded from the Hub: {type(error).__name__}: {error}. Of a local "
+            "copy give the folder: --data_dir"
         ) from error
     return _of_one_task(data, row)
 
@@ -153,7 +167,9 @@ def _from_tables(folder: Path, tables: list[Path], row: pd.Series) -> DatasetDic
 def _of_one_task(data: DatasetDict, row: pd.Series) -> DatasetDict:
     """Leave the rows of one set, in the columns `sequence` and `label`."""
     if "task" in data["train"].column_names:  # one table for all sets
-        data = data.filter(lambda tasks: [task == row["task"] for task in tasks], batched=True, input_columns="task")
+        data = data.filter(
+            lambda tasks: [task == row["task"] for task in tasks], batched=True, input_columns="task"
+        )
         if not len(data["train"]):
             raise InputError(f"{row['task']}: no row of its table has this name in the column `task`")
     names = {row[f"{name}_column"]: name for name in ("sequence", "label")}
@@ -168,7 +184,9 @@ def _of_one_task(data: DatasetDict, row: pd.Series) -> DatasetDict:
 def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> DatasetDict:
     """Read tables `PART/CLASS.csv(.gz)` of coordinates with the sequences of a genome."""
     if fasta is None:
-        raise InputError(f"{tables[0]} and others hold coordinates: their sequences need the genome, --fasta FILE")
+        raise InputError(
+            f"{tables[0]} and others hold coordinates: their sequences need the genome, --fasta FILE"
+        )
     genome = SequenceFile(fasta)
     parts = {}
     for path in tables:
@@ -193,7 +211,9 @@ def _sequences_of_table(path: Path, genome: SequenceFile) -> list[str]:
     starts = whole_numbers(table, "start", path)
     ends = whole_numbers(table, "end", path)
     sequences = []
-    for i, (region, start, end, strand) in enumerate(zip(regions, starts, ends, table["strand"], strict=True)):
+    for i, (region, start, end, strand) in enumerate(
+        zip(regions, starts, ends, table["strand"], strict=True)
+    ):
         where = f"{path}: row {i}"
         if strand not in ("+", "-", "."):
             raise InputError(f"{where}: the strand is {strand!r}; expected +, - or .")
@@ -208,7 +228,12 @@ def _sequences_of_table(path: Path, genome: SequenceFile) -> list[str]:
 
 def _run_arguments(args: BenchmarkArguments, task: str, data, name: str, seed: int, fold: int | None):
     settings = {name: getattr(args, name) for name in names_of(FinetuneArguments)}
-    settings |= {"task": task, "output_dir": str(Path(args.output_dir, task, name)), "seed": seed, "resume": True}
+    settings |= {
+        "task": task,
+        "output_dir": str(Path(args.output_dir, task, name)),
+        "seed": seed,
+        "resume": True,
+    }
     settings |= {"data": None, "fold": None, "folds": None}
     if isinstance(data, str):
         settings["data"] = data
@@ -227,8 +252,16 @@ def write_baselines(folder: Path, task: str, data: LabelledData, args: FinetuneA
         return
     folder.mkdir(parents=True, exist_ok=True)
     results = fit_baselines(data)
-    content = {"task": task, "baselines": results, "rows": {part: len(rows) for part, rows in data.parts.items()}}
-    content |= {"hardware": hardware(args.device), "versions": versions(), "settings": settings_of(args, data)}
+    content = {
+        "task": task,
+        "baselines": results,
+        "rows": {part: len(rows) for part, rows in data.parts.items()},
+    }
+    content |= {
+        "hardware": hardware(args.device),
+        "versions": versions(),
+        "settings": settings_of(args, data),
+    }
     write_json(folder / METRICS_FILE, content)
 
 
@@ -272,10 +305,14 @@ def _check_output(output: Path, settings: dict, resume: bool) -> None:
     if not (output / SETTINGS_FILE).exists():
         check_output_folder(output, settings, resume=False)
     elif not resume:  # with it, each run checks its own folder
-        raise InputError(f"output_dir {str(output)!r} holds a benchmark; choose another folder, or go on with --resume")
+        raise InputError(
+            f"output_dir {str(output)!r} holds a benchmark; choose another folder, or go on with --resume"
+        )
 
 
-def _check_every_task(args: BenchmarkArguments, tasks: list[str], fold: int | None) -> dict[str, str | DatasetDict]:
+def _check_every_task(
+    args: BenchmarkArguments, tasks: list[str], fold: int | None
+) -> dict[str, str | DatasetDict]:
     """Fail fast: load and check every set before the first run; return their data."""
     sources = {}
     for task in tasks:

@@ -2,9 +2,9 @@
 
 `hyenadna chromatin --data deepsea --fasta hg19.fa`.
 
-    hyenadna chromatin chromatin_profile.yaml --data deepsea --fasta hg19.fa --output_dir chromatin   # the paper's
-    hyenadna chromatin --data peaks --fasta hg38.fa --window 1024 --tracks CTCF H3K27ac               # some tracks
-    accelerate launch -m hyenadna chromatin --data deepsea --fasta hg19.fa                   # on many devices
+    hyenadna chromatin chromatin_profile.yaml --data deepsea --fasta hg19.fa  # the paper's
+    hyenadna chromatin --data peaks --fasta hg38.fa --window 1024 --tracks CTCF H3K27ac  # some tracks
+    accelerate launch -m hyenadna chromatin --data deepsea --fasta hg19.fa  # on many devices
 
 `--data` is a folder with a table for each of `train`, `valid` and `test` (csv, tsv, parquet; a file
 name may go on, as in `train_hg19_coords_targets.csv`), a row for each window and a column of 0 and
@@ -38,7 +38,14 @@ from transformers import EvalPrediction
 from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import SequenceFile
 from hyenadna.genomics.files import TABLES, part_of_file
-from hyenadna.genomics.intervals import Intervals, centre, check_interval, overlapping, read_bed, whole_numbers
+from hyenadna.genomics.intervals import (
+    Intervals,
+    centre,
+    check_interval,
+    overlapping,
+    read_bed,
+    whole_numbers,
+)
 from hyenadna.genomics.labelled import MULTI_LABEL, LabelledData
 from hyenadna.genomics.labels import check_sequences
 from hyenadna.genomics.splits import dna_keys
@@ -66,7 +73,9 @@ class ChromatinArguments(ClassifierArguments):
     window: int = setting(1024, "Bases around the centre of each interval.")
     tracks: list[str] = setting([], "Tracks to learn; by default all.")
     track_kinds: str | None = setting(None, "Table (csv, tsv) with columns track and kind.")
-    output_dir: str = setting("hyenadna-chromatin", "Folder for everything that the run writes.", decides=False)
+    output_dir: str = setting(
+        "hyenadna-chromatin", "Folder for everything that the run writes.", decides=False
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -104,7 +113,9 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
             parts[part], names[part] = _read_table(path, genome, args)
     missing = [part for part in ("train", "validation") if part not in parts]
     if missing:
-        raise InputError(f"{folder} has no table of {missing}; it has {sorted(p.name for p in folder.iterdir())[:10]}")
+        raise InputError(
+            f"{folder} has no table of {missing}; it has {sorted(p.name for p in folder.iterdir())[:10]}"
+        )
     for part, other in names.items():
         if other != names["train"]:
             differing = sorted(set(other) ^ set(names["train"]))[:5] or "their order"
@@ -131,8 +142,8 @@ def _warn_about_shared_dna(parts: dict) -> None:
             shared = sum(key in keys for key in dna_keys(asked))
         if shared:
             warnings.warn(
-                f"{shared:,} of the {len(asked):,} {other} windows share DNA with the {one} part: the {other} metrics "
-                "look too good. Split by chromosome, or use a shorter window.",
+                f"{shared:,} of the {len(asked):,} {other} windows share DNA with the {one} part: the "
+                f"{other} metrics look too good. Split by chromosome, or use a shorter window.",
                 stacklevel=3,
             )
 
@@ -151,12 +162,13 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
     known = next((names for names in (_COORDINATES, _PUBLISHED) if set(names) <= set(table)), None)
     if args.sequence_column not in table and known is None:
         raise InputError(
-            f"{path} has neither a column {args.sequence_column!r} nor {list(_COORDINATES)} nor {list(_PUBLISHED)}; it "
-            f"has {list(table)[:8]}"
+            f"{path} has neither a column {args.sequence_column!r} nor {list(_COORDINATES)} nor "
+            f"{list(_PUBLISHED)}; it has {list(table)[:8]}"
         )
     where_columns = {args.sequence_column} if args.sequence_column in table else set(known)
     others = where_columns | {args.id_column, "split", "filter_index"}
-    names = [name for name in table if name not in others and not name.startswith("Unnamed")]  # a saved index
+    # a saved index
+    names = [name for name in table if name not in others and not name.startswith("Unnamed")]
     names, labels = _tracks(table[names], names, path, args)
     if args.sequence_column in table:
         sequences = table[args.sequence_column]
@@ -168,16 +180,23 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
     if known is _PUBLISHED:
         if not pd.api.types.is_integer_dtype(table[known[0]]):
             raise InputError(
-                f"{path}: {known[0]} holds {chromosomes.iloc[0]!r} and others; as published it is a number, 0 for "
-                f"chr1. Names of chromosomes belong into the columns {', '.join(_COORDINATES)}"
+                f"{path}: {known[0]} holds {chromosomes.iloc[0]!r} and others; as published it is a "
+                f"number, 0 for chr1. Names of chromosomes belong into the columns {', '.join(_COORDINATES)}"
             )
         # Chr_No counts from 0 for chr1; after the 22 autosomes come X and Y.
         chromosomes = "chr" + (table[known[0]] + 1).astype(str).replace({"23": "X", "24": "Y"})
     starts, ends = (whole_numbers(table, name, path) for name in known[1:])
     genome = _needed(genome, path)
-    numbers = {name: genome.find(name, f"{path}: row {chromosomes.eq(name).argmax()}") for name in chromosomes.unique()}
-    for row in np.flatnonzero((starts < 0) | (ends <= starts) | (ends > genome.lengths[chromosomes.map(numbers)])):
-        check_interval(genome, numbers[chromosomes[row]], int(starts[row]), int(ends[row]), f"{path}: row {row}")
+    numbers = {
+        name: genome.find(name, f"{path}: row {chromosomes.eq(name).argmax()}")
+        for name in chromosomes.unique()
+    }
+    for row in np.flatnonzero(
+        (starts < 0) | (ends <= starts) | (ends > genome.lengths[chromosomes.map(numbers)])
+    ):
+        check_interval(
+            genome, numbers[chromosomes[row]], int(starts[row]), int(ends[row]), f"{path}: row {row}"
+        )
     sequence = chromosomes.map(numbers).to_numpy(np.int64)
     windows = Intervals(np.zeros(len(table), dtype=np.int64), sequence, starts, ends)
     return WindowRows([genome], centre(windows, args.window, [genome]), labels), names
@@ -188,7 +207,9 @@ def _read_bed(path: Path, genome: SequenceFile | None, args: ChromatinArguments)
     files = [path.with_name(f"{path.stem}_labels{end}") for end in (".npy", *TABLES)]
     file = next((file for file in files if file.exists()), None)
     if file is None:
-        raise InputError(f"{path}: its labels are missing; expected {files[0].name} or {files[1].name} beside it")
+        raise InputError(
+            f"{path}: its labels are missing; expected {files[0].name} or {files[1].name} beside it"
+        )
     if file.suffix == ".npy":
         values = np.load(file, allow_pickle=False)
         if values.ndim != 2:
@@ -197,7 +218,9 @@ def _read_bed(path: Path, genome: SequenceFile | None, args: ChromatinArguments)
     else:
         table = _table(file)
     if len(table) != len(windows):
-        raise InputError(f"{file} has {len(table):,} rows of labels, but {path} has {len(windows):,} intervals")
+        raise InputError(
+            f"{file} has {len(table):,} rows of labels, but {path} has {len(windows):,} intervals"
+        )
     names, labels = _tracks(table, list(table), file, args)
     return WindowRows([genome], centre(windows, args.window, [genome]), labels), names
 
@@ -225,16 +248,22 @@ def _tracks(table: pd.DataFrame, names: list[str], path: Path, args) -> tuple[li
         raise InputError(f"tracks names one of {args.tracks[:20]} twice")
     unknown = [track for track in args.tracks if track not in names]
     if unknown:
-        raise InputError(f"tracks: {path} has no track {unknown}; it has {names[:20]}{' ...' * (len(names) > 20)}")
+        raise InputError(
+            f"tracks: {path} has no track {unknown}; it has {names[:20]}{' ...' * (len(names) > 20)}"
+        )
     names = args.tracks or names
     if not names or not len(table):
-        raise InputError(f"{path} has {len(table)} rows and {len(names)} tracks; at least one of each is needed")
+        raise InputError(
+            f"{path} has {len(table)} rows and {len(names)} tracks; at least one of each is needed"
+        )
     table.columns = table.columns.astype(str)
     values = table[names].to_numpy()
     wrong = np.argwhere((values != 0) & (values != 1))
     if len(wrong):
         row, column = wrong[0]
-        raise InputError(f"{path}: the track {names[column]!r} of row {row} is {values[row, column]}, not 0 or 1")
+        raise InputError(
+            f"{path}: the track {names[column]!r} of row {row} is {values[row, column]}, not 0 or 1"
+        )
     return list(names), values.astype(np.uint8)
 
 
@@ -258,7 +287,9 @@ def kinds_of(tracks: list[str], args: ChromatinArguments) -> list[str]:
     kind = dict(zip(table["track"].astype(str), table["kind"].astype(str), strict=True))
     unknown = [track for track in tracks if track not in kind]
     if unknown:
-        raise InputError(f"{args.track_kinds} does not name {len(unknown)} tracks, the first is {unknown[0]!r}")
+        raise InputError(
+            f"{args.track_kinds} does not name {len(unknown)} tracks, the first is {unknown[0]!r}"
+        )
     return [kind[track] for track in tracks]
 
 
@@ -337,7 +368,9 @@ def _write_tracks(output: Path, result: RunResult, labelled: LabelledData, kinds
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna chromatin` with these arguments (default: those of the command line)."""
-    chromatin(parse_settings(ChromatinArguments, "chromatin", "Predict many tracks of a window at once.", argv))
+    chromatin(
+        parse_settings(ChromatinArguments, "chromatin", "Predict many tracks of a window at once.", argv)
+    )
 
 
 if __name__ == "__main__":

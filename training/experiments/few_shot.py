@@ -1,8 +1,9 @@
-"""Classify from labelled examples in the context: `hyenadna few-shot --data DATA --model CHECKPOINT`.
+"""Classify from labelled examples in the context: `hyenadna few-shot --data DATA --model
+CHECKPOINT`.
 
-    hyenadna few-shot --data promoters.csv --model pretrained --samples 4 16 64 --shots 1 2 --output_dir few-shot
-    hyenadna few-shot --data promoters.csv --model pretrained --tuning_steps 0          # in context alone, no learning
-    hyenadna few-shot few_shot.yaml --resume                                            # go on with what is missing
+    hyenadna few-shot --data promoters.csv --model pretrained --samples 4 16 64 --shots 1 2
+    hyenadna few-shot --data promoters.csv --model pretrained --tuning_steps 0  # in context alone
+    hyenadna few-shot few_shot.yaml --resume  # go on with what is missing
 
 The model reads `X1 [SEP] Y1 [SEP] ... X [SEP]`, k sequences with their labels and one without, and
 its next token is the label, a letter for each class (arXiv 2306.15794). A model that was pretrained
@@ -43,7 +44,13 @@ from hyenadna.training.runs.language import NextTokenCollator, letters_of_labels
 from hyenadna.training.runs.models import BackboneArguments
 from hyenadna.training.runs.pictures import draw_accuracy, finish_accuracy, save_figure
 from hyenadna.training.runs.settings import parse_settings, refuse_unused, setting, settings_not_compared
-from hyenadna.training.runs.supervised import RowsArguments, majority_share, read_data, settings_of, tested_part
+from hyenadna.training.runs.supervised import (
+    RowsArguments,
+    majority_share,
+    read_data,
+    settings_of,
+    tested_part,
+)
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 from hyenadna.training.soft_prompt import language_model_for_letters
 
@@ -59,7 +66,9 @@ class FewShotArguments(RowsArguments, BackboneArguments, RecipeArguments):
     label_letters: str | None = setting(None, "A letter of ACGTN for each class, in their sorted order.")
     # other defaults than those of Transformers; a run is too short for evaluations and checkpoints
     # on the way
-    output_dir: str = setting("hyenadna-few-shot", "Folder for everything that the run writes.", decides=False)
+    output_dir: str = setting(
+        "hyenadna-few-shot", "Folder for everything that the run writes.", decides=False
+    )
     learning_rate: float = setting(1e-4, "Highest learning rate.")
     per_device_train_batch_size: int = setting(16, "Batch size on each device.")
     per_device_eval_batch_size: int = setting(16, "Batch size on each device for evaluation.", decides=False)
@@ -80,8 +89,8 @@ class FewShotArguments(RowsArguments, BackboneArguments, RecipeArguments):
                 )
         if min(self.shots) >= min(self.samples):
             raise InputError(
-                f"{min(self.shots)} shots with {min(self.samples)} samples: the examples are samples other than the "
-                "one that is asked for, so there must be more samples than shots"
+                f"{min(self.shots)} shots with {min(self.samples)} samples: the examples are samples "
+                "other than the one that is asked for, so there must be more samples than shots"
             )
         if self.repeats < 1:
             raise InputError(f"repeats is {self.repeats}; it must be at least 1")
@@ -101,7 +110,8 @@ def draw_samples(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.nda
         raise InputError(
             f"{n} samples of {len(labels)} rows and {len(classes)} classes: there must be one of each class"
         )
-    # One shuffled pile of rows for each class; each round takes one row from each pile that has one.
+    # One shuffled pile of rows for each class; each round takes one row from each pile that has
+    # one.
     turns = [list(rng.permutation(np.flatnonzero(labels == c))) for c in rng.permutation(classes)]
     drawn = []
     while len(drawn) < n:
@@ -180,8 +190,8 @@ def check_context(data: LabelledData, shots: int, max_seq_len: int) -> None:
         if fits >= 1:
             advice = f"Ask for at most {fits} shots"
         raise InputError(
-            f"{shots} shots of up to {longest} bases make a context of {tokens} tokens, but max_seq_len of the model "
-            f"is {max_seq_len}. {advice}, or use a checkpoint with a larger max_seq_len"
+            f"{shots} shots of up to {longest} bases make a context of {tokens} tokens, but max_seq_len "
+            f"of the model is {max_seq_len}. {advice}, or use a checkpoint with a larger max_seq_len"
         )
 
 
@@ -199,7 +209,12 @@ def _results_so_far(output: Path) -> list[dict]:
 
 
 def _one_result(
-    args: FewShotArguments, model: HyenaDNAForCausalLM, tokenizer, letters: str, data: LabelledData, task: dict
+    args: FewShotArguments,
+    model: HyenaDNAForCausalLM,
+    tokenizer,
+    letters: str,
+    data: LabelledData,
+    task: dict,
 ) -> dict:
     n = task["samples"]
     k = task["shots"]
@@ -277,7 +292,8 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
         if is_main:
             last = "  ".join(f"{name} {value:.4g}" for name, value in done[-1].items())
             print(f"{len(done)} of {len(tasks)}: {last}")
-            write_json(output / METRICS_FILE, results)  # after each: an interrupted run goes on from here
+            # after each: an interrupted run goes on from here
+            write_json(output / METRICS_FILE, results)
     if is_main:
         _write_table(output, results)
     return results
@@ -345,7 +361,9 @@ def _draw(results: dict, path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna few-shot` with these arguments (default: those of the command line)."""
-    few_shot(parse_settings(FewShotArguments, "few-shot", "Classify from labelled examples in the context.", argv))
+    few_shot(
+        parse_settings(FewShotArguments, "few-shot", "Classify from labelled examples in the context.", argv)
+    )
 
 
 if __name__ == "__main__":

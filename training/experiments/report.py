@@ -26,7 +26,17 @@ from hyenadna.training.runs.pictures import plain_text, save_figure
 # The sets of the paper; of one without a figure the cell is empty.
 SETS = pd.read_csv(Path(__file__).with_name("benchmark_sets.csv"), keep_default_na=False)
 # What differs between runs of one line.
-_NOT_COMPARED = {"seed", "fold", "data", "validation_data", "test_data", "resume", "data_sha256", "rows_sha256", "task"}
+_NOT_COMPARED = {
+    "seed",
+    "fold",
+    "data",
+    "validation_data",
+    "test_data",
+    "resume",
+    "data_sha256",
+    "rows_sha256",
+    "task",
+}
 _COLUMNS = ("accuracy", "f1_weighted", "f1_macro", "mcc", "auroc", "pearson", "spearman", "mse")
 _ERRORS = ("mse", "loss")  # no percentages
 
@@ -47,7 +57,9 @@ def collect(paths: Sequence[str | Path]) -> list[dict]:
             below = [path]
         if not below:
             raise InputError(f"{path}: there is no {METRICS_FILE}; a run writes it when it is finished")
-        files += [file for file in below if file not in files and not file.parent.name.startswith("checkpoint-")]
+        files += [
+            file for file in below if file not in files and not file.parent.name.startswith("checkpoint-")
+        ]
     lines = []
     for file in files:
         try:
@@ -61,7 +73,9 @@ def collect(paths: Sequence[str | Path]) -> list[dict]:
         # a baseline that was fitted beside several runs on the same rows is one
         lines += [line for line in new if not (line["is_baseline"] and _known(line, lines))]
     if not lines:
-        raise InputError(f"none of the {len(files)} {METRICS_FILE} in {list(map(str, paths))} holds metrics of a run")
+        raise InputError(
+            f"none of the {len(files)} {METRICS_FILE} in {list(map(str, paths))} holds metrics of a run"
+        )
     return lines
 
 
@@ -78,7 +92,8 @@ def _lines(content: dict, file: Path) -> list[dict]:
         "seed": settings.get("seed"),
         "fold": settings.get("fold"),
         "data": settings.get("data_sha256"),
-        "folds": settings.get("folds") if settings.get("fold") is not None else None,  # embeddings mean others
+        # embeddings mean others
+        "folds": settings.get("folds") if settings.get("fold") is not None else None,
         "classes": len(content["label_names"]) if "label_names" in content else None,
         "task": content.get("task") or settings.get("task") or Path(settings.get("data") or file.parent).stem,
     }
@@ -87,12 +102,18 @@ def _lines(content: dict, file: Path) -> list[dict]:
         | _tested(result["metrics"])
         for name, result in content.get("baselines", {}).items()
     ]
-    if not content.get("metrics"):  # embeddings that were not classified, the table of an adapter study
+    # embeddings that were not classified, the table of an adapter study
+    if not content.get("metrics"):
         return baselines
     compared = {name: value for name, value in settings.items() if name not in _NOT_COMPARED}
     return [
         *baselines,
-        {**shared, "method": _method(settings), "group": json.dumps(compared, sort_keys=True), "is_baseline": False}
+        {
+            **shared,
+            "method": _method(settings),
+            "group": json.dumps(compared, sort_keys=True),
+            "is_baseline": False,
+        }
         | {
             "seconds": content.get("train_seconds"),
             "cpu_seconds": content.get("train_cpu_seconds"),
@@ -199,7 +220,9 @@ def _notes_of_row(row: dict) -> list[str]:
     if row["part"] == "validation":
         notes.append(f"{row['method']}: measured on the validation part, by which its checkpoint was chosen.")
     if row["folds"] and row["runs"] % row["folds"]:
-        notes.append(f"{row['method']}: {row['runs']} runs of {row['folds']} folds: not every fold is finished.")
+        notes.append(
+            f"{row['method']}: {row['runs']} runs of {row['folds']} folds: not every fold is finished."
+        )
     if row["is_baseline"]:
         return notes
 
@@ -207,9 +230,13 @@ def _notes_of_row(row: dict) -> list[str]:
     for seed, fold, digest in row["draws"]:
         data.setdefault((seed, fold), set()).add(digest)
     if any(len(digests) > 1 for digests in data.values()):
-        notes.append(f"{row['method']}: runs on different data are averaged; give each data set its own --task.")
+        notes.append(
+            f"{row['method']}: runs on different data are averaged; give each data set its own --task."
+        )
     elif len(data) < row["runs"]:
-        notes.append(f"{row['method']}: a seed was run more than once, and its runs say nothing about the spread.")
+        notes.append(
+            f"{row['method']}: a seed was run more than once, and its runs say nothing about the spread."
+        )
     return notes
 
 
@@ -243,7 +270,12 @@ def columns_of(task: str, rows: list[dict]) -> list[str]:
 
 def report_text(tasks: dict[str, list[dict]]) -> str:
     """Return the report as Markdown."""
-    text = ["# Report", "", "Figures are percentages (but for mse and loss): mean ± standard deviation over runs.", ""]
+    text = [
+        "# Report",
+        "",
+        "Figures are percentages (but for mse and loss): mean ± standard deviation over runs.",
+        "",
+    ]
     for task, rows in tasks.items():
         text += _text_of_task(task, rows)
     return "\n".join(text)
@@ -268,7 +300,9 @@ def _text_of_task(task: str, rows: list[dict]) -> list[str]:
         best = max(row["metrics"].get("accuracy", 0) for row in rows)
         # Each row is right or wrong: the standard error of a binomial share.
         error = 100 * float(np.sqrt(best * (1 - best) / tested))
-        text.append(f"{tested:,} rows tested: an accuracy of {100 * best:.1f} has a standard error of {error:.1f}.")
+        text.append(
+            f"{tested:,} rows tested: an accuracy of {100 * best:.1f} has a standard error of {error:.1f}."
+        )
         text.append("")
     computers = [computer for row in rows for computer in row["hardware"]]
     hardware = {f"{c['device']}, {c['processes']} process(es), {c['threads']} thread(s)" for c in computers}
@@ -357,7 +391,9 @@ def write_report(paths: Sequence[str | Path], output: str | Path) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna report` with these arguments (default: those of the command line)."""
-    parser = argparse.ArgumentParser(prog="hyenadna report", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="hyenadna report", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
     parser.add_argument("runs", nargs="+", help="folders of runs; every metrics.json below them is read")
     parser.add_argument("--output_dir", default=".", help="folder for report.md and report.png (%(default)s)")
     args = parser.parse_args(argv)

@@ -1,4 +1,5 @@
-"""Which species is this DNA of? `hyenadna species --data genomes --window 1024 --output_dir species`.
+"""Which species is this DNA of? `hyenadna species --data genomes --window 1024 --output_dir
+species`.
 
     hyenadna species species.yaml --data genomes --output_dir species-1k          # the paper's settings
     hyenadna species --data genomes --window 16384 --model pretrained --truncation False
@@ -41,11 +42,15 @@ _TRIES = 20  # to find a window that is no gap
 class SpeciesArguments(ClassifierArguments):
     """Settings of `hyenadna species`, beside those of a classifier."""
 
-    data: str | None = setting(None, "Folder with a sub-folder of FASTA files for each species.", compared=False)
+    data: str | None = setting(
+        None, "Folder with a sub-folder of FASTA files for each species.", compared=False
+    )
     task: str | None = setting(None, "Name of the data in reports (species_WINDOW).")
     window: int = setting(1024, "Bases of a window.")
     species: list[str] = setting([], "Sub-folders to use; by default all.")
-    validation_chromosomes: list[str] = setting([], "Chromosomes to validate on; without names, the last bases.")
+    validation_chromosomes: list[str] = setting(
+        [], "Chromosomes to validate on; without names, the last bases."
+    )
     test_chromosomes: list[str] = setting([], "Chromosomes to test on; without names, the last bases.")
     held_out_fraction: float = setting(
         0.1, "Without names: fraction of the bases for validation, and as many for test."
@@ -81,7 +86,9 @@ def open_species(args: SpeciesArguments) -> dict[str, list[SequenceFile]]:
     """
     folder = Path(args.data or "")
     if args.data is None or not folder.is_dir():
-        raise InputError(f"data is {args.data!r}; expected a folder with a sub-folder of FASTA files for each species")
+        raise InputError(
+            f"data is {args.data!r}; expected a folder with a sub-folder of FASTA files for each species"
+        )
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     unknown = sorted(set(args.species) - set(names))
     if unknown:
@@ -92,9 +99,12 @@ def open_species(args: SpeciesArguments) -> dict[str, list[SequenceFile]]:
     genomes = {}
     for name in names:
         files = [path for path in sorted((folder / name).iterdir()) if path.name.lower().endswith(FASTA)]
-        files = [path for path in files if path.suffix != ".gz" or path.with_suffix("") not in files]  # was unpacked
+        # was unpacked
+        files = [path for path in files if path.suffix != ".gz" or path.with_suffix("") not in files]
         if not files:
-            raise InputError(f"{folder / name}: the folder of this species holds no FASTA file ({', '.join(FASTA)})")
+            raise InputError(
+                f"{folder / name}: the folder of this species holds no FASTA file ({', '.join(FASTA)})"
+            )
         genomes[name] = open_genomes(files)
         _check_copies(name, genomes[name])
     return genomes
@@ -109,10 +119,14 @@ def _check_copies(species: str, genomes: list[SequenceFile]) -> None:
             if other is genome:
                 continue
             if other.letters(other.number[name], 0, length).upper() == genome.letters(i, 0, length).upper():
-                raise InputError(f"{species}: {name!r} stands in {other.path} and again in {genome.path}; remove one")
+                raise InputError(
+                    f"{species}: {name!r} stands in {other.path} and again in {genome.path}; remove one"
+                )
 
 
-def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArguments) -> dict[str, Intervals]:
+def held_out_regions(
+    species: str, genomes: list[SequenceFile], args: SpeciesArguments
+) -> dict[str, Intervals]:
     """Return the regions of train, validation and test of one species, which share no base.
 
     Contigs that are shorter than a window are in none.
@@ -129,12 +143,16 @@ def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArg
         both = parts["test"][overlapping(parts["test"], parts["validation"])]
         if len(both):
             names = [genomes[file].names[i] for file, i in zip(both.file, both.sequence, strict=True)]
-            raise InputError(f"{species}: {names} are named in validation_chromosomes and in test_chromosomes")
+            raise InputError(
+                f"{species}: {names} are named in validation_chromosomes and in test_chromosomes"
+            )
     else:
         longest = int(whole.lengths.max())
         usable = whole[whole.lengths >= args.window]
         if not len(usable):
-            raise InputError(f"window is {args.window:,}, but the longest contig of {species} has {longest:,} bases")
+            raise InputError(
+                f"window is {args.window:,}, but the longest contig of {species} has {longest:,} bases"
+            )
         # as of one file: a fraction of the species, not of each of its files
         parts["test"] = _last(usable, args.held_out_fraction)
         # The fraction is one of the whole species, but is taken of what the test part left.
@@ -146,8 +164,8 @@ def held_out_regions(species: str, genomes: list[SequenceFile], args: SpeciesArg
         sizes = parts[part].lengths
         if not (sizes >= args.window).any():
             raise InputError(
-                f"window is {args.window:,}, but the longest contig or region of the {part} part of {species} has "
-                f"{sizes.max(initial=0):,} bases: use a shorter window, or hold out more"
+                f"window is {args.window:,}, but the longest contig or region of the {part} part of "
+                f"{species} has {sizes.max(initial=0):,} bases: use a shorter window, or hold out more"
             )
         parts[part] = parts[part][sizes >= args.window]
     return {part: parts[part] for part in PARTS}
@@ -206,7 +224,8 @@ class DrawnWindows:
             place = int(rng.integers(starts[-1]))
             k = int(np.searchsorted(starts, place, side="right"))
             file, sequence, last = int(regions.file[k]), int(regions.sequence[k]), int(regions.end[k])
-            # `starts[k] - 1` is the number of the last start in region k, whose window ends at `last`.
+            # `starts[k] - 1` is the number of the last start in region k, whose window ends at
+            # `last`.
             start = last - self.window - (int(starts[k]) - 1 - place)
             text = self.genomes[file].letters(sequence, start, start + self.window)
             if text.upper().count("N") <= self.window / 2:

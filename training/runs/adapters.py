@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, TaskType, get_peft_model
 from torch import nn
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNAPreTrainedModel
+from hyenadna import (
+    HyenaDNAConfig,
+    HyenaDNAForCausalLM,
+    HyenaDNAForSequenceClassification,
+    HyenaDNAPreTrainedModel,
+)
 from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 
@@ -22,7 +27,8 @@ _TASKS = {
     HyenaDNAForSequenceClassification: TaskType.SEQ_CLS,
     HyenaDNAForCausalLM: TaskType.CAUSAL_LM,
 }
-_SHAPE = ("d_model", "n_layer", "d_inner", "hyena_order", "max_seq_len")  # of the filters' time axis, the last
+# of the filters' time axis, the last
+_SHAPE = ("d_model", "n_layer", "d_inner", "hyena_order", "max_seq_len")
 
 
 def add_lora(model: HyenaDNAPreTrainedModel, rank: int) -> PeftModel:
@@ -54,7 +60,9 @@ def add_prompt(
     if init_text is not None:
         ids = _bases(init_text)
     # peft starts the tokens from N(0, 1), which would drown the sequence; they are set below.
-    adapted = get_peft_model(model, PromptTuningConfig(task_type=_TASKS[type(model)], num_virtual_tokens=length))
+    adapted = get_peft_model(
+        model, PromptTuningConfig(task_type=_TASKS[type(model)], num_virtual_tokens=length)
+    )
     tokens = adapted.prompt_encoder[adapted.active_adapter].embedding.weight
     with torch.no_grad():
         if ids is None:
@@ -65,7 +73,8 @@ def add_prompt(
 
     def drop(module, args, kwargs):
         # peft makes one prompt for the whole batch; here each row has its own
-        if module.training and dropout and "inputs_embeds" in kwargs:  # not where the base itself is called
+        # not where the base itself is called
+        if module.training and dropout and "inputs_embeds" in kwargs:
             embeddings = kwargs["inputs_embeds"]
             prompt = F.dropout(embeddings[:, :length], dropout)
             kwargs["inputs_embeds"] = torch.cat([prompt, embeddings[:, length:]], dim=1)
@@ -100,8 +109,8 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
     for file in ("adapter_config.json", "config.json"):
         if not (folder / file).exists():
             raise InputError(
-                f"{str(folder)!r} holds no {file}. This loads what `hyenadna soft-prompt` and `hyenadna finetune "
-                "--lora_rank` save; load other adapters with peft"
+                f"{str(folder)!r} holds no {file}. This loads what `hyenadna soft-prompt` and `hyenadna "
+                "finetune --lora_rank` save; load other adapters with peft"
             )
     with errors_as_input(f"the adapter in {str(folder)!r} cannot be loaded"):
         adapter = PeftConfig.from_pretrained(folder)
@@ -113,7 +122,9 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
         )
     settings = {}
     if cls is HyenaDNAForSequenceClassification:
-        settings = {name: getattr(config, name) for name in ("id2label", "label2id", "problem_type", "pooling")}
+        settings = {
+            name: getattr(config, name) for name in ("id2label", "label2id", "problem_type", "pooling")
+        }
     base = str(base or adapter.base_model_name_or_path)
     try:
         model, _ = load_checkpoint(cls, base, settings, new="score.")

@@ -68,7 +68,9 @@ def step_of(checkpoint: Path) -> int | None:
 
 def checkpoints_in(folder: str | Path) -> list[Path]:
     """Return the checkpoints in a folder, the newest first."""
-    found = [path for path in Path(folder).glob("checkpoint-*") if step_of(path) is not None and path.is_dir()]
+    found = [
+        path for path in Path(folder).glob("checkpoint-*") if step_of(path) is not None and path.is_dir()
+    ]
     return sorted(found, key=step_of, reverse=True)
 
 

@@ -79,7 +79,9 @@ class Fingerprint:
         return self._digest.hexdigest()
 
 
-def check_output_folder(output: Path, settings: dict, resume: bool, not_compared: tuple[str, ...] = ()) -> None:
+def check_output_folder(
+    output: Path, settings: dict, resume: bool, not_compared: tuple[str, ...] = ()
+) -> None:
     """Raise `InputError` if the run would overwrite what it did not write.
 
     Args:
@@ -95,7 +97,9 @@ def check_output_folder(output: Path, settings: dict, resume: bool, not_compared
         names = sorted(path.name for path in output.iterdir() if not path.name.startswith("."))
     if SETTINGS_FILE not in names:
         if names:
-            raise InputError(f"output_dir {str(output)!r} holds {names[:5]} of something else; choose another folder")
+            raise InputError(
+                f"output_dir {str(output)!r} holds {names[:5]} of something else; choose another folder"
+            )
         return
 
     earlier = read_settings(output)
@@ -105,9 +109,11 @@ def check_output_folder(output: Path, settings: dict, resume: bool, not_compared
     if not resume:
         state = "a finished" if is_finished else "an interrupted"
         raise InputError(
-            f"output_dir {str(output)!r} holds {state} run; choose another folder, or continue that run with --resume"
+            f"output_dir {str(output)!r} holds {state} run; choose another folder, or continue that run "
+            "with --resume"
         )
-    # Compare what JSON makes of the settings: the earlier ones went through it too (tuples are lists).
+    # Compare what JSON makes of the settings: the earlier ones went through it too (tuples are
+    # lists).
     compared = {name: value for name, value in settings.items() if name not in not_compared}
     _check_same_run(output, earlier, json.loads(json.dumps(compared)))
 
@@ -124,7 +130,9 @@ def read_settings(output: Path) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}; choose another folder") from error
     if not isinstance(settings, dict):
-        raise InputError(f"{path} holds a {type(settings).__name__}, not the settings of a run; choose another folder")
+        raise InputError(
+            f"{path} holds a {type(settings).__name__}, not the settings of a run; choose another folder"
+        )
     return settings
 
 
@@ -135,12 +143,12 @@ def _check_same_run(output: Path, earlier: dict, settings: dict) -> None:
         if name.endswith(("_blake2b", "_sha256")):
             what = name.rpartition("_")[0].replace("_", " ")
             raise InputError(
-                f"output_dir {str(output)!r} holds another run: its {what} had other content than now; choose another "
-                "folder, or resume with the same data"
+                f"output_dir {str(output)!r} holds another run: its {what} had other content than now; "
+                "choose another folder, or resume with the same data"
             )
         raise InputError(
-            f"output_dir {str(output)!r} holds another run: its {name} is {earlier.get(name)!r}, now it is {value!r}; "
-            "choose another folder, or resume with the same setting"
+            f"output_dir {str(output)!r} holds another run: its {name} is {earlier.get(name)!r}, now it "
+            f"is {value!r}; choose another folder, or resume with the same setting"
         )
 
 
@@ -156,7 +164,9 @@ def finished_results(output: Path) -> dict | None:
     try:
         results = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}; delete it, and --resume writes it again") from error
+        raise InputError(
+            f"{path} cannot be read: {error}; delete it, and --resume writes it again"
+        ) from error
     if not isinstance(results, dict):
         kind = type(results).__name__
         raise InputError(f"{path} holds a {kind}, not results; delete it, and --resume writes it again")
@@ -171,7 +181,10 @@ def saying_how_to_go_on(output: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         kept = last_complete_checkpoint(output)
-        print(f"\nInterrupted; {kept or 'no checkpoint yet'}. The same command with --resume goes on from there.")
+        print(
+            f"\nInterrupted; {kept or 'no checkpoint yet'}. The same command with --resume goes on from "
+            "there."
+        )
         raise
 
 

@@ -22,14 +22,14 @@ def letters_of_labels(label_names: list[str], letters: str | None = None) -> str
     """
     if letters is None and len(label_names) not in _LETTERS:
         raise InputError(
-            f"{len(label_names)} classes {label_names[:6]} have no letters: a label is one of A, C, G, T, N. Use the "
-            "form classifier"
+            f"{len(label_names)} classes {label_names[:6]} have no letters: a label is one of A, C, G, "
+            "T, N. Use the form classifier"
         )
     letters = _LETTERS[len(label_names)] if letters is None else letters.upper()
     if len(letters) != len(label_names) or len(set(letters)) < len(letters) or set(letters) - set("ACGTN"):
         raise InputError(
-            f"label_letters {letters!r} do not fit the {len(label_names)} classes {label_names}: write a different "
-            "letter of ACGTN for each"
+            f"label_letters {letters!r} do not fit the {len(label_names)} classes {label_names}: write "
+            "a different letter of ACGTN for each"
         )
     return letters
 

@@ -139,7 +139,9 @@ class MarkovModels:
         """Return the perplexity per base of each order from 0 on these targets."""
         nats = {k: self.nats(counts, k) for k in range(self.order + 1)}
         if not counts.targets:
-            raise InputError("there is no target to measure the Markov models on: all letters are N or soft-masked")
+            raise InputError(
+                "there is no target to measure the Markov models on: all letters are N or soft-masked"
+            )
         return {k: float(np.exp(value / counts.targets)) for k, value in nats.items()}
 
 

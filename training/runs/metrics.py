@@ -1,7 +1,8 @@
 """Metrics as local `evaluate.Metric` classes, which need no network, and `compute_metrics`.
 
     from hyenadna.training.runs.metrics import MatthewsCorrelation
-    MatthewsCorrelation(keep_in_memory=True).compute(predictions=[0, 1, 1], references=[0, 1, 0])   # {"mcc": 0.5}
+    metric = MatthewsCorrelation(keep_in_memory=True)
+    metric.compute(predictions=[0, 1, 1], references=[0, 1, 0])  # {"mcc": 0.5}
 
 Predictions and references are class indices, or lists of 0 and 1 for multi-label problems; a
 multi-label result is the mean over the labels, except for the accuracy, which counts the rows whose
@@ -77,7 +78,8 @@ class MatthewsCorrelation(evaluate.Metric):
 
 
 class AUROC(evaluate.Metric):
-    """Area under the receiver operating characteristic, one class against the rest: `{"auroc": 0..1}`.
+    """Area under the receiver operating characteristic, one class against the rest: `{"auroc":
+    0..1}`.
 
     `prediction_scores` has one score per class (or per label) in each row. The result is the mean
     over the classes of which there are both positive and negative rows, and NaN if there are none.
@@ -99,14 +101,17 @@ class AUROC(evaluate.Metric):
 
 
 class RegressionScores(evaluate.Metric):
-    """Mean squared error and both correlations: `{"mse": 0.., "pearson": -1..1, "spearman": -1..1}`."""
+    """Mean squared error and both correlations: `{"mse": 0.., "pearson": -1..1, "spearman":
+    -1..1}`.
+    """
 
     def _info(self) -> evaluate.MetricInfo:
         return _describe(self.__doc__, "", _NUMBERS)
 
     def _compute(self, predictions, references) -> dict[str, float]:
         mse = float(mean_squared_error(references, predictions))
-        if len(set(predictions)) < 2 or len(set(references)) < 2:  # no correlation with a constant is defined
+        # no correlation with a constant is defined
+        if len(set(predictions)) < 2 or len(set(references)) < 2:
             return {"mse": mse, "pearson": float("nan"), "spearman": float("nan")}
         return {
             "mse": mse,

@@ -39,7 +39,9 @@ class ScratchArguments(BackboneArguments):
     d_model: int | None = setting(None, "Width, from scratch (128).")
     n_layer: int | None = setting(None, "Number of blocks, from scratch (2).")
     max_seq_len: int | None = setting(None, "Longest input in tokens, from scratch (1026).")
-    initializer_range: float | None = setting(None, "Standard deviation of the initial weights, from scratch (0.02).")
+    initializer_range: float | None = setting(
+        None, "Standard deviation of the initial weights, from scratch (0.02)."
+    )
 
 
 @dataclass
@@ -111,7 +113,9 @@ def load_checkpoint(
             parameters.
     """
     hint = "(Lightning checkpoints and other layouts: `hyenadna convert` first)"
-    with errors_as_input(f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint):
+    with errors_as_input(
+        f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint
+    ):
         config = AutoConfig.from_pretrained(name)
     if not isinstance(config, HyenaDNAConfig):
         raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
@@ -122,7 +126,9 @@ def load_checkpoint(
     wrong = [*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])]
     wrong = sorted(key for key in wrong if new is None or not key.startswith(new))
     if wrong:
-        raise InputError(f"model {name!r} does not fit its config.json: missing or of another shape are {wrong[:5]}")
+        raise InputError(
+            f"model {name!r} does not fit its config.json: missing or of another shape are {wrong[:5]}"
+        )
     check_finite(model, name)
     return model, config
 
@@ -132,7 +138,8 @@ def check_finite(model: nn.Module, name: str) -> None:
     broken = [key for key, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]
     if broken:
         raise InputError(
-            f"model {name!r} holds NaN or infinity in {broken[:5]}: its training diverged, or a file is damaged"
+            f"model {name!r} holds NaN or infinity in {broken[:5]}: its training diverged, or a file is "
+            "damaged"
         )
 
 

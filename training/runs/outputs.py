@@ -29,7 +29,9 @@ __all__ = ["inert", "locked", "remove_unfinished", "whole_file"]
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """Open a text file for writing that gets its name when all of it is written; after an error nothing is left."""
+    """Open a text file for writing that gets its name when all of it is written; after an error
+    nothing is left.
+    """
     temporary = temporary_name(path)
     try:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
@@ -88,7 +90,9 @@ def locked(path: Path, *, is_file: bool = False) -> Iterator[None]:
     folder = path.parent if is_file else path
     lock = folder / (f".{path.name}.lock" if is_file else ".lock")
     if fcntl is None:
-        warnings.warn(f"{platform.system()} has no record locks: do not start two runs in {str(path)!r}", stacklevel=3)
+        warnings.warn(
+            f"{platform.system()} has no record locks: do not start two runs in {str(path)!r}", stacklevel=3
+        )
 
     with ExitStack() as at_end:
         missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
@@ -120,8 +124,8 @@ def _acquire(lock: Path, at_end: ExitStack) -> None:
     """
     file = at_end.enter_context(lock.open("a"))
     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    # Between opening and locking the file, another run may have ended and removed it. The lock would
-    # then be on a file that nobody else can find, so the place counts as taken.
+    # Between opening and locking the file, another run may have ended and removed it. The lock
+    # would then be on a file that nobody else can find, so the place counts as taken.
     if not (lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
         raise BlockingIOError
     at_end.callback(lock.unlink, missing_ok=True)

@@ -21,7 +21,9 @@ def plain_text(label: str) -> str:
     return label.replace("$", r"\$")
 
 
-def write_confusion_matrix(path: Path, labels: np.ndarray, predicted: np.ndarray, label_names: list[str]) -> None:
+def write_confusion_matrix(
+    path: Path, labels: np.ndarray, predicted: np.ndarray, label_names: list[str]
+) -> None:
     """Draw the counts of true label (rows) against predicted label (columns) as a PNG.
 
     Args:

@@ -109,7 +109,9 @@ def refuse_unused(args: Any, names: tuple[str, ...], recipe: str) -> None:
         raise InputError(f"{recipe} does not use {', '.join(given)}: leave it out")
 
 
-def parse_settings(cls: type[Settings], recipe: str, description: str, argv: list[str] | None = None) -> Settings:
+def parse_settings(
+    cls: type[Settings], recipe: str, description: str, argv: list[str] | None = None
+) -> Settings:
     """Read the settings from flags, or from a YAML file and flags that override it.
 
     A recipe that ships with the package is found by its name alone, if there is no such file in the
@@ -140,11 +142,13 @@ def parse_settings(cls: type[Settings], recipe: str, description: str, argv: lis
         description=f"{description} The recipe's own settings are at the end, after Trainer's.",
         allow_abbrev=False,
     )
-    args, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    args, unknown = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
     if unknown:
         raise InputError(
-            f"unknown settings: {unknown}; {recipe} does not use them: leave them out (`hyenadna {recipe} --help` "
-            "lists what it uses)"
+            f"unknown settings: {unknown}; {recipe} does not use them: leave them out (`hyenadna "
+            f"{recipe} --help` lists what it uses)"
         )
     return args
 

@@ -80,6 +80,8 @@ def read_earlier_settings(output: Path) -> dict:
 
 
 def changed_settings(earlier: dict, settings: dict) -> dict:
-    """Return those settings of an earlier run that are others now, by name, with their earlier values."""
+    """Return those settings of an earlier run that are others now, by name, with their earlier
+    values.
+    """
     now = json.loads(json.dumps(settings))  # as they are in the file: tuples are lists there
     return {name: earlier[name] for name in now if name in earlier and earlier[name] != now[name]}

@@ -71,9 +71,13 @@ class RowsArguments:
     problem_type: str | None = setting(
         None, "single_label_classification, multi_label_classification (a column of lists too) or regression."
     )
-    validation_fraction: float = setting(0.1, "Fraction of the training rows to validate on if none are given.")
+    validation_fraction: float = setting(
+        0.1, "Fraction of the training rows to validate on if none are given."
+    )
     folds: int | None = setting(None, "Cross-validation: folds of the training rows; see fold.")
-    fold: int | None = setting(None, "The fold, from 0, to validate on, or to test on if there are no test rows.")
+    fold: int | None = setting(
+        None, "The fold, from 0, to validate on, or to test on if there are no test rows."
+    )
     task: str | None = setting(None, "Name of the data in reports (that of the file or folder).")
 
     def check_rows(self) -> None:
@@ -86,7 +90,9 @@ class RowsArguments:
 class SupervisedArguments(RecipeArguments):
     """How a run trains and evaluates: once an epoch, keeping the best checkpoint."""
 
-    truncation: bool = setting(False, "Cut what is longer than the model's max_seq_len instead of refusing it.")
+    truncation: bool = setting(
+        False, "Cut what is longer than the model's max_seq_len instead of refusing it."
+    )
     reverse_complement: float = setting(0.0, "Probability to train on the other strand; .5 in the paper.")
     test_time_averaging: bool = setting(False, "Evaluate at the end on the mean of both strands' logits.")
     patience: int = setting(0, "Stop after that many evaluations without a better one; 0: never.")
@@ -95,10 +101,14 @@ class SupervisedArguments(RecipeArguments):
     per_device_train_batch_size: int = setting(64, "Batch size on each device.")
     per_device_eval_batch_size: int = setting(64, "Batch size on each device for evaluation.", decides=False)
     eval_strategy: str = setting("epoch", "When to evaluate.", decides=False)
-    save_strategy: str = setting("epoch", "When to save a checkpoint, from which the run can resume.", decides=False)
+    save_strategy: str = setting(
+        "epoch", "When to save a checkpoint, from which the run can resume.", decides=False
+    )
     logging_strategy: str = setting("epoch", "When to log.", decides=False)
     save_total_limit: int = setting(1, "Checkpoints to keep besides the best one.", decides=False)
-    metric_for_best_model: str = setting("auto", "What the best checkpoint is best in: mcc, or else the loss.")
+    metric_for_best_model: str = setting(
+        "auto", "What the best checkpoint is best in: mcc, or else the loss."
+    )
     load_best_model_at_end: bool = setting(
         True, "Keep the checkpoint that is best on the validation part.", decides=False
     )
@@ -109,7 +119,9 @@ class SupervisedArguments(RecipeArguments):
         if not 0 <= self.reverse_complement <= 1:
             raise InputError(f"reverse_complement is {self.reverse_complement}; it is a probability, 0 to 1")
         if self.patience < 0 or (self.patience and not self.load_best_model_at_end):
-            raise InputError(f"patience is {self.patience}; it must be at least 0, and needs load_best_model_at_end")
+            raise InputError(
+                f"patience is {self.patience}; it must be at least 0, and needs load_best_model_at_end"
+            )
         if self.patience:
             self.restore_callback_states_from_checkpoint = True  # a resumed run goes on counting
 
@@ -133,18 +145,22 @@ class ClassifierArguments(HeadArguments, ScratchArguments, SupervisedArguments):
     """A classifier or regression, from scratch or a checkpoint, without its rows."""
 
     freeze_backbone: bool = setting(False, "Train the head only.")
-    lora_rank: int | None = setting(None, "Train LoRA matrices of this rank and the head; the folder holds only those.")
+    lora_rank: int | None = setting(
+        None, "Train LoRA matrices of this rank and the head; the folder holds only those."
+    )
 
     def check_classifier(self) -> None:
         """Raise `InputError` for settings with which no classifier can be trained."""
         self.check_supervised()
         self.check_head(self.label_smoothing_factor)
         if self.freeze_backbone and self.model is None and self.lora_rank is None:
-            raise InputError("freeze_backbone needs a checkpoint (model): a random backbone would stay random")
+            raise InputError(
+                "freeze_backbone needs a checkpoint (model): a random backbone would stay random"
+            )
         if self.lora_rank is not None and (self.lora_rank < 1 or self.model is None or self.freeze_backbone):
             raise InputError(
-                f"lora_rank is {self.lora_rank}; it must be at least 1, needs a checkpoint (model), and freezes the "
-                "backbone by itself (no freeze_backbone)"
+                f"lora_rank is {self.lora_rank}; it must be at least 1, needs a checkpoint (model), and "
+                "freezes the backbone by itself (no freeze_backbone)"
             )
 
 
@@ -217,7 +233,9 @@ def read_data(args: RowsArguments, data: Dataset | DatasetDict | LabelledData | 
         return data
     source = args.data if data is None else data
     if source is None:
-        raise InputError("no data: say --data FILE (csv, tsv, parquet, FASTA), a folder or the id of a data set")
+        raise InputError(
+            "no data: say --data FILE (csv, tsv, parquet, FASTA), a folder or the id of a data set"
+        )
     return read_labelled_data(
         source,
         args.validation_data,
@@ -239,11 +257,13 @@ def check_rows_fit(data: LabelledData, max_seq_len: int, n_special: int, from_sc
         too_long = np.flatnonzero(lengths > max_seq_len)
         if len(too_long):
             first = int(too_long[0])
-            longer = f"--max_seq_len {lengths.max()}" if from_scratch else "a checkpoint with a larger max_seq_len"
+            longer = (
+                f"--max_seq_len {lengths.max()}" if from_scratch else "a checkpoint with a larger max_seq_len"
+            )
             raise InputError(
-                f"row {rows[first]['row']} of the {part} rows has {lengths[first]} tokens, but max_seq_len of the "
-                f"model is {max_seq_len}; {len(too_long)} of {len(rows)} rows are too long. Use {longer} or "
-                "--truncation"
+                f"row {rows[first]['row']} of the {part} rows has {lengths[first]} tokens, but "
+                f"max_seq_len of the model is {max_seq_len}; {len(too_long)} of {len(rows)} rows are "
+                f"too long. Use {longer} or --truncation"
             )
 
 
@@ -391,7 +411,8 @@ def train_and_test(
     trainer = _make_trainer(args, labelled, prepared)
     cost = _train(trainer, output, args.resume)
     metrics, probability = _evaluate(trainer, args, labelled)
-    trainer.save_model(args.output_dir)  # every process takes part in this and in the predictions above
+    # every process takes part in this and in the predictions above
+    trainer.save_model(args.output_dir)
     result = RunResult({"metrics": metrics}, trainer.model, prepared["processing_class"])
     if not is_main:
         return result
@@ -411,7 +432,8 @@ def train_and_test(
         "versions": versions(),
         "settings": settings,
     }
-    write_json(output / METRICS_FILE, result.results)  # last: its presence says that the run is finished
+    # last: its presence says that the run is finished
+    write_json(output / METRICS_FILE, result.results)
     _print_metrics(metrics, tested, output)
     return result
 
@@ -428,7 +450,8 @@ def _train(trainer: HyenaDNATrainer, output: Path, resume: bool) -> dict:
     return {
         "resumed_from": _name_of(checkpoint),
         "train_seconds": round(time.monotonic() - start, 1),
-        "train_cpu_seconds": round(time.process_time() - cpu_start, 1),  # on a busy machine the fairer one
+        # on a busy machine the fairer one
+        "train_cpu_seconds": round(time.process_time() - cpu_start, 1),
     }
 
 
@@ -456,7 +479,9 @@ def _make_trainer(args: SupervisedArguments, labelled: LabelledData, prepared: d
         rows = StrandedRows(train, args.reverse_complement, args.seed)
     options = {**prepared, "train_dataset": rows}
     if getattr(args, "class_weights", False):
-        options["compute_loss_func"] = make_weighted_loss(np.array(train["label"][:]), len(labelled.label_names))
+        options["compute_loss_func"] = make_weighted_loss(
+            np.array(train["label"][:]), len(labelled.label_names)
+        )
 
     trainer = HyenaDNATrainer(**options, args=args, eval_dataset=StrandedRows(labelled.parts["validation"]))
     trainer.add_callback(SetEpoch(rows))
@@ -478,7 +503,9 @@ def _evaluate(
     return metrics, probability
 
 
-def _predict(trainer: HyenaDNATrainer, rows, part: str, both_strands: bool) -> tuple[dict[str, float], np.ndarray]:
+def _predict(
+    trainer: HyenaDNATrainer, rows, part: str, both_strands: bool
+) -> tuple[dict[str, float], np.ndarray]:
     """Return metrics and logits `(rows, labels)`; of both strands, the means of their logits."""
     # Timings are left out: `metrics.json` of a resumed run equals that of an uninterrupted one.
     forward = trainer.predict(StrandedRows(rows), metric_key_prefix=part)

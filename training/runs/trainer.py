@@ -35,20 +35,27 @@ class RecipeArguments(TrainingArguments):
     warmup_steps: float = setting(0.01, "Steps of warm-up; below 1, a fraction of all steps.")
     lr_scheduler_type: str = setting(_SCHEDULE, "Shape of the learning rate.")
     report_to: str = setting("none", "Where to send logs, such as tensorboard.", decides=False)
-    resume: bool = setting(False, "Continue the interrupted run in output_dir, if there is one.", decides=False)
+    resume: bool = setting(
+        False, "Continue the interrupted run in output_dir, if there is one.", decides=False
+    )
     # Trainer writes this to config.json. False, its own default, helps attention only, and what is
     # published should say that the model has a cache.
     use_cache: bool = setting(True, "What config.json says; training never uses a cache.", decides=False)
     dataloader_pin_memory: bool = setting(torch.cuda.is_available(), "Pin batches for a GPU.", decides=False)
     ddp_find_unused_parameters: bool | None = setting(False, "Every parameter takes part.", decides=False)
     # The data sets hand out strings, which the collator turns into what the model takes.
-    remove_unused_columns: bool = setting(False, "Leave this false: collators need the columns.", decides=False)
+    remove_unused_columns: bool = setting(
+        False, "Leave this false: collators need the columns.", decides=False
+    )
 
     def __post_init__(self):
-        # The scheduler takes the ends of the curve as shares of its peak: the warm-up starts at 1e-6
-        # and the cosine ends at a tenth (arXiv 2306.15794).
+        # The scheduler takes the ends of the curve as shares of its peak: the warm-up starts at
+        # 1e-6 and the cosine ends at a tenth (arXiv 2306.15794).
         if self.lr_scheduler_type == _SCHEDULE and not self.lr_scheduler_kwargs and self.learning_rate > 0:
-            self.lr_scheduler_kwargs = {"min_lr_rate": 0.1, "warmup_lr_rate": min(1.0, 1e-6 / self.learning_rate)}
+            self.lr_scheduler_kwargs = {
+                "min_lr_rate": 0.1,
+                "warmup_lr_rate": min(1.0, 1e-6 / self.learning_rate),
+            }
         try:
             super().__post_init__()
         except ValueError as error:  # settings that contradict each other
@@ -56,7 +63,11 @@ class RecipeArguments(TrainingArguments):
 
     def check_training(self) -> None:
         """Raise `InputError` if nothing would be trained, or a run could not be resumed."""
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        for name in (
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.num_train_epochs <= 0 and self.max_steps <= 0:
@@ -66,9 +77,13 @@ class RecipeArguments(TrainingArguments):
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}; it must be at least 0")
         if self.resume_from_checkpoint:
-            raise InputError("resume_from_checkpoint is not used here: --resume continues the run in output_dir")
+            raise InputError(
+                "resume_from_checkpoint is not used here: --resume continues the run in output_dir"
+            )
         if self.save_only_model:
-            raise InputError("save_only_model drops the state of the optimiser, without which a run cannot be resumed")
+            raise InputError(
+                "save_only_model drops the state of the optimiser, without which a run cannot be resumed"
+            )
 
 
 def advice_on_divergence(args: TrainingArguments) -> str:
@@ -119,8 +134,8 @@ class StopAtNaN(TrainerCallback):
             return
         kept = last_complete_checkpoint(args.output_dir)
         raise InputError(
-            f"step {state.global_step}: the {what}, for the third time in a row. {advice_on_divergence(args)} "
-            f"({kept or 'no checkpoint'} is left of before)"
+            f"step {state.global_step}: the {what}, for the third time in a row. "
+            f"{advice_on_divergence(args)} ({kept or 'no checkpoint'} is left of before)"
         )
 
 
@@ -157,7 +172,12 @@ class HyenaDNATrainer(Trainer):
         for batch in batch_samples:
             mask = batch.get("attention_mask")
             labels = batch.get("labels")
-            if self._loss_shifts_labels and mask is not None and labels is not None and labels.shape == mask.shape:
+            if (
+                self._loss_shifts_labels
+                and mask is not None
+                and labels is not None
+                and labels.shape == mask.shape
+            ):
                 # The first token of a row is where the running sum of the mask becomes 1.
                 first = (mask != 0) & (mask.cumsum(dim=1) == 1)
                 batch["labels"] = labels.masked_fill(first | (mask == 0), -100)
@@ -179,7 +199,8 @@ class HyenaDNATrainer(Trainer):
 
         best = self.state.best_model_checkpoint
         if self.args.should_save and best is not None and self._checkpoints_to_keep == 1:
-            remove_old_checkpoints(Path(best), keep=1, best=best)  # the last one too: the best is the result
+            # the last one too: the best is the result
+            remove_old_checkpoints(Path(best), keep=1, best=best)
         return output
 
     def _run_epoch(self, *args, **kwargs) -> None:
@@ -209,7 +230,9 @@ class HyenaDNATrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: dict | None) -> None:
         """Write a checkpoint and its manifest, then delete older ones. Never write NaN."""
         if not self._weights_are_finite():
-            logger.warning(f"step {self.state.global_step}: no checkpoint, because the weights hold NaN or infinity")
+            logger.warning(
+                f"step {self.state.global_step}: no checkpoint, because the weights hold NaN or infinity"
+            )
             return
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # every process writes the state of its random numbers
@@ -256,7 +279,9 @@ class HyenaDNATrainer(Trainer):
     def _weights_are_finite(self) -> bool:
         """Return whether the weights of all processes, which FSDP divides, are finite."""
         parameters = [parameter.detach() for parameter in self.model.parameters()]
-        parts = [parameter.to_local() if hasattr(parameter, "to_local") else parameter for parameter in parameters]
+        parts = [
+            parameter.to_local() if hasattr(parameter, "to_local") else parameter for parameter in parameters
+        ]
         broken = sum(int(not torch.isfinite(part).all()) for part in parts)
         return not self.accelerator.reduce(torch.tensor(broken, device=self.args.device)).item()
 
@@ -267,7 +292,8 @@ class HyenaDNATrainer(Trainer):
         The default of Transformers would decay the filters' frequencies and matrices, which costs
         accuracy.
         """
-        # A layer norm's weight is called `weight` like any other, so norms are found by their class.
+        # A layer norm's weight is called `weight` like any other, so norms are found by their
+        # class.
         norms = {f"{name}." for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
         return [
             name
