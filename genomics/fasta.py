@@ -121,13 +121,18 @@ def read_fasta(path: str | Path) -> list[tuple[str, str]]:
 class SequenceFile:
     """The sequences of one file, read by position without their line breaks.
 
-    Args: path: FASTA (plain, bgzip or gzip), text with one sequence a line, or a csv, tsv or
-        parquet table. sequence_column: The column of a table that holds the sequences.
+    Args:
+        path: FASTA (plain, bgzip or gzip), text with one sequence a line, or a csv, tsv or parquet
+            table.
+        sequence_column: The column of a table that holds the sequences.
 
-    Attributes: path: Of the file. names: Of the sequences; of a table or text, the numbers of its
-        rows or lines, from 0. lengths: In bases, int64 `(sequences,)`. number: The number of each
-        sequence by its name. parts: For each sequence the part that a column `split` of a table
-        gives it; None without such a column.
+    Attributes:
+        path: Of the file.
+        names: Of the sequences; of a table or text, the numbers of its rows or lines, from 0.
+        lengths: In bases, int64 `(sequences,)`.
+        number: The number of each sequence by its name.
+        parts: For each sequence the part that a column `split` of a table gives it; None without
+            such a column.
 
     Raises:
         InputError: The file cannot be used; the message names it, and the line where there is one.

@@ -232,9 +232,9 @@ def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         path: The file; csv and tsv may be gzipped.
         columns: Names of columns that must not come twice.
 
-    Raises: InputError: The file cannot be read, is empty, has a row that is longer than the header,
-        or one of
-            `columns` twice.
+    Raises:
+        InputError: The file cannot be read, is empty, has a row that is longer than the header, or
+            one of `columns` twice.
     """
     name = Path(path).name.lower()
     if not name.endswith(TABLES):

@@ -64,9 +64,9 @@ def read_genes(path: str | Path, genome: SequenceFile, feature: str = "gene") ->
         genome: Its FASTA.
         feature: The third column of the lines that count.
 
-    Raises: InputError: A line is no GTF or GFF, names a chromosome that the genome has not, or
-        leaves it; there is no such
-            feature; a feature has no biotype.
+    Raises:
+        InputError: A line is no GTF or GFF, names a chromosome that the genome has not, or leaves
+            it; there is no such feature; a feature has no biotype.
 
     >>> read_genes("genes.gtf", genome)[0].biotype                          # doctest: +SKIP
     'protein_coding'

@@ -49,19 +49,22 @@ def split_windows(
 ) -> dict[str, Intervals]:
     """Cut genomes into windows of at most `window` bases, in parts that share no base.
 
-    Args: genomes: From `open_genomes`. window: Longest window in bases, `[SEP]` not counted. bed:
-        No file: every chromosome whole. Else one BED file for each genome. bed_windows: `"centre"`:
-        a window around the centre of each interval, as published; `"tile"`: each interval
-            cut into windows; where intervals overlap, each base comes once.
+    Args:
+        genomes: From `open_genomes`.
+        window: Longest window in bases, `[SEP]` not counted.
+        bed: No file: every chromosome whole. Else one BED file for each genome.
+        bed_windows: `"centre"`: a window around the centre of each interval, as published;
+            `"tile"`: each interval cut into windows; where intervals overlap, each base comes once.
         validation: Chromosomes, regions or BED files that are held out; see `read_regions`.
         test: Likewise. Splits of the data that do not name the part may be there as well.
         validation_fraction: Where nothing is held out for validation, this fraction of the training
             bases of each file, the last ones.
         ignore_soft_masked: Whether lower-case letters are no targets.
 
-    Returns: Windows of `train`, `validation` and, if there is one, `test`, in the order of the
-        files. Windows without any A, C, G or T that may be a target are left out. Held-out regions
-        are always tiled.
+    Returns:
+        Windows of `train`, `validation` and, if there is one, `test`, in the order of the files.
+        Windows without any A, C, G or T that may be a target are left out. Held-out regions are
+        always tiled.
 
     Raises:
         InputError: Intervals that do not fit the genomes, an empty part, parts that overlap.

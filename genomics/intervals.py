@@ -255,9 +255,9 @@ def read_bed(
         genomes: From `open_genomes`.
         file: The number of the one that the BED file is about.
 
-    Returns: The intervals, and the part of each if the fourth column of every line names one
-        (`train`, `valid`, `val`, `validation`, `dev`, `test`: the layout of Basenji and Enformer),
-        else None.
+    Returns:
+        The intervals, and the part of each if the fourth column of every line names one (`train`,
+        `valid`, `val`, `validation`, `dev`, `test`: the layout of Basenji and Enformer), else None.
 
     Raises:
         InputError: A line is no BED, or does not fit the genome.
@@ -331,8 +331,9 @@ def read_regions(specs: Sequence[str], genomes: Sequence[SequenceFile], setting:
     is `chr20` only if no file has a `20`. Of a BED file whose fourth column names parts, the lines
     of the part called `setting` are taken.
 
-    Raises: InputError: A region is not in the genomes, or a BED file cannot be used; the message
-        names `setting`.
+    Raises:
+        InputError: A region is not in the genomes, or a BED file cannot be used; the message names
+            `setting`.
 
     >>> read_regions(["chr20:0-5,000,000"], genomes, "test")                # doctest: +SKIP
     """

@@ -42,16 +42,17 @@ _SHOWN = 50  # classes in a table of counts
 class LabelledData:
     """Checked data, ready for training.
 
-    Attributes: parts: `train`, and `validation` and `test` where there are any, with columns `row`
-        (int, in its source, from
-            0), `sequence` (str), `label` and, where the source has one, `id` (str). A label is an
-            index into `label_names` (single label), a list of 0. and 1. (multi-label) or a float
-            (regression). Windows that stay in their genome are `WindowRows`.
+    Attributes:
+        parts: `train`, and `validation` and `test` where there are any, with columns `row` (int, in
+            its source, from 0), `sequence` (str), `label` and, where the source has one, `id`
+            (str). A label is an index into `label_names` (single label), a list of 0. and 1.
+            (multi-label) or a float (regression). Windows that stay in their genome are
+            `WindowRows`.
         problem_type: As in the configuration of a Transformers model.
         label_names: Class names, sorted; the names of the columns (multi-label); `["value"]`
-        (regression).
+            (regression).
         digest: What tells this content from another, where reading every sequence for that would
-        take long.
+            take long.
     """
 
     parts: DatasetDict | dict[str, WindowRows]
@@ -95,30 +96,32 @@ def read_labelled_data(
 ) -> LabelledData:
     """Read labelled sequences, check them, and split off a validation part if there is none.
 
-    Args: data: The training rows: a csv, tsv or parquet file; a FASTA file whose headers read `>ID
-        LABEL`, `>ID|LABEL` or
-            hold `label=LABEL` (of several fields between `|` the last one is the label); a folder
-            that has one sub-folder of FASTA or one-sequence .txt files for each class; a folder
-            with `train`, `val` (or `dev`, `valid`, `validation`) and `test` in any of these forms;
-            a data set on the Hub (`"owner/name"` or `"owner/name:configuration"`); or a `datasets`
-            object. csv, tsv and FASTA files may be gzipped.
+    Args:
+        data: The training rows: a csv, tsv or parquet file; a FASTA file whose headers read `>ID
+            LABEL`, `>ID|LABEL` or hold `label=LABEL` (of several fields between `|` the last one is
+            the label); a folder that has one sub-folder of FASTA or one-sequence .txt files for
+            each class; a folder with `train`, `val` (or `dev`, `valid`, `validation`) and `test` in
+            any of these forms; a data set on the Hub (`"owner/name"` or
+            `"owner/name:configuration"`); or a `datasets` object. csv, tsv and FASTA files may be
+            gzipped.
         validation_data: The validation rows, in any of these forms.
         test_data: The test rows, likewise.
         sequence_column: The column that holds the sequences.
         label_columns: The column that holds the labels. Several columns of 0 and 1 are a
-        multi-label problem.
+            multi-label problem.
         id_column: The column of unique names of the rows, used if it is there.
         problem_type: `"single_label_classification"`, `"multi_label_classification"` or
             `"regression"`; by default one column is a single label and several are multi-label.
         validation_fraction: How much of the training rows becomes the validation part where none is
-        given.
+            given.
         seed: Of that split.
         fold: `(number, folds)`, for cross-validation: all rows but the test rows are dealt into
             that many folds, and the fold of this number, from 0, is the validation part. Without
             test rows it is the test part, and a validation part is split off the others.
 
-    Raises: InputError: The data cannot be used as they are; the message says which value of which
-        row and what to do.
+    Raises:
+        InputError: The data cannot be used as they are; the message says which value of which row
+            and what to do.
 
     >>> read_labelled_data("promoters.csv").label_names                     # doctest: +SKIP
     ['TATA', 'none']

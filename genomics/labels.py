@@ -65,8 +65,9 @@ def encode_labels(
         problem_type: `SINGLE_LABEL`, `MULTI_LABEL` or `REGRESSION`.
         label_columns: The names that the columns have in their source.
 
-    Returns: Names: the classes in order, the columns, or `["value"]`. Labels: class indices
-        `(rows,)`, float64 0 and 1 `(rows, labels)`, or float64 `(rows,)`.
+    Returns:
+        Names: the classes in order, the columns, or `["value"]`. Labels: class indices `(rows,)`,
+            float64 0 and 1 `(rows, labels)`, or float64 `(rows,)`.
 
     Raises:
         InputError: A label is missing, of no training class, or no number.

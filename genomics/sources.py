@@ -65,7 +65,8 @@ def read_parts(source: Source, columns: tuple[str, tuple[str, ...], str]) -> dic
         source: See `read_labelled_data`.
         columns: See `Columns`.
 
-    Returns: A table for each part, under `train`, `validation` and `test`; what is not divided is
+    Returns:
+        A table for each part, under `train`, `validation` and `test`; what is not divided is
         `train`. The name of a table is in `attrs["name"]`.
 
     Raises:

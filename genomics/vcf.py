@@ -105,9 +105,11 @@ def vcf_records(path: str | Path) -> Iterator[list[str]]:
 class Written:
     """What was written.
 
-    Attributes: path: The VCF. index: Its index, `.tbi`, or `.csi` where a chromosome is longer than
-        2^29 bases; None without one. problem: Why there is no index, in words; empty if there is
-        one or none is needed.
+    Attributes:
+        path: The VCF.
+        index: Its index, `.tbi`, or `.csi` where a chromosome is longer than 2^29 bases; None
+            without one.
+        problem: Why there is no index, in words; empty if there is one or none is needed.
     """
 
     path: Path
@@ -152,8 +154,10 @@ class _Extent:
 def write_vcf(path: Path, lines: Iterable[str]) -> Written:
     """Write the lines of a VCF, whole or not at all.
 
-    Args: path: Where to; if it ends in `.gz`, the file is compressed by bgzip and indexed if its
-        records are sorted. lines: Of the header and the records, without their ends.
+    Args:
+        path: Where to; if it ends in `.gz`, the file is compressed by bgzip and indexed if its
+            records are sorted.
+        lines: Of the header and the records, without their ends.
 
     >>> write_vcf(Path("copy.vcf.gz"), vcf_lines("calls.vcf")).problem      # doctest: +SKIP
     ''

@@ -99,9 +99,10 @@ class WindowCollator:
 
     There is no attention mask: pads follow the sequence, where a causal model does not see them.
 
-    Args: soft_masked_weight: Of lower-case bases in the loss, 0 to 1. At 0 they are no targets.
-        Between 0 and 1 a batch
-            also has `loss_weights`, float32 of the shape of the labels, 0 where there is no target.
+    Args:
+        soft_masked_weight: Of lower-case bases in the loss, 0 to 1. At 0 they are no targets.
+            Between 0 and 1 a batch also has `loss_weights`, float32 of the shape of the labels, 0
+            where there is no target.
 
     >>> WindowCollator()(np.array([[7, 11, 1]], dtype=np.uint8))["labels"].tolist()
     [[7, -100, 1]]
@@ -167,15 +168,17 @@ class WindowSampler(torch.utils.data.Sampler):
     optimizer steps: `accelerate` would fill it with rows that came before, or leave rows out, and
     then not every base would be seen once.
 
-    Args: windows: From `split_windows`. weights: Of each file. window_weights: Of each window
-        `(n,)`, times that of its file. Windows of one file and one weight are one group,
-            whose windows take turns.
+    Args:
+        windows: From `split_windows`.
+        weights: Of each file.
+        window_weights: Of each window `(n,)`, times that of its file. Windows of one file and one
+            weight are one group, whose windows take turns.
         rows_per_step: Windows in one optimizer step, over all processes and accumulated batches.
         length: Of a window, in bases.
         seed: Of the order and of the strands.
         reverse_complement: Probability of the other strand.
         stages: For a warm-up of the sequence length: (first optimizer step, length in bases), in
-        order.
+            order.
         shortest: Of random lengths. Each step then cuts its windows into equal pieces, of a length
             between this and `length` (in a warm-up, that of the stage); each doubling of the length
             is as likely as the others.

@@ -292,8 +292,9 @@ class HyenaDNACacheLayer(CacheLayerMixin):
             pads_B: How many of the next `length` positions are pads: the first ones of each row.
             length: Number of the positions that follow.
 
-        Returns: The inputs that were shifted beyond the end, where the pads were, (B, M, D,
-            length), and zeros elsewhere.
+        Returns:
+            The inputs that were shifted beyond the end, where the pads were, (B, M, D, length), and
+            zeros elsewhere.
 
         Raises:
             ValueError: Several continuations share the cache.

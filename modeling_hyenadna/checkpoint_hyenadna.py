@@ -19,8 +19,10 @@ def check_checkpoint(model: PreTrainedModel, state_dict, checkpoint_files, load_
     the analytic `z`. Of the two ways to compute `z`, which differ by one rounding, the one nearer
     to the file is set.
 
-    Raises: RuntimeError: The embedding has another size (the library's error for sizes that do not
-        match). ValueError: A trained `z` is of another length than the configuration says.
+    Raises:
+        RuntimeError: The embedding has another size (the library's error for sizes that do not
+            match).
+        ValueError: A trained `z` is of another length than the configuration says.
     """
     config = model.config
     formulas = {}

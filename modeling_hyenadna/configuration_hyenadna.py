@@ -31,16 +31,16 @@ class HyenaDNAConfig(PreTrainedConfig):
         max_seq_len: Longest input, in tokens. It is also the unit of the filters' time axis (`t =
             1` at its end), so changing it changes every filter of a trained model.
         emb_dim: Features of the filters' positional embedding: 1 for the time, the rest in cosine
-        and sine pairs. Odd.
+            and sine pairs. Odd.
         filter_order: Width of the filters' MLP.
         num_inner_mlps: Hidden layers of the filters' MLP after the first.
         hyena_order: Order N of the Hyena recurrence: N - 1 long convolutions and N gates in each
-        block.
+            block.
         short_filter_order: Taps of the short causal convolution.
         activation_freq: Initial frequency of the filters' sine activation.
         train_freq: Whether that frequency is learned.
         modulation_shift: Floor under the exponential decay of the filters: 0.05 in the released
-        inference code.
+            inference code.
         train_positional_embedding: Whether the positional embedding `z` of each filter is a
             parameter, and stored. The first published port trained it; loading such a checkpoint
             switches this on.
@@ -50,10 +50,10 @@ class HyenaDNAConfig(PreTrainedConfig):
             logits. Loading or converting a checkpoint sets it.
         embed_dropout: Dropout on the embeddings, before the first block.
         resid_dropout: Dropout on the output of each mixer and each MLP, before it is added to the
-        residual stream.
+            residual stream.
         hyena_dropout: Dropout on the gated input of each long convolution.
         hyena_filter_dropout: Accepted because published files hold it; the published code never
-        used it.
+            used it.
         use_bias: Accepted likewise, and unused.
         layer_norm_epsilon: Epsilon of every layer norm.
         initializer_range: Standard deviation of the initial weights.
@@ -64,7 +64,7 @@ class HyenaDNAConfig(PreTrainedConfig):
         classifier_dropout: Dropout before the head of the sequence and token classifiers.
         classifier_bias: Whether that head has a bias; published ones have none.
         num_attention_heads: Always 1. There is no attention; `peft` sizes its prompts by this
-        field.
+            field.
         use_cache: As in Transformers, whose Trainer sets it to false in what it saves. Here it
             decides nothing: `generate` uses a cache unless its own `use_cache` says no, and a
             single call only if it is asked to.
@@ -73,8 +73,9 @@ class HyenaDNAConfig(PreTrainedConfig):
         bos_token_id: `[BOS]`.
         eos_token_id: `[SEP]`, which ends every sequence.
 
-    Raises: huggingface_hub.errors.StrictDataclassError: A field has the wrong type or an impossible
-        value.
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: A field has the wrong type or an impossible
+            value.
 
     Example:
 

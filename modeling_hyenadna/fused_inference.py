@@ -25,8 +25,10 @@ class Workspace:
     """Memory that one block leaves to the next: fresh pages cost more than what is computed in
     them.
 
-    Attributes: stream_BLD: A residual stream that nobody else holds. The next block, or the final
-        norm, writes over it. value_BDL: The buffer of the long convolutions' inputs and results.
+    Attributes:
+        stream_BLD: A residual stream that nobody else holds. The next block, or the final norm,
+            writes over it.
+        value_BDL: The buffer of the long convolutions' inputs and results.
         transform: Transforms of the length of the sequence, with their padded buffer.
     """
 
@@ -78,12 +80,14 @@ def run_block(
 ) -> Tensor:
     """`HyenaDNABlock.forward` where no gradient is wanted and no module is wrapped.
 
-    Args: parts: What the block is made of. hidden_BLD: Residual stream of shape (batch, length,
-        d_model), in float32 or float64. mask_BL: True where there is a token. All masked positions
-        come before the tokens, or all of them after. workspace: What earlier blocks left. If it
-        owns `hidden_BLD`, the result is written over it. past: The `HyenaDNACacheLayer` that these
-        positions follow, started for them, or `None`. What later positions
-            will need is kept there.
+    Args:
+        parts: What the block is made of.
+        hidden_BLD: Residual stream of shape (batch, length, d_model), in float32 or float64.
+        mask_BL: True where there is a token. All masked positions come before the tokens, or all of
+            them after.
+        workspace: What earlier blocks left. If it owns `hidden_BLD`, the result is written over it.
+        past: The `HyenaDNACacheLayer` that these positions follow, started for them, or `None`.
+            What later positions will need is kept there.
 
     Returns:
         The new residual stream, of the shape and type of `hidden_BLD`, which `workspace` owns.

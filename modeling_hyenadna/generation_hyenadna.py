@@ -38,8 +38,9 @@ class HyenaDNAGenerationMixin(GenerationMixin):
 
         A cache to continue may be passed as `cache` or as `past_key_values`, whatever the release.
 
-        Raises: ValueError: Another kind of cache is asked for, or the prompt and `max_new_tokens`
-            exceed `max_seq_len`.
+        Raises:
+            ValueError: Another kind of cache is asked for, or the prompt and `max_new_tokens`
+                exceed `max_seq_len`.
         """
         for settings in (generation_config, self.generation_config):
             kind = kwargs.get("cache_implementation") or getattr(settings, "cache_implementation", None)

@@ -134,8 +134,10 @@ class HyenaDNAFilter(nn.Module):
         """The filters of all long convolutions, (hyena_order - 1, d_model, length), and the weights
         of their skips.
 
-        Args: length: Number of lags, from 0. by_modules: Call the submodules instead of the one
-            operation: for graphs, adapters and hooks.
+        Args:
+            length: Number of lags, from 0.
+            by_modules: Call the submodules instead of the one operation: for graphs, adapters and
+                hooks.
         """
         with torch.autocast(self.bias.device.type, enabled=False):
             z_LE, t_L1 = self.pos_emb(length, self.bias.device, self.dtype)
@@ -215,8 +217,11 @@ class FilterValues:
     """The filters of one block at lags 0 to `length` - 1, without gradients, computed for some
     channels at a time.
 
-    Args: filter_fn: Whose filters. length: Number of lags. width: Compute the filters of this many
-        channels whenever one of them is asked for, and keep those.
+    Args:
+        filter_fn: Whose filters.
+        length: Number of lags.
+        width: Compute the filters of this many channels whenever one of them is asked for, and keep
+            those.
     """
 
     @torch.no_grad()
@@ -363,8 +368,9 @@ def _call_linear(module: nn.Linear, x: Tensor) -> Tensor:
     """The layer in the type of `x`. It is called where its weights have that type, so that an
     adapter takes effect.
 
-    Raises: ValueError: The weight was replaced by integers. With 8 bits in front of the sines every
-        output is wrong.
+    Raises:
+        ValueError: The weight was replaced by integers. With 8 bits in front of the sines every
+            output is wrong.
     """
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point():

@@ -28,9 +28,9 @@ OTHER_ARGUMENTS = {
 def check_arguments(kwargs: dict) -> None:
     """Raise where an argument would be ignored that was meant to change something.
 
-    Raises: TypeError: The model does not know a name. A cache that comes under an unknown name, as
-        from a newer release of
-            Transformers, would be a wrong result in silence.
+    Raises:
+        TypeError: The model does not know a name. A cache that comes under an unknown name, as from
+            a newer release of Transformers, would be a wrong result in silence.
         ValueError: Attentions or segments are asked for.
     """
     unknown = [name for name, value in kwargs.items() if value is not None and name not in OTHER_ARGUMENTS]
@@ -148,9 +148,11 @@ def read_mask(
     """The mask as booleans, and for each row its positions with pads first; each `None` where it is
     not needed.
 
-    Args: attention_mask: Of shape (batch, past + length). inputs_embeds: Of shape (batch, length,
-        d_model). past_length: Number of positions in the cache, or `None` where there is no cache,
-        and nothing will follow.
+    Args:
+        attention_mask: Of shape (batch, past + length).
+        inputs_embeds: Of shape (batch, length, d_model).
+        past_length: Number of positions in the cache, or `None` where there is no cache, and
+            nothing will follow.
     """
     if attention_mask is None:
         return None, None

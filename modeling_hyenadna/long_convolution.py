@@ -81,12 +81,14 @@ def long_convolution(u_BDL: Tensor, k_DL: Tensor, skip_D: Tensor) -> Tensor:
     skip * u[t]`.
 
     It is linear, not circular: the transforms are at least `2 * L - 1` long (arXiv 2302.10866,
-    section 2). This is the
+        section 2). This is the
     short form, in one piece: for graphs that are traced, and for continuing a cache.
 
-    Args: u_BDL: Input of shape (batch, channels, length). k_DL: Filters of shape (channels,
-        length), in float32 or float64, which is also the type of the computation. skip_D: Weight of
-        the input itself, of shape (channels,).
+    Args:
+        u_BDL: Input of shape (batch, channels, length).
+        k_DL: Filters of shape (channels, length), in float32 or float64, which is also the type of
+            the computation.
+        skip_D: Weight of the input itself, of shape (channels,).
 
     Returns:
         A tensor of the shape and type of `u_BDL`.
@@ -432,12 +434,17 @@ def gated_long_convolution(
     x_i) + skip v x_i`, where `*` is the causal convolution; the result is `v x_0`. Once
     differentiable.
 
-    Args: p_BCL: Projections of shape (batch, (N + 1) * d_model, length), any strides, any floating
-        type. in_bias_C: Added to `p_BCL`, or `None`. short_CT: Weights of the short convolution, of
-        shape (channels, taps). short_bias_C: Its bias. k_MDL: Filters of shape (N - 1, d_model,
-        length), in float32 or float64: the type of the computation. skip_MD: Skip weights of shape
-        (N - 1, d_model). mask_BL: True where there is a token; masked positions, all in front of
-        the tokens, count as zeros.
+    Args:
+        p_BCL: Projections of shape (batch, (N + 1) * d_model, length), any strides, any floating
+            type.
+        in_bias_C: Added to `p_BCL`, or `None`.
+        short_CT: Weights of the short convolution, of shape (channels, taps).
+        short_bias_C: Its bias.
+        k_MDL: Filters of shape (N - 1, d_model, length), in float32 or float64: the type of the
+            computation.
+        skip_MD: Skip weights of shape (N - 1, d_model).
+        mask_BL: True where there is a token; masked positions, all in front of the tokens, count as
+            zeros.
 
     Returns:
         A tensor of shape (batch, d_model, length) and of the type of `p_BCL`.

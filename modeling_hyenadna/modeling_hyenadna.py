@@ -97,10 +97,12 @@ class HyenaDNAOperator(nn.Module):
     ) -> torch.Tensor:
         """Mix along the sequence.
 
-        Args: u_BLD: Input of shape (batch, length, d_model). mask_BL: True where there is a token,
-            of shape (batch, length). pads_first_BL: For each row its positions, all masked ones
-            first, of shape (batch, length). A causal
-                convolution of zeros adds nothing: pads before all tokens are as good as none.
+        Args:
+            u_BLD: Input of shape (batch, length, d_model).
+            mask_BL: True where there is a token, of shape (batch, length).
+            pads_first_BL: For each row its positions, all masked ones first, of shape (batch,
+                length). A causal convolution of zeros adds nothing: pads before all tokens are as
+                good as none.
             past: The block's layer of the cache, which these positions follow and are added to.
         """
         # 1. Move pads to the front. Everything outside this operator acts on single positions and
@@ -158,10 +160,10 @@ class HyenaDNAOperator(nn.Module):
         Positions after those in a cache get what a pass over the whole sequence gives them. With
         gradients, those within `p_BLC` are exact, and what is in the cache is a constant.
 
-        Args: p_BLC: Projections of the new positions, of shape (batch, length, (N + 1) * d_model).
+        Args:
+            p_BLC: Projections of the new positions, of shape (batch, length, (N + 1) * d_model).
             mask_BL: True where there is a token. A row's pads come before its tokens; after tokens
-            in the cache they
-                count as if they came before those too.
+                in the cache they count as if they came before those too.
             past: The block's layer of the cache, which is changed, or `None`.
 
         Returns:
@@ -210,9 +212,10 @@ class HyenaDNAOperator(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Get the cache ready for these projections, and put its last columns in front of them.
 
-        Returns: The window for the short convolution, (batch, columns + length, channels), and,
-            where there are pads, the inputs of the long convolutions that take their place: (batch,
-            N - 1, d_model, length).
+        Returns:
+            The window for the short convolution, (batch, columns + length, channels), and, where
+            there are pads, the inputs of the long convolutions that take their place: (batch, N -
+            1, d_model, length).
         """
         batch, length, _ = x_BLC.shape
         past.start(self.config, batch, length, x_BLC.dtype, x_BLC.device)
@@ -613,10 +616,12 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Run the backbone.
 
-        Args: input_ids: Token ids of shape (batch, length). attention_mask: 1 where there is a
-            token and 0 where there is padding, of shape (batch, length), anywhere in
-                a row. With it a sequence has the same outputs alone and in a batch. Without it pads
-                are tokens. With a cache of `past` positions it is (batch, past + length).
+        Args:
+            input_ids: Token ids of shape (batch, length).
+            attention_mask: 1 where there is a token and 0 where there is padding, of shape (batch,
+                length), anywhere in a row. With it a sequence has the same outputs alone and in a
+                batch. Without it pads are tokens. With a cache of `past` positions it is (batch,
+                past + length).
             past_key_values: A `DynamicCache` that an earlier call returned, or a new one: the input
                 continues what was read with it, and is added to it.
             cache: The same, by the name that Transformers uses since 5.24.
@@ -629,8 +634,9 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
                 up, `token_type_ids` to be 0, and neither changes anything. Any other name is an
                 error, unless its value is `None`.
 
-        Returns: `last_hidden_state` of shape (batch, length, d_model), after the final norm, and
-            the cache: `cache`, before Transformers 5.24 `past_key_values`. With
+        Returns:
+            `last_hidden_state` of shape (batch, length, d_model), after the final norm, and the
+            cache: `cache`, before Transformers 5.24 `past_key_values`. With
             `output_hidden_states=True` also `hidden_states`, n_layer + 1 of them: the embeddings
             and the output of each block, the last one's after the final norm.
 
@@ -742,12 +748,12 @@ class HyenaDNAForCausalLM(HyenaDNAGenerationMixin, HyenaDNAPreTrainedModel):
         """Predict the next token at every position; see `HyenaDNAModel.forward` for the other
         arguments.
 
-        Args: labels: Token ids of shape (batch, length), usually the `input_ids`: the shift by one
-            happens here. -100 and
-                masked positions are ignored. The loss is a softmax over all `vocab_size` rows, as
-                published.
+        Args:
+            labels: Token ids of shape (batch, length), usually the `input_ids`: the shift by one
+                happens here. -100 and masked positions are ignored. The loss is a softmax over all
+                `vocab_size` rows, as published.
             logits_to_keep: Compute logits only for the last so many positions, or for these
-            positions; 0 for all.
+                positions; 0 for all.
 
         Returns:
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, length, vocab_size).
@@ -808,10 +814,10 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
     ) -> SequenceClassifierOutputWithPast:
         """Classify whole sequences; see `HyenaDNAModel.forward` for the other arguments.
 
-        Args: labels: Class ids of shape (batch,); for several labels 0 or 1 and for regression
-            numbers of shape (batch,
-                num_labels), or (batch,) if there is one. `config.problem_type` decides, as in
-                Transformers.
+        Args:
+            labels: Class ids of shape (batch,); for several labels 0 or 1 and for regression
+                numbers of shape (batch, num_labels), or (batch,) if there is one.
+                `config.problem_type` decides, as in Transformers.
 
         Returns:
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, num_labels).

@@ -62,10 +62,12 @@ class HyenaDNATokenizer(TokenizersBackend):
     break too, so character i is token i. Special tokens in the text (`"ACG[MASK]T"`) are read as
     those tokens.
 
-    Args: model_max_length: longest input in tokens, special tokens included; what is longer gives a
-        warning. do_upper_case: read lower case (soft-masked sequence) as upper case. `False` makes
-        it `[UNK]`, as the published
-            tokenizer did. May be changed later: `tokenizer.do_upper_case = False`.
+    Args:
+        model_max_length: longest input in tokens, special tokens included; what is longer gives a
+            warning.
+        do_upper_case: read lower case (soft-masked sequence) as upper case. `False` makes it
+            `[UNK]`, as the published tokenizer did. May be changed later: `tokenizer.do_upper_case
+            = False`.
         add_eos_token: append `[SEP]`, unless a call says `add_special_tokens=False`. If None: what
             the loaded `tokenizer.json` does, else True. May be changed later:
             `tokenizer.add_eos_token = False`.
@@ -74,9 +76,10 @@ class HyenaDNATokenizer(TokenizersBackend):
             `["A", "C", "G", "T", "N"]`, and `"add_special_tokens": false`, which is dropped because
             it had no effect.
 
-    Raises: AttributeError: an argument has the name of a method, such as `add_special_tokens`.
+    Raises:
+        AttributeError: an argument has the name of a method, such as `add_special_tokens`.
         ValueError: another vocabulary (`characters`, `vocab`), or a backend (`tokenizer_object`,
-        `tokenizer_file`).
+            `tokenizer_file`).
     """
 
     model_input_names = ["input_ids", "attention_mask"]
