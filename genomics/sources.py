@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 
-from hyenadna.errors import InputError
+from hyenadna.errors import InputError, one_line
 
 from .fasta import fasta_records, read_fasta
 from .files import (
@@ -25,7 +25,6 @@ from .files import (
     TEXT,
     column_names,
     has_suffix,
-    one_line,
     part_of_file,
     read_table,
     read_text,
@@ -165,6 +164,8 @@ def _from_folder(folder: Path, columns: Columns) -> dict[str, pd.DataFrame]:
     parts: dict[str, pd.DataFrame] = {}
     for entry in sorted(folder.iterdir()):
         part = part_of_file(entry)
+        if entry.is_dir() and has_suffix(entry, TABLES + FASTA):
+            raise InputError(f"{entry} is a folder with the name of a file; make one file of what it holds")
         if entry.name.startswith(".") or part is None:
             continue
         if not entry.is_dir() and not has_suffix(entry, TABLES + FASTA):
@@ -199,11 +200,15 @@ def _sequences_of(path: Path) -> list[tuple[str, str]]:
     """Return ids and sequences of a FASTA file, or of a text file that holds one sequence; none of
     other files.
     """
+    rows: list[tuple[str, str]] = []
     if has_suffix(path, FASTA):
-        return [(header.split()[0] if header else "", sequence) for header, sequence in read_fasta(path)]
-    if path.suffix == ".txt":
-        return [(path.stem, read_text(path).strip())]
-    return []
+        rows = [((header.split() or [""])[0], sequence) for header, sequence in read_fasta(path)]
+    elif path.suffix == ".txt":
+        rows = [(path.stem, read_text(path).strip())]
+    for name, sequence in rows:
+        if not sequence:
+            raise InputError(f"{path}: the sequence of {name!r} is empty; remove it")
+    return rows
 
 
 def _from_file(path: Path, columns: Columns) -> pd.DataFrame:

@@ -121,7 +121,7 @@ def verify(folder: str | Path, model: HyenaDNAPreTrainedModel | None = None) -> 
     # That a head has no weights is no news.
     logging.set_verbosity_error()
     try:
-        with readable(f"{folder} does not load here"):
+        with readable(f"{folder} does not load here", folder):
             config = _load_config(folder)
             texts = _probe_texts(config.max_seq_len)
             batch = HyenaDNATokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
@@ -176,8 +176,8 @@ def _run_alone(folder: Path, config: HyenaDNAConfig, texts: list[str]) -> tuple[
             text=True,
         )
         if child.returncode:
-            reason = hide_secrets(child.stderr.strip()[-2000:])
-            raise CheckpointError(f"{folder} does not load where hyenadna is not installed:\n{reason}")
+            said = hide_secrets(child.stderr).strip()
+            raise CheckpointError(f"{folder} does not load where hyenadna is not installed: {said[-1000:]}")
         with readable(f"{folder} loads where hyenadna is not installed, but its outputs cannot be read"):
             return load_file(out), json.loads(child.stdout.splitlines()[-1])
 
@@ -216,7 +216,8 @@ def _load(source: str) -> HyenaDNAPreTrainedModel:
     with readable(
         f"{source!r} is neither a folder with a model nor loads from the Hub (Lightning "
         "checkpoints and other "
-        "layouts: `hyenadna convert` first)"
+        "layouts: `hyenadna convert` first)",
+        source,
     ):
         config = _load_config(source)
         names = {cls.__name__: cls for cls in HEADS.values()}
@@ -298,14 +299,15 @@ def _write_model(model: HyenaDNAPreTrainedModel, source: str, folder: Path) -> N
 
 
 def _load_tokenizer(source: str) -> HyenaDNATokenizer:
-    try:
-        with readable(f"the tokenizer of {source!r} cannot be read"):
+    has_files = any(Path(source, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
+    with readable(f"the tokenizer of {source!r} cannot be read", source):
+        try:
             return HyenaDNATokenizer.from_pretrained(source)
-    except CheckpointError as error:
-        # A checkpoint without tokenizer files; the vocabulary is always the published one.
-        if isinstance(error.__cause__, OSError):
+        except OSError:
+            if has_files:
+                raise
+            # Without tokenizer files, the vocabulary is the published one.
             return HyenaDNATokenizer()
-        raise
 
 
 def own_tokenizer_fields() -> set[str]:
@@ -347,7 +349,7 @@ def _read_adapter(source: Path) -> tuple[dict, dict[str, torch.Tensor], HyenaDNA
             raise CheckpointError(
                 f"{path} is a link to something outside of {source}; put a copy in its place"
             )
-    with readable(f"the adapter in {source} cannot be read"):
+    with readable(f"the adapter in {source} cannot be read", source):
         config = read_json(source / "adapter_config.json")
         tensors = load_file(source / "adapter_model.safetensors")
         adapted = None

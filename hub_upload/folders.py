@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from hyenadna import errors
 from hyenadna.errors import CheckpointError
 
 from .access_tokens import hide_secrets, shown_cause
@@ -45,20 +46,23 @@ SHORT.maxlong = 60
 
 
 @contextmanager
-def readable(what: str) -> Iterator[None]:
+def readable(what: str, folder: str | Path | None = None) -> Iterator[None]:
     """Turn whatever a library raises over a damaged file into a `CheckpointError` that starts with
     `what`.
 
     Every exception counts: `tokenizers` raises a bare `Exception`, configurations raise their own
-    kinds, and deeply nested JSON raises a `RecursionError`. The original is kept as the cause.
+    kinds, and deeply nested JSON raises a `RecursionError`. The original is kept as the cause. If
+    a model was to be loaded from `folder`, the damaged file in it is named.
     """
     try:
         yield
     except CheckpointError:
         raise
     except Exception as error:
-        message = hide_secrets(str(error).strip() or repr(error))
-        raise CheckpointError(f"{what}: {message[:1000]}") from shown_cause(error)
+        if folder is not None:
+            errors.check_files(Path(folder), raises=CheckpointError)
+        message = hide_secrets(errors.one_line(error, longest=1000))
+        raise CheckpointError(f"{what}: {message}") from shown_cause(error)
 
 
 def read_json(path: Path) -> dict:
@@ -67,11 +71,7 @@ def read_json(path: Path) -> dict:
     Raises:
         CheckpointError: It cannot be read, is no JSON, or holds something other than an object.
     """
-    with readable(f"{path} cannot be read"):
-        content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, but a JSON object is expected")
-    return content
+    return errors.read_json(path, raises=CheckpointError)
 
 
 def check_counts(config: dict, source: str | Path) -> None:

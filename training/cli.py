@@ -1,12 +1,10 @@
 """The command line: `hyenadna NAME ...` imports the module of a command and runs its `main`."""
 
-import errno
 import importlib
-import os
 import sys
 from importlib.metadata import version
 
-from hyenadna.errors import HyenaDNAError
+from hyenadna.errors import HyenaDNAError, disk_error, one_line
 
 COMMANDS = {
     "demo": "train on built-in splice junctions, test, save, reload: five minutes on two cores",
@@ -52,6 +50,9 @@ _OPTIONAL = {
     "sklearn",
 }
 
+# A message may repeat what a file holds, which may be one line of gigabytes.
+_LONGEST_MESSAGE = 2000
+
 
 def module_of(name: str) -> str:
     """Return the module of a command."""
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         module.main(argv[1:])
         leave_together()
     except HyenaDNAError as error:
-        print(f"hyenadna {name}: error: {error}", file=sys.stderr)
+        print(f"hyenadna {name}: error: {one_line(error, _LONGEST_MESSAGE)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -107,36 +108,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"hyenadna {name}: error: {reason}", file=sys.stderr)
         return 1
     return 0
-
-
-def disk_error(error: BaseException) -> str | None:
-    """Return what to say if the disk or the rights to it are to blame for this error, or None.
-
-    safetensors and PyTorch raise types of their own, which tell it in their text alone.
-    """
-    cures = {
-        errno.ENOSPC: "the disk is full: make space",
-        errno.EDQUOT: "your quota of the disk is used up: make space",
-        errno.EROFS: "the file system is read-only: choose another output folder",
-        errno.EACCES: "it must not be read or written: change its permissions, or choose another folder",
-    }
-    chain = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        if error.__cause__ is None and not error.__suppress_context__:
-            error = error.__context__
-        else:
-            error = error.__cause__
-    for link in chain:
-        if isinstance(link, OSError) and link.errno in cures:
-            where = f"{link.filename}: " if link.filename else ""
-            return f"{where}{cures[link.errno]} ({link.strerror}). What was written before is whole"
-        for number, cure in cures.items():
-            if os.strerror(number) in str(link):
-                return f"{cure} ({link}). What was written before is whole"
-        if "PytorchStreamWriter failed writing file" in str(link):
-            return f"a file cannot be written; is the disk full? ({link}). What was written before is whole"
-    return None
 
 
 def leave_together() -> None:

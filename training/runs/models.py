@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
-from hyenadna.errors import HyenaDNAError, InputError
+from hyenadna.errors import HyenaDNAError, InputError, check_files, one_line
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .settings import setting
@@ -112,14 +112,12 @@ def load_checkpoint(
         InputError: The checkpoint cannot be loaded, is of another architecture, or lacks
             parameters.
     """
-    hint = "(Lightning checkpoints and other layouts: `hyenadna convert` first)"
-    with errors_as_input(
-        f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint
-    ):
+    hint = " (Lightning checkpoints and other layouts: `hyenadna convert` first)"
+    with loading(name, f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint):
         config = AutoConfig.from_pretrained(name)
     if not isinstance(config, HyenaDNAConfig):
         raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
-    with errors_as_input(f"model {name!r} cannot be loaded"):
+    with loading(name, f"model {name!r} cannot be loaded"):
         model, report = cls.from_pretrained(
             name, **settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
@@ -144,19 +142,20 @@ def check_finite(model: nn.Module, name: str) -> None:
 
 
 @contextmanager
-def errors_as_input(what: str, hint: str = "") -> Iterator[None]:
-    """Turn any error of reading other people's files into `InputError`: WHAT: ERROR HINT.
+def loading(name: str | Path, what: str, hint: str = "") -> Iterator[None]:
+    """Turn any error of loading a checkpoint, tokenizer or adapter into one `InputError`.
 
-    Damaged JSON, safetensors and tokenizer files raise a dozen types, from `SafetensorError` to a
-    bare `Exception` of the tokenizers' Rust code. The original error stays the cause.
+    Damaged files raise a dozen types, from `SafetensorError` to a bare `Exception` of the
+    tokenizers' Rust code, and few of them name the file. So the files of a local folder are looked
+    at one by one, and the damaged one is named.
     """
     try:
         yield
     except HyenaDNAError:
         raise
     except Exception as error:
-        text = str(error) or type(error).__name__
-        raise InputError(f"{what}: {text} {hint}".rstrip()) from error
+        check_files(Path(name))
+        raise InputError(f"{what}: {one_line(error)}{hint}") from error
 
 
 def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
@@ -166,7 +165,7 @@ def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
         InputError: Its files are damaged.
     """
     has_files = any(Path(name, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
-    with errors_as_input(f"the tokenizer of model {name!r} cannot be loaded"):
+    with loading(name, f"the tokenizer of model {name!r} cannot be loaded"):
         try:
             return HyenaDNATokenizer.from_pretrained(name, **settings)
         except OSError:
