@@ -29,7 +29,7 @@ from hyenadna.genomics.labelled import read_labelled_data
 from hyenadna.genomics.sources import has_labels
 from hyenadna.genomics.vcf import check_vcf
 
-from .genomes import GENOME, random_dna, write_fasta
+from .helpers.genomes import GENOME, random_dna, write_fasta
 
 SEQUENCES = [random_dna(24, seed) for seed in range(40)]
 LABELS = ["enhancer" if i % 4 else "background" for i in range(40)]

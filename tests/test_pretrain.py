@@ -382,6 +382,7 @@ def losses(folder: Path) -> list[float]:
         ({"gradient_checkpointing": True}, 1e-6),  # its older name
     ],
 )
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 def test_switches(switch, tolerance, run):
     """The same losses with them as without, in a few steps over two lengths; and a folder of the
     same weights.
@@ -506,7 +507,7 @@ def test_classes_and_random_lengths_are_resumed(run, monkeypatch):
 
     def saved_and_stopped(self, *rest):
         save(self, *rest)
-        self.progress.stop()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(PretrainTrainer, "_save_checkpoint", saved_and_stopped)

@@ -116,9 +116,8 @@ def test_a_finished_run_is_not_done_again(run, data, checkpoint, capsys):
     assert "nothing to do" in capsys.readouterr().out
     assert again.results == json.loads(json.dumps(result.results)) and isinstance(again.model, PeftModel)
     with pytest.raises(InputError, match="num_virtual_tokens is 4, now it is 5"):
-        soft_prompt(
-            make_args(checkpoint, folder, form=form, num_virtual_tokens=5, resume=True, patience=0), data
-        )
+        args = {"form": form, "num_train_epochs": 6, "patience": 0, "resume": True}
+        soft_prompt(make_args(checkpoint, folder, num_virtual_tokens=5, **args), data)
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(checkpoint, data, tmp_path, monkeypatch):

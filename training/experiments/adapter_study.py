@@ -57,8 +57,11 @@ _SHARED = (
     "bf16",
     "fp16",
 )
-_SHARED += ("gradient_accumulation_steps", "gradient_checkpointing", "dataloader_num_workers", "use_cpu")
-_SHARED += ("disable_tqdm", "ddp_backend")
+_SHARED += ("gradient_accumulation_steps", "dataloader_num_workers", "use_cpu", "disable_tqdm", "ddp_backend")
+# The second is the name since Transformers 5.23. There each repeats the other, and the older one
+# alone brings a warning.
+_CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
+_SHARED += tuple(name for name in _CHECKPOINTING if name in names_of(TrainingArguments))
 
 
 @dataclass
