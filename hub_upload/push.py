@@ -343,8 +343,7 @@ def push(
         return _report_dry_run(contents, repo_id, public, revision, pull_request)
     _verify(folder, contents, trust_code)
 
-    # From here on the Hub changes. The repository and the branch come first; after a failure they may
-    # be left empty, which does no harm.
+    # From here on the Hub changes. After a failure, an empty repository or branch may be left.
     api = HfApi()
     repo_id, address, was_private = _repository(api, repo_id, public)
     there = _state_to_change(api, repo_id, revision)
