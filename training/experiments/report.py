@@ -273,7 +273,7 @@ def report_text(tasks: dict[str, list[dict]]) -> str:
     text = [
         "# Report",
         "",
-        "Figures are percentages (but for mse and loss): mean ± standard deviation over runs.",
+        "Figures are percentages (except mse and loss): mean ± standard deviation over runs.",
         "",
     ]
     for task, rows in tasks.items():
