@@ -246,14 +246,14 @@ def main() -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         command = "python benchmarks/generation.py " + " ".join(sys.argv[1:])
         lines = [
-            f"`{command}`, {os.cpu_count()} cores. Medians of {args.rounds}; {args.new:,} bases.",
+            f"`{command}`, {os.cpu_count()} cores. {args.new:,} new bases, medians of {args.rounds} runs.",
             "",
             text,
             "",
         ]
         if steps:
             lines += [
-                "Steps of the model alone, from nothing:",
+                "Steps of the model alone, from an empty cache:",
                 "",
                 "| bases | seconds | ms per base |",
                 "|---|---|---|",
@@ -263,7 +263,7 @@ def main() -> None:
                 lines.append(f"| {row['new']:,} | {row['seconds']:.2f} | {ms:.2f} |")
             _, seconds, (a, b), curve = fitted(steps)
             worst = max(abs(curve / seconds - 1))
-            lines += ["", f"Seconds fit {a:.3g} n + {b:.3g} n log2(n)^2, to {worst:.0%} at worst."]
+            lines += ["", f"{a:.3g} n + {b:.3g} n log2(n)^2 fits the seconds to within {worst:.0%}."]
         out.with_suffix(".md").write_text("\n".join(lines) + "\n")
         with open(out.with_suffix(".csv"), "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval=math.nan)

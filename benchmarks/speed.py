@@ -301,8 +301,8 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     out.with_suffix(".md").write_text(
-        f"Width {args.d_model}, {args.n_layer} layers, {os.cpu_count()} cores. Medians of seconds and "
-        f"of MB above the idle process; in brackets multiples of ours.\n\n{table(rows)}\n"
+        f"Width {args.d_model}, {args.n_layer} layers, {os.cpu_count()} cores. Medians: seconds, and MB "
+        f"beyond the idle process. Figures in brackets are multiples of ours.\n\n{table(rows)}\n"
     )
     picture(rows, out.with_suffix(".png"))
     print(f"\n{table(rows)}")

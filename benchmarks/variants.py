@@ -77,9 +77,9 @@ def by_frequency(table: pd.DataFrame, vcf: str) -> list[str]:
         area = roc_auc_score([0] * len(rare) + [1] * len(common), np.concatenate([rare, common]))
         lines += [
             "",
-            f"Rare (at most 1 %) {rare.mean():+.4f}, common (at least 5 %) {common.mean():+.4f}: rare "
-            f"less common {difference:+.4f} +- {error:.4f}; area under the curve of telling common from "
-            f"rare by the score {area:.4f}.",
+            f"Rare (at most 1 %) {rare.mean():+.4f}, common (at least 5 %) {common.mean():+.4f}, "
+            f"difference {difference:+.4f} ± {error:.4f} (standard error). The score tells common from rare "
+            f"with an area under the ROC curve of {area:.4f}.",
         ]
     return lines
 
@@ -116,7 +116,7 @@ def by_hand(table: pd.DataFrame, settings: dict, sample: int, seed: int) -> list
         for name, value in zip(differences, (row.llr - a, row.llr - b, a - b), strict=True):
             differences[name].append(abs(value))
     lines = [
-        f"{len(rows)} alleles by hand, absolute differences of the score:",
+        f"{len(rows)} alleles scored again by full passes, absolute differences of the score:",
         "",
         "| | mean | largest |",
         "|---|---|---|",
@@ -148,10 +148,10 @@ def mutagenesis_cost(settings: dict, batch_size: int, rounds: int) -> list[str]:
         times = [[cpu_time(run) for run in runs] for _ in range(rounds + 1)][1:]
     one, many, seconds = np.median(times, axis=0) / (batch_size, batch_size, 2)
     return [
-        f"Mutagenesis of 200 positions in the middle of {length:,} bases, a strand: {seconds:.2f} s of "
-        f"one thread. 600 full passes: {600 * one:.2f} s one at a time, {600 * many:.2f} s in batches "
-        f"of {batch_size}. It costs as much as **{seconds / one:.0f}** and **{seconds / many:.0f}** "
-        f"passes of the 600, {seconds / one / 600:.2f} and {seconds / many / 600:.2f}."
+        f"Mutagenesis of 200 positions in the middle of {length:,} bases takes {seconds:.2f} s of one "
+        f"thread per strand. 600 full passes take {600 * one:.2f} s one at a time, and {600 * many:.2f} s "
+        f"in batches of {batch_size}. So it costs as much as **{seconds / one:.0f}** or "
+        f"**{seconds / many:.0f}** of them: {seconds / one / 600:.2f} or {seconds / many / 600:.2f}."
     ]
 
 

@@ -1,5 +1,7 @@
 """The command line: `hyenadna NAME ...` imports the module of a command and runs its `main`."""
 
+# Nothing heavy is imported here: `hyenadna --help` must answer at once.
+
 import importlib
 import sys
 from importlib.metadata import version
@@ -60,7 +62,7 @@ def module_of(name: str) -> str:
 
 
 def run_module(module: str) -> None:
-    """Run the command of a module started as `python -m hyenadna.training.finetune ...`."""
+    """Run the command of a module that was started as `python -m hyenadna.training.finetune ...`."""
     name = next(name for name in COMMANDS if module_of(name) == module)
     sys.exit(main([name, *sys.argv[1:]]))
 
@@ -74,7 +76,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. The exit status is 0, 1 (bad input), 2 (wrong usage) or 130 (Ctrl-C)."""
+    """Run one command. Return 0, 1 (bad input), 2 (wrong usage) or 130 (Ctrl-C)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
@@ -89,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         module = importlib.import_module(module_of(name))
     except ModuleNotFoundError as error:
+        # Only for packages of an extra. A missing module of our own is a bug, and needs a traceback.
         if (error.name or "").partition(".")[0] not in _OPTIONAL:
             raise
         print(f'hyenadna {name} needs {error.name}: pip install "hyenadna[train]"', file=sys.stderr)
@@ -111,10 +114,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def leave_together() -> None:
-    """End the group of processes, if there is one, when all are done.
+    """Wait until all processes of the group are done, then end the group.
 
-    A process that ends with its group open may abort on the way out, and the launcher would then
-    kill the others, which may still be writing.
+    A process that exits with its group open may abort on the way out. The launcher would then kill
+    the others, which may still be writing.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
