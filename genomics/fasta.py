@@ -264,16 +264,16 @@ class SequenceFile:
         try:
             temporary.touch()
             temporary.unlink()
-        except OSError as error:
-            raise InputError(
-                f"{self.path} has no index, and {index} cannot be written: {one_line(error)}. Put it "
-                "there, made by `samtools faidx` or by reading a copy in another folder"
-            ) from error
-        try:
             with self._reading(index), warnings.catch_warnings():
+                # When pyfaidx refuses the file, it leaves it open.
                 warnings.simplefilter("ignore", ResourceWarning)
                 self._index_into(temporary, blocks)
-                os.replace(temporary, index)
+            os.replace(temporary, index)
+        except OSError as error:
+            raise InputError(
+                f"{self.path} has no index, and {index.parent} cannot be written to: {one_line(error)}. "
+                f"Put {index.name} there, made by `samtools faidx` or by reading a copy elsewhere"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
             blocks.unlink(missing_ok=True)

@@ -61,9 +61,10 @@ def readable(what: str, folder: str | Path | None = None) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
+        damage = None
         if folder is not None:
-            errors.check_files(Path(folder), raises=CheckpointError)
-        message = hide_secrets(errors.one_line(error, longest=1000))
+            damage = errors.damage_in(folder)
+        message = hide_secrets(damage or errors.one_line(error, longest=1000))
         raise CheckpointError(f"{what}: {message}") from shown_cause(error)
 
 

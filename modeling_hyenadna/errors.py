@@ -131,20 +131,23 @@ def read_json(path: Path, hint: str = "", raises: type[HyenaDNAError] = InputErr
     return content
 
 
-def check_files(folder: Path, raises: type[HyenaDNAError] = InputError) -> None:
-    """Raise an error for the first damaged file of a model, tokenizer or adapter in a folder.
+def damage_in(folder: str | Path) -> str | None:
+    """Return what is wrong with the first damaged file of a model, tokenizer or adapter, or None.
 
-    For use after its loading failed: the library's own error seldom names the file. JSON must hold
-    an object, and safetensors all that the header promises.
+    For use after its loading failed: the error of the library seldom names the file. JSON must hold
+    an object, and a safetensors file all that its header promises.
     """
-    again = ". Copy or download it again"
-    for pattern in ("*config.json", "tokenizer.json", "*.index.json"):
-        for path in sorted(folder.glob(pattern)):
-            read_json(path, again, raises)
-    for path in sorted(folder.glob("*.safetensors")):
-        with reading(f"{path} cannot be read", again, errors=Exception, raises=raises):
-            path.open("rb").close()  # its error says more than that of safetensors
-            safe_open(path, framework="numpy")
+    try:
+        for pattern in ("*config.json", "tokenizer.json", "*.index.json"):
+            for path in sorted(Path(folder).glob(pattern)):
+                read_json(path)
+        for path in sorted(Path(folder).glob("*.safetensors")):
+            with reading(f"{path} cannot be read", errors=Exception):
+                path.open("rb").close()  # its error says more than that of safetensors
+                safe_open(path, framework="numpy")
+    except InputError as error:
+        return f"{error}. Copy or download it again"
+    return None
 
 
 # ---------------------------------------------------------------------------------------- writing

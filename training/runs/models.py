@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
-from hyenadna.errors import HyenaDNAError, InputError, check_files, one_line
+from hyenadna.errors import HyenaDNAError, InputError, damage_in, one_line
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .settings import setting
@@ -160,8 +160,8 @@ def loading(name: str | Path, what: str, hint: str = "") -> Iterator[None]:
     except HyenaDNAError:
         raise
     except Exception as error:
-        check_files(Path(name))
-        raise InputError(f"{what}: {one_line(error)}{hint}") from error
+        text = damage_in(name) or f"{one_line(error)}{hint}"
+        raise InputError(f"{what}: {text}") from error
 
 
 def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
