@@ -270,10 +270,7 @@ class SequenceFile:
                 self._index_into(temporary, blocks)
             os.replace(temporary, index)
         except OSError as error:
-            raise InputError(
-                f"{self.path} has no index, and {index.parent} cannot be written to: {one_line(error)}. "
-                f"Put {index.name} there, made by `samtools faidx` or by reading a copy elsewhere"
-            ) from error
+            raise self._not_writable(index, error) from error
         finally:
             temporary.unlink(missing_ok=True)
             blocks.unlink(missing_ok=True)
@@ -284,8 +281,17 @@ class SequenceFile:
         except FastaIndexingError as error:
             raise InputError(f"{self.path}: {str(error).rstrip('.')}{self._line_hint()}") from error
         except OSError as error:
-            # pyfaidx says of any error, such as a damaged block, that the index is not writable.
-            raise (error.__context__ or error) from None
+            # pyfaidx says of any error that the index is not writable, of a damaged block as well.
+            cause = error.__context__
+            if isinstance(cause, OSError) and cause.errno is not None:
+                raise self._not_writable(path, cause) from cause
+            raise (cause or error) from None
+
+    def _not_writable(self, index: Path, error: OSError) -> InputError:
+        return InputError(
+            f"{self.path} has no index, and {index.parent} cannot be written to: {one_line(error)}. Put "
+            f"{Path(self.path).name}.fai there, made by `samtools faidx` or by reading a copy elsewhere"
+        )
 
     def _read_index(self, index: Path) -> None:
         """Read a `.fai`, one line per sequence.

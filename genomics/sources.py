@@ -201,6 +201,8 @@ def _sequences_of(path: Path) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     if has_suffix(path, FASTA):
         rows = [((header.split() or [""])[0], sequence) for header, sequence in read_fasta(path)]
+        if not rows:
+            raise InputError(f"{path} holds no sequence; remove it")
     elif path.suffix == ".txt":
         rows = [(path.stem, read_text(path).strip())]
     for name, sequence in rows:

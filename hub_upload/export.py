@@ -176,10 +176,17 @@ def _run_alone(folder: Path, config: HyenaDNAConfig, texts: list[str]) -> tuple[
             text=True,
         )
         if child.returncode:
-            said = hide_secrets(child.stderr).strip()
-            raise CheckpointError(f"{folder} does not load where hyenadna is not installed: {said[-1000:]}")
+            raise CheckpointError(
+                f"{folder} does not load where hyenadna is not installed: {_last_line(child.stderr)}"
+            )
         with readable(f"{folder} loads where hyenadna is not installed, but its outputs cannot be read"):
             return load_file(out), json.loads(child.stdout.splitlines()[-1])
+
+
+def _last_line(errors: str) -> str:
+    """What the last line of a traceback says, without secrets."""
+    lines = hide_secrets(errors).strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
 
 
 def _environment_without_secrets(home: str) -> dict[str, str]:
@@ -352,6 +359,10 @@ def _read_adapter(source: Path) -> tuple[dict, dict[str, torch.Tensor], HyenaDNA
         tensors = load_file(source / "adapter_model.safetensors")
         adapted = None
         if (source / "config.json").is_file():
+            if read_json(source / "config.json").get("model_type") != "hyenadna":
+                raise CheckpointError(
+                    f"{source / 'config.json'} is not the configuration of a HyenaDNA model"
+                )
             adapted = _load_config(source)
     wrong = unusable(tensors)
     if wrong:
@@ -407,8 +418,9 @@ def _prove_adapter(config: dict, source: Path, folder: Path, head: dict) -> None
         [sys.executable, "-c", _ADAPTER, *snippets], capture_output=True, text=True, check=False
     )
     if child.returncode:
-        reason = hide_secrets(child.stderr.strip()[-2000:])
-        raise CheckpointError(f"the adapter does not load in a new process:\n{reason}")
+        raise CheckpointError(
+            f"the adapter in {source} does not load in a new process: {_last_line(child.stderr)}"
+        )
     there, here = (line.split()[1] for line in child.stdout.splitlines() if line.startswith("output "))
     if there != here:
         raise CheckpointError(f"the adapter computes something else in the new folder: {here}, not {there}")

@@ -131,6 +131,17 @@ def read_json(path: Path, hint: str = "", raises: type[HyenaDNAError] = InputErr
     return content
 
 
+# Files of a model, tokenizer or adapter, and what they must have.
+_JSON_OF_MODELS = {
+    "config.json": "model_type",
+    "adapter_config.json": "peft_type",
+    "tokenizer_config.json": None,
+    "generation_config.json": None,
+    "tokenizer.json": "model",
+    "*.index.json": "weight_map",
+}
+
+
 def damage_in(folder: str | Path) -> str | None:
     """Return what is wrong with the first damaged file of a model, tokenizer or adapter, or None.
 
@@ -138,9 +149,11 @@ def damage_in(folder: str | Path) -> str | None:
     an object, and a safetensors file all that its header promises.
     """
     try:
-        for pattern in ("*config.json", "tokenizer.json", "*.index.json"):
+        for pattern, key in _JSON_OF_MODELS.items():
             for path in sorted(Path(folder).glob(pattern)):
-                read_json(path)
+                content = read_json(path)
+                if key is not None and key not in content:
+                    raise InputError(f"{path} has no {key!r}")
         for path in sorted(Path(folder).glob("*.safetensors")):
             with reading(f"{path} cannot be read", errors=Exception):
                 path.open("rb").close()  # its error says more than that of safetensors

@@ -327,20 +327,20 @@ READERS = [  # a new reader is one line
     Reader("model/tokenizer.json", TUNE.replace("{m}", "model"), GONE),
     Reader("model/tokenizer_config.json", TUNE.replace("{m}", "model"), (*GONE, "nothing")),
     Reader("export/config.json", "export {w}/export {out}"),
-    Reader("export/model.safetensors", "export {w}/export {out}", WEIGHTS),
+    Reader("export/model.safetensors", "export {w}/export {out}", (*WEIGHTS, "flipped early")),
     Reader("export/tokenizer.json", "export {w}/export {out}", GONE),
     Reader("export/tokenizer_config.json", "export {w}/export {out}", (*GONE, "nothing")),
-    Reader("export/metrics.json", "export {w}/export {out}", GONE),
+    Reader("export/metrics.json", "export {w}/export {out}", (*GONE, "nothing")),
     Reader("adapter/adapter_config.json", "export {w}/adapter {out} --base_model me/base"),
     Reader("adapter/adapter_model.safetensors", "export {w}/adapter {out} --base_model me/base"),
-    Reader("adapter/config.json", "export {w}/adapter {out} --base_model me/base"),
+    Reader("adapter/config.json", "export {w}/adapter {out} --base_model me/base", GONE),
     # runs and settings
     Reader("report/metrics.json", "report {w}/report --output_dir {out}"),
-    Reader("s.yaml", "finetune {w}/s.yaml --data {w}/rows.csv --output_dir {out}"),
+    Reader("s.yaml", "finetune {w}/s.yaml --data {w}/rows.csv --output_dir {out}", CUT),
     Reader("run/run_settings.json", RESUME),
-    Reader("run/metrics.json", RESUME),
+    Reader("run/metrics.json", RESUME, ("missing", "a link to itself")),
     Reader("embedded/run_settings.json", RE_EMBED),
-    Reader("embedded/embeddings.parquet", RE_EMBED),
+    Reader("embedded/embeddings.parquet", RE_EMBED, PACKED),
     Reader("variants/run_settings.json", VARIANTS.replace("{out}", "{w}/variants") + "g.fa --vcf {w}/v.vcf"),
 ]
 
@@ -356,11 +356,16 @@ class Outcome(NamedTuple):
 
 
 def run(command: str, folder: Path, out: Path) -> Outcome:
-    """Run a command in this process as an ordinary user."""
-    words = [word.format(w=folder, out=out) for word in command.split()]
+    """Run a command in this process, in a folder, as an ordinary user."""
+    words = [word.format(w=".", out=out) for word in command.split()]
     printed = io.StringIO()
     errors = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors), ordinary_user():
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(errors),
+        ordinary_user(),
+    ):
         try:
             code = cli.main(words)
         except SystemExit as error:
@@ -371,18 +376,26 @@ def run(command: str, folder: Path, out: Path) -> Outcome:
 
 
 def digest_of(folder: Path) -> dict[str, str]:
-    """The content of every file in a folder, hidden ones too; links count as what they name."""
+    """The content of every file in a folder, hidden ones too, but indexes of FASTA, which are made
+    where they are missing. Links count as what they name.
+    """
     digests = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             digests[path.relative_to(folder).as_posix()] = os.readlink(path)
-        elif path.is_file():
+        elif path.is_file() and path.suffix != ".fai":
             digests[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     return digests
 
 
-def complaint(outcome: Outcome, command: str, file: Path) -> str | None:
-    """What is wrong with the way in which a command refused a file; None if it is right."""
+def complaint(outcome: Outcome, command: str, *names: str) -> str | None:
+    """What is wrong with the way in which a command failed; None if it is right.
+
+    Args:
+        outcome: What it did.
+        command: Its words.
+        names: One of them has to be in the message: the file, or the folder.
+    """
     if outcome.code is None:
         return "a traceback"
     if outcome.code != 1:
@@ -398,7 +411,7 @@ def complaint(outcome: Outcome, command: str, file: Path) -> str | None:
         return "a traceback"
     if len(lines[0]) > 2100:
         return f"{len(lines[0])} characters"
-    if file.name not in lines[0] and str(file.parent) not in lines[0]:
+    if not any(name in lines[0] for name in names):
         return "the file is not named"
     return None
 

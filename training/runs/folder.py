@@ -155,7 +155,10 @@ def finished_results(output: Path) -> dict | None:
     path = output / METRICS_FILE
     if not path.exists():
         return None
-    results = read_json(path, "; delete it, and --resume writes it again")
+    hint = "; delete it, and --resume writes it again"
+    results = read_json(path, hint)
+    if "metrics" not in results:
+        raise InputError(f"{path} holds no metrics{hint}")
     print(f"{output} holds this run, and it is finished: nothing to do")
     return results
 
