@@ -5,16 +5,16 @@
     python benchmarks/speed.py --d_model 256 --n_layer 8 --lengths 1000000 --modes forward --models ours
 
 Each figure is the median over `--rounds` processes of one implementation, run in turn (ours, plain,
-ours, plain, ...): a drift of the machine meets all of them. A process makes the model, does one run
-that does not count (up to 100,000 bases), and reports the fastest of its `--repeats` runs and the
-most memory that it held above what it held before.
+ours, plain, ...), so that a drift of the machine affects all of them alike. A process makes the
+model, does one run that does not count (up to 100,000 bases), and reports the fastest of its
+`--repeats` runs and its peak memory above what it held before.
 
 ours       hyenadna; `ours+checkpointing` with activation checkpointing
 plain      `plain.py`: straight from the paper, as the published code does it
-gpt2       Transformers' GPT-2 with SDPA attention, equal in width and depth
+gpt2       Transformers' GPT-2 with SDPA attention, of the same width and depth
 multimolecule   if it is installed
-floor      what cannot be saved: the same matrix products in tiles that stay in the cache, and
-           transforms in the cache
+floor      what nobody can save: the same matrix products in tiles that fit into the CPU cache, and
+           the same transforms, in the cache too
 """
 
 import argparse
