@@ -92,7 +92,8 @@ def cross_validate(
         classifier: `"logistic"` or `"boosted_trees"`.
         folds: The number of folds.
         seed: The seed of the folds and the trees.
-        groups: A group number for each row `(rows,)`; see `groups_of`. By default each row is alone.
+        groups: A group number for each row `(rows,)`; see `groups_of`. By default each row is
+            alone.
 
     Returns:
         `accuracy`, `f1_weighted` and `f1_macro`, and the predicted classes.

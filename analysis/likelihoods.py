@@ -183,8 +183,8 @@ def _score_batch(
     tokens, lengths = pad(batch)
     log_p = base_log_probabilities(model, torch.from_numpy(tokens).to(model.device), chunk).cpu().numpy()
 
-    # One comparison for the whole batch. Row by row, this would take longer than the layers of a small
-    # model on short reads.
+    # One comparison for the whole batch. Row by row, this would take longer than the layers of a
+    # small model on short reads.
     has_score = is_base(tokens)
     if ignore_soft_masked:
         for row, ids in enumerate(batch):

@@ -37,8 +37,8 @@ from .sequences import encode_named, open_sequences, read_sequences
 
 __all__ = ["log_likelihoods", "main", "read_sequences", "score_file", "summary"]
 
-# A block is scored and written at once. A larger one makes batches of more similar lengths, but costs
-# more memory.
+# A block is scored and written at once. A larger one makes batches of more similar lengths, but
+# costs more memory.
 _BASES_PER_BLOCK = 2**21
 _SEQUENCES_PER_BLOCK = 2**15
 
@@ -70,6 +70,7 @@ def summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
         sums.append(total)
         counts.append(count)
 
+    # The mean over the strands. If one of them has no score, the mean has none either (NaN).
     row["log_likelihood"] = sum(sums) / len(sums)
     row["scored_bases"] = max(counts)
     row["perplexity"] = math.nan
@@ -262,6 +263,7 @@ def main(argv: list[str] | None = None) -> None:
     model = load_language_model(args.model, args.device)
     check_lengths(model, lengths, names)
 
+    # "both" is the first of `STRANDS`; the others are what the model reads.
     strands = STRANDS[1:] if args.strand == "both" else (args.strand,)
     options = {name: getattr(args, name) for name in ("ignore_soft_masked", "batch_bases", "chunk")}
     with ExitStack() as at_end:

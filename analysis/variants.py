@@ -3,16 +3,16 @@
     hyenadna variants --model M --fasta g.fa --mutagenesis chr20:1,000,000-1,000,200 --output_dir out
     accelerate launch --multi_gpu --num_processes 4 -m hyenadna variants --model ...   # also on CPUs
 
-The score of an alternative allele is a log-likelihood ratio (natural logarithm): that of a window of
-the genome with the allele minus that with the reference, averaged over both strands. Below 0, the
-model finds the allele less likely. Only A, C, G and T count as targets. `distance` is one minus the
-cosine between the mean embeddings of the two windows.
+The score of an alternative allele is a log-likelihood ratio (natural logarithm): that of a window
+of the genome with the allele minus that with the reference, averaged over both strands. Below 0,
+the model finds the allele less likely. Only A, C, G and T count as targets. `distance` is one minus
+the cosine between the mean embeddings of the two windows.
 
 `variants.tsv` has one line per alternative allele, in the order of the VCF, with a reason if there
-is no score. `variants.vcf` is the input with `HYENA_LLR`, `HYENA_DISTANCE` and `HYENA_SKIP` in INFO.
-If the input is compressed, so is the output (`variants.vcf.gz`, bgzip), with an index. Records are
-scored and written in parts of 256, each completely or not at all, so a killed run goes on where it
-was. Positions of a VCF count from 1, all others from 0.
+is no score. `variants.vcf` is the input with `HYENA_LLR`, `HYENA_DISTANCE` and `HYENA_SKIP` in
+INFO. If the input is compressed, so is the output (`variants.vcf.gz`, bgzip), with an index.
+Records are scored and written in parts of 256, each completely or not at all, so a killed run goes
+on where it was. Positions of a VCF count from 1, all others from 0.
 
     from hyenadna.analysis.variants import score_variants
     score_variants(model, genome, [["chr20", "1000001", "rs1", "A", "G"]])    # a row per allele
@@ -134,8 +134,8 @@ def surroundings(
 ) -> tuple[str, str]:
     """Return the bases before and after a variant in its window, in capitals.
 
-    They are the same for both alleles. With the longer allele in the middle they make `window` bases,
-    or fewer at the ends of the chromosome. `position` counts from 0.
+    They are the same for both alleles. With the longer allele in the middle they make `window`
+    bases, or fewer at the ends of the chromosome. `position` counts from 0.
     """
     around = window - max(len(ref), len(alt))
     after = position + len(ref)
@@ -185,7 +185,7 @@ def _score_alleles(
     batch_size: int,
     share_prefix: bool,
 ) -> list[dict]:
-    """Return the rows of `score_variants` as dicts: a pandas table for each part costs more time."""
+    """Return the rows of `score_variants` as dicts: a pandas table for each part takes longer."""
     rows = []
     scored = []
     # For each scored allele two of each, one per strand: a prefix, which is what the model reads
@@ -549,8 +549,8 @@ def run_vcf(
     parts.folder.mkdir(exist_ok=True)
     names = [f"{number:06d}" for number in range(-(-records // _RECORDS_PER_PART))]
     mine = set(share(parts.missing(names), state.process_index, state.num_processes))
-    # Every process must have listed the missing parts before any of them writes one, or their shares
-    # would not fit together.
+    # Every process must have listed the missing parts before any of them writes one, or their
+    # shares would not fit together.
     state.wait_for_everyone()
     start = time.perf_counter()
     scored = 0
@@ -646,8 +646,8 @@ def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     _check_arguments(args)
     (genome,) = open_genomes([args.fasta])
-    # Without `cpu=True`, accelerate treats each process on a CPU as a run of its own. The timeout is
-    # long because fast processes wait for the slowest.
+    # Without `cpu=True`, accelerate treats each process on a CPU as a run of its own. The timeout
+    # is long because fast processes wait for the slowest.
     on_cpu = args.device == "cpu" or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=7))
     output = Path(args.output_dir)
@@ -657,8 +657,8 @@ def main(argv: list[str] | None = None) -> None:
         records, checksum = check_vcf(args.vcf)
     names = ("model", "fasta", "vcf", "mutagenesis", "window", "share_prefix")
     settings = {name: getattr(args, name) for name in names}
-    # Names are not enough: files may change under the same name, and parts of different runs must not
-    # be mixed.
+    # Names are not enough: files may change under the same name, and parts of different runs must
+    # not be mixed.
     settings |= {"vcf_checksum": checksum, "fasta_bases": int(genome.lengths.sum())}
     _check_folder(output, settings)
     region = None

@@ -12,8 +12,8 @@ ours       `generate` with the cache of `hyenadna`: `--new` bases after a prompt
 gpt2       Transformers' GPT-2 of the same width and depth, `generate` with its own cache, up to
            `--gpt2_until`: attention over a longer prompt takes minutes
 recompute  `plain.py` reads the whole sequence again for each base, as other implementations of
-           HyenaDNA do. A round would take hours, so single steps are timed at `--recompute` lengths,
-           spread evenly over the new bases, and their mean is multiplied.
+           HyenaDNA do. A round would take hours, so single steps are timed at `--recompute`
+           lengths, spread evenly over the new bases, and their mean is multiplied.
 
 `prefill` and `forward` are the seconds for the prompt, with and without filling a cache. `first` is
 the time of the first two bases, prefill included: it contains what the cache postpones.
@@ -51,7 +51,7 @@ def child(name: str, context: int, new: int, recompute: int, d_model: int, n_lay
 
         model = Plain(d_model, n_layer, context + new)
         head = torch.nn.Linear(d_model, 16, bias=False)
-        # Several lengths, because the time of a transform depends on the prime factors of its length.
+        # Several lengths: the time of a transform depends on the prime factors of its length.
         lengths = [context + round(new * (i + 0.5) / recompute) for i in range(recompute)]
         with torch.no_grad():
             head(model(torch.randint(7, 11, (1, lengths[0])))[:, -1])
@@ -153,7 +153,7 @@ def table(rows: list[dict]) -> str:
 
 
 def growth(lengths: list[int], d_model: int, n_layer: int) -> list[dict]:
-    """Seconds of the model's own steps for n bases from an empty prompt: what n log^2 n is about."""
+    """Time the steps of the model for n bases from an empty prompt, to compare with n log^2 n."""
     import torch
     from transformers import DynamicCache
 

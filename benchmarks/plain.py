@@ -47,7 +47,7 @@ class Operator(nn.Module):
         x0, x1, v = self.short_filter(self.in_proj(u).transpose(1, 2))[..., :length].chunk(3, dim=1)
         k = self.filter_fn(length).T
         v = v * x1
-        # Padded to twice the length, so that the circular convolution of the FFT becomes a causal one.
+        # Padded to twice the length: the circular convolution of the FFT becomes a causal one.
         n = 2 * length
         y = torch.fft.irfft(torch.fft.rfft(v, n=n) * torch.fft.rfft(k, n=n) / n, n=n, norm="forward")[
             ..., :length

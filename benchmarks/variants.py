@@ -6,8 +6,8 @@
 1. Rare against common: the mean score by frequency of the alternative allele (AC / AN in INFO, or
    AF).
 2. By hand: score a random sample of alleles again, by two full forward passes per strand over
-   windows that pyfaidx cuts from the FASTA and the tokenizer reads. None of our genomics or analysis
-   code takes part. Once in float32, as in the run, and once in float64, to see how much float32
+   windows that pyfaidx cuts from the FASTA and the tokenizer reads. Our genomics and analysis code
+   takes no part. Once in float32, as in the run, and once in float64, to see how much float32
    rounding matters, mostly that in the filters.
 3. Mutagenesis of 200 positions in the middle of a window: its time against that of 600 full passes,
    one at a time and in batches as mutagenesis has them. One thread, CPU time, run in turn, the

@@ -61,8 +61,8 @@ PART_NAMES = {
     "test": "test",
 }
 
-# What readers raise on a damaged file. Pandas' and Arrow's errors derive from these: ArrowInvalid is
-# a ValueError, ArrowKeyError a KeyError.
+# What readers raise on a damaged file. Pandas' and Arrow's errors derive from these: ArrowInvalid
+# is a ValueError, ArrowKeyError a KeyError.
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, OverflowError, RuntimeError, zlib.error, struct.error)
 
 _GZIP = b"\x1f\x8b"

@@ -120,6 +120,7 @@ def _gene(fields: list[str], genome: SequenceFile, where: str) -> Gene:
 
 def _first(attributes: dict[str, str], keys: Sequence[str]) -> str | None:
     """Return the value of the first of these attributes that is present and not empty."""
+    # Some files write `gene_name "";`.
     return next((attributes[key] for key in keys if attributes.get(key)), None)
 
 

@@ -103,7 +103,7 @@ def split_windows(
             fraction = validation_fraction if by_fraction and part == "validation" else None
             raise InputError(_empty_message(part, fraction, ignore_soft_masked))
     # Last, because only the final windows tell: `centre` may have widened an interval of one part
-    # into an interval of another.
+    # into one of another.
     _check_disjoint(parts, genomes, window)
     if not len(parts["test"]):
         del parts["test"]
@@ -174,6 +174,7 @@ def _last_fraction(free: Intervals, fraction: float) -> Intervals:
 
 
 def _check_held_out(held_out: dict[str, Intervals], genomes: list[SequenceFile]) -> None:
+    # What the user named, compared before windows are made: the message can name the regions.
     clash = overlapping(held_out["validation"], held_out["test"])
     if clash.any():
         name = held_out["validation"].name(int(clash.argmax()), genomes)

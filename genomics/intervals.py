@@ -310,6 +310,7 @@ def class_weights(
     rows_of_class: dict[str, list[tuple[int, int, int, int]]] = {}
     for file, path in enumerate(bed):
         lines = read_bed_lines(path, [genomes[file]])
+        # `names` starts with the fourth column.
         column = int(any(line.name in PART_NAMES for line in lines))
         for line in lines:
             name = line.names[column] if len(line.names) > column else ""
@@ -464,7 +465,7 @@ def _on_one_axis(*tables: Intervals) -> list[tuple[Column, Column]]:
     known = np.unique(np.concatenate(keys))
 
     # Each gets a stretch of the axis longer than any chromosome, so that intervals of two sequences
-    # never meet. 2^36 bases is far beyond the longest genome, and 2^27 such stretches fit into int64.
+    # never meet. 2^36 bases are far beyond the longest genome; int64 holds 2^27 such stretches.
     stretch = 2**36
     axes = []
     for table, key in zip(tables, keys, strict=True):
@@ -510,8 +511,8 @@ def subtract(regions: Intervals, others: Intervals) -> Intervals:
     first = np.searchsorted(other_end, start, side="right")
     count = np.searchsorted(other_start, end) - first
 
-    # They cut the region into `count + 1` pieces. Piece k runs from the end of interval k - 1 to the
-    # start of interval k. The first piece starts where the region does, the last ends where it ends:
+    # They cut the region into `count + 1` pieces. Piece k runs from the end of interval k - 1 to
+    # the start of interval k. The first starts and the last ends where the region does:
     #
     #     region      [-----------------------------)
     #     others          [-----)      [----)

@@ -105,6 +105,7 @@ def fold_rows(
     """
     group = _groups(table["sequence"])
     number, folds = fold
+    # Without classes, count the groups: each fold needs one at least.
     is_single = problem_type == SINGLE_LABEL
     smallest = np.bincount(labels).min() if is_single else group.max() + 1
     if smallest < folds:
@@ -112,6 +113,7 @@ def fold_rows(
             f"{table.attrs['name']}: {folds} folds, but only {smallest} rows of a class; take fewer folds"
         )
     splitter = StratifiedGroupKFold if is_single else GroupKFold
+    # The splitter yields (training, validation) for each fold. Take that of the fold asked for.
     dealt = splitter(folds, shuffle=True, random_state=seed).split(group, labels, group)
     return next(itertools.islice(dealt, number, None))
 

@@ -70,10 +70,12 @@ def check_vcf(path: str | Path) -> tuple[int, int]:
         if line.startswith("#"):
             has_header = has_header or line.startswith(_HEADER)
             continue
+        # Without this, any text file with tabs and numbers would pass for a VCF.
         if not has_header:
             raise InputError(
                 f"{path}: line {number} comes before the header (#CHROM, POS, ID, REF, ALT ...): no VCF?"
             )
+        # Genotypes are optional, so eight fields are enough.
         fields = line.split("\t", 8)
         if len(fields) < 8 or not _is_position(fields[1]):
             raise InputError(

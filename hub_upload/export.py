@@ -128,6 +128,7 @@ def verify(folder: str | Path, model: HyenaDNAPreTrainedModel | None = None) -> 
             expected = _outputs_of_heads(folder, batch)
     finally:
         logging.set_verbosity(verbosity)
+    # The same inputs in a process without this package, with the code of the folder.
     alone, printed = _run_alone(folder, config, texts)
 
     for name, tensor in batch.items():
@@ -163,7 +164,7 @@ def _outputs_of_heads(folder: Path, batch: Mapping[str, torch.Tensor]) -> dict[s
 
 
 def _run_alone(folder: Path, config: HyenaDNAConfig, texts: list[str]) -> tuple[dict[str, torch.Tensor], str]:
-    """Return the outputs of a folder, and what its snippet prints, in a process without hyenadna."""
+    """Return the outputs of a folder and of its snippet, from a process without hyenadna."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "outputs.safetensors"
         message = json.dumps([str(folder), texts, usage(config, str(folder)), str(out), list(HEADS)])
@@ -184,6 +185,7 @@ def _run_alone(folder: Path, config: HyenaDNAConfig, texts: list[str]) -> tuple[
 
 def _environment_without_secrets(home: str) -> dict[str, str]:
     """Return an environment without access tokens, offline and with empty caches."""
+    # The child runs code of the folder. It needs neither the user's token nor a network.
     token = get_token()
     environment = {
         name: value
@@ -225,6 +227,7 @@ def _load(source: str) -> HyenaDNAPreTrainedModel:
                 f"{source} is a {config.model_type!r} model of class {config.architectures}"
             )
         model, report = cls.from_pretrained(source, output_loading_info=True)
+    # Transformers loads NaN, and fills missing weights with random ones. Publish neither.
     wrong = unusable(model.state_dict())
     if wrong:
         raise CheckpointError(f"{source} holds what no model computes with: {'; '.join(wrong[:5])}")
@@ -273,12 +276,12 @@ def _without_folders(value: object, source: Path, is_model: bool) -> object:
 
 
 def _write_model(model: HyenaDNAPreTrainedModel, source: str, folder: Path) -> None:
-    """Write weights, configuration, code and tokenizer, for people with and without this package."""
+    """Write weights, configuration, code and tokenizer, for use with and without this package."""
     model.save_pretrained(folder, max_shard_size=_SHARD)
     for name, file in own_code().items():
         shutil.copyfile(file, folder / name)
 
-    # Keep our fields only: a foreign one may name code that is not in the folder.
+    # Keep our fields only: another may name code that is not in the folder.
     config = read_json(folder / "config.json")
     config = {name: value for name, value in config.items() if name in own_fields()}
     # Not by `register_for_auto_class`: it would list only this head, and change every later
@@ -309,7 +312,7 @@ def _load_tokenizer(source: str) -> HyenaDNATokenizer:
 
 
 def own_tokenizer_fields() -> set[str]:
-    """Return the fields of tokenizer_config.json that are exported: ours, and some users may set."""
+    """Return the fields of tokenizer_config.json to export: ours, and some that users may set."""
     others = {
         "added_tokens_decoder",
         "model_input_names",
@@ -338,7 +341,7 @@ def _copy_pictures(source: Path, folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _read_adapter(source: Path) -> tuple[dict, dict[str, torch.Tensor], HyenaDNAConfig | None]:
-    """Return settings and tensors of a peft adapter, and its model's configuration if it is there."""
+    """Return settings and tensors of a peft adapter, and its model's configuration or None."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         path = source / name
         if not path.is_file():
@@ -445,6 +448,7 @@ def export(
         raise CheckpointError(
             f"base_model {base_model!r}: the name of a repository on the Hub, USER/NAME, is expected"
         )
+    # Everything is written and proved in a hidden folder, which gets its name last.
     run = Path(source)
     about = {"license": license, "data_name": data_name, "description": description}
     with new_folder(dest) as (folder, unfinished):

@@ -95,6 +95,7 @@ def _section(metrics: dict, name: str) -> dict:
 
 def _parts(metrics: dict) -> dict[str, dict[str, float]]:
     """Return the numbers of metrics.json: part of the data -> metric -> value."""
+    # Most recipes have metrics by part. Those of a plain Trainer have no parts.
     parts = _section(metrics, "metrics")
     if any(isinstance(value, int | float) for value in parts.values()):
         parts = {"evaluation": parts}
@@ -305,7 +306,7 @@ def adapter_card(
     task = _TASKS[f"HyenaDNA{ADAPTED.get(config.get('task_type'), 'Model')}"]
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)
-    # First how it was trained, then how the adapter is built.
+    # First how it was trained, then how the adapter itself is built.
     settings = _settings(metrics) | {
         key: value
         for key, value in config.items()

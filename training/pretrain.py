@@ -123,8 +123,8 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
     eval_windows: int = setting(
         512, "Validation windows, evenly spaced, for evaluations on the way; at the end: all.", compared=False
     )
-    # Defaults that differ from those of Transformers. A resumed run must have the same rows per step
-    # (`rows_per_step`), but may divide them otherwise over devices and batches.
+    # Defaults that differ from those of Transformers. A resumed run must have the same rows per
+    # step (`rows_per_step`), but may divide them otherwise over devices and batches.
     output_dir: str = setting(
         "hyenadna-pretrained", "Folder for everything that the run writes.", decides=False
     )
@@ -179,6 +179,7 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
             raise InputError(f"eval_windows is {self.eval_windows}; it must be at least 1")
         if self.length_warmup_steps < 0:
             raise InputError(f"length_warmup_steps is {self.length_warmup_steps}; it must not be negative")
+        # What follows are settings of Trainer that would change what the results mean.
         if self.label_smoothing_factor:
             raise InputError(
                 "label_smoothing_factor has no place here: the perplexity would be that of other labels"
@@ -259,6 +260,7 @@ def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int
         )
     if steps < len(lengths):
         raise InputError(f"a warm-up of {steps} steps is too short for the {len(lengths)} lengths {lengths}")
+    # Stage i starts at the i-th part of the warm-up, rounded down; the last ends at `steps`.
     stages = [(i * steps // len(lengths), length) for i, length in enumerate(lengths)]
     return [*stages, (steps, window)]
 
@@ -294,7 +296,7 @@ class PretrainTrainer(HyenaDNATrainer):
         return total
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the mean loss, or the weighted mean if there are `loss_weights` `(batch, length)`."""
+        """Return the mean loss, weighted by `loss_weights` `(batch, length)` if there are any."""
         if "loss_weights" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(input_ids=inputs["input_ids"])
@@ -327,6 +329,7 @@ class PretrainTrainer(HyenaDNATrainer):
     def evaluate(
         self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
+        # Remember how long it took, so that `log` can leave it out of the speed.
         start = time.monotonic()
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self._paused += time.monotonic() - start
@@ -365,7 +368,7 @@ class PretrainTrainer(HyenaDNATrainer):
         staging = output / ".unfinished"
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
-        # No process may write before the folder has been emptied, or rename before all have written.
+        # No process may write before the folder is empty, or rename before all have written.
         self.accelerator.wait_for_everyone()
         self.args.output_dir = str(staging)
         try:
@@ -392,7 +395,7 @@ class PretrainTrainer(HyenaDNATrainer):
 
 
 def _nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return -log p of each next label in nats, `(batch, length - 1)`; 0 where the label is -100."""
+    """Return -log p of each next label in nats, `(batch, length - 1)`; 0 for a label of -100."""
     return cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
 
 
@@ -421,6 +424,7 @@ class _Progress(TrainerCallback):
         return self.before + time.monotonic() - self.start
 
     def on_train_begin(self, args, state, control, **kwargs):
+        # The log of a resumed run holds the seconds of the earlier sessions.
         self.before = max((line.get("seconds", 0.0) for line in state.log_history), default=0.0)
         self.start = time.monotonic()
 
@@ -429,11 +433,12 @@ class _Progress(TrainerCallback):
         self.start = None
 
     def on_epoch_begin(self, args, state, control, **kwargs):
+        # From the step, not by counting: a resumed run begins in the middle of its epoch.
         self.sampler.epoch = state.global_step // self.sampler.steps_per_epoch
 
     def on_step_end(self, args, state, control, **kwargs):
-        # SIGTERM may reach one process only, or all of them at different steps. They must stop at the
-        # same step, or they would wait for each other forever.
+        # SIGTERM may reach one process only, or all of them at different steps. They must stop at
+        # the same step, or they would wait for each other forever.
         if self.stopped:
             self.accelerator.set_trigger()
         self.stopped = self.accelerator.check_trigger()
@@ -582,6 +587,7 @@ def pretrain(args: PretrainArguments) -> RunResult:
         _print_plan(plan)
 
     markov = {}
+    # The main process counts and writes the file; the others read it.
     if args.markov_order:
         with args.main_process_first(local=False, desc="counting k-mers"):
             markov = _markov(args, output, plan.datasets, settings["data_blake2b"])
@@ -672,6 +678,7 @@ def _sampler(
         window_weights=window_weights,
         shortest=args.min_window,
     )
+    # A weight so small that it rounds to no window at all is more likely a mistake than a wish.
     for group, count in zip(sampler.groups, sampler.per_epoch, strict=True):
         if len(group.rows) and not count:
             weight = "weight times class weight" if args.class_weights else "weight"
@@ -739,6 +746,7 @@ def _evaluate(trainer: PretrainTrainer, datasets: dict[str, WindowDataset], mark
             continue
         measured = trainer.evaluate(datasets[part], metric_key_prefix=part)
         metrics[part] = {name: measured[f"{part}_{name}"] for name in ("loss", "perplexity", "bases")}
+        # The two perplexities are compared with each other, so they must be of the same bases.
         if markov and metrics[part]["bases"] != markov[part]["bases"]:
             raise RuntimeError(
                 f"{part}: the network was measured on {metrics[part]['bases']} bases, {markov[part]}"
@@ -774,6 +782,7 @@ def _print_plan(plan: _Plan) -> None:
 
 def _markov(args: PretrainArguments, output: Path, datasets: dict[str, WindowDataset], data: str) -> dict:
     """Fit the Markov models, or read the results of an earlier session of this run."""
+    # What the counts depend on. If an earlier session had the same, its results are used.
     names = ("markov_order", "reverse_complement", "soft_masked", "eval_windows")
     made_of = {"data": data, **{name: getattr(args, name) for name in names}}
     try:

@@ -4,8 +4,8 @@
     hyenadna soft-prompt --data promoters.csv --model pretrained --form next_token  # label = next base
     hyenadna soft-prompt prompt.yaml --seed 1
 
-The weights of the checkpoint do not change. T learned tokens are put before each sequence. There are
-two forms:
+The weights of the checkpoint do not change. T learned tokens are put before each sequence. There
+are two forms:
 
 - `classifier`: a head on the pooled outputs is learned too. It takes any problem that `hyenadna
   finetune` takes.

@@ -1,7 +1,8 @@
 """List the slow tests: `python tests/helpers/slow.py TIMES` writes `tests/slow.txt`.
 
-TIMES is what `python -m pytest -n 2 --measure TIMES` wrote: the processor time of each test, with its
-fixtures and child processes. Unlike wall-clock time, it hardly depends on what else the machine does.
+TIMES is what `python -m pytest -n 2 --measure TIMES` wrote: the processor time of each test, with
+its fixtures and child processes. Unlike wall-clock time, it hardly depends on what else the machine
+does.
 """
 
 import os

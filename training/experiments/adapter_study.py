@@ -51,8 +51,8 @@ from hyenadna.training.soft_prompt import (
     soft_prompt,
 )
 
-# Trainer's settings that a study passes on to its runs. For all others the runs keep the defaults of
-# their recipes.
+# Trainer's settings that a study passes on to its runs. For all others the runs keep the defaults
+# of their recipes.
 _SHARED = (
     "num_train_epochs",
     "max_steps",
@@ -229,13 +229,14 @@ def _one_run(args: StudyArguments, run: dict, seed: int, data: DatasetDict | Non
     # There is no head, and a run refuses settings that it would not use.
     if run["settings"].get("form") == "next_token":
         settings = {name: value for name, value in settings.items() if name not in names_of(HeadArguments)}
+    # Always with `resume`: a finished run returns its results at once.
     folder = Path(args.output_dir, f"{run['name']}-seed{seed}")
     settings |= {**run["settings"], "output_dir": str(folder), "seed": seed, "resume": True}
     return recipe(cls(**settings), data).results
 
 
 def _shared_settings(args: StudyArguments, cls: type) -> dict:
-    """Return the settings that a study passes on to a run. The recipe chooses those that are None."""
+    """Return the settings that a study passes on to a run. The recipe chooses those left None."""
     of_recipes = set(names_of(StudyArguments)) & set(names_of(FinetuneArguments))
     of_recipes -= {*names_of(TrainingArguments), "resume"}
     names = {*_SHARED, *of_recipes} & set(names_of(cls))
@@ -300,6 +301,7 @@ def draw_study(rows: list[dict], majority: float, part: str, path: Path) -> None
     """Draw accuracy against the number of trained parameters, with one line per way of adapting."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    # Methods in the order of the table; a set would shuffle the colours.
     for method in dict.fromkeys(row["method"] for row in rows):
         chosen = [row for row in rows if row["method"] == method]
         x, y, sd = (

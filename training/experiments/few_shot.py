@@ -116,7 +116,7 @@ def draw_samples(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.nda
         raise InputError(
             f"{n} samples of {len(labels)} rows and {len(classes)} classes: there must be one of each class"
         )
-    # A shuffled pile of rows for each class. Each round takes one row from every pile with any left.
+    # A shuffled pile of rows for each class. Each round takes one row from every pile that has one.
     piles = [list(rng.permutation(np.flatnonzero(labels == c))) for c in rng.permutation(classes)]
     drawn = []
     while len(drawn) < n:
@@ -177,6 +177,7 @@ class ContextRows(torch.utils.data.Dataset):
         of_class = []
         for label in rng.permutation(self.classes):
             of_class.append(list(rng.permutation(candidates[self.labels[candidates] == label])))
+        # Read across the classes. `zip_longest` fills up the shorter ones with None.
         turns = itertools.zip_longest(*of_class)
         chosen = [candidate for turn in turns for candidate in turn if candidate is not None]
         return chosen[: self.k]
@@ -230,6 +231,7 @@ def _one_result(
     tested = data.parts.get("test", data.parts["validation"])
     labels = np.array(data.parts["train"]["label"][:])
     samples = data.parts["train"].select(draw_samples(labels, n, np.random.default_rng((seed, n))))
+    # A copy, because the next task tunes with other settings.
     trainer_args = copy.copy(args)
     trainer_args.max_steps = args.tuning_steps
     trainer_args.seed = seed
@@ -294,6 +296,7 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS_FILE, settings)
     for task in tasks:
+        # Done by an earlier session: a result has the samples, shots and repeat of its task.
         if any(task.items() <= result.items() for result in done):
             continue
         done.append(_one_result(args, copy.deepcopy(model), tokenizer, letters, labelled, task))

@@ -42,6 +42,7 @@ def one_writer(recipe: Callable) -> Callable:
     @wraps(recipe)
     def alone(args: Any, *rest, **named):
         with ExitStack() as at_end:
+            # One process of a run holds the lock for all of them.
             if args.process_index == 0:
                 at_end.enter_context(locked(Path(args.output_dir)))
             return recipe(args, *rest, **named)
@@ -95,6 +96,7 @@ def check_output_folder(
     """
     if output.is_file():
         raise InputError(f"output_dir {str(output)!r} is a file; choose a folder")
+    # Hidden files do not count: locks, and what a killed run left half-written.
     names = []
     if output.is_dir():
         names = sorted(path.name for path in output.iterdir() if not path.name.startswith("."))
@@ -143,6 +145,7 @@ def _check_same_run(output: Path, earlier: dict, settings: dict) -> None:
     for name, value in settings.items():
         if earlier.get(name) == value:
             continue
+        # Nobody can read a digest, so say what it is a digest of.
         if name.endswith(("_blake2b", "_sha256")):
             what = name.rpartition("_")[0].replace("_", " ")
             raise InputError(
