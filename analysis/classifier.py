@@ -122,6 +122,7 @@ def cross_validate(
     else:
         splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
         splits = splitter.split(vectors, labels)
+    # The splits are fixed before fitting, so every classifier is judged on the same folds.
     predicted = cross_val_predict(model, vectors, labels, cv=list(splits))
     return {"accuracy": float(accuracy_score(labels, predicted)), **_f1(labels, predicted)}, predicted
 

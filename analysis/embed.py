@@ -473,6 +473,7 @@ def _check_tasks(args: EmbedArguments, rows: Rows) -> np.ndarray | None:
 
 def _settings(args: EmbedArguments, rows: Rows) -> dict:
     """Return the settings and digests that decide the result, for `run_settings.json`."""
+    # All but where and how it runs.
     names = [f.name for f in fields(args) if f.name not in ("resume", "use_cpu", "output_dir")]
     settings = {name: getattr(args, name) for name in names}
     settings["data_sha256"] = _digest(rows.sequences)
@@ -578,6 +579,7 @@ def _classify(
     metrics, predicted = cross_validate(
         embeddings, rows.labels, args.classifier, folds=args.folds, seed=args.seed, groups=groups
     )
+    # The picture wants numbers of classes instead of names.
     names = sorted(set(rows.labels))
     number = {name: i for i, name in enumerate(names)}
     true_numbers = np.array([number[name] for name in rows.labels])

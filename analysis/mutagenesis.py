@@ -137,8 +137,10 @@ def _substitute(
             with branches(cache, torch.zeros_like(offset)):
                 hidden = model.hyena(rows, past_key_values=cache).last_hidden_state
 
-        # The log-likelihood is a sum over positions, in three terms. Before the substitution nothing
-        # changes, the new base itself is read off the first pass, and what follows needs this one.
+        # The log-likelihood is a sum over positions, here in three terms:
+        # - before the substitution, nothing changes;
+        # - the new base itself is read off the first pass;
+        # - only what follows it needs this pass.
         log_p_after = target_log_probabilities(model, hidden, rows)
         is_before = torch.arange(1, rows.shape[1], device=x.device) <= offset[:, None]
         sum_after = log_p_after.masked_fill_(is_before, 0).double().sum(1)

@@ -113,6 +113,7 @@ def blocks_of(lengths: Sequence[int]) -> Iterator[range]:
     """
     start = 0
     bases = 0
+    # Limited in bases and in number: a million reads of 100 bases are few bases but many objects.
     for i, length in enumerate(lengths):
         is_full = bases + length > _BASES_PER_BLOCK or i - start == _SEQUENCES_PER_BLOCK
         if is_full and i > start:
@@ -162,6 +163,7 @@ def score_file(
                 scores[strand] = log_likelihoods(model, texts, strand=strand, **options)
                 bar.update(sum(lengths[i] for i in block))
 
+            # The header goes before the first block only.
             ids = [inert(str(names[i])) for i in block]
             is_first = block.start == 0
             _write_table(_summary_table(ids, texts, scores), table, is_first)

@@ -137,6 +137,7 @@ def surroundings(
     They are the same for both alleles. With the longer allele in the middle they make `window`
     bases, or fewer at the ends of the chromosome. `position` counts from 0.
     """
+    # Centred on the longer allele, so that neither window is longer than the model reads.
     around = window - max(len(ref), len(alt))
     after = position + len(ref)
     start = max(0, position - around // 2)
@@ -467,6 +468,7 @@ def annotated(lines: Iterable[str], rows: Iterable[dict[str, str]]) -> Iterator[
                     f"the parts have no scores of record {number} (from 0): remove them and start again"
                 )
             number += 1
+            # "." stands for an empty INFO, and must not stay beside real items.
             kept = [item for item in fields[7].split(";") if item.partition("=")[0] not in old_keys]
             fields[7] = ";".join([*kept, *_info_items(alleles)])
             line = "\t".join(fields)

@@ -170,6 +170,7 @@ class SequenceFile:
             self._in_memory = False
             self._open_by_index()
 
+        # A file without a single base is surely not what the user meant.
         self.number = {name: i for i, name in enumerate(self.names)}
         if not self.lengths.sum():
             raise InputError(f"{path}: the file holds no sequence")
@@ -461,6 +462,7 @@ def open_genomes(paths: Sequence[str | Path], sequence_column: str = "sequence")
 
     >>> human, mouse = open_genomes(["hg38.fa.gz", "mm39.fa"])              # doctest: +SKIP
     """
+    # Twice the same file would put its windows into the training part twice.
     if len(set(map(str, paths))) < len(paths):
         raise InputError(
             f"the same file was given twice: {list(map(str, paths))}; give it once, with a larger weight"

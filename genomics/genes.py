@@ -82,6 +82,7 @@ def read_genes(path: str | Path, genome: SequenceFile, feature: str = "gene") ->
             continue
         where = f"{path}: line {number}"
         fields = line.split("\t")
+        # Checked for lines of other features too: the file may not be GTF at all.
         if len(fields) != 9 or not (_is_coordinate(fields[3]) and _is_coordinate(fields[4])):
             raise InputError(f"{where} is {line[:60]!r}; GTF and GFF have nine columns, separated by tabs")
         feature_type = fields[2]

@@ -76,6 +76,7 @@ def split_windows(
     {'train': Intervals(...), 'validation': Intervals(...)}
     """
     _check_settings(genomes, window, bed, bed_windows)
+    # Two sources name parts: the arguments (held out) and split columns of the data (listed).
     held_out = {
         "validation": read_regions(validation, genomes, "validation"),
         "test": read_regions(test, genomes, "test"),
@@ -149,6 +150,7 @@ def _listed_parts(
             names = genome.parts and [genome.parts[i] for i in intervals.sequence]
             source = genome.path
 
+        # A part may be named by the data or by the arguments, not by both.
         for part, of_part in _by_part(intervals, names).items():
             if len(of_part) and len(held_out.get(part, ())):
                 raise InputError(f"{source} has splits that name {part}; leave out {part}")

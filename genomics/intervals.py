@@ -426,7 +426,8 @@ def tile(regions: Intervals, window: int) -> Intervals:
     >>> tile(Intervals.of([(0, 0, 0, 25)]), 10).tolist()
     [[0, 0, 0, 10], [0, 0, 10, 20], [0, 0, 20, 25]]
     """
-    counts = -(-regions.lengths // window)  # rounded up
+    # Repeat each region once per window (rounded up), then shift the copies by 0, 1, ... windows.
+    counts = -(-regions.lengths // window)
     windows = regions[np.repeat(np.arange(len(regions)), counts)]
     start = windows.start + _count_up(counts) * window
     return windows.at(start, np.minimum(start + window, windows.end))
@@ -434,6 +435,7 @@ def tile(regions: Intervals, window: int) -> Intervals:
 
 def _count_up(counts: Column) -> Column:
     """Count from 0 for each of `counts`, without a loop: `[2, 3]` gives `[0, 1, 0, 1, 2]`."""
+    # A running number over all, minus where each one begins.
     before = counts.cumsum() - counts
     return np.arange(int(counts.sum())) - np.repeat(before, counts)
 

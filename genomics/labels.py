@@ -81,6 +81,7 @@ def encode_labels(
 def _encode_many(
     tables: dict[str, pd.DataFrame], label_columns: tuple[str, ...]
 ) -> tuple[list[str], dict[str, np.ndarray]]:
+    # Either several columns, one for each label, or one column of lists.
     labels = {part: _zeros_and_ones(table, len(label_columns)) for part, table in tables.items()}
     widths = {part: values.shape[1] for part, values in labels.items()}
     if len(set(widths.values())) > 1:
@@ -173,6 +174,7 @@ def _shown(value: object) -> str:
 
 
 def _numbers(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
+    # `coerce` turns what is no number into NaN, so that the row can be named.
     numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if len(wrong):

@@ -91,7 +91,7 @@ def encode(sequence: str) -> npt.NDArray[np.uint8]:
     >>> encode("acNR").tolist()
     [23, 24, 11, 11]
     """
-    # `replace`, because a lone surrogate has no encoding. It becomes "?", which is no letter either.
+    # `replace`, because a lone surrogate has no encoding. It becomes "?", which is refused below.
     ids = np.frombuffer(sequence.encode(errors="replace").translate(ID_OF_BYTE), np.uint8)
     wrong = np.flatnonzero(ids == UNK)
     if len(wrong):

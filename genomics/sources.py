@@ -79,6 +79,7 @@ def read_parts(source: Source, columns: tuple[str, tuple[str, ...], str]) -> dic
         raise InputError(
             f"data must be a path, the name of a data set or a `datasets` object, got {type(source)}"
         )
+    # What exists here is meant, even if a data set on the Hub has the same name.
     path = Path(source)
     if path.is_dir():
         return _from_folder(path, columns)
@@ -167,6 +168,7 @@ def _from_folder(folder: Path, columns: Columns) -> dict[str, pd.DataFrame]:
         part = part_of_file(entry)
         if entry.name.startswith(".") or part is None:
             continue
+        # `train.md` names a part, too, but holds no rows.
         if not entry.is_dir() and not has_suffix(entry, TABLES + FASTA):
             continue
         if part in parts:

@@ -134,6 +134,7 @@ def warn_about_twins(tables: dict[str, pd.DataFrame], labels: dict[str, np.ndarr
 
     first_label: dict[bytes, object] = {}
     disagreeing = set()
+    # Twins with one label only weigh double. With two labels, one of them must be wrong.
     for key, label in zip(keys["train"], labels["train"].tolist(), strict=True):
         if first_label.setdefault(key, label) != label:
             disagreeing.add(key)

@@ -257,6 +257,7 @@ def _check_tensors(
         return f"{names[:5]}{' ...' * (len(names) > 5)}"
 
     problems = []
+    # Collect all problems: with one at a time, a foreign checkpoint would take many tries.
     missing = sorted(expected.keys() - tensors.keys())
     if missing:
         problems.append(f"missing: {shortened(missing)}")
@@ -351,6 +352,7 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
     """
     stored, config, path = _read(source)
     checkpoint = _Checkpoint(path, stored, *rename(stored))
+    # Sizes and head are read off the tensors, so a state dict without config.json will do.
     cls, configuration, overruled = configure(checkpoint.tensors, config, path)
     checkpoint.notes += [f"overruled  {line}" for line in overruled]
     _order_vocabulary(checkpoint)

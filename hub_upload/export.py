@@ -131,6 +131,7 @@ def verify(folder: str | Path, model: HyenaDNAPreTrainedModel | None = None) -> 
     # The same inputs in a process without this package, with the code of the folder.
     alone, printed = _run_alone(folder, config, texts)
 
+    # The tokenizer is loaded with and without trust: neither may run code of the folder for it.
     for name, tensor in batch.items():
         for trust in (False, True):
             if not torch.equal(alone[f"{name}.{trust}"], tensor):
@@ -199,6 +200,7 @@ def _environment_without_secrets(home: str) -> dict[str, str]:
 
 
 def _check_close(folder: Path, head: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    # Not bit by bit: the number of threads of a process may change the order of a sum.
     if ours.shape != theirs.shape:
         difference = f"shape {tuple(theirs.shape)} for {tuple(ours.shape)}"
     elif torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5 * ours.abs().max()):
@@ -331,6 +333,7 @@ def _copy_pictures(source: Path, folder: Path) -> tuple[list[str], list[str]]:
     copied = []
     left_out = []
     for picture in sorted(source.glob("*.png")):
+        # Not through a link: it could publish any file of this machine.
         is_own_file = picture.is_file() and not leads_out(picture, source)
         if is_own_file and picture.read_bytes().startswith(_PNG):
             shutil.copyfile(picture, folder / picture.name)
@@ -381,6 +384,7 @@ def _write_adapter(source: Path, folder: Path, base_model: str | None) -> tuple[
         Its configuration, and the arguments for its head; see `_head_of_adapter`.
     """
     config, tensors, adapted = _read_adapter(source)
+    # Nobody else can load an adapter whose base is a path of this machine.
     public = base_model or config.get("base_model_name_or_path") or ""
     if not is_hub_id(public) or _is_here(public, source):
         raise CheckpointError(
@@ -403,6 +407,7 @@ def _write_adapter(source: Path, folder: Path, base_model: str | None) -> tuple[
 
 
 def _prove_adapter(config: dict, source: Path, folder: Path, head: dict) -> None:
+    # The adapter before and after copying, in one process: their outputs must be equal.
     snippets = [adapter_usage(config, str(place.absolute()), head) for place in (source, folder)]
     child = subprocess.run(
         [sys.executable, "-c", _ADAPTER, *snippets], capture_output=True, text=True, check=False

@@ -107,6 +107,7 @@ def _parts(metrics: dict) -> dict[str, dict[str, float]]:
 
 
 def _eval_results(metrics: dict, task: str, data_name: str) -> list[EvalResult]:
+    # The Hub wants an identifier for the data beside its name: "EPD promoters" -> "epd-promoters".
     words = "".join(c if c.isalnum() else " " for c in data_name.lower()).split()
     return [
         EvalResult(
@@ -243,6 +244,7 @@ def model_card(
     """
     architecture = type(model).__name__
     task = _TASKS[architecture]
+    # A path as origin is shown in the text, but is no `base_model` that the Hub could link to.
     origin = base_model or _section(metrics, "settings").get("model")
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)

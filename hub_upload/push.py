@@ -119,6 +119,7 @@ def _stale(api: HfApi, repo_id: str, there: ModelInfo, names: Iterable[str]) -> 
     """
     others = {file.rfilename for file in there.siblings} - set(names)
     stale = {name for name in others if _OURS.fullmatch(name)}
+    # Which modules are ours, only the model's own file in the repository can say: read its imports.
     if any(re.fullmatch(r"\w+\.py", name) for name in others):
         with tempfile.TemporaryDirectory() as scratch:
             api.snapshot_download(repo_id, revision=there.sha, allow_patterns="*.py", local_dir=scratch)

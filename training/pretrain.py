@@ -290,6 +290,7 @@ class PretrainTrainer(HyenaDNATrainer):
         """Return the targets of an optimizer step, or the sum of their weights if they have any."""
         if not batch_samples or "loss_weights" not in batch_samples[0]:
             return super()._get_num_items_in_batch(batch_samples, device)
+        # Without column 0: the first token of a row is no target.
         total = sum(batch["loss_weights"][:, 1:].sum() for batch in batch_samples).to(device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             total = self.accelerator.gather(total).sum()
@@ -354,6 +355,7 @@ class PretrainTrainer(HyenaDNATrainer):
             self._paused = 0.0
             logs["length"] = self.sampler.length_at(self.state.global_step - 1)
             logs["seconds"] = round(self.progress.seconds, 1)
+        # Beside the perplexity of an evaluation, that of the best Markov model on the same part.
         for prefix, perplexity in self.markov.items():
             if f"{prefix}_perplexity" in logs:
                 logs[f"{prefix}_markov_perplexity"] = perplexity
@@ -648,6 +650,7 @@ def _plan(args: PretrainArguments, window: int) -> _Plan:
     sample = np.linspace(0, len(parts["validation"]) - 1, args.eval_windows).round().astype(int)
     datasets["eval"] = WindowDataset(genomes, parts["validation"][np.unique(sample)], window)
 
+    # `max_steps` wins over epochs, as in Trainer.
     sampler = _sampler(args, genomes, parts["train"], window)
     steps = args.max_steps
     if steps <= 0:
@@ -730,6 +733,7 @@ def _train(trainer: PretrainTrainer, checkpoint: str | None, output: Path) -> No
     """Train to the end. After Ctrl-C or SIGTERM, say how to continue."""
     with trainer.progress.stopping_at_sigterm(), saying_how_to_go_on(output):
         trainer.train(resume_from_checkpoint=checkpoint)
+    # 128 + the number of the signal is what a shell reports, so schedulers see a stopped job.
     if trainer.progress.stopped:
         if trainer.args.process_index == 0:
             print(

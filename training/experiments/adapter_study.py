@@ -209,6 +209,7 @@ def _check_every_run(args: StudyArguments, labelled: LabelledData) -> None:
         )
     if "next_token" in args.forms and args.prompt_lengths:
         letters_of_labels(labelled.label_names, args.label_letters)
+    # The model is loaded only to see that it loads, and for its max_seq_len.
     model, _ = language_model_for_letters(args)
     for run in planned_runs(args):
         if "tokens" in run:
@@ -237,6 +238,7 @@ def _one_run(args: StudyArguments, run: dict, seed: int, data: DatasetDict | Non
 
 def _shared_settings(args: StudyArguments, cls: type) -> dict:
     """Return the settings that a study passes on to a run. The recipe chooses those left None."""
+    # What study and recipe have in common. Of Trainer's settings, only the shared ones.
     of_recipes = set(names_of(StudyArguments)) & set(names_of(FinetuneArguments))
     of_recipes -= {*names_of(TrainingArguments), "resume"}
     names = {*_SHARED, *of_recipes} & set(names_of(cls))

@@ -189,6 +189,7 @@ class ContextRows(torch.utils.data.Dataset):
 
 def check_context(data: LabelledData, shots: int, max_seq_len: int) -> None:
     """Raise `InputError` if a query with that many examples may be too long for the model."""
+    # The worst case: examples are drawn at random, so all of them may be the longest sequence.
     longest = max(len(sequence) for rows in data.parts.values() for sequence in rows["sequence"])
     # Each sequence comes with a [SEP] and a label (or the query's place for one).
     tokens = (shots + 1) * (longest + 2)
@@ -225,6 +226,7 @@ def _one_result(
     task: dict,
 ) -> dict:
     """Tune a copy of the model on n samples, test it, and return the result."""
+    # The seed decides the samples and the order. A repeat has another one.
     n = task["samples"]
     k = task["shots"]
     seed = args.seed + task["repeat"]
@@ -324,6 +326,7 @@ def _tasks(args: FewShotArguments) -> list[dict]:
 def _check_tasks(labelled: LabelledData, tasks: list[dict], max_seq_len: int) -> None:
     """Check every task now: the last one should not fail after those before it are done."""
     check_context(labelled, max(task["shots"] for task in tasks), max_seq_len)
+    # Drawing is cheap, and raises if there are too few rows or classes.
     labels = np.array(labelled.parts["train"]["label"][:])
     for n in sorted({task["samples"] for task in tasks}):
         draw_samples(labels, n, np.random.default_rng(0))

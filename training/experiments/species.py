@@ -234,6 +234,7 @@ class DrawnWindows:
             # its window ends where the region does.
             start = int(regions.end[k]) - self.window - (int(starts[k]) - 1 - place)
             text = self.genomes[file].letters(sequence, start, start + self.window)
+            # After `_TRIES` gaps in a row, take what there is: the region may be nothing else.
             if text.upper().count("N") <= self.window / 2:
                 break
         return (file, sequence, start, start + self.window), text, species
@@ -281,6 +282,8 @@ def species(args: SpeciesArguments) -> RunResult:
             # the species before it.
             regions[part].append(replace(of_species, file=of_species.file + len(genomes)))
         genomes += files
+    # Validation and test windows are drawn once and kept as positions. Training windows are drawn
+    # when they are read (`EpochRows`); the first epoch stands for them in counts and digests.
     drawn = {part: DrawnWindows(genomes, regions[part], args.window, args.seed) for part in PARTS}
     counts = {"train": args.windows_per_epoch, "validation": args.test_windows, "test": args.test_windows}
     # Validation and test draw from epochs that training never reaches, so that no part repeats the

@@ -131,6 +131,7 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
         settings = {
             name: getattr(config, name) for name in ("id2label", "label2id", "problem_type", "pooling")
         }
+    # The head comes with the adapter, so its parameters may be missing in the base.
     base = str(base or adapter.base_model_name_or_path)
     try:
         model, _ = load_checkpoint(cls, base, settings, new="score.")

@@ -107,6 +107,7 @@ def check_output_folder(
             )
         return
 
+    # A run was here. It may be continued, if this is the same run and the user asks for it.
     earlier = read_settings(output)
     is_finished = METRICS_FILE in names
     if not is_finished and last_complete_checkpoint(output) is None:
@@ -205,6 +206,7 @@ def versions() -> dict[str, str]:
 
 def hardware(device: torch.device, processes: int = 1) -> dict[str, str | int]:
     """Return device, processes and threads that a result was computed with."""
+    # Threads, because CPU times mean little without them.
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {"device": name, "processes": processes, "threads": torch.get_num_threads()}
 
