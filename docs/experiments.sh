@@ -1,10 +1,10 @@
 #!/bin/bash
-# The runs behind the tables of docs/experiments.md: bash docs/experiments.sh
-# A finished run is passed over and an interrupted one resumed, so that it may be started again at any time.
+# Makes the runs that the tables of docs/experiments.md show: bash docs/experiments.sh
+# Start it again at any time: it skips finished runs and resumes interrupted ones.
 set -e
 hyenadna=${HYENADNA:-hyenadna}                                   # the command, such as "taskset -c 0 hyenadna"
 checkpoint=${CHECKPOINT:-$(python -c 'import hyenadna; print(hyenadna.example_checkpoint())')}
-data=${DATA:-data}                                               # docs/experiments.md says what is in it
+data=${DATA:-data}                                               # its content: docs/experiments.md
 out=${OUT:-runs}
 common="--resume --disable_tqdm True ${FLAGS:-}"
 
@@ -18,7 +18,7 @@ tf0="--data $data/tf_0_8000 $small --num_train_epochs 5 --reverse_complement 0.5
 chr20="--data $data/genomic_benchmarks_chr20 $small --num_train_epochs 3 --reverse_complement 0.5 --test_time_averaging"
 bacteria="--data $data/bacteria --learning_rate 1e-3 --initializer_range 0.06 --embed_dropout 0 --num_train_epochs 4 --test_windows 120"
 
-run() { # the command, and the folder in $out; the report of what is done so far can be made at any time
+run() { # the command, and the folder in $out; a report of the finished runs can be made at any time
     $hyenadna "$1" $common "${@:3}" --output_dir "$out/$2"
 }
 seeds() { # all tasks, with one seed and then with three

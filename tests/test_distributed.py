@@ -148,7 +148,8 @@ def test_configurations_of_accelerate(name, monkeypatch):
         "--num_processes",
         "8",
         "-m",
-        "hyenadna.training.pretrain",
+        "hyenadna",
+        "pretrain",
         "--x",
     ]
     args, _, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
@@ -167,7 +168,7 @@ def test_slurm_script():
     subprocess.run(["bash", "-n", script], check=True)
     text = script.read_text()
     assert "#SBATCH --signal=TERM@" in text and "accelerate_ddp.yaml" in text
-    launched = text[text.index("accelerate launch") :].split("-m hyenadna.training.pretrain ")
+    launched = text[text.index("accelerate launch") :].split("-m hyenadna pretrain ")
     options = re.sub(
         r'"\$MASTER"', "node1", re.sub(r'"\$(SLURM_NNODES|GPUS|SLURM_PROCID)"', "2", launched[0])
     )

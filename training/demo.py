@@ -1,17 +1,19 @@
-"""Train HyenaDNA on real DNA, from nothing and from a checkpoint, in a few minutes on two cores:
-`hyenadna demo`.
+"""Train, test, save and reload on real DNA in a few minutes on two cores: `hyenadna demo`.
 
     hyenadna demo [--output_dir hyenadna-demo] [--seed 0]
 
-3,004 stretches of primate DNA: does an exon end (EI), does one begin (IE), or neither (N)? The demo
-trains a tiny model on four fifths of them, tests it on the fifth that it never saw, saves it, loads
-it again in a new process through `AutoModelForSequenceClassification`, and compares the logits.
-Beside it the model that comes with the package, pretrained on human chromosome 20, is fine-tuned on
-the same rows. It ends with a folder that is ready for the Hub, with a model card that shows what
-was measured. Data, licence and split: `splice_junctions.md`.
+The data are 3,004 stretches of primate DNA: does an exon end (EI), does one begin (IE), or neither
+(N)? `splice_junctions.md` has their source, licence and split. The demo
 
-A second run with the same seed replaces the folder once it has succeeded; an interrupted one is
-continued.
+1. trains a tiny model from scratch on four fifths of them, and tests it on the rest;
+2. saves it, loads it in a new process through `AutoModelForSequenceClassification`, and compares
+   the logits;
+3. fine-tunes the checkpoint that comes with the package, pretrained on human chromosome 20, on the
+   same rows;
+4. exports a folder for the Hub, with a model card that shows the results.
+
+A second run with the same seed replaces the folder, but only after it has succeeded. An interrupted
+run is continued.
 """
 
 import argparse
@@ -40,11 +42,12 @@ EXPORT_FOLDER = "hyenadna-splice-junctions"
 TUNED_FOLDER = "from-human-chr20"
 
 # Chosen on fifths of the training rows, never on the test part. In the order of what they gained:
-# initial weights wider than the paper's 0.02, which suits wider models and longer training; a time
-# axis as long as the sequences; the last position as the summary, because it has seen both sides of
-# the junction; a learning rate that falls to 0, so that the end is smooth; four narrow layers
-# instead of two wide ones. The best epoch has the lowest validation loss: on 240 rows the accuracy
-# is too coarse to choose by.
+# - initial weights wider than the paper's 0.02, which suits wider models and longer training;
+# - a time axis as long as the sequences;
+# - pooling by the last position, which has seen both sides of the junction;
+# - a learning rate that falls to 0, so that training ends smoothly;
+# - four narrow layers instead of two wide ones.
+# The best epoch is the one with the lowest validation loss: on 240 rows, accuracy is too coarse.
 _SHARED = {
     "pooling": "last",
     "resid_dropout": 0.1,
@@ -63,12 +66,12 @@ SETTINGS = {
     "learning_rate": 8e-4,
 }
 EPOCHS = 16
-# For the checkpoint, whose shape is given: of learning rates 1e-3 and 2e-3 the one of the lower
-# validation loss.
+# For the checkpoint, whose shape is fixed. Of the learning rates 1e-3 and 2e-3, this one had the
+# lower validation loss.
 TUNED_SETTINGS = {**_SHARED, "embed_dropout": 0.1, "learning_rate": 2e-3}
 TUNED_EPOCHS = 12
 
-# What a user would write, run as a new process: nothing but the folder connects it to the training.
+# What a user would write, run by a new process: the folder is all it knows of the training.
 RELOAD = """
 import json, sys
 import torch
@@ -84,11 +87,12 @@ print(json.dumps(logits.tolist()))
 
 
 def logits_in_new_process(folder: Path, sequences: list[str]) -> np.ndarray:
-    """Return the logits `(sequences, labels)` of a model, computed by a new process.
+    """Return the logits of a model, float32 `(sequences, labels)`, computed by a new process.
 
     Raises:
-        RuntimeError: That process failed; the message holds what it said.
+        RuntimeError: That process failed. The message has its error output.
     """
+    # One thread, as in the training: another number may round sums otherwise.
     child = subprocess.run(
         [sys.executable, "-c", RELOAD, str(folder)],
         input=json.dumps(sequences),
@@ -107,7 +111,8 @@ def export_run(run: Path) -> Path:
     from hyenadna.hub_upload.export import export
 
     folder = run / EXPORT_FOLDER
-    shutil.rmtree(folder, ignore_errors=True)  # of a demo that was killed after this
+    # A demo that was killed after this step has left one, and `export` refuses to overwrite it.
+    shutil.rmtree(folder, ignore_errors=True)
     export(
         str(run),
         folder,
@@ -122,24 +127,27 @@ def export_run(run: Path) -> Path:
 
 
 def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCHS) -> dict:
-    """Run the demo; return the content of `metrics.json` and the `summary` text.
+    """Run the demo. Return the content of `metrics.json`, and the text of the `summary`.
 
     Args:
-        output_dir: Folder for the model; an earlier demo there is replaced after success.
-        seed: Of the initial weights, the order of the rows and the validation rows.
+        output_dir: Folder for the model. An earlier demo there is replaced after success.
+        seed: The seed of the initial weights, the order of the rows and the validation rows.
         epochs: Passes over the training rows.
 
     Raises:
-        InputError: `output_dir` holds something else than an earlier demo.
-        RuntimeError: The reloaded model does not give the same logits.
-        CheckpointError: The exported folder does not load without this package, or computes
-            something else.
+        InputError: `output_dir` holds something other than an earlier demo.
+        RuntimeError: The reloaded model gives other logits.
+        CheckpointError: The exported folder does not load without this package, or gives other
+            outputs.
+
+    >>> demo("hyenadna-demo")["metrics"]["test"]["accuracy"]                # doctest: +SKIP
     """
     if epochs <= 0:
         raise InputError(f"epochs is {epochs}: nothing would be trained")
     start = time.monotonic()
     output = Path(output_dir)
     _check_output(output)
+    # The name has the settings, so that only a demo with the same ones continues it.
     unfinished = output.with_name(f".{output.name}-seed{seed}-epochs{epochs:g}.unfinished")
     data = load_splice_junctions()
     print(
@@ -159,7 +167,7 @@ def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCH
 
 
 def _check_output(output: Path) -> None:
-    """Raise `InputError` if the folder holds something else than an earlier demo."""
+    """Raise `InputError` if the folder holds something other than an earlier demo."""
     if not output.exists() or (output / SUMMARY_FILE).exists():
         return
     if output.is_file() or any(output.iterdir()):
@@ -171,11 +179,11 @@ def _check_output(output: Path) -> None:
 def _train_both(
     folder: Path, data: DatasetDict, seed: int, epochs: float
 ) -> tuple[RunResult, np.ndarray, dict]:
-    """Train from scratch and from the checkpoint of the package.
+    """Train from scratch and from the checkpoint in the package.
 
     Returns:
-        The run from scratch, its logits on the test part `(rows, labels)`, and the results from the
-        checkpoint.
+        The run from scratch, its logits on the test part `(rows, labels)`, and the results of the
+        run from the checkpoint.
     """
     args = FinetuneArguments(
         output_dir=str(folder), seed=seed, num_train_epochs=epochs, resume=True, **SETTINGS
@@ -189,7 +197,7 @@ def _train_both(
         **TUNED_SETTINGS,
     )
     threads = torch.get_num_threads()
-    # steps of 0.1 s are too short to share: on a busy machine threads wait for each other
+    # Steps of 0.1 s are too short to share: on a busy machine the threads wait for each other.
     torch.set_num_threads(1)
     try:
         trained = finetune(args, data)
@@ -207,8 +215,8 @@ def _difference_after_reloading(folder: Path, data: DatasetDict, logits: np.ndar
     """Return the largest difference between these logits and those of a new process.
 
     Raises:
-        RuntimeError: It is more than a GPU here and a CPU there may differ by; on one machine it is
-            0.
+        RuntimeError: The difference is larger than between a GPU and a CPU. On the same device it
+            is 0.
     """
     difference = float(np.abs(logits - logits_in_new_process(folder, data["test"]["sequence"][:])).max())
     if difference > 1e-5:
@@ -252,9 +260,9 @@ def _summary(
 
 
 def _replace(output: Path, unfinished: Path) -> None:
-    """Put the new folder into the place of the old one, which is whole until then."""
+    """Replace the old folder by the new one. Two renames: at no time is there half a folder."""
     replaced = output.with_name(f".{output.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)  # of a demo that was killed right here
+    shutil.rmtree(replaced, ignore_errors=True)  # left by a demo that was killed in these lines
     if output.exists():
         output.rename(replaced)
     unfinished.rename(output)
