@@ -359,6 +359,12 @@ def draw_moment(rng: np.random.Generator, whole: Run) -> Moment:
     return Moment(kind, None, float(rng.uniform(first_second, whole.seconds)))
 
 
+def before_last(whole: Run, pattern: str) -> Moment:
+    """Return the moment before the last operation on a file that matches a regular expression."""
+    numbers = [i for i, (_, done) in enumerate(whole.trace) if re.fullmatch(pattern, done)]
+    return Moment("file", numbers[-1])
+
+
 def last_checkpoint(trace: list[tuple[float, str]]) -> int | None:
     """Return the number of the operation that made the last checkpoint complete; None without."""
     numbers = [i for i, (_, done) in enumerate(trace) if re.search(r"checkpoint-\d+/manifest\.json$", done)]
@@ -425,14 +431,13 @@ class Campaign:
             )
         return self._whole[name]
 
-    def kill(self, name: str, rng: np.random.Generator, most: int = 3) -> None:
-        """Kill a command up to `most` times in a row, let it finish, and compare."""
+    def kill(self, name: str, moments: list[Moment]) -> None:
+        """Kill a command at each of these moments, let it finish, and compare."""
         case = CASES[name]
         whole, expected = self.whole(name)
         self._begin()
         arguments = case.command.split()
-        for _ in range(rng.integers(1, most + 1)):
-            moment = draw_moment(rng, whole)
+        for moment in moments:
             child = _fork(arguments, self.folder, moment.operation)
             run = finish(*child, kill_after=moment.seconds)
             if run.code != -signal.SIGKILL:
@@ -475,7 +480,10 @@ def campaign(
     result = Campaign(work, say)
     number = 0
     while result.kills < kills:
-        result.kill(names[number % len(names)], np.random.default_rng([seed, number]))
+        name = names[number % len(names)]
+        whole, _ = result.whole(name)
+        rng = np.random.default_rng([seed, number])
+        result.kill(name, [draw_moment(rng, whole) for _ in range(rng.integers(1, 4))])
         number += 1
     return result
 
@@ -498,9 +506,8 @@ def main(argv: list[str] | None = None) -> int:
         args.work.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="kills-", dir=args.work))
     result = campaign(args.kills, args.seed, args.commands, work, lambda text: print(text, flush=True))
-    print(
-        f"{result.kills} kills, {result.late} of them after the last checkpoint; {len(result.failures)} differ"
-    )
+    print(f"{result.kills} kills, {result.late} of them after the last checkpoint")
+    print(f"{len(result.failures)} results differ from those without kills")
     for failure in result.failures:
         print(f"  {failure}")
     if result.failures:

@@ -45,6 +45,7 @@ from hyenadna.training.runs.folder import (
     SETTINGS_FILE,
     check_output_folder,
     hardware,
+    one_writer,
     versions,
 )
 from hyenadna.training.runs.settings import names_of, parse_settings, setting
@@ -276,6 +277,7 @@ def write_baselines(folder: Path, task: str, data: LabelledData, args: FinetuneA
     write_json(folder / METRICS_FILE, content)
 
 
+@one_writer
 def benchmark(args: BenchmarkArguments) -> str:
     """Do every run that is not finished yet, and return the report as Markdown.
 
