@@ -616,7 +616,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_arguments(args: argparse.Namespace) -> None:
     if (args.vcf is None) == (args.mutagenesis is None):
-        raise InputError("give --vcf or --mutagenesis: one of them")
+        raise InputError("give either --vcf or --mutagenesis")
     if args.window < 2 or args.batch_size < 1:
         raise InputError(
             f"window is {args.window} and batch_size {args.batch_size}; at least 2 and 1 are needed"
@@ -633,7 +633,7 @@ def _check_folder(output: Path, settings: dict) -> None:
     changed = [f"{name} {value!r}" for name, value in changed_settings(earlier, settings).items()]
     if changed:
         raise InputError(
-            f"{output} holds results of other settings ({', '.join(changed)}): choose another folder"
+            f"{output} holds results with other settings ({', '.join(changed)}): choose another folder"
         )
 
 

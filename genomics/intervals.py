@@ -147,7 +147,7 @@ def check_interval(genome: SequenceFile, sequence: int, start: int, end: int, wh
     name = genome.names[sequence]
     length = genome.lengths[sequence]
     if start < 0 or end <= start:
-        raise InputError(f"{where}: the end of {name}:{start}-{end} has to be above its start")
+        raise InputError(f"{where}: the end of {name}:{start}-{end} must be above its start")
     if end > length:
         raise InputError(f"{where}: {name}:{start}-{end} ends outside of {name}, which has {length} bases")
 
