@@ -103,6 +103,9 @@ def skip_reason(
         ref: The reference allele, in capitals.
         alt: The alternative allele, in capitals.
         window: The number of bases that the model reads.
+
+    >>> skip_reason(genome, 0, 1000, "A", "<DEL>", 1024)                    # doctest: +SKIP
+    'symbolic_allele'
     """
     if sequence is None:
         return "contig_not_in_fasta"

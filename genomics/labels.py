@@ -70,6 +70,12 @@ def encode_labels(
 
     Raises:
         InputError: A label is missing, is not a number, or its class has no training row.
+
+    >>> table = pd.DataFrame({"label": ["promoter", "none", "promoter"]})
+    >>> table.attrs["name"] = "rows.csv"
+    >>> names, labels = encode_labels({"train": table}, SINGLE_LABEL, ("label",))
+    >>> names, labels["train"].tolist()
+    (['none', 'promoter'], [1, 0, 1])
     """
     if problem_type == REGRESSION:
         return ["value"], {part: _numbers(table, "label") for part, table in tables.items()}
