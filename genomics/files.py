@@ -195,7 +195,7 @@ def open_text(path: str | Path) -> TextIO:
             raise ValueError("by its name it is packed, but it is not")
         return open(path, encoding="utf-8-sig", newline="\n")
     check_end(path)
-    return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")  # type: ignore[return-value]
+    return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
