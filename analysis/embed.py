@@ -504,7 +504,8 @@ def _check_folder(output: Path, settings: dict, resume: bool) -> None:
     changed = [name for name in changed_settings(earlier, settings) if name in _SETTINGS_OF_VECTORS]
     if changed:
         raise InputError(
-            f"output_dir {str(output)!r} holds an interrupted run with another {changed}; choose another"
+            f"output_dir {str(output)!r} holds an interrupted run with another {changed}; choose another "
+            "folder"
         )
 
 

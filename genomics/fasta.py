@@ -107,6 +107,9 @@ def fasta_records(path: str | Path) -> Iterator[tuple[str, str]]:
 
     Raises:
         InputError: The file cannot be read, is truncated, or does not start with a header.
+
+    >>> sum(len(sequence) for _, sequence in fasta_records("x.fa"))         # doctest: +SKIP
+    16
     """
     with reading(path), open_text(path) as file:
         yield from SimpleFastaParser(_after_header(file, path))

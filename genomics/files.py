@@ -232,6 +232,9 @@ def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         InputError: The file cannot be read, is empty, has a row longer than the header, or has one
             of `columns` twice.
+
+    >>> read_table("promoters.csv", ["sequence"])["sequence"].tolist()      # doctest: +SKIP
+    ['ACGTTATAAA', 'GGCATG']
     """
     name = Path(path).name.lower()
     if not name.endswith(TABLES):

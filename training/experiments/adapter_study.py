@@ -159,8 +159,8 @@ def _refuse_what_no_run_gets(args: StudyArguments) -> None:
     given = [name for name in names if getattr(args, name) != getattr(default, name)]
     if given:
         raise InputError(
-            f"a study does not use {', '.join(given)}: leave it out (the runs have the settings of "
-            "their recipes; for seed there are seeds)"
+            f"a study does not use {', '.join(given)}: leave it out (the runs use the settings of "
+            "their recipes; instead of seed, use seeds)"
         )
 
 

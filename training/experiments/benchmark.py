@@ -93,7 +93,8 @@ class BenchmarkArguments(RowsArguments, ClassifierArguments):
             raise InputError("tasks and data_dir belong to a suite; your own set is --data FILE_OR_FOLDER")
         if self.suite is not None and (self.data or self.validation_data or self.test_data):
             raise InputError(
-                "a suite brings its own data: leave data, validation_data and test_data out (data_dir?)"
+                "a suite brings its own data: leave out data, validation_data and test_data. For a local "
+                "copy of the suite there is data_dir"
             )
         if not self.seeds or min(self.seeds) < 0:
             raise InputError(f"seeds is {self.seeds}; give at least one, and none below 0")

@@ -137,7 +137,7 @@ class StopAtNaN(TrainerCallback):
         kept = last_complete_checkpoint(args.output_dir)
         raise InputError(
             f"step {state.global_step}: the {what}, for the third time in a row. "
-            f"{advice_on_divergence(args)} ({kept or 'no checkpoint'} is left of before)"
+            f"{advice_on_divergence(args)} (the last checkpoint before that: {kept or 'none'})"
         )
 
 
