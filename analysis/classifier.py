@@ -92,7 +92,8 @@ def cross_validate(
         classifier: `"logistic"` or `"boosted_trees"`.
         folds: The number of folds.
         seed: The seed of the folds and the trees.
-        groups: A group number for each row `(rows,)`; see `groups_of`. By default each row is alone.
+        groups: A group number for each row `(rows,)`; see `groups_of`. By default each row is
+            alone.
 
     Returns:
         `accuracy`, `f1_weighted` and `f1_macro`, and the predicted classes.
@@ -121,6 +122,7 @@ def cross_validate(
     else:
         splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
         splits = splitter.split(vectors, labels)
+    # The splits are fixed before fitting, so every classifier is judged on the same folds.
     predicted = cross_val_predict(model, vectors, labels, cv=list(splits))
     return {"accuracy": float(accuracy_score(labels, predicted)), **_f1(labels, predicted)}, predicted
 

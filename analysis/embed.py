@@ -186,10 +186,11 @@ def _pooled(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the numbers of pieces and their embeddings, float32 `(n, d_model)`, by batches."""
     backbone = model.base_model
-    # The last hidden state needs no list of all the others, which would take n_layer times the memory.
+    # Only an inner layer needs the list of all states, which takes n_layer times the memory.
     is_inner = layer not in (-1, model.config.n_layer)
     for numbers in batches:
         letters = [encode(sequences[i][start:end]) for i, start, end in pieces[numbers].tolist()]
+        # Unlike a likelihood, a mean over positions needs to know which of them are pads.
         tokens, lengths = pad(letters)
         mask = np.arange(tokens.shape[1]) < lengths[:, None]
 
@@ -241,7 +242,7 @@ def embed(
     batches = batches_of(pieces, batch_bases)
     vectors = np.zeros((len(pieces), model.config.d_model), dtype=np.float32)
 
-    # Remember the mode of every module: a frozen one may be in evaluation mode while the others train.
+    # Every module's mode is restored: a frozen one may be in evaluation mode while others train.
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -275,7 +276,7 @@ def _check(
 
 
 def average(vectors: np.ndarray, pieces: np.ndarray, count: int) -> np.ndarray:
-    """Return for each sequence the length-weighted mean of its pieces, float32 `(count, d_model)`."""
+    """Return the length-weighted mean of the pieces of each sequence, float32 `(count, d)`."""
     # Sums in float64: a chromosome has thousands of pieces.
     sizes = _sizes(pieces).astype(np.float64)
     sums = np.zeros((count, vectors.shape[1]))
@@ -337,6 +338,7 @@ def _gene_rows(args: EmbedArguments) -> Rows:
 
     kept = _rows_of_frequent_classes([gene.biotype for gene in genes], args)
     genes = [genes[i] for i in kept]
+    # Check all letters now, so that a bad one does not stop the run after hours.
     for gene in genes:
         sequence = genome.number[gene.chromosome]
         genome.check_letters(sequence, gene.start, genome.read(sequence, gene.start, gene.end))
@@ -368,6 +370,7 @@ def _rows_of_frequent_classes(labels: list[str], args: EmbedArguments) -> list[i
     """Return the row numbers of frequent classes, in order, at most `max_rows` of each class."""
     labels = np.array(labels)
     rng = np.random.default_rng(args.seed)
+    # A rare class is only a problem for a classifier or a picture.
     min_rows = args.min_rows if args.classifier or args.picture else 1
     kept = []
     rare = []
@@ -417,6 +420,8 @@ def run(args: EmbedArguments) -> np.ndarray:
             _check_folder(output, settings, args.resume)
         if args.resume and (output / METRICS_FILE).exists():
             print(f"{output} holds this run, and it is finished: nothing to do")
+            if state.is_main_process:
+                Parts(output / ".unfinished", ".npz").remove()  # a kill may have interrupted this
             return _read_embeddings(output, args.output_format)
 
         parts = Parts(output / ".unfinished", ".npz")
@@ -469,6 +474,7 @@ def _check_tasks(args: EmbedArguments, rows: Rows) -> np.ndarray | None:
 
 def _settings(args: EmbedArguments, rows: Rows) -> dict:
     """Return the settings and digests that decide the result, for `run_settings.json`."""
+    # All but where and how it runs.
     names = [f.name for f in fields(args) if f.name not in ("resume", "use_cpu", "output_dir")]
     settings = {name: getattr(args, name) for name in names}
     settings["data_sha256"] = _digest(rows.sequences)
@@ -487,7 +493,7 @@ def _digest(texts: Sequence[str]) -> str:
 
 
 def _check_folder(output: Path, settings: dict, resume: bool) -> None:
-    """Raise `InputError` if the folder holds another run, or an interrupted one without `resume`."""
+    """Raise `InputError` if the folder holds another run, or one that needs `resume`."""
     earlier = read_earlier_settings(output)
     check_output_folder(output, settings, resume, ("model", "data", "gtf", "fasta"))
     if not earlier or not (output / ".unfinished").is_dir():
@@ -497,7 +503,8 @@ def _check_folder(output: Path, settings: dict, resume: bool) -> None:
     changed = [name for name in changed_settings(earlier, settings) if name in _SETTINGS_OF_VECTORS]
     if changed:
         raise InputError(
-            f"output_dir {str(output)!r} holds an interrupted run with another {changed}; choose another"
+            f"output_dir {str(output)!r} holds an interrupted run with another {changed}; choose another "
+            "folder"
         )
 
 
@@ -538,6 +545,7 @@ def _embed_in_parts(
 
 
 def _write_part(parts: Parts, vectors: np.ndarray, waiting: list[np.ndarray], rank: int) -> None:
+    # The name has the rank of the process, so that no two of them write the same part.
     numbers = np.concatenate(waiting)
     content = {"numbers": numbers, "vectors": vectors[numbers]}
     parts.write(f"{rank}-{waiting[-1][0]}", lambda path: np.savez(path, **content))
@@ -552,8 +560,7 @@ def _read_parts(parts: Parts, vectors: np.ndarray) -> np.ndarray:
                 numbers = part["numbers"]
                 vectors[numbers] = part["vectors"]
         except UNREADABLE as error:
-            # A power failure may leave a truncated file, in spite of the rename. Embed its pieces
-            # again.
+            # A power failure can truncate a file in spite of the rename. Embed its pieces again.
             logger.warning(f"{parts.path(name)} is damaged and passed over: {error}")
             continue
         done[numbers] = True
@@ -574,6 +581,7 @@ def _classify(
     metrics, predicted = cross_validate(
         embeddings, rows.labels, args.classifier, folds=args.folds, seed=args.seed, groups=groups
     )
+    # The picture wants numbers of classes instead of names.
     names = sorted(set(rows.labels))
     number = {name: i for i, name in enumerate(names)}
     true_numbers = np.array([number[name] for name in rows.labels])

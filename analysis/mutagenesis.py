@@ -62,9 +62,7 @@ def mutagenesis(
     (3, 4)
     """
     if not 0 <= first < last <= len(sequence):
-        raise InputError(
-            f"positions {first} to {last} are to be mutated, but the sequence has {len(sequence)} bases"
-        )
+        raise InputError(f"cannot mutate positions {first} to {last}: the sequence has {len(sequence)} bases")
     model.eval()
     ids = encode(sequence) % SOFT_MASKED
     ids_of_reverse = complement_ids(ids)
@@ -76,6 +74,7 @@ def mutagenesis(
     # become T, G, C, A.
     reverse = reverse[::-1, ::-1]
 
+    # Relative to the base that is there. If it is none of the four (N), nothing can be compared.
     letters = ids[first:last].astype(int)
     is_known = is_base(letters)
     reference = np.where(is_known, letters - FIRST_BASE, 0)[:, None]
@@ -92,8 +91,8 @@ def _substitute(
     """Return the log-likelihood of a sequence with each base at the positions [first, last).
 
     The model is causal, so a substitution changes nothing before it. The sequence is read into a
-    cache once, up to a few neighbouring positions. From there it is read again for each substitution
-    at one of these.
+    cache once, up to a few neighbouring positions. From there it is read again for each
+    substitution at one of these.
 
     Args:
         model: A language model in evaluation mode.
@@ -136,8 +135,10 @@ def _substitute(
             with branches(cache, torch.zeros_like(offset)):
                 hidden = model.hyena(rows, past_key_values=cache).last_hidden_state
 
-        # The log-likelihood is a sum over positions, in three terms: before the substitution nothing
-        # changes; the new base itself is read off the first pass; only what follows needs this pass.
+        # The log-likelihood is a sum over positions, here in three terms:
+        # - before the substitution, nothing changes;
+        # - the new base itself is read off the first pass;
+        # - only what follows it needs this pass.
         log_p_after = target_log_probabilities(model, hidden, rows)
         is_before = torch.arange(1, rows.shape[1], device=x.device) <= offset[:, None]
         sum_after = log_p_after.masked_fill_(is_before, 0).double().sum(1)

@@ -4,8 +4,8 @@
     draw_map(Path("map.png"), plane, labels, "my sequences")
     write_html(Path("map.html"), plane, labels, ids, lengths, "my sequences")
 
-Names come from users' files and may contain anything. They are drawn as they are: neither matplotlib
-nor a browser interprets them.
+Names come from users' files and may contain anything. They are drawn as they are: neither
+matplotlib nor a browser interprets them.
 """
 
 import importlib.util
@@ -63,6 +63,7 @@ def map_to_plane(vectors: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
     if method == "pca":
         return PCA(2, random_state=seed).fit_transform(scaled)
 
+    # Both are slow in hundreds of dimensions, and noisier than in the leading components.
     reduced = PCA(min(50, *scaled.shape), random_state=seed).fit_transform(scaled)
     if method == "tsne":
         # The perplexity must be smaller than the number of rows.
@@ -75,7 +76,11 @@ def map_to_plane(vectors: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
 
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour (`#rrggbb`) for each class, all different."""
+    """Return a colour (`#rrggbb`) for each class, all different.
+
+    >>> colours_of(["exon", "intron"])
+    {'exon': '#1f77b4', 'intron': '#ff7f0e'}
+    """
     # Beyond 20 classes, matplotlib has no table of distinct colours. Divide a colour map.
     if len(names) > 20:
         last = len(names) - 1
@@ -85,7 +90,7 @@ def colours_of(names: Sequence[str]) -> dict[str, str]:
 
 
 def draw_map(path: Path, plane: np.ndarray, labels: Sequence[str], title: str) -> None:
-    """Draw points `(rows, 2)` as a PNG, coloured by class. The rarest class is drawn last, on top."""
+    """Draw points `(rows, 2)` as a PNG, coloured by class, the rarest class last and on top."""
     labels = np.array(labels)
     names = sorted(set(labels))
     colours = colours_of(names)

@@ -58,6 +58,7 @@ def open_sequences(
         (file,) = open_genomes([path])
         return list(file.names), FileSequences(file)
 
+    # A single table has no parts, and is called "train".
     table = read_parts(path, (sequence_column, (), id_column))["train"]
     if not len(table):
         raise InputError(f"{path} has no rows")

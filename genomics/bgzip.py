@@ -1,7 +1,7 @@
 """Random access to a block-compressed file (BGZF, section 4.1 of the SAM specification).
 
     content = BgzipFile("hg38.fa.gz")
-    content[1_000_000:1_000_060]                 # bytes of the unpacked file; unpacks one or two blocks
+    content[1_000_000:1_000_060]             # bytes of the unpacked file; unpacks one or two blocks
 
 The compressed file is memory-mapped, so all processes share it. Each process also keeps the last
 `KEPT` blocks that it unpacked. How fast random windows are read depends on those:

@@ -82,6 +82,7 @@ def read_genes(path: str | Path, genome: SequenceFile, feature: str = "gene") ->
             continue
         where = f"{path}: line {number}"
         fields = line.split("\t")
+        # Checked for lines of other features too: the file may not be GTF at all.
         if len(fields) != 9 or not (_is_coordinate(fields[3]) and _is_coordinate(fields[4])):
             raise InputError(f"{where} is {line[:60]!r}; GTF and GFF have nine columns, separated by tabs")
         feature_type = fields[2]
@@ -120,6 +121,7 @@ def _gene(fields: list[str], genome: SequenceFile, where: str) -> Gene:
 
 def _first(attributes: dict[str, str], keys: Sequence[str]) -> str | None:
     """Return the value of the first of these attributes that is present and not empty."""
+    # Some files write `gene_name "";`.
     return next((attributes[key] for key in keys if attributes.get(key)), None)
 
 

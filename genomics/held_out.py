@@ -76,6 +76,7 @@ def split_windows(
     {'train': Intervals(...), 'validation': Intervals(...)}
     """
     _check_settings(genomes, window, bed, bed_windows)
+    # Two sources name parts: the arguments (held out) and split columns of the data (listed).
     held_out = {
         "validation": read_regions(validation, genomes, "validation"),
         "test": read_regions(test, genomes, "test"),
@@ -103,7 +104,7 @@ def split_windows(
             fraction = validation_fraction if by_fraction and part == "validation" else None
             raise InputError(_empty_message(part, fraction, ignore_soft_masked))
     # Last, because only the final windows tell: `centre` may have widened an interval of one part
-    # into an interval of another.
+    # into one of another.
     _check_disjoint(parts, genomes, window)
     if not len(parts["test"]):
         del parts["test"]
@@ -149,6 +150,7 @@ def _listed_parts(
             names = genome.parts and [genome.parts[i] for i in intervals.sequence]
             source = genome.path
 
+        # A part may be named by the data or by the arguments, not by both.
         for part, of_part in _by_part(intervals, names).items():
             if len(of_part) and len(held_out.get(part, ())):
                 raise InputError(f"{source} has splits that name {part}; leave out {part}")
@@ -174,6 +176,7 @@ def _last_fraction(free: Intervals, fraction: float) -> Intervals:
 
 
 def _check_held_out(held_out: dict[str, Intervals], genomes: list[SequenceFile]) -> None:
+    # What the user named, compared before windows are made: the message can name the regions.
     clash = overlapping(held_out["validation"], held_out["test"])
     if clash.any():
         name = held_out["validation"].name(int(clash.argmax()), genomes)

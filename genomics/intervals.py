@@ -124,7 +124,11 @@ class Intervals:
 
 
 def whole_sequences(genomes: Sequence[SequenceFile]) -> Intervals:
-    """Return one interval for each sequence of each file; empty sequences are left out."""
+    """Return one interval for each sequence of each file; empty sequences are left out.
+
+    >>> whole_sequences(genomes).tolist()                                   # doctest: +SKIP
+    [[0, 0, 0, 248956422], [0, 1, 0, 242193529]]
+    """
     rows = []
     for file, genome in enumerate(genomes):
         rows += [(file, i, 0, length) for i, length in enumerate(genome.lengths.tolist()) if length]
@@ -147,7 +151,7 @@ def check_interval(genome: SequenceFile, sequence: int, start: int, end: int, wh
     name = genome.names[sequence]
     length = genome.lengths[sequence]
     if start < 0 or end <= start:
-        raise InputError(f"{where}: the end of {name}:{start}-{end} has to be above its start")
+        raise InputError(f"{where}: the end of {name}:{start}-{end} must be above its start")
     if end > length:
         raise InputError(f"{where}: {name}:{start}-{end} ends outside of {name}, which has {length} bases")
 
@@ -276,6 +280,8 @@ def read_bed(
 
     Raises:
         InputError: A line is not BED, or does not fit the genome.
+
+    >>> intervals, parts = read_bed("sequences.bed", genomes, file=0)       # doctest: +SKIP
     """
     genome = genomes[file]
     lines = read_bed_lines(path, [genome])
@@ -310,6 +316,7 @@ def class_weights(
     rows_of_class: dict[str, list[tuple[int, int, int, int]]] = {}
     for file, path in enumerate(bed):
         lines = read_bed_lines(path, [genomes[file]])
+        # `names` starts with the fourth column.
         column = int(any(line.name in PART_NAMES for line in lines))
         for line in lines:
             name = line.names[column] if len(line.names) > column else ""
@@ -425,7 +432,8 @@ def tile(regions: Intervals, window: int) -> Intervals:
     >>> tile(Intervals.of([(0, 0, 0, 25)]), 10).tolist()
     [[0, 0, 0, 10], [0, 0, 10, 20], [0, 0, 20, 25]]
     """
-    counts = -(-regions.lengths // window)  # rounded up
+    # Repeat each region once per window (rounded up), then shift the copies by 0, 1, ... windows.
+    counts = -(-regions.lengths // window)
     windows = regions[np.repeat(np.arange(len(regions)), counts)]
     start = windows.start + _count_up(counts) * window
     return windows.at(start, np.minimum(start + window, windows.end))
@@ -433,6 +441,7 @@ def tile(regions: Intervals, window: int) -> Intervals:
 
 def _count_up(counts: Column) -> Column:
     """Count from 0 for each of `counts`, without a loop: `[2, 3]` gives `[0, 1, 0, 1, 2]`."""
+    # A running number over all, minus where each one begins.
     before = counts.cumsum() - counts
     return np.arange(int(counts.sum())) - np.repeat(before, counts)
 
@@ -464,7 +473,7 @@ def _on_one_axis(*tables: Intervals) -> list[tuple[Column, Column]]:
     known = np.unique(np.concatenate(keys))
 
     # Each gets a stretch of the axis longer than any chromosome, so that intervals of two sequences
-    # never meet. 2^36 bases is far beyond the longest genome, and 2^27 such stretches fit into int64.
+    # never meet. 2^36 bases are far beyond the longest genome; int64 holds 2^27 such stretches.
     stretch = 2**36
     axes = []
     for table, key in zip(tables, keys, strict=True):
@@ -510,8 +519,8 @@ def subtract(regions: Intervals, others: Intervals) -> Intervals:
     first = np.searchsorted(other_end, start, side="right")
     count = np.searchsorted(other_start, end) - first
 
-    # They cut the region into `count + 1` pieces. Piece k runs from the end of interval k - 1 to the
-    # start of interval k. The first piece starts where the region does, the last ends where it ends:
+    # They cut the region into `count + 1` pieces. Piece k runs from the end of interval k - 1 to
+    # the start of interval k. The first starts and the last ends where the region does:
     #
     #     region      [-----------------------------)
     #     others          [-----)      [----)

@@ -143,6 +143,7 @@ def read_labelled_data(
         name = f"{train.attrs['name']} and validation"
         tables["train"] = join_tables([train, tables.pop("validation")], name)
     label_names, labels = encode_labels(tables, problem_type, columns.labels)
+    # Without test rows the fold becomes the test part, and the validation part is drawn below.
     if fold is not None:
         split = fold_rows(tables["train"], labels["train"], problem_type, fold, seed)
         _move_rows(tables, labels, split, "validation" if "test" in tables else "test")
@@ -184,6 +185,7 @@ def _check_settings(
 
 def _read_one_part(source: Source, part: str, columns: Columns) -> pd.DataFrame:
     tables = read_parts(source, columns)
+    # A source without parts is read as "train", whatever it is used for.
     if list(tables) != ["train"]:
         raise InputError(
             f"{name_of(source)} has the parts {list(tables)}; as {part} data it must be one part"

@@ -91,6 +91,7 @@ def encode(sequence: str) -> npt.NDArray[np.uint8]:
     >>> encode("acNR").tolist()
     [23, 24, 11, 11]
     """
+    # `replace`, because a lone surrogate has no encoding. It becomes "?", which is refused below.
     ids = np.frombuffer(sequence.encode(errors="replace").translate(ID_OF_BYTE), np.uint8)
     wrong = np.flatnonzero(ids == UNK)
     if len(wrong):
@@ -129,13 +130,14 @@ def reverse_complement(sequence: str) -> str:
 
 
 def strand_free(sequence: str) -> str:
-    """Return the same text for a sequence and its reverse complement, in either case, as DNA or RNA.
+    """Return the same text for a sequence and its reverse complement, whatever the case, U or T.
 
     Two sequences with the same text are the same double-stranded DNA.
 
     >>> strand_free("aaCG") == strand_free("CGUU")
     True
     """
+    # Of the two strands, the one that comes first in the alphabet.
     sequence = sequence.upper().replace("U", "T")
     return min(sequence, reverse_complement(sequence))
 

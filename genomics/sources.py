@@ -78,6 +78,7 @@ def read_parts(source: Source, columns: tuple[str, tuple[str, ...], str]) -> dic
         raise InputError(
             f"data must be a path, the name of a data set or a `datasets` object, got {type(source)}"
         )
+    # What exists here is meant, even if a data set on the Hub has the same name.
     path = Path(source)
     if path.is_dir():
         return _from_folder(path, columns)
@@ -168,6 +169,7 @@ def _from_folder(folder: Path, columns: Columns) -> dict[str, pd.DataFrame]:
             raise InputError(f"{entry} is a folder with the name of a file; make one file of what it holds")
         if entry.name.startswith(".") or part is None:
             continue
+        # `train.md` names a part, too, but holds no rows.
         if not entry.is_dir() and not has_suffix(entry, TABLES + FASTA):
             continue
         if part in parts:

@@ -58,6 +58,10 @@ def split_rows(
 
     Raises:
         InputError: There are too few different sequences.
+
+    >>> table = pd.DataFrame({"sequence": ["AAAC", "GTTT", "CCCA", "AGAG"]})    # two of them twins
+    >>> [len(rows) for rows in split_rows(table, np.zeros(4), "regression", fraction=0.3, seed=0)]
+    [3, 1]
     """
     # Groups of twins are drawn, not rows, so that no group is divided.
     group = _groups(table["sequence"])
@@ -102,9 +106,15 @@ def fold_rows(
 
     Raises:
         InputError: There are more folds than rows of the smallest class.
+
+    >>> table = pd.DataFrame({"sequence": ["AAAC", "GTTT", "CCCA", "AGAG"]})
+    >>> folds = [fold_rows(table, np.zeros(4), "regression", (i, 3), seed=0) for i in range(3)]
+    >>> sorted(len(inside) for _, inside in folds)
+    [1, 1, 2]
     """
     group = _groups(table["sequence"])
     number, folds = fold
+    # Without classes, count the groups: each fold needs one at least.
     is_single = problem_type == SINGLE_LABEL
     smallest = np.bincount(labels).min() if is_single else group.max() + 1
     if smallest < folds:
@@ -112,6 +122,7 @@ def fold_rows(
             f"{table.attrs['name']}: {folds} folds, but only {smallest} rows of a class; take fewer folds"
         )
     splitter = StratifiedGroupKFold if is_single else GroupKFold
+    # The splitter yields (training, validation) for each fold. Take that of the fold asked for.
     dealt = splitter(folds, shuffle=True, random_state=seed).split(group, labels, group)
     return next(itertools.islice(dealt, number, None))
 
@@ -132,6 +143,7 @@ def warn_about_twins(tables: dict[str, pd.DataFrame], labels: dict[str, np.ndarr
 
     first_label: dict[bytes, object] = {}
     disagreeing = set()
+    # Twins with one label only weigh double. With two labels, one of them must be wrong.
     for key, label in zip(keys["train"], labels["train"].tolist(), strict=True):
         if first_label.setdefault(key, label) != label:
             disagreeing.add(key)

@@ -66,10 +66,12 @@ def check_vcf(path: str | Path) -> tuple[int, int]:
         if line.startswith("#"):
             has_header = has_header or line.startswith(_HEADER)
             continue
+        # Without this, any text file with tabs and numbers would pass for a VCF.
         if not has_header:
             raise InputError(
                 f"{path}: line {number} comes before the header (#CHROM, POS, ID, REF, ALT ...): no VCF?"
             )
+        # Genotypes are optional, so eight fields are enough.
         fields = line.split("\t", 8)
         if len(fields) < 8 or not _is_position(fields[1]):
             raise InputError(
@@ -91,6 +93,9 @@ def vcf_records(path: str | Path) -> Iterator[list[str]]:
 
     Raises:
         InputError: See `vcf_lines`. The fields are checked by `check_vcf`, not here.
+
+    >>> [(chrom, int(pos)) for chrom, pos, *_ in vcf_records("calls.vcf")]  # doctest: +SKIP
+    [('chr20', 1000001)]
     """
     # At most 8 splits: the genotypes of thousands of samples stay in one piece, which is dropped.
     return (line.split("\t", 8)[:8] for line in vcf_lines(path) if not line.startswith("#"))

@@ -55,14 +55,14 @@ class WindowDataset(torch.utils.data.Dataset):
         return self.__getitems__([item] if is_one else list(item))  # type: ignore[arg-type, list-item]
 
     def __getitems__(self, items: list[Item]) -> npt.NDArray[np.uint8]:
-        """Return the ids of a batch, uint8 `(n, length + 1)`. All its items have the same length."""
+        """Return the ids of a batch, uint8 `(n, length + 1)`. All items have the same length."""
         asked = [item if isinstance(item, tuple) else (item, self.window, False) for item in items]
         length = asked[0][1]
         pieces = -(-self.window // length)
         ids, sizes = self._read(asked, pieces * length)
 
-        # Cut each window into `pieces` rows. At the end of a chromosome a window is shorter, and its
-        # last pieces are short or empty. The empty ones are dropped.
+        # Cut each window into `pieces` rows. At the end of a chromosome a window is shorter, and
+        # its last pieces are short or empty. The empty ones are dropped.
         rows = np.full((len(asked) * pieces, length + 1), PAD, dtype=np.uint8)
         rows[:, :length] = ids.reshape(-1, length)
         sizes = np.clip(sizes[:, None] - np.arange(pieces) * length, 0, length).reshape(-1)
@@ -79,6 +79,7 @@ class WindowDataset(torch.utils.data.Dataset):
         ids = np.full((len(asked), width), PAD, dtype=np.uint8)
         sizes = np.zeros(len(asked), dtype=np.int64)
         windows = self.windows[np.array([row for row, _, _ in asked])].tolist()
+        # Row -1 reads some window above, the last one, and is skipped here.
         for i, ((row, _, other_strand), (file, sequence, start, end)) in enumerate(
             zip(asked, windows, strict=True)
         ):
@@ -93,7 +94,7 @@ class WindowDataset(torch.utils.data.Dataset):
 class WindowCollator:
     """Turn the ids of `WindowDataset` into inputs and labels. Pads and N are not targets.
 
-    There is no attention mask: pads come after the sequence, where a causal model does not see them.
+    There is no attention mask: a causal model does not see the pads after the sequence.
 
     Args:
         soft_masked_weight: Weight of lower-case bases in the loss, 0 to 1. At 0 they are not

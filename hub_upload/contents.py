@@ -151,7 +151,7 @@ def _check_is_exported(folder: Path, names: Iterable[str]) -> None:
 
 
 def _refuse_link(path: Path, folder: Path) -> None:
-    """Refuse a link out of the folder, or to a hidden file in it, which would not be sent itself."""
+    """Refuse a link out of the folder, or to a hidden file in it, which would not be sent."""
     if not path.is_symlink():
         return
     root = folder.resolve()
@@ -177,8 +177,8 @@ def _is_pickle(path: Path) -> bool:
     """Return whether a file is a pickle, or an archive with one in it."""
     with path.open("rb") as file:
         start = file.read(6)
-        # A pickle of protocol 2 or later. A safetensors file may start with the same two bytes: they
-        # are the length of its header.
+        # A pickle of protocol 2 or later. A safetensors file may start with the same two bytes:
+        # they are the length of its header.
         if start[:1] == b"\x80" and start[1:2] <= b"\x05":
             return path.suffix != ".safetensors" or not _is_safetensors(path)
         if start == b"\x93NUMPY":

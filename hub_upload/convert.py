@@ -157,6 +157,7 @@ def _read_file(path: Path) -> dict:
         raise CheckpointError(
             f"{path} holds {SHORT.repr(content)}, but a state dict, or a dict with one, is expected"
         )
+    # Where Lightning and others put the weights. Without such a key the file is a state dict.
     for name in ("state_dict", "model_state_dict", "model"):
         if isinstance(content.get(name), dict):
             return content[name]
@@ -230,7 +231,7 @@ def _order_vocabulary(checkpoint: _Checkpoint) -> None:
 
 
 def _drop_copies(checkpoint: _Checkpoint) -> None:
-    """Drop repeated copies of a filter's frequency, and a language head that a classifier replaced."""
+    """Drop copies of a filter's frequency, and a language head that a classifier replaced."""
     tensors = checkpoint.tensors
     # The sine layers of a filter share one frequency; training checkpoints store it once per layer.
     for name in [name for name in tensors if re.search(r"\.implicit_filter\.(?!1\.)\d+\.freq$", name)]:
@@ -241,6 +242,7 @@ def _drop_copies(checkpoint: _Checkpoint) -> None:
             )
         checkpoint.dropped.append(checkpoint.origin[name])
         del tensors[name]
+    # A fine-tuned Lightning checkpoint still holds the head of the pretraining.
     if "score.weight" in tensors and tensors.pop("lm_head.weight", None) is not None:
         checkpoint.dropped.append(checkpoint.origin["lm_head.weight"])
         checkpoint.notes.append("dropped    lm_head.weight: the checkpoint is a classifier")
@@ -255,6 +257,7 @@ def _check_tensors(
         return f"{names[:5]}{' ...' * (len(names) > 5)}"
 
     problems = []
+    # Collect all problems: with one at a time, a foreign checkpoint would take many tries.
     missing = sorted(expected.keys() - tensors.keys())
     if missing:
         problems.append(f"missing: {shortened(missing)}")
@@ -282,7 +285,7 @@ def _expected(cls: type[HyenaDNAPreTrainedModel], config: HyenaDNAConfig, path: 
 
 def _common_dtype(checkpoint: _Checkpoint, trained: dict[str, Tensor]) -> torch.dtype:
     """Return the type that holds every tensor without rounding."""
-    # Filters are kept in at least float32 whatever the rest is. So they count only if they are wider.
+    # Filters are in at least float32 whatever the rest is, so they count only if they are wider.
     dtypes = {t.dtype for name, t in trained.items() if ".filter_fn." not in name or t.dtype == torch.float64}
     dtype = reduce(torch.promote_types, dtypes)
     if len(dtypes) > 1:
@@ -349,6 +352,7 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
     """
     stored, config, path = _read(source)
     checkpoint = _Checkpoint(path, stored, *rename(stored))
+    # Sizes and head are read off the tensors, so a state dict without config.json will do.
     cls, configuration, overruled = configure(checkpoint.tensors, config, path)
     checkpoint.notes += [f"overruled  {line}" for line in overruled]
     _order_vocabulary(checkpoint)
@@ -365,8 +369,8 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
     _check_tensors(_expected(cls, configuration, path), trained, tensors)
     dtype = _common_dtype(checkpoint, trained)
 
-    # Through `from_pretrained`, as a published file is loaded: it tells a trained `z`, which becomes a
-    # parameter, from a computed one, which is dropped.
+    # Through `from_pretrained`, as a published file is loaded: it tells a trained `z`, which
+    # becomes a parameter, from a computed one, which is dropped.
     with readable(f"{path} cannot be loaded"):
         model = cls.from_pretrained(None, config=configuration, state_dict=dict(tensors), dtype=dtype).eval()
     _check_formulas(model, tensors)
@@ -409,6 +413,7 @@ def _write_hf(model: HyenaDNAPreTrainedModel, folder: Path) -> None:
     """Write the `-hf` layout, with z, t and deltas, which its code reads from the file."""
     _check_hf_can_compute(model)
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    # The published code does not tie them. Safetensors refuses two names for the same memory.
     if model.config.tie_word_embeddings:
         tensors["lm_head.weight"] = model.get_input_embeddings().weight.detach().clone()
     for name, module in model.named_modules():

@@ -128,8 +128,10 @@ def verify(folder: str | Path, model: HyenaDNAPreTrainedModel | None = None) -> 
             expected = _outputs_of_heads(folder, batch)
     finally:
         logging.set_verbosity(verbosity)
+    # The same inputs in a process without this package, with the code of the folder.
     alone, printed = _run_alone(folder, config, texts)
 
+    # The tokenizer is loaded with and without trust: neither may run code of the folder for it.
     for name, tensor in batch.items():
         for trust in (False, True):
             if not torch.equal(alone[f"{name}.{trust}"], tensor):
@@ -163,7 +165,7 @@ def _outputs_of_heads(folder: Path, batch: Mapping[str, torch.Tensor]) -> dict[s
 
 
 def _run_alone(folder: Path, config: HyenaDNAConfig, texts: list[str]) -> tuple[dict[str, torch.Tensor], str]:
-    """Return the outputs of a folder, and what its snippet prints, in a process without hyenadna."""
+    """Return the outputs of a folder and of its snippet, from a process without hyenadna."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "outputs.safetensors"
         message = json.dumps([str(folder), texts, usage(config, str(folder)), str(out), list(HEADS)])
@@ -191,6 +193,7 @@ def _last_line(errors: str) -> str:
 
 def _environment_without_secrets(home: str) -> dict[str, str]:
     """Return an environment without access tokens, offline and with empty caches."""
+    # The child runs code of the folder. It needs neither the user's token nor a network.
     token = get_token()
     environment = {
         name: value
@@ -204,6 +207,7 @@ def _environment_without_secrets(home: str) -> dict[str, str]:
 
 
 def _check_close(folder: Path, head: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    # Not bit by bit: the number of threads of a process may change the order of a sum.
     if ours.shape != theirs.shape:
         difference = f"shape {tuple(theirs.shape)} for {tuple(ours.shape)}"
     elif torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5 * ours.abs().max()):
@@ -233,6 +237,7 @@ def _load(source: str) -> HyenaDNAPreTrainedModel:
                 f"{source} is a {config.model_type!r} model of class {config.architectures}"
             )
         model, report = cls.from_pretrained(source, output_loading_info=True)
+    # Transformers loads NaN, and fills missing weights with random ones. Publish neither.
     wrong = unusable(model.state_dict())
     if wrong:
         raise CheckpointError(f"{source} holds what no model computes with: {'; '.join(wrong[:5])}")
@@ -281,12 +286,12 @@ def _without_folders(value: object, source: Path, is_model: bool) -> object:
 
 
 def _write_model(model: HyenaDNAPreTrainedModel, source: str, folder: Path) -> None:
-    """Write weights, configuration, code and tokenizer, for people with and without this package."""
+    """Write weights, configuration, code and tokenizer, for use with and without this package."""
     model.save_pretrained(folder, max_shard_size=_SHARD)
     for name, file in own_code().items():
         shutil.copyfile(file, folder / name)
 
-    # Keep our fields only: a foreign one may name code that is not in the folder.
+    # Keep our fields only: another may name code that is not in the folder.
     config = read_json(folder / "config.json")
     config = {name: value for name, value in config.items() if name in own_fields()}
     # Not by `register_for_auto_class`: it would list only this head, and change every later
@@ -318,7 +323,7 @@ def _load_tokenizer(source: str) -> HyenaDNATokenizer:
 
 
 def own_tokenizer_fields() -> set[str]:
-    """Return the fields of tokenizer_config.json that are exported: ours, and some users may set."""
+    """Return the fields of tokenizer_config.json to export: ours, and some that users may set."""
     others = {
         "added_tokens_decoder",
         "model_input_names",
@@ -337,6 +342,7 @@ def _copy_pictures(source: Path, folder: Path) -> tuple[list[str], list[str]]:
     copied = []
     left_out = []
     for picture in sorted(source.glob("*.png")):
+        # Not through a link: it could publish any file of this machine.
         is_own_file = picture.is_file() and not leads_out(picture, source)
         if is_own_file and picture.read_bytes().startswith(_PNG):
             shutil.copyfile(picture, folder / picture.name)
@@ -347,7 +353,7 @@ def _copy_pictures(source: Path, folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _read_adapter(source: Path) -> tuple[dict, dict[str, torch.Tensor], HyenaDNAConfig | None]:
-    """Return settings and tensors of a peft adapter, and its model's configuration if it is there."""
+    """Return settings and tensors of a peft adapter, and its model's configuration or None."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         path = source / name
         if not path.is_file():
@@ -391,6 +397,7 @@ def _write_adapter(source: Path, folder: Path, base_model: str | None) -> tuple[
         Its configuration, and the arguments for its head; see `_head_of_adapter`.
     """
     config, tensors, adapted = _read_adapter(source)
+    # Nobody else can load an adapter whose base is a path of this machine.
     public = base_model or config.get("base_model_name_or_path") or ""
     if not is_hub_id(public) or _is_here(public, source):
         raise CheckpointError(
@@ -413,6 +420,7 @@ def _write_adapter(source: Path, folder: Path, base_model: str | None) -> tuple[
 
 
 def _prove_adapter(config: dict, source: Path, folder: Path, head: dict) -> None:
+    # The adapter before and after copying, in one process: their outputs must be equal.
     snippets = [adapter_usage(config, str(place.absolute()), head) for place in (source, folder)]
     child = subprocess.run(
         [sys.executable, "-c", _ADAPTER, *snippets], capture_output=True, text=True, check=False
@@ -459,6 +467,7 @@ def export(
         raise CheckpointError(
             f"base_model {base_model!r}: the name of a repository on the Hub, USER/NAME, is expected"
         )
+    # Everything is written and proved in a hidden folder, which gets its name last.
     run = Path(source)
     about = {"license": license, "data_name": data_name, "description": description}
     with new_folder(dest) as (folder, unfinished):

@@ -187,7 +187,7 @@ def _unfinished_prefix(folder: Path) -> str:
 
 
 def _make_unfinished(folder: Path) -> tuple[Path, int | None]:
-    """Make a hidden folder beside `folder`. Return it, and the lock that shows this run is alive."""
+    """Make a hidden folder beside `folder`. Return it, and the lock that shows we are alive."""
     while True:
         unfinished = Path(tempfile.mkdtemp(prefix=_unfinished_prefix(folder), dir=folder.parent))
         try:

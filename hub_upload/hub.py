@@ -35,8 +35,7 @@ _MALFORMED = (
 )
 # The start of the client's message if the Hub does not accept a card.
 _INVALID_CARD = "Invalid metadata"
-# A failed transfer is a RuntimeError. An incomplete answer, or a card that is not accepted, is a
-# ValueError.
+# A failed transfer is a RuntimeError. An incomplete answer or a refused card is a ValueError.
 FAILURES = (HTTPError, OSError, RuntimeError, ValueError, *_MALFORMED)
 
 Result = TypeVar("Result")
@@ -53,8 +52,8 @@ def _response(error: BaseException | None):
 
 def _reason(error: Exception, repo_id: str) -> str:
     """Return what the failure means and what to do."""
-    # From the most specific to the least: the first two, and the validation error, are ValueErrors or
-    # OSErrors too.
+    # From the most specific to the least: the first two, and the validation error, are ValueErrors
+    # or OSErrors too.
     if isinstance(error, LocalTokenNotFoundError):
         return "not logged in: `hf auth login`, or set HF_TOKEN"
     if isinstance(error, OfflineModeIsEnabled):
@@ -92,7 +91,7 @@ def _reason(error: Exception, repo_id: str) -> str:
 
 
 def explain(error: Exception, repo_id: str) -> str:
-    """Return why a call failed, what to do and, in brackets, what the Hub said. Secrets are hidden."""
+    """Return why a call failed, what to do and, in brackets, what the Hub said, without secrets."""
     said = getattr(error, "server_message", None) or str(error).strip() or repr(error)
     # Hide before cutting: half a token at the end would not be recognised.
     said = hide_secrets(" ".join(str(said).split()))[:300]

@@ -282,13 +282,13 @@ def _class_and_head(
             settings["num_labels"] = labels
         settings["classifier_bias"] = "score.bias" in tensors
         is_ours = config is not None and "modulation_shift" in config
-        # Only our configurations say how the head pools: the paper's takes the mean, the `-hf` code's
-        # the last position.
+        # Only our configurations say how the head pools: the paper's takes the mean, the `-hf`
+        # code's the last position.
         if not is_ours:
             settings["pooling"] = "last" if is_hf else "mean"
     elif head is not None or architecture in ("HyenaDNAForCausalLM", "HyenaDnaForCausalLM"):
         cls = HyenaDNAForCausalLM
-        # Lightning and the standalone code train embedding and head as one matrix, and store it twice.
+        # Lightning and the standalone code store the one matrix of embedding and head twice.
         if not is_hf:
             settings["tie_word_embeddings"] = head is not None and equal(head, tensors[EMBEDDING])
     else:

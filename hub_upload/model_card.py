@@ -95,6 +95,7 @@ def _section(metrics: dict, name: str) -> dict:
 
 def _parts(metrics: dict) -> dict[str, dict[str, float]]:
     """Return the numbers of metrics.json: part of the data -> metric -> value."""
+    # Most recipes have metrics by part. Those of a plain Trainer have no parts.
     parts = _section(metrics, "metrics")
     if any(isinstance(value, int | float) for value in parts.values()):
         parts = {"evaluation": parts}
@@ -106,6 +107,7 @@ def _parts(metrics: dict) -> dict[str, dict[str, float]]:
 
 
 def _eval_results(metrics: dict, task: str, data_name: str) -> list[EvalResult]:
+    # The Hub wants an identifier for the data beside its name: "EPD promoters" -> "epd-promoters".
     words = "".join(c if c.isalnum() else " " for c in data_name.lower()).split()
     return [
         EvalResult(
@@ -242,6 +244,7 @@ def model_card(
     """
     architecture = type(model).__name__
     task = _TASKS[architecture]
+    # A path as origin is shown in the text, but is no `base_model` that the Hub could link to.
     origin = base_model or _section(metrics, "settings").get("model")
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)
@@ -305,7 +308,7 @@ def adapter_card(
     task = _TASKS[f"HyenaDNA{ADAPTED.get(config.get('task_type'), 'Model')}"]
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)
-    # First how it was trained, then how the adapter is built.
+    # First how it was trained, then how the adapter itself is built.
     settings = _settings(metrics) | {
         key: value
         for key, value in config.items()

@@ -10,8 +10,8 @@ Log in first with `hf auth login`, or set HF_TOKEN. The token is neither printed
 - The folder is verified once more. If it holds Python that is not this package's own, that needs
   `--trust_code`, because verifying runs it.
 - Only file types that a model repository holds are sent. Others are listed; `--include` sends them.
-- Weights are sent first, then everything becomes one commit. A broken transfer leaves the repository
-  as it was.
+- Weights are sent first, then everything becomes one commit. A broken transfer leaves the
+  repository as it was.
 - The same commit deletes weights, configurations, tokenizers and modules of ours that an earlier
   push left there.
 - After the commit the repository is compared with the folder.
@@ -41,8 +41,8 @@ from .export import verify
 from .hub import FAILURES, explain, with_retries
 from .model_card import plain
 
-# Files that `hyenadna export` writes, so a push may delete old ones. Modules of the model's code are
-# not listed here: they are found by reading the code (`_stale`).
+# Files that `hyenadna export` writes, so a push may delete old ones. Modules of the model's code
+# are not listed here: they are found by reading the code (`_stale`).
 _OURS = re.compile(
     r"(?:adapter_)?model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?"
     r"|(?:(?:adapter_|generation_|tokenizer_)?config|tokenizer)\.json"
@@ -54,7 +54,7 @@ _OURS = re.compile(
 
 def _card(folder: Path, repo_id: str) -> bytes:
     """Return README.md, with the name of the folder replaced by that of the repository."""
-    # At three places only: the snippet, the title and the metadata. A user may have edited the rest.
+    # Only in the snippet, the title and the metadata. A user may have edited the rest.
     try:
         card = ModelCard.load(folder / "README.md")
         snippet = re.search(r'^name = (".*")', card.text, flags=re.MULTILINE)
@@ -119,6 +119,7 @@ def _stale(api: HfApi, repo_id: str, there: ModelInfo, names: Iterable[str]) -> 
     """
     others = {file.rfilename for file in there.siblings} - set(names)
     stale = {name for name in others if _OURS.fullmatch(name)}
+    # Which modules are ours, only the model's own file in the repository can say: read its imports.
     if any(re.fullmatch(r"\w+\.py", name) for name in others):
         with tempfile.TemporaryDirectory() as scratch:
             api.snapshot_download(repo_id, revision=there.sha, allow_patterns="*.py", local_dir=scratch)

@@ -85,7 +85,7 @@ _DEEPEST_TUPLE = 100
 
 
 class Placeholder:
-    """Takes the place of an object of another package. It accepts any operation and does nothing."""
+    """Replaces an object of another package. It accepts any operation and does nothing."""
 
     name = "?"
 
@@ -133,7 +133,8 @@ def _with_tensors(x: Any, seen: dict[int, tuple]) -> Any:
 
     Args:
         x: What the pickle built.
-        seen: id -> (object, result) of what was visited: containers may share items, or form circles.
+        seen: id -> (object, result) of what was visited: containers may share items, or form
+            circles.
     """
     if id(x) in seen:
         return seen[id(x)][1]
@@ -145,7 +146,7 @@ def _with_tensors(x: Any, seen: dict[int, tuple]) -> Any:
     # Keep `x` too: if it were freed, another object could get its id.
     seen[id(x)] = x, result
 
-    # Only now the items of a mutable container: it is marked as seen, because it may contain itself.
+    # Only now the items of a mutable container. It may contain itself, and is marked as seen.
     if isinstance(x, dict):
         for key, value in list(x.items()):
             new = _with_tensors(value, seen)
@@ -178,8 +179,8 @@ class _Reader(pickle._Unpickler):
         self.root = root
         self.storages: dict[str, _Stored] = {}
         self.classes: dict[tuple[str, str], type] = {}
-        # id -> (tuple, its items including nested ones, its depth). A tuple can hold another one many
-        # times over, and so on: hashing it then takes exponential time. Nothing hashes a list.
+        # id -> (tuple, its items including nested ones, its depth). A tuple can hold another one
+        # many times over, and so on: hashing it then takes exponential time. Nothing hashes a list.
         self.tuples: dict[int, tuple[tuple, int, int]] = {}
         self.tuple_keys = 0
         # The number of items that may still be copied.
@@ -187,7 +188,7 @@ class _Reader(pickle._Unpickler):
         self.known = self._functions()
 
     def _functions(self) -> dict[tuple[str, str], Callable]:
-        """Return the functions that a pickle may call. New ones for each file: it can alter them."""
+        """Return the functions that a pickle may call. New for each file, which can alter them."""
 
         # Only pickles of Python 2 pass items.
         def make_ordered_dict(items=()):

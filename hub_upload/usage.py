@@ -19,6 +19,7 @@ ADAPTED = {
     "TOKEN_CLS": "ForTokenClassification",
 }
 
+# What turns logits into probabilities. Everything else is a softmax over the classes.
 _PROBABILITIES = {"regression": "", "multi_label_classification": ".sigmoid()"}
 
 

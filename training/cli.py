@@ -62,7 +62,7 @@ def module_of(name: str) -> str:
 
 
 def run_module(module: str) -> None:
-    """Run the command of a module that was started as `python -m hyenadna.training.finetune ...`."""
+    """Run the command of a module started as `python -m hyenadna.training.finetune ...`."""
     name = next(name for name in COMMANDS if module_of(name) == module)
     sys.exit(main([name, *sys.argv[1:]]))
 
@@ -91,11 +91,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         module = importlib.import_module(module_of(name))
     except ModuleNotFoundError as error:
-        # Only for packages of an extra. A missing module of our own is a bug, and needs a traceback.
+        # Only for packages of an extra. A missing module of our own is a bug: show the traceback.
         if (error.name or "").partition(".")[0] not in _OPTIONAL:
             raise
         print(f'hyenadna {name} needs {error.name}: pip install "hyenadna[train]"', file=sys.stderr)
         return 1
+    # Errors that a user can mend are one line on stderr. Everything else keeps its traceback.
     try:
         module.main(argv[1:])
         leave_together()
@@ -119,6 +120,7 @@ def leave_together() -> None:
     A process that exits with its group open may abort on the way out. The launcher would then kill
     the others, which may still be writing.
     """
+    # Only if it is loaded: importing torch here would slow down every command.
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.barrier()

@@ -92,6 +92,7 @@ def logits_in_new_process(folder: Path, sequences: list[str]) -> np.ndarray:
     Raises:
         RuntimeError: That process failed. The message has its error output.
     """
+    # One thread, as in the training: another number may round sums otherwise.
     child = subprocess.run(
         [sys.executable, "-c", RELOAD, str(folder)],
         input=json.dumps(sequences),
@@ -146,6 +147,7 @@ def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCH
     start = time.monotonic()
     output = Path(output_dir)
     _check_output(output)
+    # The name has the settings, so that only a demo with the same ones continues it.
     unfinished = output.with_name(f".{output.name}-seed{seed}-epochs{epochs:g}.unfinished")
     data = load_splice_junctions()
     print(

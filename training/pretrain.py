@@ -63,6 +63,7 @@ from hyenadna.training.runs.settings import parse_settings, result_settings, set
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
 MARKOV_FILE = "markov.json"
+_STAGING = ".unfinished"  # holds a checkpoint until it is complete
 _SHORTEST_STAGE = 64  # bases; the first stage of the paper's warm-up of the sequence length
 
 
@@ -122,8 +123,8 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
     eval_windows: int = setting(
         512, "Validation windows, evenly spaced, for evaluations on the way; at the end: all.", compared=False
     )
-    # Defaults that differ from those of Transformers. A resumed run must have the same rows per step
-    # (`rows_per_step`), but may divide them otherwise over devices and batches.
+    # Defaults that differ from those of Transformers. A resumed run must have the same rows per
+    # step (`rows_per_step`), but may divide them otherwise over devices and batches.
     output_dir: str = setting(
         "hyenadna-pretrained", "Folder for everything that the run writes.", decides=False
     )
@@ -171,21 +172,22 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
             )
         if not 0 <= self.markov_order <= 10:
             raise InputError(
-                f"markov_order is {self.markov_order}; it must lie between 0 and 10 (one more: four "
-                "times the memory)"
+                f"markov_order is {self.markov_order}; it must lie between 0 and 10 (each further "
+                "order takes four times the memory)"
             )
         if self.eval_windows < 1:
             raise InputError(f"eval_windows is {self.eval_windows}; it must be at least 1")
         if self.length_warmup_steps < 0:
             raise InputError(f"length_warmup_steps is {self.length_warmup_steps}; it must not be negative")
+        # What follows are settings of Trainer that would change what the results mean.
         if self.label_smoothing_factor:
             raise InputError(
-                "label_smoothing_factor has no place here: the perplexity would be that of other labels"
+                "label_smoothing_factor cannot be used here: the perplexity would be that of other labels"
             )
         if self.load_best_model_at_end or self.save_strategy == "best":
             raise InputError(
-                "load_best_model_at_end and save_strategy 'best' have no place here: the end of the run "
-                "is the model, and the last checkpoints are kept; leave them out"
+                "load_best_model_at_end and save_strategy 'best' cannot be used here: the result is the "
+                "model at the end of the run, and the last checkpoints are kept; leave them out"
             )
         if self.include_num_input_tokens_seen == "no":
             raise InputError(
@@ -254,10 +256,11 @@ def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int
     rising = all(shorter < longer for shorter, longer in itertools.pairwise([0, *lengths, window]))
     if not lengths or not rising:
         raise InputError(
-            f"length_warmup_stages are {lengths}; they have to rise, up to below the window of {window}"
+            f"length_warmup_stages are {lengths}; they must increase and stay below the window of {window}"
         )
     if steps < len(lengths):
         raise InputError(f"a warm-up of {steps} steps is too short for the {len(lengths)} lengths {lengths}")
+    # Stage i starts at the i-th part of the warm-up, rounded down; the last ends at `steps`.
     stages = [(i * steps // len(lengths), length) for i, length in enumerate(lengths)]
     return [*stages, (steps, window)]
 
@@ -287,13 +290,14 @@ class PretrainTrainer(HyenaDNATrainer):
         """Return the targets of an optimizer step, or the sum of their weights if they have any."""
         if not batch_samples or "loss_weights" not in batch_samples[0]:
             return super()._get_num_items_in_batch(batch_samples, device)
+        # Without column 0: the first token of a row is no target.
         total = sum(batch["loss_weights"][:, 1:].sum() for batch in batch_samples).to(device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             total = self.accelerator.gather(total).sum()
         return total
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the mean loss, or the weighted mean if there are `loss_weights` `(batch, length)`."""
+        """Return the mean loss, weighted by `loss_weights` `(batch, length)` if there are any."""
         if "loss_weights" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(input_ids=inputs["input_ids"])
@@ -326,6 +330,7 @@ class PretrainTrainer(HyenaDNATrainer):
     def evaluate(
         self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
+        # Remember how long it took, so that `log` can leave it out of the speed.
         start = time.monotonic()
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self._paused += time.monotonic() - start
@@ -350,6 +355,7 @@ class PretrainTrainer(HyenaDNATrainer):
             self._paused = 0.0
             logs["length"] = self.sampler.length_at(self.state.global_step - 1)
             logs["seconds"] = round(self.progress.seconds, 1)
+        # Beside the perplexity of an evaluation, that of the best Markov model on the same part.
         for prefix, perplexity in self.markov.items():
             if f"{prefix}_perplexity" in logs:
                 logs[f"{prefix}_markov_perplexity"] = perplexity
@@ -361,10 +367,10 @@ class PretrainTrainer(HyenaDNATrainer):
         Trainer writes it in place: a full disk would leave half a checkpoint under its final name.
         """
         output = Path(self.args.output_dir)
-        staging = output / ".unfinished"
+        staging = output / _STAGING
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
-        # No process may write before the folder has been emptied, or rename before all have written.
+        # No process may write before the folder is empty, or rename before all have written.
         self.accelerator.wait_for_everyone()
         self.args.output_dir = str(staging)
         try:
@@ -391,7 +397,7 @@ class PretrainTrainer(HyenaDNATrainer):
 
 
 def _nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return -log p of each next label in nats, `(batch, length - 1)`; 0 where the label is -100."""
+    """Return -log p of each next label in nats, `(batch, length - 1)`; 0 for a label of -100."""
     return cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
 
 
@@ -420,6 +426,7 @@ class _Progress(TrainerCallback):
         return self.before + time.monotonic() - self.start
 
     def on_train_begin(self, args, state, control, **kwargs):
+        # The log of a resumed run holds the seconds of the earlier sessions.
         self.before = max((line.get("seconds", 0.0) for line in state.log_history), default=0.0)
         self.start = time.monotonic()
 
@@ -428,11 +435,12 @@ class _Progress(TrainerCallback):
         self.start = None
 
     def on_epoch_begin(self, args, state, control, **kwargs):
+        # From the step, not by counting: a resumed run begins in the middle of its epoch.
         self.sampler.epoch = state.global_step // self.sampler.steps_per_epoch
 
     def on_step_end(self, args, state, control, **kwargs):
-        # SIGTERM may reach one process only, or all of them at different steps. They must stop at the
-        # same step, or they would wait for each other forever.
+        # SIGTERM may reach one process only, or all of them at different steps. They must stop at
+        # the same step, or they would wait for each other forever.
         if self.stopped:
             self.accelerator.set_trigger()
         self.stopped = self.accelerator.check_trigger()
@@ -577,10 +585,12 @@ def pretrain(args: PretrainArguments) -> RunResult:
         return RunResult(finished, trained, tokenizer)
     if is_main:
         output.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(output / _STAGING, ignore_errors=True)  # of a run that was killed
         write_json(output / SETTINGS_FILE, settings)
         _print_plan(plan)
 
     markov = {}
+    # The main process counts and writes the file; the others read it.
     if args.markov_order:
         with args.main_process_first(local=False, desc="counting k-mers"):
             markov = _markov(args, output, plan.datasets, settings["data_blake2b"])
@@ -641,6 +651,7 @@ def _plan(args: PretrainArguments, window: int) -> _Plan:
     sample = np.linspace(0, len(parts["validation"]) - 1, args.eval_windows).round().astype(int)
     datasets["eval"] = WindowDataset(genomes, parts["validation"][np.unique(sample)], window)
 
+    # `max_steps` wins over epochs, as in Trainer.
     sampler = _sampler(args, genomes, parts["train"], window)
     steps = args.max_steps
     if steps <= 0:
@@ -671,6 +682,7 @@ def _sampler(
         window_weights=window_weights,
         shortest=args.min_window,
     )
+    # A weight so small that it rounds to no window at all is more likely a mistake than a wish.
     for group, count in zip(sampler.groups, sampler.per_epoch, strict=True):
         if len(group.rows) and not count:
             weight = "weight times class weight" if args.class_weights else "weight"
@@ -722,6 +734,7 @@ def _train(trainer: PretrainTrainer, checkpoint: str | None, output: Path) -> No
     """Train to the end. After Ctrl-C or SIGTERM, say how to continue."""
     with trainer.progress.stopping_at_sigterm(), saying_how_to_go_on(output):
         trainer.train(resume_from_checkpoint=checkpoint)
+    # 128 + the number of the signal is what a shell reports, so schedulers see a stopped job.
     if trainer.progress.stopped:
         if trainer.args.process_index == 0:
             print(
@@ -738,6 +751,7 @@ def _evaluate(trainer: PretrainTrainer, datasets: dict[str, WindowDataset], mark
             continue
         measured = trainer.evaluate(datasets[part], metric_key_prefix=part)
         metrics[part] = {name: measured[f"{part}_{name}"] for name in ("loss", "perplexity", "bases")}
+        # The two perplexities are compared with each other, so they must be of the same bases.
         if markov and metrics[part]["bases"] != markov[part]["bases"]:
             raise RuntimeError(
                 f"{part}: the network was measured on {metrics[part]['bases']} bases, {markov[part]}"
@@ -773,6 +787,7 @@ def _print_plan(plan: _Plan) -> None:
 
 def _markov(args: PretrainArguments, output: Path, datasets: dict[str, WindowDataset], data: str) -> dict:
     """Fit the Markov models, or read the results of an earlier session of this run."""
+    # What the counts depend on. If an earlier session had the same, its results are used.
     names = ("markov_order", "reverse_complement", "soft_masked", "eval_windows")
     made_of = {"data": data, **{name: getattr(args, name) for name in names}}
     known = {}

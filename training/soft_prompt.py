@@ -4,8 +4,8 @@
     hyenadna soft-prompt --data promoters.csv --model pretrained --form next_token  # label = next base
     hyenadna soft-prompt prompt.yaml --seed 1
 
-The weights of the checkpoint do not change. T learned tokens are put before each sequence. There are
-two forms:
+The weights of the checkpoint do not change. T learned tokens are put before each sequence. There
+are two forms:
 
 - `classifier`: a head on the pooled outputs is learned too. It takes any problem that `hyenadna
   finetune` takes.
@@ -145,6 +145,7 @@ def _language_model_with_prompt(args: SoftPromptArguments, labelled: LabelledDat
         )
     letters = letters_of_labels(labelled.label_names, args.label_letters)
     model, tokenizer = language_model_for_letters(args)
+    # The prompt, [SEP] and the letter must fit beside the longest sequence.
     max_seq_len = model.config.max_seq_len
     special = check_room(args, labelled, max_seq_len, args.form, args.num_virtual_tokens)
     tokenizer.model_max_length = max_seq_len - args.num_virtual_tokens

@@ -29,7 +29,7 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions
 from hyenadna.training.finetune import FinetuneArguments, finetune
 from hyenadna.training.runs.files import write_json, write_whole
-from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_output_folder
+from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_output_folder, one_writer
 from hyenadna.training.runs.language import letters_of_labels
 from hyenadna.training.runs.models import BackboneArguments
 from hyenadna.training.runs.pictures import draw_accuracy, finish_accuracy, save_figure
@@ -51,8 +51,8 @@ from hyenadna.training.soft_prompt import (
     soft_prompt,
 )
 
-# Trainer's settings that a study passes on to its runs. For all others the runs keep the defaults of
-# their recipes.
+# Trainer's settings that a study passes on to its runs. For all others the runs keep the defaults
+# of their recipes.
 _SHARED = (
     "num_train_epochs",
     "max_steps",
@@ -159,11 +159,12 @@ def _refuse_what_no_run_gets(args: StudyArguments) -> None:
     given = [name for name in names if getattr(args, name) != getattr(default, name)]
     if given:
         raise InputError(
-            f"a study does not use {', '.join(given)}: leave it out (the runs have the settings of "
-            "their recipes; for seed there are seeds)"
+            f"a study does not use {', '.join(given)}: leave it out (the runs use the settings of "
+            "their recipes; instead of seed, use seeds)"
         )
 
 
+@one_writer
 def adapter_study(args: StudyArguments) -> list[dict]:
     """Do every missing run. Return a row for each way of adapting; [] in processes but the first.
 
@@ -209,6 +210,7 @@ def _check_every_run(args: StudyArguments, labelled: LabelledData) -> None:
         )
     if "next_token" in args.forms and args.prompt_lengths:
         letters_of_labels(labelled.label_names, args.label_letters)
+    # The model is loaded only to see that it loads, and for its max_seq_len.
     model, _ = language_model_for_letters(args)
     for run in planned_runs(args):
         if "tokens" in run:
@@ -229,13 +231,15 @@ def _one_run(args: StudyArguments, run: dict, seed: int, data: DatasetDict | Non
     # There is no head, and a run refuses settings that it would not use.
     if run["settings"].get("form") == "next_token":
         settings = {name: value for name, value in settings.items() if name not in names_of(HeadArguments)}
+    # Always with `resume`: a finished run returns its results at once.
     folder = Path(args.output_dir, f"{run['name']}-seed{seed}")
     settings |= {**run["settings"], "output_dir": str(folder), "seed": seed, "resume": True}
     return recipe(cls(**settings), data).results
 
 
 def _shared_settings(args: StudyArguments, cls: type) -> dict:
-    """Return the settings that a study passes on to a run. The recipe chooses those that are None."""
+    """Return the settings that a study passes on to a run. The recipe chooses those left None."""
+    # What study and recipe have in common. Of Trainer's settings, only the shared ones.
     of_recipes = set(names_of(StudyArguments)) & set(names_of(FinetuneArguments))
     of_recipes -= {*names_of(TrainingArguments), "resume"}
     names = {*_SHARED, *of_recipes} & set(names_of(cls))
@@ -300,6 +304,7 @@ def draw_study(rows: list[dict], majority: float, part: str, path: Path) -> None
     """Draw accuracy against the number of trained parameters, with one line per way of adapting."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    # Methods in the order of the table; a set would shuffle the colours.
     for method in dict.fromkeys(row["method"] for row in rows):
         chosen = [row for row in rows if row["method"] == method]
         x, y, sd = (

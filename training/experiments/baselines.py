@@ -82,6 +82,7 @@ def fit_baselines(data: LabelledData) -> dict[str, dict]:
     shares = {part: _shares(count_kmers(rows, range(1, 7))) for part, rows in sequences.items()}
     counting_seconds = time.monotonic() - start
 
+    # Naive Bayes takes counts. For the logistic regression, counts become shares of a sequence.
     results = {}
     for name, model in ((MAJORITY, DummyClassifier()), (NAIVE_BAYES, MultinomialNB())):
         start = time.monotonic()
@@ -122,7 +123,8 @@ def _measure(
     metrics = {}
     for part in ("validation", "test"):
         if part in inputs:
-            # Log-probabilities are logits, which the metrics expect. A probability of 0 becomes -1e4.
+            # The metrics expect logits. Log-probabilities are logits whose softmax gives the
+            # probabilities back. A probability of 0 becomes -1e4 instead of minus infinity.
             with np.errstate(divide="ignore"):
                 scores = np.log(model.predict_proba(inputs[part]))
             scores = np.maximum(scores, -1e4)

@@ -45,6 +45,7 @@ from hyenadna.training.runs.folder import (
     SETTINGS_FILE,
     check_output_folder,
     hardware,
+    one_writer,
     versions,
 )
 from hyenadna.training.runs.settings import names_of, parse_settings, setting
@@ -92,12 +93,14 @@ class BenchmarkArguments(RowsArguments, ClassifierArguments):
             raise InputError("tasks and data_dir belong to a suite; your own set is --data FILE_OR_FOLDER")
         if self.suite is not None and (self.data or self.validation_data or self.test_data):
             raise InputError(
-                "a suite brings its own data: leave data, validation_data and test_data out (data_dir?)"
+                "a suite brings its own data: leave out data, validation_data and test_data. For a local "
+                "copy of the suite there is data_dir"
             )
         if not self.seeds or min(self.seeds) < 0:
             raise InputError(f"seeds is {self.seeds}; give at least one, and none below 0")
         if self.cross_validation < 0 or self.cross_validation == 1:
             raise InputError(f"cross_validation is {self.cross_validation}; use 0 or at least 2 folds")
+        # `fold` and `folds` come with the rows, and choose one fold for a single run.
         if self.folds is not None:
             raise InputError(
                 "a benchmark goes through all folds itself: use cross_validation, not folds and fold"
@@ -179,6 +182,7 @@ def _of_one_task(data: DatasetDict, row: pd.Series) -> DatasetDict:
         )
         if not len(data["train"]):
             raise InputError(f"{row['task']}: no row of its table has this name in the column `task`")
+    # The suites call these columns differently; `benchmark_sets.csv` knows how.
     names = {row[f"{name}_column"]: name for name in ("sequence", "label")}
     return DatasetDict(
         {
@@ -275,6 +279,7 @@ def write_baselines(folder: Path, task: str, data: LabelledData, args: FinetuneA
     write_json(folder / METRICS_FILE, content)
 
 
+@one_writer
 def benchmark(args: BenchmarkArguments) -> str:
     """Do every run that is not finished yet, and return the report as Markdown.
 
@@ -288,6 +293,7 @@ def benchmark(args: BenchmarkArguments) -> str:
     if is_main:
         _check_output(output, settings, args.resume)
 
+    # Without cross-validation there is a single split: the fold None.
     folds = list(range(args.cross_validation)) or [None]
     sources = _check_every_task(args, tasks, folds[0])
     for task, seed, fold in itertools.product(tasks, args.seeds, folds):
@@ -304,6 +310,7 @@ def benchmark(args: BenchmarkArguments) -> str:
             if args.baselines and labelled.problem_type == SINGLE_LABEL and seed == args.seeds[0]:
                 write_baselines(output / task / name.replace(f"seed{seed}", "baselines"), task, labelled, run)
         finetune(run, labelled)
+        # After each run: a benchmark may take days, and may be stopped.
         if is_main:
             report = write_report([output], output)
     if not is_main:

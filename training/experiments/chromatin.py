@@ -5,8 +5,8 @@
     accelerate launch -m hyenadna chromatin --data deepsea --fasta hg19.fa  # on many devices
 
 `--data` is a folder with a table for each of `train`, `valid` and `test`: csv, tsv or parquet. A
-longer name such as `train_hg19_coords_targets.csv` is fine too. Each row is a window, and each track
-is a column of 0 and 1. The windows are given by one of these:
+longer name such as `train_hg19_coords_targets.csv` is fine too. Each row is a window, and each
+track is a column of 0 and 1. The windows are given by one of these:
 
 - `chromosome, start, end`: 0-based, half-open. Each is widened or cut around its centre to
   `--window` bases of the genome `--fasta`. DeepSEA's bins of 200 bases, or its windows of 1,000,
@@ -95,6 +95,7 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
     folder = Path(args.data or "")
     if args.data is None or not folder.is_dir():
         raise InputError(f"data is {args.data!r}; expected a folder with tables of train, valid and test")
+    # Optional: with sequences in the table, there is no genome.
     genome = None
     if args.fasta:
         genome = SequenceFile(args.fasta)
@@ -116,6 +117,7 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
         raise InputError(
             f"{folder} has no table of {missing}; it has {sorted(p.name for p in folder.iterdir())[:10]}"
         )
+    # Same tracks in the same order: a label is known by its column alone.
     for part, other in names.items():
         if other != names["train"]:
             differing = sorted(set(other) ^ set(names["train"]))[:5] or "their order"
@@ -135,6 +137,7 @@ def _warn_about_shared_dna(parts: dict) -> None:
     for one, other in itertools.combinations(parts, 2):
         known = parts[one]["sequence"]
         asked = parts[other]["sequence"]
+        # Windows of a genome are compared by position, which reads nothing.
         if isinstance(known, WindowSequences):
             shared = int(overlapping(asked.windows, known.windows).sum())
         else:
@@ -181,7 +184,7 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
         if not pd.api.types.is_integer_dtype(table[known[0]]):
             raise InputError(
                 f"{path}: {known[0]} holds {chromosomes.iloc[0]!r} and others; as published it is a "
-                f"number, 0 for chr1. Names of chromosomes belong into the columns {', '.join(_COORDINATES)}"
+                f"number, 0 for chr1. Names of chromosomes belong in the columns {', '.join(_COORDINATES)}"
             )
         # Chr_No counts from 0 for chr1. X and Y follow the 22 autosomes.
         chromosomes = "chr" + (table[known[0]] + 1).astype(str).replace({"23": "X", "24": "Y"})
@@ -206,6 +209,7 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
 
 def _read_bed(path: Path, genome: SequenceFile | None, args: ChromatinArguments):
     windows, _ = read_bed(path, [_needed(genome, path)], 0)
+    # `train.bed` has its labels in `train_labels.npy` or a table of that name.
     files = [path.with_name(f"{path.stem}_labels{end}") for end in (".npy", *TABLES)]
     file = next((file for file in files if file.exists()), None)
     if file is None:
@@ -246,7 +250,7 @@ def _tracks(table: pd.DataFrame, names: list[str], path: Path, args) -> tuple[li
     """Return the names of the chosen tracks and their labels, uint8 `(rows, tracks)`."""
     names = [str(name) for name in names]
     if len(set(args.tracks)) < len(args.tracks):
-        raise InputError(f"tracks names one of {args.tracks[:20]} twice")
+        raise InputError(f"tracks lists a track twice: {args.tracks[:20]}")
     unknown = [track for track in args.tracks if track not in names]
     if unknown:
         raise InputError(
@@ -257,6 +261,7 @@ def _tracks(table: pd.DataFrame, names: list[str], path: Path, args) -> tuple[li
         raise InputError(
             f"{path} has {len(table)} rows and {len(names)} tracks; at least one of each is needed"
         )
+    # In parquet, the names of columns may be numbers. `--tracks` are text.
     table.columns = table.columns.astype(str)
     values = table[names].to_numpy()
     wrong = np.argwhere((values != 0) & (values != 1))
@@ -313,9 +318,9 @@ def auroc_of_tracks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         tracks = slice(first, first + 64)
         positive = labels[:, tracks].sum(axis=0, dtype=np.int64)
         negative = len(labels) - positive
-        # The AUROC is the share of (positive, negative) pairs in the right order, ties counting half.
-        # That is the Mann-Whitney U of the positive rows over the number of pairs, and U follows from
-        # the sum of their ranks: U = ranks - n (n + 1) / 2.
+        # The AUROC is the share of (positive, negative) pairs in the right order, ties counting
+        # half. That is the Mann-Whitney U of the positive rows over the number of pairs, and U
+        # follows from the sum of their ranks: U = ranks - n (n + 1) / 2.
         ranks = (rankdata(scores[:, tracks], axis=0) * labels[:, tracks]).sum(axis=0)
         area = (ranks - positive * (positive + 1) / 2) / np.maximum(positive * negative, 1)
         areas[tracks] = np.where((positive > 0) & (negative > 0), area, np.nan)

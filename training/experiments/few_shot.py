@@ -89,8 +89,8 @@ class FewShotArguments(RowsArguments, BackboneArguments, RecipeArguments):
                 )
         if min(self.shots) >= min(self.samples):
             raise InputError(
-                f"{min(self.shots)} shots with {min(self.samples)} samples: the examples are samples "
-                "other than the one that is asked for, so there must be more samples than shots"
+                f"{min(self.shots)} shots with {min(self.samples)} samples: the query is one of the "
+                "samples and never its own example, so there must be more samples than shots"
             )
         if self.repeats < 1:
             raise InputError(f"repeats is {self.repeats}; it must be at least 1")
@@ -115,7 +115,7 @@ def draw_samples(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.nda
         raise InputError(
             f"{n} samples of {len(labels)} rows and {len(classes)} classes: there must be one of each class"
         )
-    # A shuffled pile of rows for each class. Each round takes one row from every pile with any left.
+    # A shuffled pile of rows for each class. Each round takes one row from every pile that has one.
     piles = [list(rng.permutation(np.flatnonzero(labels == c))) for c in rng.permutation(classes)]
     drawn = []
     while len(drawn) < n:
@@ -176,6 +176,7 @@ class ContextRows(torch.utils.data.Dataset):
         of_class = []
         for label in rng.permutation(self.classes):
             of_class.append(list(rng.permutation(candidates[self.labels[candidates] == label])))
+        # Read across the classes. `zip_longest` fills up the shorter ones with None.
         turns = itertools.zip_longest(*of_class)
         chosen = [candidate for turn in turns for candidate in turn if candidate is not None]
         return chosen[: self.k]
@@ -187,6 +188,7 @@ class ContextRows(torch.utils.data.Dataset):
 
 def check_context(data: LabelledData, shots: int, max_seq_len: int) -> None:
     """Raise `InputError` if a query with that many examples may be too long for the model."""
+    # The worst case: examples are drawn at random, so all of them may be the longest sequence.
     longest = max(len(sequence) for rows in data.parts.values() for sequence in rows["sequence"])
     # Each sequence comes with a [SEP] and a label (or the query's place for one).
     tokens = (shots + 1) * (longest + 2)
@@ -220,12 +222,14 @@ def _one_result(
     task: dict,
 ) -> dict:
     """Tune a copy of the model on n samples, test it, and return the result."""
+    # The seed decides the samples and the order. A repeat has another one.
     n = task["samples"]
     k = task["shots"]
     seed = args.seed + task["repeat"]
     tested = data.parts.get("test", data.parts["validation"])
     labels = np.array(data.parts["train"]["label"][:])
     samples = data.parts["train"].select(draw_samples(labels, n, np.random.default_rng((seed, n))))
+    # A copy, because the next task tunes with other settings.
     trainer_args = copy.copy(args)
     trainer_args.max_steps = args.tuning_steps
     trainer_args.seed = seed
@@ -290,6 +294,7 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS_FILE, settings)
     for task in tasks:
+        # Done by an earlier session: a result has the samples, shots and repeat of its task.
         if any(task.items() <= result.items() for result in done):
             continue
         done.append(_one_result(args, copy.deepcopy(model), tokenizer, letters, labelled, task))
@@ -317,6 +322,7 @@ def _tasks(args: FewShotArguments) -> list[dict]:
 def _check_tasks(labelled: LabelledData, tasks: list[dict], max_seq_len: int) -> None:
     """Check every task now: the last one should not fail after those before it are done."""
     check_context(labelled, max(task["shots"] for task in tasks), max_seq_len)
+    # Drawing is cheap, and raises if there are too few rows or classes.
     labels = np.array(labelled.parts["train"]["label"][:])
     for n in sorted({task["samples"] for task in tasks}):
         draw_samples(labels, n, np.random.default_rng(0))

@@ -3,8 +3,8 @@
     hyenadna report benchmark-scratch benchmark-pretrained --output_dir compared
 
 Every `metrics.json` below the given folders is read. Runs of one task that differ only in seed and
-fold make one line of the table: mean, standard deviation and number of runs. In the picture each run
-is a point. For comparison there are simple baselines on the same rows, and the paper's figures
+fold make one line of the table: mean, standard deviation and number of runs. In the picture each
+run is a point. For comparison there are simple baselines on the same rows, and the paper's figures
 (arXiv 2306.15794, `benchmark_sets.csv`), with a note where its rows differ from ours. All figures
 are percentages except errors (mse, loss).
 """
@@ -57,6 +57,7 @@ def collect(paths: Sequence[str | Path]) -> list[dict]:
             below = [path]
         if not below:
             raise InputError(f"{path}: there is no {METRICS_FILE}; a run writes it when it is finished")
+        # Not the copies in checkpoints, and no file twice if folders lie inside one another.
         files += [
             file for file in below if file not in files and not file.parent.name.startswith("checkpoint-")
         ]
@@ -101,6 +102,7 @@ def _lines(content: dict, file: Path) -> list[dict]:
     # No metrics: embeddings that were not classified, or the table of an adapter study.
     if not content.get("metrics"):
         return baselines
+    # Runs with equal settings get an equal `group`, and are averaged.
     compared = {name: value for name, value in settings.items() if name not in _NOT_COMPARED}
     return [
         *baselines,
@@ -121,6 +123,7 @@ def _lines(content: dict, file: Path) -> list[dict]:
 
 
 def _tested(metrics: dict) -> dict:
+    """Return the metrics to report, those of the test part if there are any, and their part."""
     for part in ("test", "validation", "cross-validation"):
         if part in metrics:
             return {"part": part, "metrics": metrics[part]}
@@ -187,13 +190,17 @@ def _tell_apart(rows: list[dict]) -> None:
     """Where rows have the same method, append the settings in which they differ."""
     for name in {row["method"] for row in rows}:
         same = [row for row in rows if row["method"] == name]
-        if len(same) == 1:
-            continue
-        for key in sorted({key for row in same for key in row["settings"]}):
-            texts = [json.dumps(row["settings"].get(key)) for row in same]
-            if len(set(texts)) > 1:
-                for row, text in zip(same, texts, strict=True):
-                    row["method"] += f", {key} {text.strip(chr(34))}"
+        for key in _differing_settings(same):
+            for row in same:
+                value = json.dumps(row["settings"].get(key)).strip('"')
+                row["method"] += f", {key} {value}"
+
+
+def _differing_settings(rows: list[dict]) -> list[str]:
+    """Return the names of the settings that are not the same in all rows, in order."""
+    names = sorted({name for row in rows for name in row["settings"]})
+    # As JSON, because lists cannot be put into a set.
+    return [name for name in names if len({json.dumps(row["settings"].get(name)) for row in rows}) > 1]
 
 
 def warnings_of(task: str, rows: list[dict]) -> list[str]:
@@ -222,6 +229,7 @@ def _notes_of_row(row: dict) -> list[str]:
     if row["is_baseline"]:
         return notes
 
+    # One draw of a seed and fold should have one digest of the data, and one run.
     data: dict[tuple, set] = {}
     for seed, fold, digest in row["draws"]:
         data.setdefault((seed, fold), set()).add(digest)
@@ -251,6 +259,7 @@ def _differences_from_paper(row: dict, published: pd.Series) -> list[str]:
         count = published[f"{part}_rows"]
         if count != "" and int(count) != size and not row["folds"]:
             notes.append(f"{size:,} {part} rows, but {int(count):,} in the paper: the split differs.")
+    # The published code has no validation part at all.
     if published["train_rows"] != "":
         notes.append("The paper's code chose its epoch on the test rows; here the validation rows choose it.")
     return notes
@@ -349,6 +358,7 @@ def draw_report(tasks: dict[str, list[dict]], path: Path) -> None:
         published = SETS[SETS["task"] == task]
         name = columns_of(task, rows)[0]
         scale = 1 if name in _ERRORS else 100
+        # From the bottom up, so that the picture has the order of the table.
         for y, row in enumerate(reversed(rows)):
             colour = "grey" if row["is_baseline"] else "C0"
             values = scale * np.array(row["values"].get(name, []))

@@ -230,10 +230,11 @@ class DrawnWindows:
             k = int(np.searchsorted(starts, place, side="right"))
             file = int(regions.file[k])
             sequence = int(regions.sequence[k])
-            # Counted back from the end: number `starts[k] - 1` is the last start in region k, and its
-            # window ends where the region does.
+            # Counted back from the end: number `starts[k] - 1` is the last start in region k, and
+            # its window ends where the region does.
             start = int(regions.end[k]) - self.window - (int(starts[k]) - 1 - place)
             text = self.genomes[file].letters(sequence, start, start + self.window)
+            # After `_TRIES` gaps in a row, take what there is: the region may be nothing else.
             if text.upper().count("N") <= self.window / 2:
                 break
         return (file, sequence, start, start + self.window), text, species
@@ -277,10 +278,12 @@ def species(args: SpeciesArguments) -> RunResult:
     regions = {part: [] for part in PARTS}
     for name, files in opened.items():
         for part, of_species in held_out_regions(name, files, args).items():
-            # The files of a species are numbered from 0. In the common list they follow those of the
-            # species before it.
+            # The files of a species are numbered from 0. In the common list they follow those of
+            # the species before it.
             regions[part].append(replace(of_species, file=of_species.file + len(genomes)))
         genomes += files
+    # Validation and test windows are drawn once and kept as positions. Training windows are drawn
+    # when they are read (`EpochRows`); the first epoch stands for them in counts and digests.
     drawn = {part: DrawnWindows(genomes, regions[part], args.window, args.seed) for part in PARTS}
     counts = {"train": args.windows_per_epoch, "validation": args.test_windows, "test": args.test_windows}
     # Validation and test draw from epochs that training never reaches, so that no part repeats the

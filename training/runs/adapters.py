@@ -1,8 +1,8 @@
 """Adapters of a frozen HyenaDNA through `peft`: soft prompts and LoRA.
 
     from hyenadna.training.adapters import load_adapted
-    model = load_adapted("folder")         # from hyenadna soft-prompt, or hyenadna finetune --lora_rank
-    merged = model.merge_and_unload()      # LoRA only: a plain model without peft
+    model = load_adapted("folder")     # from hyenadna soft-prompt, or hyenadna finetune --lora_rank
+    merged = model.merge_and_unload()  # LoRA only: a plain model without peft
 
 All of this room's use of `peft` is in this file.
 """
@@ -62,8 +62,8 @@ def add_prompt(
     ids = None
     if init_text is not None:
         ids = _bases(init_text)
-    # peft starts the tokens from N(0, 1), fifty times as wide as the embeddings: they would drown the
-    # sequence. So set them here.
+    # peft starts the tokens from N(0, 1), fifty times as wide as the embeddings: they would drown
+    # the sequence. So set them here.
     adapted = get_peft_model(
         model, PromptTuningConfig(task_type=_TASKS[type(model)], num_virtual_tokens=length)
     )
@@ -131,6 +131,7 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
         settings = {
             name: getattr(config, name) for name in ("id2label", "label2id", "problem_type", "pooling")
         }
+    # The head comes with the adapter, so its parameters may be missing in the base.
     base = str(base or adapter.base_model_name_or_path)
     try:
         model, _ = load_checkpoint(cls, base, settings, new="score.")

@@ -96,6 +96,7 @@ def remove_old_checkpoints(newest: Path, keep: int | None, best: str | None) -> 
     if not keep:
         return
     checkpoints = checkpoints_in(newest.parent)
+    # With `keep` = 1, both the newest and the best stay: one to resume from, one as the result.
     kept = {newest.name}
     if best is not None:
         kept.add(Path(best).name)

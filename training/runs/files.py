@@ -55,5 +55,6 @@ def write_json(path: Path, content: dict) -> None:
             return None
         return value
 
+    # Python would write NaN as it is, which no other reader of JSON accepts.
     text = json.dumps(clean(content), indent=2, allow_nan=False) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text))

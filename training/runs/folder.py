@@ -42,6 +42,7 @@ def one_writer(recipe: Callable) -> Callable:
     @wraps(recipe)
     def alone(args: Any, *rest, **named):
         with ExitStack() as at_end:
+            # One process of a run holds the lock for all of them.
             if args.process_index == 0:
                 at_end.enter_context(locked(Path(args.output_dir)))
             return recipe(args, *rest, **named)
@@ -95,6 +96,7 @@ def check_output_folder(
     """
     if output.is_file():
         raise InputError(f"output_dir {str(output)!r} is a file; choose a folder")
+    # Hidden files do not count: locks, and what a killed run left half-written.
     names = []
     if output.is_dir():
         names = sorted(path.name for path in output.iterdir() if not path.name.startswith("."))
@@ -105,6 +107,7 @@ def check_output_folder(
             )
         return
 
+    # A run was here. It may be continued, if this is the same run and the user asks for it.
     earlier = read_settings(output)
     is_finished = METRICS_FILE in names
     if not is_finished and last_complete_checkpoint(output) is None:
@@ -134,10 +137,11 @@ def _check_same_run(output: Path, earlier: dict, settings: dict) -> None:
     for name, value in settings.items():
         if earlier.get(name) == value:
             continue
+        # Nobody can read a digest, so say what it is a digest of.
         if name.endswith(("_blake2b", "_sha256")):
             what = name.rpartition("_")[0].replace("_", " ")
             raise InputError(
-                f"output_dir {str(output)!r} holds another run: its {what} had other content than now; "
+                f"output_dir {str(output)!r} holds another run: its {what} changed since then; "
                 "choose another folder, or resume with the same data"
             )
         raise InputError(
@@ -188,6 +192,7 @@ def versions() -> dict[str, str]:
 
 def hardware(device: torch.device, processes: int = 1) -> dict[str, str | int]:
     """Return device, processes and threads that a result was computed with."""
+    # Threads, because CPU times mean little without them.
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {"device": name, "processes": processes, "threads": torch.get_num_threads()}
 

@@ -53,6 +53,7 @@ class NextTokenCollator:
         self.letter_ids = tokenizer.convert_tokens_to_ids(list(letters))
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        # Padded on the left, so that all letters are in the last column.
         ids = [self._ids_of(row) for row in rows]
         batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="left")
         labels = torch.full_like(batch["input_ids"], -100)

@@ -32,9 +32,9 @@ STRENGTHS = (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)  # candi
 class ContextCounts:
     """How often each base follows each context, by the length of the context.
 
-    `exact[h]`, int64 `(4**h, 4)`, counts the targets with exactly h bases of context; the last table
-    counts those with `order` or more. A row is a context, read as a number in base 4 (A 0, C 1, G 2,
-    T 3) with the oldest base first. A column is the target.
+    `exact[h]`, int64 `(4**h, 4)`, counts the targets with exactly h bases of context; the last
+    table counts those with `order` or more. A row is a context, read as a number in base 4 (A 0, C
+    1, G 2, T 3) with the oldest base first. A column is the target.
     """
 
     def __init__(self, order: int):
@@ -159,8 +159,8 @@ class MarkovModels:
 
 def _back_off(counts: np.ndarray, strength: float, shorter: np.ndarray) -> np.ndarray:
     """Return p(x | c), `(4**k, 4)`, from the counts and the p(x | c') of the order below."""
-    # c' is c without its highest digit. So the table of the shorter contexts, four times over, lines
-    # up with that of the longer ones.
+    # c' is c without its highest digit. So the table of the shorter contexts, four times over,
+    # lines up with that of the longer ones.
     prior = np.tile(shorter, (len(counts) // len(shorter), 1))
     return (counts + strength * prior) / (counts.sum(axis=1, keepdims=True) + strength)
 

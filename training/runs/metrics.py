@@ -5,8 +5,8 @@
     metric.compute(predictions=[0, 1, 1], references=[0, 1, 0])  # {"mcc": 0.5}
 
 Predictions and references are class indices or, for multi-label problems, lists of 0 and 1. A
-multi-label result is the mean over the labels, except accuracy, which counts the rows in which every
-label is right.
+multi-label result is the mean over the labels, except accuracy, which counts the rows in which
+every label is right.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def _describe(description: str, citation: str, features: Features | list[Feature
 
 
 class Accuracy(evaluate.Metric):
-    """Fraction of rows with the right class (multi-label: all labels right): `{"accuracy": 0..1}`."""
+    """Fraction of rows with the right class (multi-label: all labels): `{"accuracy": 0..1}`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _describe(self.__doc__, "", _CLASSES)
@@ -70,6 +70,7 @@ class MatthewsCorrelation(evaluate.Metric):
         predictions = np.asarray(predictions)
         if references.ndim == 1:
             return {"mcc": float(matthews_corrcoef(references, predictions))}
+        # scikit-learn has no multi-label version: take the mean over the labels.
         of_labels = [
             matthews_corrcoef(reference, prediction)
             for reference, prediction in zip(references.T, predictions.T, strict=True)
@@ -92,6 +93,7 @@ class AUROC(evaluate.Metric):
         positive = np.asarray(references)
         if positive.ndim == 1:
             positive = positive[:, None] == np.arange(scores.shape[1])
+        # Without positive or without negative rows, as in a small part, a class has no area.
         defined = [c for c in range(scores.shape[1]) if 0 < positive[:, c].sum() < len(positive)]
         if not defined:
             return {"auroc": float("nan")}
@@ -150,6 +152,7 @@ def make_compute_metrics(problem_type: str) -> Callable[[EvalPrediction], dict[s
 
         return compute_metrics
 
+    # In memory: `evaluate` would write the predictions to its cache folder, which all runs share.
     by_class = [metric(keep_in_memory=True) for metric in (Accuracy, MacroF1, MatthewsCorrelation)]
     auroc = AUROC(keep_in_memory=True)
 

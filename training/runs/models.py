@@ -120,8 +120,11 @@ def load_checkpoint(
     hint = " (Lightning checkpoints and other layouts: `hyenadna convert` first)"
     with loading(name, f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint):
         config = AutoConfig.from_pretrained(name)
+    # `AutoConfig` above, and not our class: it would read the config.json of any other model.
     if not isinstance(config, HyenaDNAConfig):
         raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
+    # Mismatched shapes are allowed here, because a new head may have another number of labels.
+    # Below, everything else that does not fit is refused.
     with loading(name, f"model {name!r} cannot be loaded"):
         model, report = cls.from_pretrained(
             name, **settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
@@ -175,6 +178,7 @@ def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
         try:
             return HyenaDNATokenizer.from_pretrained(name, **settings)
         except OSError:
+            # Raised for missing files and for damaged ones. Only missing ones are fine.
             if has_files:
                 raise
             return HyenaDNATokenizer(**settings)

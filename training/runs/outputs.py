@@ -92,6 +92,7 @@ def locked(path: Path, *, is_file: bool = False) -> Iterator[None]:
         )
 
     with ExitStack() as at_end:
+        # What `mkdir` below will make.
         missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         # So that a run that is refused later leaves nothing. The deepest folder is removed first.
         for parent in reversed(missing):

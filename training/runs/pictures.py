@@ -33,6 +33,7 @@ def write_confusion_matrix(
         label_names: The name of each class.
     """
     counts = confusion_matrix(labels, predicted, labels=np.arange(len(label_names)))
+    # Room for the names of the classes, up to a size that programs still open.
     side = min(20.0, 3 + 0.7 * len(label_names))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     picture = ConfusionMatrixDisplay(counts, display_labels=[plain_text(name) for name in label_names])

@@ -39,19 +39,19 @@ class RecipeArguments(TrainingArguments):
     resume: bool = setting(
         False, "Continue the interrupted run in output_dir, if there is one.", decides=False
     )
-    # Trainer writes this into config.json. Its default, False, saves memory with attention only, and
-    # would make the published model generate without its cache.
+    # Trainer writes this into config.json. Its default, False, saves memory with attention only,
+    # and would make the published model generate without its cache.
     use_cache: bool = setting(True, "What config.json says; training never uses a cache.", decides=False)
     dataloader_pin_memory: bool = setting(torch.cuda.is_available(), "Pin batches for a GPU.", decides=False)
     ddp_find_unused_parameters: bool | None = setting(False, "Every parameter takes part.", decides=False)
-    # Trainer would remove the column `sequence`, which the model does not know but the collator needs.
+    # Trainer would remove the column `sequence`: the model does not know it. The collator needs it.
     remove_unused_columns: bool = setting(
         False, "Leave this false: collators need the columns.", decides=False
     )
 
     def __post_init__(self):
-        # The scheduler wants both ends of the curve as fractions of the peak: 1e-6 where the warm-up
-        # starts, a tenth where the cosine ends (arXiv 2306.15794).
+        # The scheduler wants both ends of the curve as fractions of the peak: 1e-6 where the
+        # warm-up starts, a tenth where the cosine ends (arXiv 2306.15794).
         if self.lr_scheduler_type == _SCHEDULE and not self.lr_scheduler_kwargs and self.learning_rate > 0:
             self.lr_scheduler_kwargs = {
                 "min_lr_rate": 0.1,
@@ -127,6 +127,7 @@ class StopAtNaN(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         what = self._what
         self._what = None
+        # Only steps in a row count.
         if what is None:
             self.steps = 0
             return
@@ -136,15 +137,15 @@ class StopAtNaN(TrainerCallback):
         kept = last_complete_checkpoint(args.output_dir)
         raise InputError(
             f"step {state.global_step}: the {what}, for the third time in a row. "
-            f"{advice_on_divergence(args)} ({kept or 'no checkpoint'} is left of before)"
+            f"{advice_on_divergence(args)} (the last checkpoint before that: {kept or 'none'})"
         )
 
 
 class HyenaDNATrainer(Trainer):
     """`Trainer` for HyenaDNA.
 
-    It knows which parameters must not decay and which tokens have no prediction. Its checkpoints can
-    be verified, a finished run can be resumed, and a training that diverges is stopped.
+    It knows which parameters must not decay and which tokens have no prediction. Its checkpoints
+    can be verified, a finished run can be resumed, and a training that diverges is stopped.
     """
 
     def __init__(self, *args, **kwargs):
@@ -186,8 +187,8 @@ class HyenaDNATrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
         """Train. Raise `InputError` if the weights are not finite at the end."""
-        # We delete old checkpoints, not Transformers: it does so before the new one is complete, and
-        # takes `checkpoint-3 (copy)` for one of its own.
+        # We delete old checkpoints, not Transformers: it does so before the new one is complete,
+        # and takes `checkpoint-3 (copy)` for one of its own.
         self._checkpoints_to_keep = self.args.save_total_limit
         self.args.save_total_limit = None
         try:
@@ -197,6 +198,10 @@ class HyenaDNATrainer(Trainer):
         self.check_weights()
 
         best = self.state.best_model_checkpoint
+        last = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        if self.args.should_save and resume_from_checkpoint and last.is_dir():
+            # A run that was killed while it deleted a checkpoint left the rest of it.
+            remove_old_checkpoints(last, self._checkpoints_to_keep, best)
         if self.args.should_save and best is not None and self._checkpoints_to_keep == 1:
             # Even the last one goes: the best is the result.
             remove_old_checkpoints(Path(best), keep=1, best=best)
@@ -205,10 +210,10 @@ class HyenaDNATrainer(Trainer):
     def _run_epoch(self, *args, **kwargs) -> None:
         """Train an epoch, unless the run was resumed at its end.
 
-        Trainer checks for the end only after a step, so a finished run would take one step too many.
+        Trainer checks for the end only after a step, so a finished run would take one step too
+        many.
         """
-        # Early stopping is an end as well. The checkpoint stores the count of evaluations without a
-        # better one.
+        # Early stopping is an end as well. A checkpoint stores how many evaluations got no better.
         stopped_early = any(
             isinstance(callback, EarlyStoppingCallback)
             and callback.early_stopping_patience_counter >= callback.early_stopping_patience
@@ -258,8 +263,7 @@ class HyenaDNATrainer(Trainer):
 
     def _get_grad_norm(self, *args, **kwargs) -> torch.Tensor | float:
         norm = super()._get_grad_norm(*args, **kwargs)
-        # With fp16, gradients overflow now and then. The scaler skips the step and adapts: nothing is
-        # wrong.
+        # With fp16, gradients overflow now and then. The scaler skips such a step and adapts.
         if self.accelerator.scaler is None:
             self._not_finite.gradient(norm)
         return norm
