@@ -181,6 +181,7 @@ class SequenceFile:
 
         with reading(path):
             self._open(sequence_column)
+        # A file without a single base is surely not what the user meant.
         self.number = {name: i for i, name in enumerate(self.names)}
         if not self.lengths.sum():
             raise InputError(f"{path}: the file holds no sequence")
