@@ -11,13 +11,17 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, example_checkpoint
 from hyenadna.errors import HyenaDNAError, InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .settings import setting
 
 Model = TypeVar("Model", bound=PreTrainedModel)
+
+# What `--model` calls the checkpoint in the package, and a model from scratch.
+SHIPPED = Path(example_checkpoint()).name
+SCRATCH = "none"
 
 
 @dataclass
@@ -42,6 +46,16 @@ class ScratchArguments(BackboneArguments):
     initializer_range: float | None = setting(
         None, "Standard deviation of the initial weights, from scratch (0.02)."
     )
+
+    def choose_checkpoint(self) -> None:
+        """Start from the checkpoint in the package, unless a model or a shape was chosen.
+
+        `model` is None afterwards if the model is to start from scratch.
+        """
+        if self.model is None and not given(self, self.SHAPE):
+            self.model = SHIPPED
+        elif self.model == SCRATCH:
+            self.model = None
 
 
 @dataclass
@@ -97,6 +111,13 @@ def make_model(
     return cls(config), None
 
 
+def checkpoint_path(name: str) -> str:
+    """Return where a checkpoint is: of `SHIPPED` the folder in the package, else the name itself."""
+    if name == SHIPPED and not Path(name).exists():
+        return example_checkpoint()
+    return name
+
+
 def load_checkpoint(
     cls: type[Model], name: str, settings: dict, new: str | None = None
 ) -> tuple[Model, HyenaDNAConfig]:
@@ -104,7 +125,7 @@ def load_checkpoint(
 
     Args:
         cls: Class of the model.
-        name: Folder or id on the Hub.
+        name: Folder, id on the Hub, or `SHIPPED`.
         settings: Fields of the configuration to change.
         new: Prefix of the parameters that the checkpoint may lack or have in another shape.
 
@@ -116,12 +137,16 @@ def load_checkpoint(
     with errors_as_input(
         f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint
     ):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(checkpoint_path(name))
     if not isinstance(config, HyenaDNAConfig):
         raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
     with errors_as_input(f"model {name!r} cannot be loaded"):
         model, report = cls.from_pretrained(
-            name, **settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            checkpoint_path(name),
+            **settings,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     wrong = [*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])]
     wrong = sorted(key for key in wrong if new is None or not key.startswith(new))
@@ -165,10 +190,11 @@ def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
     Raises:
         InputError: Its files are damaged.
     """
-    has_files = any(Path(name, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
+    path = checkpoint_path(name)
+    has_files = any(Path(path, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
     with errors_as_input(f"the tokenizer of model {name!r} cannot be loaded"):
         try:
-            return HyenaDNATokenizer.from_pretrained(name, **settings)
+            return HyenaDNATokenizer.from_pretrained(path, **settings)
         except OSError:
             if has_files:
                 raise

@@ -6,6 +6,7 @@ says whether it decides the result of a run: those are written into the folder o
 resumed run must not change them.
 """
 
+import itertools
 import json
 import sys
 from dataclasses import field, fields
@@ -129,7 +130,7 @@ def parse_settings(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0].endswith((".yaml", ".yml")):
-        names_checkpoint = any(flag.partition("=")[0] == "--model" for flag in argv)
+        names_checkpoint = _names_checkpoint(argv)
         left_out = ()
         if names_checkpoint:
             left_out = getattr(cls, "SHAPE", ())
@@ -151,6 +152,13 @@ def parse_settings(
             f"{recipe} --help` lists what it uses)"
         )
     return args
+
+
+def _names_checkpoint(argv: list[str]) -> bool:
+    """Return whether a flag names a checkpoint; `--model none` names none."""
+    models = [flag.partition("=")[2] for flag in argv if flag.startswith("--model=")]
+    models += [value for flag, value in itertools.pairwise(argv) if flag == "--model"]
+    return any(model != "none" for model in models)
 
 
 def _check_size(text: str) -> None:
