@@ -10,11 +10,10 @@
 | `mutagenesis.py` | effects of all substitutions in a region |
 | `embed.py`, `classifier.py` | `hyenadna embed`; a cross-validated classifier on embeddings |
 | `pictures.py`, `map.html` | the map of embeddings, the picture of substitutions |
-| `sequences.py` | sequences that a person gave, read one after another |
+| `sequences.py` | sequences of a file that a user names, read on access |
 
-`embed` and `mutagenesis` are modules here; their functions are `embed.embed` and
-`mutagenesis.mutagenesis`.
-Positions count from 0, but for those of a VCF, which count from 1.
+`embed` and `mutagenesis` are modules; their functions are `embed.embed` and
+`mutagenesis.mutagenesis`. Positions count from 0, except those of a VCF, which count from 1.
 """
 
 from importlib import import_module
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from .sequences import open_sequences, read_sequences
     from .variants import score_variants
 
-# Each name is imported when it is first asked for: one command does not load the libraries of all.
+# A name is imported on first use, so that one command does not load the libraries of all others.
 _FILE_OF_NAME = {
     "cross_validate": "classifier",
     "draw_map": "pictures",

@@ -1,9 +1,9 @@
-"""A classifier on embeddings, cross-validated so that related rows are never on both sides.
+"""Cross-validate a classifier on embeddings, without related rows on both sides.
 
     groups = groups_of(sequences)
     metrics, predicted = cross_validate(vectors, labels, "logistic", folds=5, groups=groups)
 
-Rows of one group are in one fold, so no row is predicted from a relative.
+All rows of a group are in the same fold, so no row is predicted from a relative.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,13 @@ CLASSIFIERS = ("logistic", "boosted_trees")
 
 
 def groups_of(sequences: Sequence[str]) -> np.ndarray:
-    """Number the rows so that related ones have the same number, int64 `(rows,)`.
+    """Return a group number for each row, int64 `(rows,)`. Related rows have the same number.
 
-    Related are rows of the same double-stranded DNA or of the same gene, and rows that share a
-    relative.
+    Rows are related if they have the same double-stranded DNA or the same gene, or a relative in
+    common.
 
     Args:
-        sequences: Of the rows; `GeneSequences` also know the gene of each.
+        sequences: The sequences of the rows. Only `GeneSequences` know the genes.
 
     >>> groups_of(["AAC", "GGG", "gtt"]).tolist()
     [0, 1, 0]
@@ -45,7 +45,8 @@ def groups_of(sequences: Sequence[str]) -> np.ndarray:
     if isinstance(sequences, GeneSequences):
         shared.append([gene.gene for gene in sequences.genes])
 
-    # A graph of the rows and of what they share; each of its connected components is a group.
+    # A graph with a node for each row, each DNA and each gene. An edge joins a row to what it has.
+    # The connected components are the groups: this also finds relatives of relatives.
     starts = []
     ends = []
     nodes = rows
@@ -62,7 +63,8 @@ def groups_of(sequences: Sequence[str]) -> np.ndarray:
 
 
 def check_classes(labels: Sequence[str], groups: np.ndarray, folds: int) -> None:
-    """Raise `InputError` if there is one class, or one has fewer groups of rows than folds."""
+    """Raise `InputError` if there is one class, or a class has fewer groups of rows than folds."""
+    # Count each group once for a class: rows of one group always share a fold.
     pairs = np.unique(np.column_stack([labels, groups]), axis=0)
     names, counts = np.unique(pairs[:, 0], return_counts=True)
     if len(names) < 2 or counts.min() < folds:
@@ -86,11 +88,12 @@ def cross_validate(
 
     Args:
         vectors: Embeddings `(rows, d)`.
-        labels: Classes of the rows.
+        labels: The classes of the rows.
         classifier: `"logistic"` or `"boosted_trees"`.
-        folds: Of the cross-validation.
-        seed: Of the folds and the trees.
-        groups: Numbers of the rows `(rows,)`; rows of one number are in one fold. See `groups_of`.
+        folds: The number of folds.
+        seed: The seed of the folds and the trees.
+        groups: A group number for each row `(rows,)`; see `groups_of`. By default each row is
+            alone.
 
     Returns:
         `accuracy`, `f1_weighted` and `f1_macro`, and the predicted classes.
@@ -106,25 +109,26 @@ def cross_validate(
         groups = np.arange(len(labels))
     check_classes(labels, groups, folds)
     if classifier == "logistic":
-        # The solver needs dimensions of one scale; trees do not.
+        # The solver converges only if all dimensions have the same scale. Trees do not care.
         solver = LogisticRegression(max_iter=1000, class_weight="balanced")
         model = make_pipeline(StandardScaler(), solver)
     else:
         model = HistGradientBoostingClassifier(random_state=seed)
 
-    # With nothing to keep together, the plain splitter balances the classes better.
+    # If every row is a group of its own, the splitter without groups balances the classes better.
     if len(np.unique(groups)) < len(groups):
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         splits = splitter.split(vectors, labels, groups)
     else:
         splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
         splits = splitter.split(vectors, labels)
+    # The splits are fixed before fitting, so every classifier is judged on the same folds.
     predicted = cross_val_predict(model, vectors, labels, cv=list(splits))
     return {"accuracy": float(accuracy_score(labels, predicted)), **_f1(labels, predicted)}, predicted
 
 
 def majority(labels: Sequence[str]) -> dict[str, float]:
-    """Return the same metrics of guessing the most frequent class for every row.
+    """Return the same metrics for always guessing the most frequent class.
 
     >>> majority(["a", "a", "b", "a"])["accuracy"]
     0.75

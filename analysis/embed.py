@@ -1,4 +1,4 @@
-"""Embeddings of sequences, and what they tell: `hyenadna embed --model M --data genes.fa`.
+"""Embed sequences, then classify or map the embeddings: `hyenadna embed`.
 
     hyenadna embed --model pretrained --data promoters.csv --output_dir embeddings
     # genes, classified by biotype; with the settings of the paper; on several devices
@@ -6,15 +6,17 @@
     hyenadna embed biotypes.yaml --model pretrained --data transcripts.fa --picture tsne
     accelerate launch -m hyenadna embed --model pretrained --data promoters.csv
 
-An embedding is the mean, the last or the maximum of a layer's output over the positions of a
-sequence. A sequence longer than `--chunk` (by default what the model reads) is cut into chunks of
-that length; their embeddings are averaged, each weighted by its length, as for the paper's biotypes
+An embedding is the mean, the maximum or the last of a layer's outputs over the positions of a
+sequence. A sequence longer than `--chunk` (by default what the model reads) is cut into chunks. The
+embeddings of the chunks are averaged with their lengths as weights, as for the paper's biotypes
 (arXiv 2306.15794).
 
-The output folder gets `embeddings.parquet` (or `.npz`). With `--classifier` it also gets the
-cross-validated F1 in `metrics.json`; rows of the same gene, or of the same DNA on either strand,
-are in one fold. With `--picture` it gets a map of two dimensions in `embeddings.png` and
-`embeddings.html`, one file that needs no network.
+The output folder holds `embeddings.parquet` (or `.npz`).
+
+- With `--classifier`, `metrics.json` has the cross-validated F1. Rows of the same gene, or of the
+  same DNA on either strand, are kept in one fold.
+- With `--picture`, there is a map in two dimensions: `embeddings.png` and `embeddings.html`, a
+  single file that needs no network.
 
     from hyenadna.analysis.embed import embed
     embed(model, ["ACGTTG", "GGCA"], pooling="mean")          # float32 (2, d_model)
@@ -69,10 +71,10 @@ __all__ = ["POOLINGS", "EmbedArguments", "Rows", "embed", "main", "read_rows", "
 logger = logging.get_logger(__name__)
 
 POOLINGS = ("mean", "last", "max")
-_BASES_PER_PART = 2**22  # between two files of unfinished work
-# Settings on which the vectors of an unfinished run depend; the others may change.
+_BASES_PER_PART = 2**22  # a process writes a part of the work after this many bases
+# The settings that the vectors of an unfinished run depend on. All others may change.
 _SETTINGS_OF_VECTORS = ("model", "pooling", "layer", "chunk", "data_sha256")
-_LARGEST_SEED = 2**32 - 1  # of scikit-learn
+_LARGEST_SEED = 2**32 - 1  # the largest that scikit-learn takes
 
 
 @dataclass
@@ -131,16 +133,18 @@ class EmbedArguments:
 
 
 def chunks_of(lengths: Sequence[int], chunk: int) -> np.ndarray:
-    """Cut sequences into pieces of at most `chunk` bases: sequence, start, end, int64 `(n, 3)`.
+    """Cut sequences into pieces of at most `chunk` bases.
 
-    The pieces of a sequence are as equal in length as can be. A short last piece would otherwise
-    count as much as the others in `max` and `last` pooling.
+    Returns:
+        int64 `(pieces, 3)`: the number of the sequence, start and end in it, from 0 and half-open.
 
     >>> chunks_of([10], 4).tolist()
     [[0, 0, 3], [0, 3, 6], [0, 6, 10]]
     """
     pieces = []
     for i, length in enumerate(lengths):
+        # As few pieces as needed, and as equal as can be: a last piece of a few bases would be
+        # embedded without context.
         count = -(-length // chunk)
         edges = (np.arange(count + 1) * length // count).tolist()
         pieces += [(i, start, end) for start, end in pairwise(edges)]
@@ -148,19 +152,23 @@ def chunks_of(lengths: Sequence[int], chunk: int) -> np.ndarray:
 
 
 def batches_of(pieces: np.ndarray, batch_bases: int) -> list[np.ndarray]:
-    """Return batches of numbers of pieces: the longest first, of similar length in a batch.
+    """Divide pieces into batches of similar length, so that little is padded.
 
     Args:
         pieces: From `chunks_of`.
-        batch_bases: Bases in a batch, padding included; a longer piece is a batch of its own.
+        batch_bases: The most bases in a batch, padding included. A longer piece is a batch alone.
+
+    Returns:
+        The numbers of the pieces in each batch. The longest come first: if memory runs out, it
+        does so at once.
     """
     sizes = _sizes(pieces)
-    order = np.argsort(-sizes, kind="stable")
+    by_length = np.argsort(-sizes, kind="stable")
     batches = []
-    while len(order):
-        count = max(1, batch_bases // int(sizes[order[0]]))
-        batches.append(order[:count])
-        order = order[count:]
+    while len(by_length):
+        count = max(1, batch_bases // int(sizes[by_length[0]]))
+        batches.append(by_length[:count])
+        by_length = by_length[count:]
     return batches
 
 
@@ -179,9 +187,11 @@ def _pooled(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the numbers of pieces and their embeddings, float32 `(n, d_model)`, by batches."""
     backbone = model.base_model
+    # Only an inner layer needs the list of all states, which takes n_layer times the memory.
     is_inner = layer not in (-1, model.config.n_layer)
     for numbers in batches:
         letters = [encode(sequences[i][start:end]) for i, start, end in pieces[numbers].tolist()]
+        # Unlike a likelihood, a mean over positions needs to know which of them are pads.
         tokens, lengths = pad(letters)
         mask = np.arange(tokens.shape[1]) < lengths[:, None]
 
@@ -205,14 +215,14 @@ def embed(
     """Return an embedding of each sequence, float32 `(sequences, d_model)`.
 
     Args:
-        model: Any HyenaDNA model, with a head or without; it is left as it was.
-        sequences: Of IUPAC letters, none empty.
+        model: Any HyenaDNA model, with or without a head. It is left unchanged.
+        sequences: Texts of IUPAC letters, none empty.
         pooling: `"mean"`, `"last"` or `"max"` over the positions.
-        layer: 0: the embeddings of the letters; i: block i; -1 or `n_layer`: the last, after the
-            final norm.
-        chunk: Bases to read at a time, by default `max_seq_len`. A longer sequence is cut; the
-            embeddings of its chunks are averaged, each weighted by its length.
-        batch_bases: Bases in one batch, padding included.
+        layer: 0 for the embeddings of the letters, i for block i, and -1 or `n_layer` for the last
+            block after the final norm.
+        chunk: The most bases to read at once, by default `max_seq_len`. A longer sequence is cut,
+            and the embeddings of its chunks are averaged with their lengths as weights.
+        batch_bases: The most bases in one batch, padding included.
         progress: Show a progress bar.
 
     Raises:
@@ -225,7 +235,7 @@ def embed(
     """
     if isinstance(sequences, str):
         raise InputError("sequences is one text; embed takes a list of them: [text]")
-    # A column of a pandas table is looked up by its index, which may be in another order.
+    # `series[0]` of a pandas column looks in its index, which may be in another order.
     sequences = list(sequences)
     lengths = [len(sequence) for sequence in sequences]
     _check(model.config, lengths, pooling, layer, chunk)
@@ -233,7 +243,7 @@ def embed(
     batches = batches_of(pieces, batch_bases)
     vectors = np.zeros((len(pieces), model.config.d_model), dtype=np.float32)
 
-    # Parts of the model may be in another mode than the whole, because they are frozen.
+    # Every module's mode is restored: a frozen one may be in evaluation mode while others train.
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -267,8 +277,8 @@ def _check(
 
 
 def average(vectors: np.ndarray, pieces: np.ndarray, count: int) -> np.ndarray:
-    """Average the embeddings of the pieces of each sequence by length, float32 `(count, d)`."""
-    # In float64: a chromosome has thousands of pieces.
+    """Return the length-weighted mean of the pieces of each sequence, float32 `(count, d)`."""
+    # Sums in float64: a chromosome has thousands of pieces.
     sizes = _sizes(pieces).astype(np.float64)
     sums = np.zeros((count, vectors.shape[1]))
     np.add.at(sums, pieces[:, 0], vectors * sizes[:, None])
@@ -280,7 +290,14 @@ def average(vectors: np.ndarray, pieces: np.ndarray, count: int) -> np.ndarray:
 
 
 class Rows(NamedTuple):
-    """What is embedded: names, sequences, their lengths in bases, and classes if there are any."""
+    """What to embed.
+
+    Attributes:
+        ids: The names of the rows.
+        sequences: Their sequences; those of genes are read on access.
+        lengths: Their lengths in bases.
+        labels: Their classes, or None.
+    """
 
     ids: list[str]
     sequences: Sequence[str]
@@ -292,7 +309,7 @@ def read_rows(args: EmbedArguments) -> Rows:
     """Read the rows that the settings name, without rare and unwanted classes.
 
     Raises:
-        InputError: The file or folder cannot be read, or nothing of it is left.
+        InputError: The file or folder cannot be read, or no row is left.
     """
     if args.gtf is not None:
         return _gene_rows(args)
@@ -322,6 +339,7 @@ def _gene_rows(args: EmbedArguments) -> Rows:
 
     kept = _rows_of_frequent_classes([gene.biotype for gene in genes], args)
     genes = [genes[i] for i in kept]
+    # Check all letters now, so that a bad one does not stop the run after hours.
     for gene in genes:
         sequence = genome.number[gene.chromosome]
         genome.check_letters(sequence, gene.start, genome.read(sequence, gene.start, gene.end))
@@ -338,7 +356,8 @@ def _labelled_rows(args: EmbedArguments) -> tuple[list[str], list[str], list[str
     tables = list(read_parts(args.data, columns).values())
     labels = []
     for table in tables:
-        check_sequences(table.drop(columns="id", errors="ignore"))  # the same id may come again
+        # Without the ids: here the same one may occur twice.
+        check_sequences(table.drop(columns="id", errors="ignore"))
         labels += [label_text(value, row, table) for row, value in enumerate(table["label"])]
 
     table = pd.concat(tables, ignore_index=True)
@@ -349,9 +368,10 @@ def _labelled_rows(args: EmbedArguments) -> tuple[list[str], list[str], list[str
 
 
 def _rows_of_frequent_classes(labels: list[str], args: EmbedArguments) -> list[int]:
-    """Return the numbers of the rows of frequent classes, at most `max_rows` of each, in order."""
+    """Return the row numbers of frequent classes, in order, at most `max_rows` of each class."""
     labels = np.array(labels)
     rng = np.random.default_rng(args.seed)
+    # A rare class is only a problem for a classifier or a picture.
     min_rows = args.min_rows if args.classifier or args.picture else 1
     kept = []
     rare = []
@@ -376,19 +396,19 @@ def _rows_of_frequent_classes(labels: list[str], args: EmbedArguments) -> list[i
 
 
 def run(args: EmbedArguments) -> np.ndarray:
-    """Embed, classify and draw what the settings name; return the embeddings `(rows, d_model)`.
+    """Embed, classify and draw as the settings say. Return the embeddings `(rows, d_model)`.
 
-    Every process writes its embeddings into the output folder now and then, from where an
-    interrupted run goes on.
+    Each process writes its embeddings into the output folder from time to time, so that an
+    interrupted run can go on from there.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
-            written then.
+        InputError: The data, the checkpoint or the output folder cannot be used. Nothing was
+            written.
     """
     start = time.monotonic()
     state = PartialState(cpu=args.use_cpu)
     rows = read_rows(args)
-    # What classifier and picture cannot use must be told before the hours of work.
+    # Now, so that hours of embedding are not lost to a classifier that cannot be fitted.
     groups = _check_tasks(args, rows)
     model, config = load_checkpoint(HyenaDNAModel, args.model, {})
     _check(config, rows.lengths, args.pooling, args.layer, args.chunk)
@@ -430,14 +450,14 @@ def run(args: EmbedArguments) -> np.ndarray:
             results |= _classify(output, rows, embeddings, groups, args)
         results["train_seconds"] = round(time.monotonic() - start, 1)
         write_json(output / METRICS_FILE, results)
-        # Last: until `metrics.json` is there, a run goes on from its parts.
+        # After `metrics.json`: until that exists, an interrupted run goes on from the parts.
         parts.remove()
     print(f"{len(rows.ids):,} embeddings of {config.d_model} numbers are in {output}")
     return embeddings
 
 
 def _check_tasks(args: EmbedArguments, rows: Rows) -> np.ndarray | None:
-    """Refuse what classifier and picture could not use; return the groups that share a fold."""
+    """Refuse rows that classifier or picture could not use. Return the groups that share a fold."""
     if (args.classifier or args.picture) and rows.labels is None:
         raise InputError(
             f"{args.data} has no labels ({args.label_column}), which classifier and picture need"
@@ -452,7 +472,8 @@ def _check_tasks(args: EmbedArguments, rows: Rows) -> np.ndarray | None:
 
 
 def _settings(args: EmbedArguments, rows: Rows) -> dict:
-    """Return what decides the result, for `run_settings.json`."""
+    """Return the settings and digests that decide the result, for `run_settings.json`."""
+    # All but where and how it runs.
     names = [f.name for f in fields(args) if f.name not in ("resume", "use_cpu", "output_dir")]
     settings = {name: getattr(args, name) for name in names}
     settings["data_sha256"] = _digest(rows.sequences)
@@ -464,13 +485,14 @@ def _settings(args: EmbedArguments, rows: Rows) -> dict:
 
 def _digest(texts: Sequence[str]) -> str:
     content = hashlib.sha256()
+    # By number: genes are read one at a time, and never all in memory.
     for i in range(len(texts)):
         content.update(texts[i].encode() + b"\n")
     return content.hexdigest()
 
 
 def _check_folder(output: Path, settings: dict, resume: bool) -> None:
-    """Raise `InputError` if the folder holds another run, or one to be continued when asked."""
+    """Raise `InputError` if the folder holds another run, or one that needs `resume`."""
     earlier = read_earlier_settings(output)
     check_output_folder(output, settings, resume, ("model", "data", "gtf", "fasta"))
     if not earlier or not (output / ".unfinished").is_dir():
@@ -492,20 +514,20 @@ def _embed_in_parts(
     parts: Parts,
     state: PartialState,
 ) -> np.ndarray:
-    """Embed this process's share of the pieces that no part holds, and write a part now and then.
+    """Embed this process's share of what is missing, and write a part from time to time.
 
     Returns:
-        float32 `(pieces, d_model)`; 0 where another process has the piece.
+        float32 `(pieces, d_model)`, with 0 for the pieces of other processes.
     """
     vectors = np.zeros((len(pieces), model.config.d_model), dtype=np.float32)
     done = _read_parts(parts, vectors)
-    # Whole batches, as an uninterrupted run has them: in others, pieces would be padded and rounded
-    # otherwise.
+    # The same batches as in an uninterrupted run: in others, pieces would be padded and therefore
+    # rounded differently.
     batches = [numbers for numbers in batches_of(pieces, args.batch_bases) if not done[numbers].all()]
     batches = share(batches, state.process_index, state.num_processes)
     sizes = _sizes(pieces)
 
-    waiting = []  # numbers of pieces that no part holds yet
+    waiting = []  # the numbers of pieces that are in no part yet
     total = sum(int(sizes[numbers].sum()) for numbers in batches)
     with tqdm(total=total, unit="base", unit_scale=True, disable=not state.is_main_process) as bar:
         for numbers, embeddings in _pooled(model, sequences, batches, pieces, args.pooling, args.layer):
@@ -521,13 +543,14 @@ def _embed_in_parts(
 
 
 def _write_part(parts: Parts, vectors: np.ndarray, waiting: list[np.ndarray], rank: int) -> None:
+    # The name has the rank of the process, so that no two of them write the same part.
     numbers = np.concatenate(waiting)
     content = {"numbers": numbers, "vectors": vectors[numbers]}
     parts.write(f"{rank}-{waiting[-1][0]}", lambda path: np.savez(path, **content))
 
 
 def _read_parts(parts: Parts, vectors: np.ndarray) -> np.ndarray:
-    """Fill `vectors` from all parts; return which pieces they hold, bool `(pieces,)`."""
+    """Fill `vectors` from all parts. Return which pieces they hold, bool `(pieces,)`."""
     done = np.zeros(len(vectors), dtype=bool)
     for name in parts.names():
         try:
@@ -535,8 +558,7 @@ def _read_parts(parts: Parts, vectors: np.ndarray) -> np.ndarray:
                 numbers = part["numbers"]
                 vectors[numbers] = part["vectors"]
         except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-            # A machine that lost its power may leave a part cut short. Its pieces are embedded
-            # again.
+            # A power failure can truncate a file in spite of the rename. Embed its pieces again.
             logger.warning(f"{parts.path(name)} is damaged and passed over: {error}")
             continue
         done[numbers] = True
@@ -553,10 +575,11 @@ def _draw(output: Path, rows: Rows, embeddings: np.ndarray, args: EmbedArguments
 def _classify(
     output: Path, rows: Rows, embeddings: np.ndarray, groups: np.ndarray, args: EmbedArguments
 ) -> dict:
-    """Cross-validate the classifier, draw its errors, and return its part of `metrics.json`."""
+    """Cross-validate the classifier, draw its confusion matrix, and return its results."""
     metrics, predicted = cross_validate(
         embeddings, rows.labels, args.classifier, folds=args.folds, seed=args.seed, groups=groups
     )
+    # The picture wants numbers of classes instead of names.
     names = sorted(set(rows.labels))
     number = {name: i for i, name in enumerate(names)}
     true_numbers = np.array([number[name] for name in rows.labels])

@@ -7,9 +7,8 @@
     >>> [scores.shape for scores in log_likelihoods(model, ["ACGTTG", "GGCA"])]
     [(6,), (4,)]
 
-Log-probabilities are natural logarithms of the model's softmax over its whole vocabulary, as in the
-loss. The first base of a sequence has no context and no score. Letters other than A, C, G and T are
-context only.
+As in the loss, they are natural logarithms of the softmax over the whole vocabulary. The first base
+of a sequence has no context and no score. Letters other than A, C, G and T are context only.
 """
 
 import math
@@ -41,8 +40,7 @@ def log_probabilities_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.T
     """Return the log-probability of each target, float32 `(batch, length)`.
 
     Args:
-        logits: Of shape `(batch, length, vocabulary)`. The softmax is computed in float32 whatever
-            their type.
+        logits: `(batch, length, vocabulary)`, of any type; the softmax is computed in float32.
         targets: Token ids `(batch, length)`.
     """
     log_p = logits.float().log_softmax(-1)
@@ -52,11 +50,11 @@ def log_probabilities_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.T
 def target_log_probabilities(
     model: HyenaDNAForCausalLM, hidden: torch.Tensor, ids: torch.Tensor
 ) -> torch.Tensor:
-    """Return the log-probability of each token but the first, 0 where it is none of A, C, G and T.
+    """Return the log-probability of each token but the first; 0 if it is not A, C, G or T.
 
     Args:
-        model: Its head is used.
-        hidden: The backbone's output for `ids`, of shape `(batch, length, d_model)`.
+        model: A language model, for its head.
+        hidden: The output of its backbone for `ids`, `(batch, length, d_model)`.
         ids: Token ids `(batch, length)`.
 
     Returns:
@@ -69,13 +67,14 @@ def target_log_probabilities(
 
 @torch.no_grad()
 def base_log_probabilities(model: HyenaDNAForCausalLM, ids: torch.Tensor, chunk: int) -> torch.Tensor:
-    """Return the log-probability of each token given those before it, and NaN for the first.
+    """Return the log-probability of each token given those before it; NaN for the first.
 
     Args:
-        model: In evaluation mode.
-        ids: Token ids `(batch, length)`. Padding is on the right, where it has no effect.
-        chunk: Positions to read at a time. Longer rows are streamed through the generation cache,
-            which is exact.
+        model: A language model in evaluation mode.
+        ids: Token ids `(batch, length)`, padded on the right, where pads have no effect.
+        chunk: The most positions to read at once. Longer rows are streamed through the generation
+            cache. The result is the same but for rounding; the logits of a whole chromosome would
+            not fit into memory.
 
     Returns:
         float32 `(batch, length)`.
@@ -86,7 +85,9 @@ def base_log_probabilities(model: HyenaDNAForCausalLM, ids: torch.Tensor, chunk:
     for start in range(0, length, chunk):
         end = min(start + chunk, length)
         logits = model(ids[:, start:end], past_key_values=cache).logits
-        targets = ids[:, start + 1 : end + 1]  # the very last position predicts nothing
+        # Shifted by one: position i predicts token i + 1, also across the border of two chunks. The
+        # very last position has no target.
+        targets = ids[:, start + 1 : end + 1]
         scores[:, start + 1 : end + 1] = log_probabilities_of(logits[:, : targets.shape[1]], targets)
     return scores
 
@@ -116,20 +117,20 @@ def log_likelihoods(
 
     Args:
         model: A language model; it is put into evaluation mode.
-        sequences: Of IUPAC letters, none empty and none longer than `max_seq_len`.
-        strand: `"forward"` or `"reverse"`, the strand that the model reads. On the reverse strand,
+        sequences: Texts of IUPAC letters, none empty and none longer than `max_seq_len`.
+        strand: The strand that the model reads, `"forward"` or `"reverse"`. On the reverse strand,
             the context of a base is what follows it.
         ignore_soft_masked: Give lower-case letters no score; they are still context.
-        batch_bases: Bases in one batch, padding included.
-        chunk: Positions of a long sequence to read at a time.
+        batch_bases: The most bases in one batch, padding included.
+        chunk: The most positions of a long sequence to read at once.
         progress: Show a progress bar.
 
     Returns:
-        For each sequence the log-probabilities of its bases, float32 `(length,)`, in the order of
-        `sequences` and of the bases in it, whatever the strand; NaN where there is no score.
+        For each sequence, the log-probabilities of its bases, float32 `(length,)`, NaN where there
+        is no score. The bases are in the order of the sequence, on the reverse strand too.
 
     Raises:
-        InputError: A sequence is empty, too long, or has other characters; there is no such strand.
+        InputError: A sequence is empty, too long, or has other characters, or `strand` is neither.
 
     >>> from hyenadna import HyenaDNAConfig
     >>> model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66))
@@ -143,7 +144,7 @@ def log_likelihoods(
 
     ids = []
     for i, sequence in enumerate(sequences):
-        # The model reads the other strand from its own 5' end; the scores are turned back below.
+        # The model reads the reverse strand from its own 5' end. The scores are reversed below.
         forward = encode_named(sequence, f"sequence {i}")
         ids.append(complement_ids(forward) if strand == "reverse" else forward)
     if not ids:
@@ -163,27 +164,27 @@ def log_likelihoods(
 
 
 def _batches(lengths: Sequence[int], batch_bases: int) -> Iterator[list[int]]:
-    """Yield batches of numbers of sequences, the batch with the longest sequences first."""
-    # Neighbours in length waste little on padding. The longest come first, so that a batch too
-    # large for the memory fails at once.
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    end = len(order)
+    """Yield batches of sequence numbers, the batch with the longest sequences first."""
+    # Sequences of similar length need little padding. The longest come first, so that a batch that
+    # does not fit into memory fails at once.
+    by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
+    end = len(by_length)
     while end:
-        longest = lengths[order[end - 1]]
+        longest = lengths[by_length[end - 1]]
         start = max(0, end - max(1, batch_bases // longest))
-        yield order[start:end]
+        yield by_length[start:end]
         end = start
 
 
 def _score_batch(
     model: HyenaDNAForCausalLM, batch: list[np.ndarray], chunk: int, ignore_soft_masked: bool
 ) -> list[np.ndarray]:
-    """Score sequences given as ids that still know lower case; NaN where there is no score."""
+    """Score sequences given as ids with `SOFT_MASKED` added; NaN where there is no score."""
     tokens, lengths = pad(batch)
     log_p = base_log_probabilities(model, torch.from_numpy(tokens).to(model.device), chunk).cpu().numpy()
 
-    # One comparison for the whole batch: a model of short reads spends more time here than in its
-    # layers.
+    # One comparison for the whole batch. Row by row, this would take longer than the layers of a
+    # small model on short reads.
     has_score = is_base(tokens)
     if ignore_soft_masked:
         for row, ids in enumerate(batch):

@@ -1,4 +1,4 @@
-"""In-silico mutagenesis: what each single substitution in a stretch of DNA does to its likelihood.
+"""In-silico mutagenesis: the effect of every single substitution in a region on its likelihood.
 
     from hyenadna.analysis.mutagenesis import mutagenesis
     mutagenesis(model, window, first=400, last=600)           # float64 (200, 4), for A, C, G, T
@@ -39,22 +39,22 @@ def mutagenesis(
     batch_size: int = 32,
     progress: bool = False,
 ) -> np.ndarray:
-    """Score substitutions: log-likelihood of a window with each base minus that of the window.
+    """Score substitutions: the log-likelihood of the mutated window minus that of the window.
 
     Args:
         model: A language model; it is put into evaluation mode.
         sequence: The window.
         first: The positions [first, last) of the window are mutated, counted from 0.
         last: See `first`.
-        batch_size: Substitutions to read at a time.
+        batch_size: The number of substitutions to read at once.
         progress: Show a progress bar for each strand.
 
     Returns:
-        float64 `(last - first, 4)`, for A, C, G, T, averaged over both strands; 0 for the base that
-        is there, and NaN where the window has none of the four.
+        Log-likelihood ratios in nats, float64 `(last - first, 4)`, for A, C, G, T, averaged over
+        both strands. 0 for the reference base; NaN where the window has no A, C, G or T.
 
     Raises:
-        InputError: The positions are not in the sequence, or it has other characters.
+        InputError: The positions are outside the sequence, or it has other characters.
 
     >>> from hyenadna import HyenaDNAConfig
     >>> model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66))
@@ -72,10 +72,11 @@ def mutagenesis(
 
     forward = _substitute(model, ids, first, last, batch_size, progress)
     reverse = _substitute(model, ids_of_reverse, length - last, length - first, batch_size, progress)
-    # Back to the forward strand: positions run the other way, and T, G, C, A are the complements of
-    # A, C, G, T.
+    # Back to the forward strand: reverse the positions, and also the columns, because A, C, G, T
+    # become T, G, C, A.
     reverse = reverse[::-1, ::-1]
 
+    # Relative to the base that is there. If it is none of the four (N), nothing can be compared.
     letters = ids[first:last].astype(int)
     is_known = is_base(letters)
     reference = np.where(is_known, letters - FIRST_BASE, 0)[:, None]
@@ -91,15 +92,16 @@ def _substitute(
 ) -> np.ndarray:
     """Return the log-likelihood of a sequence with each base at the positions [first, last).
 
-    A substitution leaves everything before it as it was. So the sequence is read once up to a few
-    neighbouring positions, into a cache, and from there once for each substitution at one of them.
+    The model is causal, so a substitution changes nothing before it. The sequence is read into a
+    cache once, up to a few neighbouring positions. From there it is read again for each
+    substitution at one of these.
 
     Args:
-        model: In evaluation mode.
-        ids: Of the sequence, uint8 `(length,)`, without lower case.
-        first: First position, counted from 0.
+        model: A language model in evaluation mode.
+        ids: The ids of the sequence, uint8 `(length,)`, without lower case.
+        first: The first position, counted from 0.
         last: The position after the last one.
-        batch_size: Substitutions to read at a time.
+        batch_size: The number of substitutions to read at once.
         progress: Show a progress bar.
 
     Returns:
@@ -107,16 +109,17 @@ def _substitute(
     """
     x = torch.from_numpy(ids.astype(np.int64)).to(model.device)
     log_p = model(x[None]).logits[0].float().log_softmax(-1)  # (length, vocabulary)
+    # The output at a position predicts the next one.
     p = log_p[:-1].gather(1, x[1:, None])[:, 0]
     p = p.double().masked_fill(~is_base(x[1:]), 0)
-    p = F.pad(p, (1, 0))  # the first base has no score
+    p = F.pad(p, (1, 0))  # the first base has no prediction
     sum_before = p.cumsum(0) - p
 
     result = torch.full((last - first, 4), float(p.sum()), dtype=torch.float64, device=x.device)
     bases = torch.arange(FIRST_BASE, LAST_BASE + 1, device=x.device)
     cache = DynamicCache(config=model.config)
     cached = 0
-    # Three substitutions a position; up to four where the sequence has none of the bases.
+    # A base has three substitutions, an N four. So a batch may be somewhat larger than asked for.
     positions_at_a_time = max(1, batch_size // 3)
     for start in tqdm(range(first, last, positions_at_a_time), unit="batch", disable=not progress):
         positions = torch.arange(start, min(start + positions_at_a_time, last), device=x.device)
@@ -127,13 +130,17 @@ def _substitute(
         if start == 0:
             hidden = model.hyena(rows).last_hidden_state
         else:
+            # Extend the cache by the reference up to this batch. Then let every row continue from a
+            # branch of it, which leaves the cache itself as it was.
             model.hyena(x[None, cached:start], past_key_values=cache)
             cached = start
             with branches(cache, torch.zeros_like(offset)):
                 hidden = model.hyena(rows, past_key_values=cache).last_hidden_state
 
-        # The likelihood is a sum over positions: those before the substitution are as they were,
-        # the substituted base is read off the first pass, and only those after it need the new one.
+        # The log-likelihood is a sum over positions, here in three terms:
+        # - before the substitution, nothing changes;
+        # - the new base itself is read off the first pass;
+        # - only what follows it needs this pass.
         log_p_after = target_log_probabilities(model, hidden, rows)
         is_before = torch.arange(1, rows.shape[1], device=x.device) <= offset[:, None]
         sum_after = log_p_after.masked_fill_(is_before, 0).double().sum(1)
@@ -148,9 +155,18 @@ def _substitute(
 
 @dataclass
 class Region:
-    """What is mutated, and the window around it that the model reads; 0-based and half-open."""
+    """A region to mutate, and the window around it that the model reads.
 
-    sequence: int  # its number in the genome
+    Attributes:
+        sequence: The number of the chromosome in the genome.
+        chromosome: Its name.
+        start: Start of the region, from 0.
+        end: End of the region, half-open.
+        window_start: Start of the window, from 0.
+        window_end: End of the window, half-open.
+    """
+
+    sequence: int
     chromosome: str
     start: int
     end: int
@@ -159,22 +175,22 @@ class Region:
 
     @property
     def name(self) -> str:
-        """Such as `chr20:1,000-1,200`, counted from 0."""
+        """The region as text, `chr20:1,000-1,200`, counted from 0."""
         return f"{self.chromosome}:{self.start:,}-{self.end:,}"
 
 
 def read_region(genome: SequenceFile, text: str, window: int) -> Region:
-    """Return a region of `hyenadna variants --mutagenesis`, with its window.
+    """Return the region of `hyenadna variants --mutagenesis`, with its window.
 
     Args:
         genome: The genome.
-        text: Such as `chr20:1,000-1,200`, 0-based and half-open, or the name of a sequence.
-        window: Bases that the model reads; the region is in their middle, except near the ends of
-            the sequence.
+        text: `chr20:1,000-1,200` (0-based, half-open), or the name of a sequence.
+        window: The number of bases that the model reads, with the region in their middle. Near the
+            ends of the sequence it is not.
 
     Raises:
-        InputError: It is no region of the genome, is longer than the window, or a letter in the
-            window is of no nucleotide.
+        InputError: The region is not in the genome or longer than the window, or a letter in the
+            window stands for no nucleotide.
     """
     if text.lower().endswith(".bed"):
         raise InputError("mutagenesis takes one region, such as chr20:1000-1200")
@@ -193,14 +209,14 @@ def read_region(genome: SequenceFile, text: str, window: int) -> Region:
 def run_mutagenesis(
     model: HyenaDNAForCausalLM, genome: SequenceFile, region: Region, output: Path, batch_size: int = 32
 ) -> pd.DataFrame:
-    """Score all substitutions of a region; write `mutagenesis.tsv` and `.png`.
+    """Score all substitutions in a region, and write `mutagenesis.tsv` and `mutagenesis.png`.
 
     Args:
         model: A language model.
         genome: The genome.
         region: From `read_region`.
-        output: Folder to write into.
-        batch_size: Substitutions to read at a time.
+        output: The folder to write into.
+        batch_size: The number of substitutions to read at once.
 
     Returns:
         A row for each substitution: `chrom`, `position` (from 0), `ref`, `alt` and `llr`.

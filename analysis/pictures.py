@@ -1,10 +1,11 @@
-"""Pictures of what a model says: maps of embeddings, and effects of substitutions.
+"""Draw maps of embeddings, and the effects of substitutions.
 
     plane = map_to_plane(vectors, "tsne")
     draw_map(Path("map.png"), plane, labels, "my sequences")
     write_html(Path("map.html"), plane, labels, ids, lengths, "my sequences")
 
-Names of classes and rows are drawn as they are, whatever they contain.
+Names come from users' files and may contain anything. They are drawn as they are: neither
+matplotlib nor a browser interprets them.
 """
 
 import importlib.util
@@ -41,15 +42,15 @@ def check_map(method: str, rows: int) -> None:
 
 
 def map_to_plane(vectors: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
-    """Map vectors `(rows, d)` to `(rows, 2)`.
+    """Map vectors `(rows, d)` to points in the plane `(rows, 2)`.
 
-    Each dimension is first scaled to mean 0 and deviation 1. t-SNE and UMAP start from at most 50
-    principal components. The same seed gives the same map again.
+    Each dimension is first scaled to mean 0 and standard deviation 1. t-SNE and UMAP start from at
+    most 50 principal components. The same seed gives the same map.
 
     Args:
         vectors: Embeddings `(rows, d)`.
         method: One of `METHODS`.
-        seed: Of the map.
+        seed: The seed of the map.
 
     Raises:
         InputError: There are fewer than 4 rows, or UMAP is not installed.
@@ -62,8 +63,10 @@ def map_to_plane(vectors: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
     if method == "pca":
         return PCA(2, random_state=seed).fit_transform(scaled)
 
+    # Both are slow in hundreds of dimensions, and noisier than in the leading components.
     reduced = PCA(min(50, *scaled.shape), random_state=seed).fit_transform(scaled)
     if method == "tsne":
+        # The perplexity must be smaller than the number of rows.
         perplexity = min(30, (len(vectors) - 1) / 3)
         return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
 
@@ -74,7 +77,8 @@ def map_to_plane(vectors: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
     """Return a colour (`#rrggbb`) for each class, all different."""
-    if len(names) > 20:  # no table of matplotlib holds that many
+    # Beyond 20 classes, matplotlib has no table of distinct colours. Divide a colour map.
+    if len(names) > 20:
         last = len(names) - 1
         return {name: to_hex(colormaps["turbo"](i / last)) for i, name in enumerate(names)}
     table = colormaps["tab10" if len(names) <= 10 else "tab20"]
@@ -82,10 +86,7 @@ def colours_of(names: Sequence[str]) -> dict[str, str]:
 
 
 def draw_map(path: Path, plane: np.ndarray, labels: Sequence[str], title: str) -> None:
-    """Draw points `(rows, 2)` as a PNG, coloured by class, the rarest class on top.
-
-    Classes and title are drawn as they are: `$` does not start mathematics.
-    """
+    """Draw points `(rows, 2)` as a PNG, coloured by class, the rarest class last and on top."""
     labels = np.array(labels)
     names = sorted(set(labels))
     colours = colours_of(names)
@@ -96,8 +97,8 @@ def draw_map(path: Path, plane: np.ndarray, labels: Sequence[str], title: str) -
     for name in sorted(names, key=lambda name: -(labels == name).sum()):
         points = plane[labels == name]
         axes.scatter(*points.T, s=size, color=colours[name], alpha=0.7, linewidths=0)
-        # A larger dot for the legend. The space keeps a class such as "_x", which matplotlib would
-        # leave out.
+        # An empty plot, for a larger dot in the legend. The space keeps a class such as "_x", which
+        # matplotlib would leave out.
         axes.scatter([], [], s=30, color=colours[name], label=f" {name} ({len(points):,})")
 
     legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
@@ -117,17 +118,17 @@ def write_html(
     lengths: Sequence[int],
     title: str,
 ) -> None:
-    """Write the map as one page that needs no network.
+    """Write the map as a single page that needs no network.
 
-    Hover shows the id of a point; a click on a class hides it.
+    Hovering over a point shows its id and length. A click on a class hides it.
 
     Args:
         path: The page.
         plane: Points `(rows, 2)`.
-        labels: Class of each row.
-        ids: Shown on hover, as are the lengths in bases.
-        lengths: See `ids`.
-        title: Heading of the page.
+        labels: The class of each row.
+        ids: The name of each row.
+        lengths: The length of each row in bases.
+        title: The heading of the page.
     """
     names = sorted(set(labels))
     number = {name: i for i, name in enumerate(names)}
@@ -139,8 +140,8 @@ def write_html(
         points.append([*xy, number[label], name, int(length)])
     data = {"classes": [[name, colours[name]] for name in names], "points": points}
 
-    # A class or an id may read "</script>" or "<!--<script>", after which no parser would find the
-    # script's end.
+    # A class or an id may contain "</script>", which would end the script, or "<!--<script>", after
+    # which a browser would not find its end. In JSON `<` can be escaped.
     heading = title.replace("&", "&amp;").replace("<", "&lt;")
     content = {"title": heading, "data": json.dumps(data).replace("<", "\\u003c")}
     template = files(__package__).joinpath("map.html").read_text(encoding="utf-8")
@@ -152,15 +153,16 @@ def write_html(
 
 
 def draw_mutagenesis(path: Path, scores: np.ndarray, start: int, title: str) -> None:
-    """Draw the scores of substitutions as a PNG: blue for less likely, red for more.
+    """Draw the scores of substitutions as a PNG: blue for less likely, red for more likely.
 
     Args:
         path: The picture.
         scores: Log-likelihood ratios `(positions, 4)`, for A, C, G, T.
         start: The first position, counted from 0.
-        title: Heading.
+        title: The heading.
     """
     end = start + len(scores)
+    # Symmetric, so that white is 0. At least 1e-6: all scores may be 0 or NaN.
     limit = float(np.nanmax(np.abs(scores), initial=1e-6))
     figure = Figure(figsize=(min(30.0, 4 + len(scores) / 12), 2.6), layout="constrained")
     axes = figure.subplots()

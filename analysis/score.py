@@ -3,11 +3,13 @@
     from hyenadna.analysis.score import log_likelihoods
     log_likelihoods(model, ["ACGTTG", "GGCA"])          # the log-probability of each base
 
-A base's log-probability (natural logarithm) is that of the language model's softmax over its whole
-vocabulary, given all the bases before it, as in the loss. The first base has no context and no
-score. Letters other than A, C, G and T have no score either, nor have lower-case ones if asked:
-they are context only. On the reverse strand the context of a base is what follows it. Both strands
-are scored and averaged unless one is asked for.
+The score of a base is its log-probability given all bases before it, as in the loss: the natural
+logarithm of the language model's softmax over the whole vocabulary. The first base has no context
+and no score. Letters other than A, C, G and T have no score either; they are context only. So are
+lower-case letters with `--ignore_soft_masked`.
+
+On the reverse strand, the context of a base is what follows it. By default both strands are scored
+and averaged.
 
 The command reads, scores and writes a block of sequences at a time, so a file may hold any number
 of them.
@@ -35,8 +37,8 @@ from .sequences import encode_named, open_sequences, read_sequences
 
 __all__ = ["log_likelihoods", "main", "read_sequences", "score_file", "summary"]
 
-# A block is scored and written at once. Larger blocks make batches of more similar lengths, and
-# cost more memory.
+# A block is scored and written at once. A larger one makes batches of more similar lengths, but
+# costs more memory.
 _BASES_PER_BLOCK = 2**21
 _SEQUENCES_PER_BLOCK = 2**15
 
@@ -45,12 +47,12 @@ def summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
     """Return the log-likelihood and the per-base perplexity of one sequence.
 
     Args:
-        scores: For each strand that was read the log-probabilities of the bases `(length,)`, NaN
-            where there is none.
+        scores: For each strand, the log-probabilities of the bases `(length,)`, NaN where there is
+            none.
 
     Returns:
         `log_likelihood_STRAND` of each strand, `log_likelihood` (their mean), `scored_bases` and
-        `perplexity`. What no base has a score for is NaN.
+        `perplexity`. NaN if no base has a score.
 
     >>> summary({"forward": np.array([math.nan, -1.0, -3.0])})["log_likelihood"]
     -4.0
@@ -68,11 +70,12 @@ def summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
         sums.append(total)
         counts.append(count)
 
+    # The mean over the strands. If one of them has no score, the mean has none either (NaN).
     row["log_likelihood"] = sum(sums) / len(sums)
     row["scored_bases"] = max(counts)
     row["perplexity"] = math.nan
     if sum(counts):
-        # One strand may have no score: of "AN", only the A read from the other side has one.
+        # One strand may have no score: in "AN", only the A does, read on the reverse strand.
         known = sum(total for total in sums if not math.isnan(total))
         row["perplexity"] = math.exp(-known / sum(counts))
     return row
@@ -83,7 +86,7 @@ def summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
 
 @dataclass
 class Totals:
-    """Number and sum of all scores of a run."""
+    """The number and the sum of all scores of a run, on both strands."""
 
     scores: int = 0
     log_likelihood: float = 0.0
@@ -103,13 +106,14 @@ class Totals:
 
 
 def blocks_of(lengths: Sequence[int]) -> Iterator[range]:
-    """Yield the numbers of neighbouring sequences that are scored at a time, at least one.
+    """Yield ranges of sequences to score at once. Each has one at least.
 
     >>> list(blocks_of([2**20, 2**20, 5]))
     [range(0, 2), range(2, 3)]
     """
     start = 0
     bases = 0
+    # Limited in bases and in number: a million reads of 100 bases are few bases but many objects.
     for i, length in enumerate(lengths):
         is_full = bases + length > _BASES_PER_BLOCK or i - start == _SEQUENCES_PER_BLOCK
         if is_full and i > start:
@@ -134,17 +138,20 @@ def score_file(
     batch_bases: int = 2**16,
     chunk: int = 2**16,
 ) -> Totals:
-    """Score sequences on each strand, and write a line per sequence while the work goes on.
+    """Score sequences on each strand, and write the results of each block as soon as it is done.
 
     Args:
         model: A language model.
-        names: Ids of the sequences.
-        sequences: Read when their block is scored.
-        lengths: Of the sequences, in bases.
-        table: Where the summary of each sequence goes, separated by tabs.
-        per_position: Where each base goes, if anywhere; positions count from 0.
-        strands: Those to read.
+        names: The ids of the sequences.
+        sequences: The sequences; they are read when their block is scored.
+        lengths: Their lengths in bases.
+        table: An open file for a line per sequence, separated by tabs.
+        per_position: An open file for a line per base, or None. Positions count from 0.
+        strands: The strands to read.
         ignore_soft_masked: See `log_likelihoods`, as for `batch_bases` and `chunk`.
+
+    Returns:
+        The totals over all sequences.
     """
     options = {"ignore_soft_masked": ignore_soft_masked, "batch_bases": batch_bases, "chunk": chunk}
     totals = Totals()
@@ -156,6 +163,7 @@ def score_file(
                 scores[strand] = log_likelihoods(model, texts, strand=strand, **options)
                 bar.update(sum(lengths[i] for i in block))
 
+            # The header goes before the first block only.
             ids = [inert(str(names[i])) for i in block]
             is_first = block.start == 0
             _write_table(_summary_table(ids, texts, scores), table, is_first)
@@ -168,8 +176,8 @@ def score_file(
 def _summary_table(ids: list[str], sequences: list[str], scores: dict[str, list[np.ndarray]]) -> pd.DataFrame:
     rows = []
     for i, (name, sequence) in enumerate(zip(ids, sequences, strict=True)):
-        own_scores = {strand: values[i] for strand, values in scores.items()}
-        rows.append({"id": name, "length": len(sequence), **summary(own_scores)})
+        scores_of_sequence = {strand: values[i] for strand, values in scores.items()}
+        rows.append({"id": name, "length": len(sequence), **summary(scores_of_sequence)})
     return pd.DataFrame(rows)
 
 
@@ -220,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_files(args: argparse.Namespace) -> list[Path]:
-    """Return the files to write; refuse the input, the same file twice, and a missing folder."""
+    """Return the files to write. Refuse the input file, one file twice, and a missing folder."""
     paths = [path for path in (args.data, args.output, args.per_position) if path is not None]
     if len({Path(path).resolve() for path in paths}) < len(paths):
         raise InputError(f"data, output and per_position must be different files: {paths}")
@@ -235,8 +243,8 @@ def _check_files(args: argparse.Namespace) -> list[Path]:
 
 
 def _check_sequences(path: str, names: Sequence[str], sequences: Sequence[str]) -> list[int]:
-    """Read all sequences once before the work, and return their lengths."""
-    # A letter that the model does not know must be told before hours of work, not after them.
+    """Read and check all sequences once, and return their lengths."""
+    # A bad letter in the last sequence should not be found after hours of work.
     lengths = []
     for name, sequence in zip(names, sequences, strict=True):
         encode_named(sequence, f"{path}: {name}")
@@ -257,10 +265,11 @@ def main(argv: list[str] | None = None) -> None:
     model = load_language_model(args.model, args.device)
     check_lengths(model, lengths, names)
 
+    # "both" is the first of `STRANDS`; the others are what the model reads.
     strands = STRANDS[1:] if args.strand == "both" else (args.strand,)
     options = {name: getattr(args, name) for name in ("ignore_soft_masked", "batch_bases", "chunk")}
     with ExitStack() as at_end:
-        # Both locks before the first file: a run that is refused must not have started another.
+        # Take both locks before opening a file: a run that is refused must not have begun one.
         for path in outputs:
             at_end.enter_context(locked(path, is_file=True))
         files = [at_end.enter_context(whole_file(path)) for path in outputs]

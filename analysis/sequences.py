@@ -1,9 +1,9 @@
-"""Sequences that a person gave, to be read one after another: FASTA, a table or a text file.
+"""The sequences of a FASTA file, a table or a text file that a user names.
 
     names, sequences = open_sequences("reads.fa")
     sequences[7]                                        # read from the file now
 
-A table is in memory as a whole; FASTA and text are not.
+Plain and bgzipped FASTA stays on disk. Everything else is read into memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ __all__ = ["FileSequences", "encode_named", "open_sequences", "read_sequences"]
 
 
 class FileSequences(Sequence):
-    """The sequences of a file, each read when it is asked for: any number fits in memory."""
+    """The sequences of a file, each read on access, so that any number of them will do."""
 
     def __init__(self, file: SequenceFile):
         self.file = file
@@ -39,24 +39,26 @@ class FileSequences(Sequence):
 def open_sequences(
     path: str, sequence_column: str = "sequence", id_column: str = "id"
 ) -> tuple[list[str], Sequence[str]]:
-    """Return the ids and the sequences of a FASTA file (plain or bgzip), a table or a text file.
+    """Return the ids and sequences of a FASTA file (plain or bgzip), a table or a text file.
 
-    The sequences of FASTA and text are read when they are asked for; those of a table are in
-    memory.
+    Sequences of FASTA are read on access; those of a table or text are in memory.
 
     Args:
         path: The file.
-        sequence_column: Column of a table that holds the sequences.
-        id_column: Column of a table that holds the ids; without it, rows are named by their number,
-            from 0.
+        sequence_column: The column of a table that holds the sequences.
+        id_column: The column of a table that holds the ids. Without it, rows are named by their
+            number, from 0.
 
     Raises:
         InputError: The file cannot be read, or holds no sequences.
+
+    >>> names, sequences = open_sequences("reads.fa")                       # doctest: +SKIP
     """
     if not path.lower().endswith(TABLES):
         (file,) = open_genomes([path])
         return list(file.names), FileSequences(file)
 
+    # A single table has no parts, and is called "train".
     table = read_parts(path, (sequence_column, (), id_column))["train"]
     if not len(table):
         raise InputError(f"{path} has no rows")
@@ -70,17 +72,16 @@ def open_sequences(
 def read_sequences(
     path: str, sequence_column: str = "sequence", id_column: str = "id"
 ) -> tuple[list[str], list[str]]:
-    """Return the same as `open_sequences`, with all sequences in memory."""
+    """Do the same as `open_sequences`, with all sequences in memory."""
     names, sequences = open_sequences(path, sequence_column, id_column)
     return names, list(sequences)
 
 
 def encode_named(sequence: str, name: str) -> np.ndarray:
-    """Return the ids of a sequence, uint8 `(length,)`; an error says whose they are.
+    """Return the ids of a sequence, uint8 `(length,)`. Errors begin with its name.
 
     Raises:
-        InputError: The sequence is empty, or holds a character that is no IUPAC letter for a
-            nucleotide.
+        InputError: The sequence is empty, or a character is no IUPAC letter for a nucleotide.
     """
     if not sequence:
         raise InputError(f"{name} is empty")

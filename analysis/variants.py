@@ -3,16 +3,16 @@
     hyenadna variants --model M --fasta g.fa --mutagenesis chr20:1,000,000-1,000,200 --output_dir out
     accelerate launch --multi_gpu --num_processes 4 -m hyenadna variants --model ...   # also on CPUs
 
-The score of an alternative allele is the log-likelihood (natural logarithm) of a window of the
-genome with it minus that with the reference allele, averaged over both strands: below 0, the model
-finds it less likely. Only A, C, G and T count as targets. `distance` is one minus the cosine
-between the mean embeddings of the two windows.
+The score of an alternative allele is a log-likelihood ratio (natural logarithm): that of a window
+of the genome with the allele minus that with the reference, averaged over both strands. Below 0,
+the model finds the allele less likely. Only A, C, G and T count as targets. `distance` is one minus
+the cosine between the mean embeddings of the two windows.
 
-`variants.tsv` has one line per alternative allele, in the order of the VCF, with the reason where
-there is no score. `variants.vcf` is the input with `HYENA_LLR`, `HYENA_DISTANCE` and `HYENA_SKIP`
-in INFO; if the input is compressed, it is `variants.vcf.gz` (bgzip) with an index. Records are
-scored and written in parts of 256, each whole or not at all: a run that was killed goes on where it
-was. Positions of a VCF count from 1, all others here from 0.
+`variants.tsv` has one line per alternative allele, in the order of the VCF, with a reason if there
+is no score. `variants.vcf` is the input with `HYENA_LLR`, `HYENA_DISTANCE` and `HYENA_SKIP` in
+INFO. If the input is compressed, so is the output (`variants.vcf.gz`, bgzip), with an index.
+Records are scored and written in parts of 256, each completely or not at all, so a killed run goes
+on where it was. Positions of a VCF count from 1, all others from 0.
 
     from hyenadna.analysis.variants import score_variants
     score_variants(model, genome, [["chr20", "1000001", "rs1", "A", "G"]])    # a row per allele
@@ -61,7 +61,8 @@ _RECORDS_PER_PART = 256
 _BATCH_SIZE = 32
 _WINDOW = 1024
 
-ADDED = {  # key of INFO: column of the table, type, description
+# Key in INFO -> column of the table, type, description.
+ADDED = {
     "HYENA_LLR": ("llr", "Float", "Log-likelihood ratio of ALT against REF, HyenaDNA, mean of both strands"),
     "HYENA_DISTANCE": (
         "distance",
@@ -93,15 +94,15 @@ COLUMNS = [
 def skip_reason(
     genome: SequenceFile, sequence: int | None, position: int, ref: str, alt: str, window: int
 ) -> str:
-    """Return why an allele cannot be scored; empty if it can.
+    """Return why an allele cannot be scored, or an empty text if it can.
 
     Args:
         genome: The genome.
-        sequence: Number of the chromosome; None if the genome lacks it.
-        position: Of the first reference base, counted from 0.
-        ref: Reference allele, in capitals.
-        alt: Alternative allele, in capitals.
-        window: Bases that the model reads.
+        sequence: The number of the chromosome; None if the genome does not have it.
+        position: The position of the first reference base, from 0.
+        ref: The reference allele, in capitals.
+        alt: The alternative allele, in capitals.
+        window: The number of bases that the model reads.
     """
     if sequence is None:
         return "contig_not_in_fasta"
@@ -131,11 +132,12 @@ def skip_reason(
 def surroundings(
     genome: SequenceFile, sequence: int, position: int, ref: str, alt: str, window: int
 ) -> tuple[str, str]:
-    """Return what is before and after a variant in its window, in capitals.
+    """Return the bases before and after a variant in its window, in capitals.
 
-    It is the same for both alleles. Together with the longer one, in the middle, they are `window`
-    bases; fewer at the ends of the chromosome. `position` counts from 0.
+    They are the same for both alleles. With the longer allele in the middle they make `window`
+    bases, or fewer at the ends of the chromosome. `position` counts from 0.
     """
+    # Centred on the longer allele, so that neither window is longer than the model reads.
     around = window - max(len(ref), len(alt))
     after = position + len(ref)
     start = max(0, position - around // 2)
@@ -155,19 +157,21 @@ def score_variants(
     """Score the alternative alleles of VCF records.
 
     Args:
-        model: A language model, in evaluation mode.
+        model: A language model in evaluation mode.
         genome: The genome.
-        records: The fields of each record as text, from CHROM, POS (counted from 1), ID, REF, ALT
-            on.
-        first: Number of the first record, for the column `line`.
-        window: Bases around a variant that the model reads.
-        batch_size: Windows in one batch.
-        share_prefix: Read what is before a variant once for both alleles: faster, equal but for
-            rounding.
+        records: The fields of each record as text: CHROM, POS (from 1), ID, REF, ALT and perhaps
+            more.
+        first: The number of the first record, for the column `line`.
+        window: The number of bases that the model reads around a variant.
+        batch_size: The number of windows in one batch.
+        share_prefix: Read what comes before a variant only once for both alleles. Faster, and equal
+            except for rounding.
 
     Returns:
-        A row for each alternative allele, with the columns `COLUMNS`. `llr` is NaN where `skip`
-        says why.
+        A row for each alternative allele, with the columns `COLUMNS`. Where `llr` is NaN, `skip` is
+        the reason.
+
+    >>> score_variants(model, genome, [["chr20", "1000001", "rs1", "A", "G"]])  # doctest: +SKIP
     """
     rows = _score_alleles(model, genome, records, first, window, batch_size, share_prefix)
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -182,11 +186,12 @@ def _score_alleles(
     batch_size: int,
     share_prefix: bool,
 ) -> list[dict]:
-    """Return the rows of `score_variants` as dicts: a table for each part would cost more."""
+    """Return the rows of `score_variants` as dicts: a pandas table for each part takes longer."""
     rows = []
     scored = []
-    # Two for each scored allele, one a strand: what the model reads before the variant, and what
-    # follows with the reference and with the alternative.
+    # For each scored allele two of each, one per strand: a prefix, which is what the model reads
+    # before the variant, and a pair, which is the rest with the reference and with the alternative.
+    # On the reverse strand, the prefix is what comes after the variant on the forward strand.
     prefixes = []
     pairs = []
     for row, sequence in _alleles_of(records, genome, first):
@@ -206,7 +211,7 @@ def _score_alleles(
         pairs.append((ref + after, alt + after))
         pairs.append((reverse_complement(before + ref), reverse_complement(before + alt)))
 
-    # A part may have none: a contig that the FASTA lacks, or symbolic alleles only.
+    # A part may have none: on a contig that the FASTA does not have, or with symbolic alleles only.
     if scored:
         _add_scores(scored, *_score_pairs(model, prefixes, pairs, batch_size, share_prefix))
     return rows
@@ -215,9 +220,7 @@ def _score_alleles(
 def _alleles_of(
     records: Iterable[Sequence[str]], genome: SequenceFile, first: int
 ) -> Iterator[tuple[dict, int | None]]:
-    """Yield a row for each alternative allele, without its scores, and the number of its
-    chromosome.
-    """
+    """Yield for each alternative allele a row without scores, and the number of its chromosome."""
     for line, record in enumerate(records, first):
         chrom, pos, name, ref, alts = record[:5]
         sequence = genome.number_of(chrom)
@@ -239,7 +242,7 @@ def _score_pairs(
         return score_continuations(model, prefixes, pairs, batch_size)
 
     windows = [prefix + end for prefix, pair in zip(prefixes, pairs, strict=True) for end in pair]
-    # The alternatives of a record share the window of their reference.
+    # Alternatives of one record have the same reference window. Read each different window once.
     number = {text: i for i, text in enumerate(dict.fromkeys(windows))}
     index = np.array([number[text] for text in windows]).reshape(-1, 2)
     totals, means = score_windows(model, list(number), batch_size)
@@ -247,7 +250,13 @@ def _score_pairs(
 
 
 def _add_scores(rows: list[dict], totals: np.ndarray, means: np.ndarray) -> None:
-    """Write the scores into rows; totals and means are of two pairs for each, one a strand."""
+    """Write the scores into rows.
+
+    Args:
+        rows: The rows of n alleles.
+        totals: Log-likelihoods of REF and ALT `(2 n, 2)`; forward and reverse strand alternate.
+        means: Mean embeddings `(2 n, 2, d_model)`, likewise.
+    """
     totals = totals.reshape(len(rows), 2, 2)
     means = means.reshape(len(rows), 2, 2, -1)
     for row, total, mean in zip(rows, totals, means, strict=True):
@@ -255,7 +264,7 @@ def _add_scores(rows: list[dict], totals: np.ndarray, means: np.ndarray) -> None
         row["llr_forward"] = forward
         row["llr_reverse"] = reverse
         row["llr"] = (forward + reverse) / 2
-        # The model reads one direction. Both strands together see what is on either side of a base.
+        # A causal model sees only one side of a base. Adding both strands covers both sides.
         ref_mean, alt_mean = mean.sum(0)
         norms = np.linalg.norm(ref_mean) * np.linalg.norm(alt_mean)
         row["distance"] = 1 - float(ref_mean @ alt_mean / norms)
@@ -276,15 +285,15 @@ def score_windows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the log-likelihood and the mean embedding of each sequence.
 
-    Only sequences of one length share a batch, so that each is rounded as it would be alone.
-
     Returns:
         float64 `(n,)` and float64 `(n, d_model)`.
     """
     totals = np.zeros(len(sequences))
     means = np.zeros((len(sequences), model.config.d_model))
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    for _, group in groupby(order, key=lambda i: len(sequences[i])):
+    # Only sequences of the same length share a batch. Padding would change the lengths of the
+    # transforms, and so the rounding: a score would depend on its neighbours in the VCF.
+    by_length = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    for _, group in groupby(by_length, key=lambda i: len(sequences[i])):
         same_length = list(group)
         for start in range(0, len(same_length), batch_size):
             rows = same_length[start : start + batch_size]
@@ -300,22 +309,24 @@ def score_windows(
 def score_continuations(
     model: HyenaDNAForCausalLM, prefixes: list[str], pairs: list[tuple[str, str]], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score two continuations of each prefix, which the model reads once for both.
+    """Score two continuations of each prefix, reading the prefix only once.
 
-    Equal to whole windows but for rounding: a sum over 1,000 float32 log-probabilities is not
-    determined to 1e-5.
+    A prefix adds the same to both log-likelihoods, so their difference is that of whole windows,
+    except for rounding: a sum of 1,000 float32 log-probabilities is good to about 1e-5.
 
     Returns:
-        Log-likelihood of each continuation given its prefix, float64 `(n, 2)`, and the mean
+        The log-likelihood of each continuation given its prefix, float64 `(n, 2)`, and the mean
         embedding of prefix and continuation, float64 `(n, 2, d_model)`.
     """
     totals = np.zeros((len(pairs), 2))
     means = np.zeros((len(pairs), 2, model.config.d_model))
-    order = sorted(range(len(pairs)), key=lambda i: (len(prefixes[i]), max(map(len, pairs[i]))))
+    # The prefixes of a batch go into one cache, so they must have the same length: cut them to the
+    # shortest, and give the rest to the continuations. Sorted, little is left over to read twice.
+    by_length = sorted(range(len(pairs)), key=lambda i: (len(prefixes[i]), max(map(len, pairs[i]))))
     pairs_at_a_time = max(1, batch_size // 2)
-    for start in range(0, len(order), pairs_at_a_time):
-        numbers = order[start : start + pairs_at_a_time]
-        shortest = len(prefixes[numbers[0]])  # what longer prefixes have beyond it is read twice
+    for start in range(0, len(by_length), pairs_at_a_time):
+        numbers = by_length[start : start + pairs_at_a_time]
+        shortest = len(prefixes[numbers[0]])
         shared = [prefixes[i][:shortest] for i in numbers]
         ends = [prefixes[i][shortest:] + end for i in numbers for end in pairs[i]]
         total, mean = _score_ends(model, shared, ends)
@@ -327,13 +338,13 @@ def score_continuations(
 def _score_ends(
     model: HyenaDNAForCausalLM, shared: list[str], ends: list[str]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log-likelihoods of ends, two for each shared beginning, and mean embeddings.
+    """Return the log-likelihoods of ends, two for each shared beginning, and mean embeddings.
 
-    An embedding is the mean over the beginning and the end.
+    An embedding is the mean over beginning and end together.
 
     Args:
         model: A language model.
-        shared: n beginnings, all of one length, maybe 0.
+        shared: n beginnings, all of the same length, which may be 0.
         ends: 2 n ends of any length.
 
     Returns:
@@ -350,7 +361,8 @@ def _score_ends(
         cache = DynamicCache(config=model.config)
         beginning, _ = _token_ids(shared)
         read = model.hyena(beginning.to(model.device), past_key_values=cache).last_hidden_state
-        # The last position of the beginning predicts the first base of each end.
+        # The last position of the beginning predicts the first base of each end. The padded 0 only
+        # moves that base to the place where `target_log_probabilities` expects a target.
         last = read[rows, -1:].expand(-1, 2, -1)
         total = target_log_probabilities(model, last, F.pad(ids[:, :1], (1, 0))).double().sum(1)
         embedding = read.double().sum(1)[rows]
@@ -360,6 +372,7 @@ def _score_ends(
         hidden = model.hyena(ids).last_hidden_state
 
     total = total + target_log_probabilities(model, hidden, ids).double().sum(1)
+    # The sum over the positions that are no pads, as a product: it makes no copy of `hidden`.
     embedding = embedding + torch.bmm(is_inside[:, None].to(hidden.dtype), hidden)[:, 0].double()
     whole = (lengths[:, None] + len(shared[0])).to(model.device)
     return total, embedding / whole
@@ -369,7 +382,8 @@ def _score_ends(
 
 
 def _write_rows(path: Path, rows: list[dict]) -> None:
-    """Write a part, separated by tabs. `csv` writes floats by `repr`: nothing is rounded."""
+    """Write a part as a table separated by tabs."""
+    # `csv` writes floats by `repr`, so nothing is rounded.
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
         writer.writeheader()
@@ -388,10 +402,10 @@ def _read_rows(parts: Parts, names: Sequence[str]) -> Iterator[dict[str, str]]:
             with open(path, encoding="utf-8", newline="") as file:
                 reader = csv.reader(file, delimiter="\t", strict=True)
                 if next(reader, None) != COLUMNS:
-                    raise ValueError("its header is another")
+                    raise ValueError("its header is not ours")
                 for values in reader:
                     row = dict(zip(COLUMNS, values, strict=True))
-                    # A damaged digit must be told here, before it is joined to the others.
+                    # A damaged number must be found here, before it is joined to the others.
                     for column in _NUMBERS:
                         float(row[column])
                     yield row
@@ -409,7 +423,7 @@ def _score_text(text: str) -> str:
 
 
 def _info_items(alleles: list[dict[str, str]]) -> list[str]:
-    """Return what one record gets in INFO: a value per allele, `.` where there is none."""
+    """Return the INFO items of one record, each with a value per allele, `.` for none."""
     items = []
     for key, (column, kind, _) in ADDED.items():
         values = [allele[column] for allele in alleles]
@@ -425,16 +439,17 @@ def _info_items(alleles: list[dict[str, str]]) -> list[str]:
 def annotated(lines: Iterable[str], rows: Iterable[dict[str, str]]) -> Iterator[str]:
     """Yield the lines of a VCF with the scores in INFO.
 
+    Both inputs are read once, a record at a time.
+
     Args:
-        lines: Of the VCF, without their ends.
-        rows: Of the table of scores, in the order of the VCF. Both are read once, a record at a
-            time.
+        lines: The lines of the VCF, without line breaks.
+        rows: The rows of the table of scores, in the order of the VCF.
 
     Raises:
-        InputError: The rows are not those of the VCF.
+        InputError: The rows do not belong to the VCF.
     """
     alleles_of_records = groupby(rows, key=lambda row: row["line"])
-    # An earlier run may have annotated the input: its values are replaced.
+    # If an earlier run has annotated the input, replace its values.
     old_headers = tuple(f"##INFO=<ID={key}," for key in ADDED)
     old_keys = {*ADDED, ".", ""}
     number = 0
@@ -447,13 +462,13 @@ def annotated(lines: Iterable[str], rows: Iterable[dict[str, str]]) -> Iterator[
         elif not line.startswith("#"):
             fields = line.split("\t", 8)
             alleles = list(next(alleles_of_records, (None, []))[1])
-            # A part that a machine lost in part, at the end of a line, would shift all scores after
-            # it.
+            # If a part lost its last lines in a power failure, all scores after it would shift.
             if len(alleles) != fields[4].count(",") + 1 or alleles[0]["line"] != str(number):
                 raise InputError(
                     f"the parts have no scores of record {number} (from 0): remove them and start again"
                 )
             number += 1
+            # "." stands for an empty INFO, and must not stay beside real items.
             kept = [item for item in fields[7].split(";") if item.partition("=")[0] not in old_keys]
             fields[7] = ";".join([*kept, *_info_items(alleles)])
             line = "\t".join(fields)
@@ -461,7 +476,7 @@ def annotated(lines: Iterable[str], rows: Iterable[dict[str, str]]) -> Iterator[
 
 
 def _write_annotated(vcf: str, output: Path, rows: Iterable[dict[str, str]]) -> str:
-    """Write the annotated VCF, compressed and indexed as the input; return what was written."""
+    """Write the annotated VCF, compressed and indexed if the input is. Return what was written."""
     name = "variants.vcf.gz" if is_compressed(vcf) else "variants.vcf"
     written = write_vcf(output / name, annotated(vcf_lines(vcf), rows))
     if written.problem:
@@ -472,9 +487,9 @@ def _write_annotated(vcf: str, output: Path, rows: Iterable[dict[str, str]]) -> 
 
 
 def _join(vcf: str, output: Path, parts: Parts, names: Sequence[str]) -> None:
-    """Join the parts to `variants.tsv`, and write the VCF again with the scores in INFO.
+    """Join the parts to `variants.tsv`, and write the VCF with the scores in INFO.
 
-    One record is in memory at a time: a VCF of whole genomes has millions.
+    One record is in memory at a time: a VCF of whole genomes has millions of them.
     """
     reasons: Counter[str] = Counter()
     alleles = 0
@@ -489,6 +504,7 @@ def _join(vcf: str, output: Path, parts: Parts, names: Sequence[str]) -> None:
                 reasons[re.sub(r"(REF_mismatch).*", r"\1", row["skip"])] += 1
 
     written = _write_annotated(vcf, output, _read_rows(parts, names))
+    # Last: as long as the parts are there, an interrupted join can be done again.
     parts.remove()
     lines = [f"{alleles - reasons.total():,} of {alleles:,} alleles scored: {path}; {written}"]
     lines += [f"  skipped {count:,}: {reason}" for reason, count in reasons.most_common()]
@@ -508,24 +524,24 @@ def run_vcf(
     batch_size: int = _BATCH_SIZE,
     share_prefix: bool = False,
 ) -> None:
-    """Score the alleles of a VCF; write `variants.tsv` and the annotated VCF into a folder.
+    """Score the alleles of a VCF, and write `variants.tsv` and the annotated VCF into a folder.
 
-    Several processes share the work. What an interrupted run left in the folder is taken as it is:
-    the caller has compared its settings.
+    Several processes share the work. Parts that an interrupted run left are used as they are: the
+    caller must have compared the settings.
 
     Args:
-        model: A language model, in evaluation mode.
+        model: A language model in evaluation mode.
         genome: The genome.
-        vcf: File of the variants, plain, gzip or bgzip.
-        records: How many it has, from `check_vcf`.
-        output: The folder, which is there.
+        vcf: The file of variants, plain, gzip or bgzip.
+        records: The number of its records, from `check_vcf`.
+        output: The folder, which must exist.
         window: See `score_variants`, as for `batch_size` and `share_prefix`.
     """
     state = PartialState()
     parts = Parts(output / "parts", ".tsv")
-    # The parts are removed last, so a table beside them may be of an interrupted join.
+    # Parts are removed last. A table beside them is from an interrupted join.
     is_finished = (output / "variants.tsv").exists() and not parts.folder.exists()
-    # All processes must have looked before the fastest makes the folder of parts.
+    # Every process must have looked before the fastest makes the folder of parts.
     state.wait_for_everyone()
     if is_finished:
         if state.is_main_process:
@@ -535,14 +551,15 @@ def run_vcf(
     parts.folder.mkdir(exist_ok=True)
     names = [f"{number:06d}" for number in range(-(-records // _RECORDS_PER_PART))]
     mine = set(share(parts.missing(names), state.process_index, state.num_processes))
-    # Every process must have listed what is missing before any of them writes a part.
+    # Every process must have listed the missing parts before any of them writes one, or their
+    # shares would not fit together.
     state.wait_for_everyone()
     start = time.perf_counter()
     scored = 0
     fields = vcf_records(vcf)
     with tqdm(total=len(mine), unit="part", disable=not state.is_local_main_process) as bar:
         for number, name in enumerate(names):
-            # Read also what is done or another's: a VCF has no index of its lines.
+            # Read the records of all parts, ours or not: there is no index to jump to a line.
             batch = list(islice(fields, _RECORDS_PER_PART))
             if name not in mine:
                 continue
@@ -562,7 +579,7 @@ def run_vcf(
 
 
 def checksum_of(model: HyenaDNAForCausalLM) -> int:
-    """Return a checksum of the model's weights."""
+    """Return a checksum (CRC-32) of the weights of a model."""
     checksum = 0
     for weight in model.state_dict().values():
         checksum = zlib.crc32(weight.cpu().numpy().tobytes(), checksum)
@@ -609,7 +626,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 def _check_folder(output: Path, settings: dict) -> None:
-    """Raise `InputError` if the folder holds something else, or results of other settings."""
+    """Raise `InputError` if the folder holds something else, or results with other settings."""
     earlier = read_earlier_settings(output)
     if not earlier and _holds_something(output):
         raise InputError(f"{output} holds something else: choose another folder")
@@ -631,8 +648,8 @@ def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     _check_arguments(args)
     (genome,) = open_genomes([args.fasta])
-    # Without cpu=True, accelerate takes each process for a run of its own. Fast processes wait long
-    # for the slowest.
+    # Without `cpu=True`, accelerate treats each process on a CPU as a run of its own. The timeout
+    # is long because fast processes wait for the slowest.
     on_cpu = args.device == "cpu" or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=7))
     output = Path(args.output_dir)
@@ -642,12 +659,13 @@ def main(argv: list[str] | None = None) -> None:
         records, checksum = check_vcf(args.vcf)
     names = ("model", "fasta", "vcf", "mutagenesis", "window", "share_prefix")
     settings = {name: getattr(args, name) for name in names}
-    # Files may change under the same name, and the parts of two runs must not be mixed.
+    # Names are not enough: files may change under the same name, and parts of different runs must
+    # not be mixed.
     settings |= {"vcf_checksum": checksum, "fasta_bases": int(genome.lengths.sum())}
     _check_folder(output, settings)
     region = None
     if args.mutagenesis is not None:
-        # Before anything is written: a mistyped region must not claim the folder for itself.
+        # Before anything is written: a mistyped region must not claim the folder.
         region = read_region(genome, args.mutagenesis, args.window)
 
     device = args.device or (str(state.device) if state.device.type == "cuda" else None)
@@ -656,6 +674,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"window is {args.window}, but the model reads at most max_seq_len={model.config.max_seq_len}"
         )
+    # Checked twice: before the model is loaded, which may take minutes, and with its weights.
     settings["weights"] = checksum_of(model)
     _check_folder(output, settings)
     state.wait_for_everyone()

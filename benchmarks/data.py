@@ -1,10 +1,11 @@
-"""python benchmarks/data.py [--data genome.fa | --bgzip] [--lengths 1024 100000] [--seconds 5]
+"""Speed of the data pipeline of `hyenadna pretrain`, in bases per second and core.
 
-Bases a second and core that the data pipeline of `hyenadna pretrain` delivers: windows of a FASTA
-file to batches of `input_ids` and `labels`, in one process with one thread. Without --data a random
-genome of 64 Mb is written first. With --bgzip that genome is block-compressed. Memory is what this
-process alone holds, after a run. The floor is the least that a window can cost: the same bytes,
-copied from memory and widened to int64.
+    python benchmarks/data.py [--data genome.fa | --bgzip] [--lengths 1024 100000] [--seconds 5]
+
+One process with one thread turns windows of a FASTA file into batches of `input_ids` and `labels`.
+Without --data, a random genome of 64 Mb is written first; with --bgzip it is block-compressed.
+Memory is what this process alone holds after a run. The floor is the least that a window can cost:
+the same bytes, copied from memory and widened to int64.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def random_genome(folder: str, bgzip: bool) -> Path:
 
 
 def pipeline(path: str, length: int, reverse_complement: float, ignore_soft_masked: bool):
-    """Yield the number of bases of one batch after the other."""
+    """Yield the number of bases in each batch, without end."""
     genomes = open_genomes([path])
     windows = tile(whole_sequences(genomes), length)
     rows = max(1, 2**16 // length)
@@ -53,24 +54,27 @@ def pipeline(path: str, length: int, reverse_complement: float, ignore_soft_mask
 
 
 def floor(path: str, length: int):
-    content, rng = np.fromfile(path, np.uint8), np.random.default_rng(0)
+    """Yield the number of bases in each batch of random slices of the file's bytes."""
+    content = np.fromfile(path, np.uint8)
+    rng = np.random.default_rng(0)
     rows = max(1, 2**16 // length)
     while True:
         ids = np.stack(
             [content[i : i + length] for i in rng.integers(0, len(content) - length, rows).tolist()]
         )
-        ids, labels = torch.from_numpy(ids).long(), torch.from_numpy(ids).long()
-        yield ids.numel() + 0 * labels.numel()
+        # Twice, because a batch has inputs and labels.
+        inputs = torch.from_numpy(ids).long()
+        labels = torch.from_numpy(ids).long()
+        yield inputs.numel() + 0 * labels.numel()
 
 
 def speed(batches, seconds: float) -> float:
-    """Millions of bases a second; the first second is for the pages of the file to come into
-    memory.
-    """
+    """Return millions of bases a second, without a first second to fill the page cache."""
     start = time.perf_counter()
     while time.perf_counter() < start + 1:
         next(batches)
-    bases, start = 0, time.perf_counter()
+    bases = 0
+    start = time.perf_counter()
     while time.perf_counter() < start + seconds:
         bases += next(batches)
     return bases / (time.perf_counter() - start) / 1e6

@@ -1,24 +1,22 @@
-"""Milliseconds per generated base at growing contexts: `python benchmarks/generation.py --out
-docs/generation`.
+"""Milliseconds per generated base at growing contexts.
 
+    python benchmarks/generation.py --out docs/generation
     python benchmarks/generation.py --contexts 1024 8192 32768 --rounds 3
     python benchmarks/generation.py --models ours gpt2 --new 256
 
-For each context and round the implementations run in turn, so that a drift of the machine meets all
-of them; a figure is the median over the rounds. Greedy, one sequence, weights at random, each in a
-process of its own.
+In each round the implementations run in turn, so that a drift of the machine affects all of them
+alike. A figure is the median over the rounds. Decoding is greedy, with one sequence, random weights
+and a process for each run.
 
-ours       `generate` with the cache of `hyenadna`: `--new` bases after a prompt of so many
-gpt2       Transformers' GPT-2, equal in width and depth, `generate` with its own cache; attention over
-           a long prompt
-           takes minutes, so only up to `--gpt2_until`
-recompute  `plain.py`, the whole sequence again for each base, as other implementations of HyenaDNA
-           do. A round would take hours: single steps are timed at `--recompute` lengths spread
-           evenly over the new bases, and the mean of them is multiplied.
+ours       `generate` with the cache of `hyenadna`: `--new` bases after a prompt of that length
+gpt2       Transformers' GPT-2 of the same width and depth, `generate` with its own cache, up to
+           `--gpt2_until`: attention over a longer prompt takes minutes
+recompute  `plain.py` reads the whole sequence again for each base, as other implementations of
+           HyenaDNA do. A round would take hours, so single steps are timed at `--recompute`
+           lengths, spread evenly over the new bases, and their mean is multiplied.
 
-`prefill` and `forward` are seconds for the prompt: with a cache left behind, and without one.
-`first` is the time of
-the first two bases with the prefill: what the cache puts off until then is in it.
+`prefill` and `forward` are the seconds for the prompt, with and without filling a cache. `first` is
+the time of the first two bases, prefill included: it contains what the cache postpones.
 """
 
 import argparse
@@ -53,8 +51,7 @@ def child(name: str, context: int, new: int, recompute: int, d_model: int, n_lay
 
         model = Plain(d_model, n_layer, context + new)
         head = torch.nn.Linear(d_model, 16, bias=False)
-        # Whole numbers of many kinds: a transform's time depends on the prime factors of its
-        # length.
+        # Several lengths: the time of a transform depends on the prime factors of its length.
         lengths = [context + round(new * (i + 0.5) / recompute) for i in range(recompute)]
         with torch.no_grad():
             head(model(torch.randint(7, 11, (1, lengths[0])))[:, -1])
@@ -113,8 +110,9 @@ def measure(args: argparse.Namespace) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown: a row for each context; ours beside GPT-2 (at that context, or else its longest)
-    and recomputing.
+    """Return a Markdown table with a row for each context: ours, GPT-2 and recomputing.
+
+    Beyond GPT-2's longest context, its figure for that is shown.
     """
     found = {(row["model"], row["context"]): row for row in rows}
     contexts = list(dict.fromkeys(row["context"] for row in rows))
@@ -155,7 +153,7 @@ def table(rows: list[dict]) -> str:
 
 
 def growth(lengths: list[int], d_model: int, n_layer: int) -> list[dict]:
-    """Seconds of the model's own steps for n bases from an empty prompt: what n log^2 n is about."""
+    """Time the steps of the model for n bases from an empty prompt, to compare with n log^2 n."""
     import torch
     from transformers import DynamicCache
 
@@ -178,8 +176,9 @@ def growth(lengths: list[int], d_model: int, n_layer: int) -> list[dict]:
 
 
 def fitted(steps: list[dict]):
-    """Fit `a n + b n log^2 n`, the fixed cost of a step and the transforms, to the seconds for n
-    bases.
+    """Fit `a n + b n log^2 n` to the seconds for n bases.
+
+    The first term is the fixed cost of a step, the second that of the transforms.
     """
     import numpy as np
 
@@ -206,7 +205,7 @@ def picture(rows: list[dict], steps: list[dict], path: Path) -> None:
         right.loglog(n, seconds, "o", label="ours, from nothing")
         right.loglog(n, curve, "-", label=r"$a\,n + b\,n \log^2 n$")
         slow = sorted((row["context"], row["ms_per_base"]) for row in rows if row["model"] == "recompute")
-        if slow:  # seconds for n bases: the integral of the time for one
+        if slow:  # the seconds for n bases are the integral of the time for one
             context, ms = (np.concatenate([[0.0], column]) for column in np.array(slow, dtype=float).T)
             total = np.cumsum((ms[1:] + ms[:-1]) / 2 * np.diff(context)) / 1000
             right.loglog(context[1:], total, "s--", label="recompute (integral of the left)")
@@ -246,14 +245,14 @@ def main() -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         command = "python benchmarks/generation.py " + " ".join(sys.argv[1:])
         lines = [
-            f"`{command}`, {os.cpu_count()} cores. Medians of {args.rounds}; {args.new:,} bases.",
+            f"`{command}`, {os.cpu_count()} cores. {args.new:,} new bases, medians of {args.rounds} runs.",
             "",
             text,
             "",
         ]
         if steps:
             lines += [
-                "Steps of the model alone, from nothing:",
+                "Steps of the model alone, from an empty cache:",
                 "",
                 "| bases | seconds | ms per base |",
                 "|---|---|---|",
@@ -263,7 +262,7 @@ def main() -> None:
                 lines.append(f"| {row['new']:,} | {row['seconds']:.2f} | {ms:.2f} |")
             _, seconds, (a, b), curve = fitted(steps)
             worst = max(abs(curve / seconds - 1))
-            lines += ["", f"Seconds fit {a:.3g} n + {b:.3g} n log2(n)^2, to {worst:.0%} at worst."]
+            lines += ["", f"{a:.3g} n + {b:.3g} n log2(n)^2 fits the seconds to within {worst:.0%}."]
         out.with_suffix(".md").write_text("\n".join(lines) + "\n")
         with open(out.with_suffix(".csv"), "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval=math.nan)

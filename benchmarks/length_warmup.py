@@ -1,10 +1,11 @@
-"""python benchmarks/length_warmup.py --data chr20.fa --validation 20:55,025,520-58,025,520
-[--tokens 2e6]
+"""Does a warm-up of the sequence length help? Pretrain the same model with and without it.
 
-Pretrains the same model twice on as many tokens, with a warm-up of the sequence length over the
-first third of the steps and without it, and draws the validation perplexity over tokens and over
-seconds to docs/length_warmup.png. Validation windows have their full length in both. The runs lie
-in --output_dir; a killed command, given again, goes on.
+    python benchmarks/length_warmup.py --data chr20.fa --validation 20:55,025,520-58,025,520
+
+Both runs see the same number of tokens (--tokens). One warms up the sequence length over the first
+third of the steps. The validation perplexity over tokens and over seconds is drawn to
+docs/length_warmup.png. Validation windows have their full length in both. The runs are in
+--output_dir; if the command was killed, run it again and it goes on.
 """
 
 import argparse
@@ -19,8 +20,9 @@ STEPS_BETWEEN_POINTS = 25
 
 
 def curve(folder: Path) -> list[tuple[int, float, float]]:
-    """Tokens, seconds and perplexity at each evaluation of a run."""
-    points, seconds = [], 0.0
+    """Return tokens, seconds and perplexity at each evaluation of a run."""
+    points = []
+    seconds = 0.0
     for line in json.loads((folder / "trainer_state.json").read_text())["log_history"]:
         seconds = line.get("seconds", seconds)
         if "eval_perplexity" in line:

@@ -1,9 +1,8 @@
-"""HyenaDNA as plainly as the paper and the published code have it: what the others are measured
-against.
+"""HyenaDNA as the paper and the published code write it: the baseline of the benchmarks.
 
-Whole tensors, one operation after another: FFTs of length 2 L over all channels, `conv1d`, the tanh
-GELU of PyTorch, positional features stored in buffers. No masks, no heads. Parameter names are
-those of our model's backbone.
+It works on whole tensors, one operation after another: FFTs of length 2 L over all channels,
+`conv1d`, PyTorch's tanh GELU, positional features in buffers. There are no masks and no heads.
+Parameters have the same names as in our model's backbone.
 """
 
 import math
@@ -48,6 +47,7 @@ class Operator(nn.Module):
         x0, x1, v = self.short_filter(self.in_proj(u).transpose(1, 2))[..., :length].chunk(3, dim=1)
         k = self.filter_fn(length).T
         v = v * x1
+        # Padded to twice the length: the circular convolution of the FFT becomes a causal one.
         n = 2 * length
         y = torch.fft.irfft(torch.fft.rfft(v, n=n) * torch.fft.rfft(k, n=n) / n, n=n, norm="forward")[
             ..., :length
@@ -59,9 +59,11 @@ class Operator(nn.Module):
 class Block(nn.Module):
     def __init__(self, d_model: int, max_seq_len: int):
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
+        self.norm1 = nn.LayerNorm(d_model)
+        self.norm2 = nn.LayerNorm(d_model)
         self.mixer = Operator(d_model, max_seq_len)
-        self.fc1, self.fc2 = nn.Linear(d_model, 4 * d_model), nn.Linear(4 * d_model, d_model)
+        self.fc1 = nn.Linear(d_model, 4 * d_model)
+        self.fc2 = nn.Linear(4 * d_model, d_model)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         h = h + self.mixer(self.norm1(h))
@@ -69,7 +71,7 @@ class Block(nn.Module):
 
 
 class Plain(nn.Module):
-    """Ids of shape (batch, length) -> hidden states of shape (batch, length, d_model)."""
+    """The backbone: ids `(batch, length)` -> hidden states `(batch, length, d_model)`."""
 
     def __init__(self, d_model: int, n_layer: int, max_seq_len: int):
         super().__init__()

@@ -1,20 +1,20 @@
-"""Time and memory of one sequence, forward and training step: `python benchmarks/speed.py --out
-docs/speed_measured`.
+"""Time and memory of one sequence, forward and in a training step.
 
+    python benchmarks/speed.py --out docs/speed_measured
     python benchmarks/speed.py --lengths 1026 16384 --rounds 5
     python benchmarks/speed.py --d_model 256 --n_layer 8 --lengths 1000000 --modes forward --models ours
 
 Each figure is the median over `--rounds` processes of one implementation, run in turn (ours, plain,
-ours, plain, ...): a drift of the machine meets all of them. A process makes the model, does one run
-that does not count (up to 100,000 bases), and reports the fastest of its `--repeats` runs and the
-most memory that it held above what it held before.
+ours, plain, ...), so that a drift of the machine affects all of them alike. A process makes the
+model, does one run that does not count (up to 100,000 bases), and reports the fastest of its
+`--repeats` runs and its peak memory above what it held before.
 
 ours       hyenadna; `ours+checkpointing` with activation checkpointing
 plain      `plain.py`: straight from the paper, as the published code does it
-gpt2       Transformers' GPT-2 with SDPA attention, equal in width and depth
+gpt2       Transformers' GPT-2 with SDPA attention, of the same width and depth
 multimolecule   if it is installed
-floor      what cannot be saved: the same matrix products in tiles that stay in the cache, and
-           transforms in the cache
+floor      what nobody can save: the same matrix products in tiles that fit into the CPU cache, and
+           the same transforms, in the cache too
 """
 
 import argparse
@@ -35,7 +35,7 @@ COLUMNS = {"model": str, "mode": str, "length": int, "seconds": float, "peak_mb"
 
 
 def memory(field: str) -> float:
-    """A field of this process's status in MB: `VmRSS` now, or `VmHWM`, the most so far."""
+    """Return the memory of this process in MB: `VmRSS` is the current, `VmHWM` the peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 1024
@@ -43,7 +43,7 @@ def memory(field: str) -> float:
 
 
 def make(name: str, d_model: int, n_layer: int, length: int):
-    """A module from ids (1, length) to hidden states."""
+    """Return a function from ids `(1, length)` to hidden states, and its module."""
     if name.startswith("ours"):
         from hyenadna import HyenaDNAConfig, HyenaDNAModel
 
@@ -75,9 +75,7 @@ def make(name: str, d_model: int, n_layer: int, length: int):
 
 
 def floor(d_model: int, n_layer: int, length: int, training: bool, device: str) -> float:
-    """Seconds of the matrix products and the transforms alone, each as fast as this machine does
-    them.
-    """
+    """Return the seconds that the matrix products and transforms take at best on this machine."""
     import torch
 
     from hyenadna.long_convolution import next_fast_length
@@ -95,18 +93,21 @@ def floor(d_model: int, n_layer: int, length: int, training: bool, device: str) 
     torch.set_default_device(device)
     tile = min(length, 1024) if device == "cpu" else length
     seconds = 0.0
-    # Per position: in_proj, out_proj, fc1, fc2, and the network of the filters. Training: three
-    # times as much.
+    # Per position: in_proj, out_proj, fc1 and fc2, then the layers of the filter network. Training
+    # takes three times as much: two more products in the backward pass.
     for rows, columns in ((3, 1), (1, 1), (4, 1), (1, 4)):
-        x, w = torch.randn(tile, columns * d_model), torch.randn(rows * d_model, columns * d_model)
+        x = torch.randn(tile, columns * d_model)
+        w = torch.randn(rows * d_model, columns * d_model)
         seconds += fastest(lambda x=x, w=w: x @ w.T) * length / tile
     for shape in ((5, 64), (64, 64), (64, 64), (64, d_model)):
-        x, w = torch.randn(tile, shape[0]), torch.randn(*shape)
+        x = torch.randn(tile, shape[0])
+        w = torch.randn(*shape)
         seconds += fastest(lambda x=x, w=w: x @ w) * length / tile
     seconds *= 3 if training else 1
-    # Per channel: two transforms forth and one back; training: three and two more. As many at a
-    # time as is fastest.
-    n, per_channel = next_fast_length(2 * length - 1), []
+    # Per channel: two transforms forth and one back, in training three and three. Try batches of
+    # several sizes, and take the fastest.
+    n = next_fast_length(2 * length - 1)
+    per_channel = []
     for rows in (2, 4, 8, 16, 32, 64, 128, d_model):
         if rows > d_model or (per_channel and rows * n > (2**22 if device == "cpu" else 2**28)):
             continue
@@ -153,7 +154,7 @@ def child(name: str, mode: str, device: str, length: int, d_model: int, n_layer:
 
     idle = held("VmRSS")
     times = []
-    warm_up = length <= 100_000  # what a first run costs more is nothing beside a long one
+    warm_up = length <= 100_000  # in a longer run, the extra cost of a first one does not matter
     for _ in range(repeats + warm_up):
         finish(device)
         start = time.perf_counter()
@@ -202,14 +203,13 @@ def measure(args: argparse.Namespace) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown: a row for each mode and length; beside ours the others' times and memory as
-    multiples of it.
-    """
+    """Return a Markdown table: a row for each mode and length, others as multiples of ours."""
     names = [name for name in MODELS if any(row["model"] == name for row in rows)]
     lines = ["| | length | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
     for mode, length in dict.fromkeys((row["mode"], row["length"]) for row in rows):
         found = {row["model"]: row for row in rows if (row["mode"], row["length"]) == (mode, length)}
-        ours, cells = found.get("ours"), []
+        ours = found.get("ours")
+        cells = []
         for name in names:
             row = found.get(name)
             if row is None:
@@ -301,8 +301,8 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     out.with_suffix(".md").write_text(
-        f"Width {args.d_model}, {args.n_layer} layers, {os.cpu_count()} cores. Medians of seconds and "
-        f"of MB above the idle process; in brackets multiples of ours.\n\n{table(rows)}\n"
+        f"Width {args.d_model}, {args.n_layer} layers, {os.cpu_count()} cores. Medians: seconds, and MB "
+        f"beyond the idle process. Figures in brackets are multiples of ours.\n\n{table(rows)}\n"
     )
     picture(rows, out.with_suffix(".png"))
     print(f"\n{table(rows)}")

@@ -1,19 +1,19 @@
-"""python benchmarks/tokenizer.py [--bases 1000000] [--repeats 5]
+"""Time and memory of `tokenizer(sequence, return_tensors="pt")` on one random sequence.
 
-Time and memory of `tokenizer(sequence, return_tensors="pt")` on one random sequence, each tokenizer
-in its own process:
+    python benchmarks/tokenizer.py [--bases 1000000] [--repeats 5]
+
+Each tokenizer has a process of its own:
 
 - hyenadna: `hyenadna.tokenization.HyenaDNATokenizer`
-- python: a tokenizer of Transformers that goes through the text character by character in Python,
-  as the published
+- python: a tokenizer of Transformers that reads character by character in Python, as the published
   HyenaDNA tokenizer does
-- loop: the least that Python can do: a list comprehension over a dict, and torch.tensor, without
-  any tokenizer
+- loop: the least that Python can do, without any tokenizer: a list comprehension over a dict, and
+  torch.tensor
 - rust: the `tokenizers` backend that `tokenizer.json` describes, without our table
 
-Prints the median time, the speed, the peak of resident memory above what the process held before
-the call (sequence included, after a warm-up on a short sequence), and the time relative to
-hyenadna. Linux only (it reads /proc).
+Prints the median time, the speed, the peak of resident memory and the time relative to hyenadna.
+Memory is counted above what the process held before the call, which includes the sequence, and
+after a warm-up on a short one. Linux only (it reads /proc).
 """
 
 import argparse
@@ -60,7 +60,7 @@ class CharacterTokenizer(PythonBackend):
 
 
 def make(name: str) -> Callable[[str], torch.Tensor]:
-    """Sequence -> ids (1, length + 1)."""
+    """Return a function from a sequence to ids `(1, length + 1)`."""
     if name == "loop":
         return lambda text: torch.tensor([[VOCABULARY.get(c, 6) for c in text] + [1]])
     if name == "rust":
@@ -73,16 +73,16 @@ def make(name: str) -> Callable[[str], torch.Tensor]:
 
 
 def memory(field: str) -> int:
-    """`VmRSS` (now) or `VmHWM` (peak) of this process, in kB."""
+    """Return the memory of this process in kB: `VmRSS` is the current, `VmHWM` the peak."""
     return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0])
 
 
 def measure(name: str, bases: int, repeats: int) -> None:
-    """Print seconds (median), peak MB of the first call, and a check sum of the ids."""
+    """Print the median seconds, the peak MB of the first call, and a checksum of the ids."""
     text = "".join(random.Random(0).choices("ACGTN", k=bases))
     tokenize = make(name)
     tokenize("ACGT")
-    # start the peak anew, or it is that of the imports
+    # Reset the peak, which was reached by the imports.
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
     ids = tokenize(text)

@@ -1,17 +1,16 @@
-"""A run of `hyenadna variants`, checked and summed up: `python benchmarks/variants.py effects --out
-docs/variants`.
+"""Check and summarize a run of `hyenadna variants`.
 
     hyenadna variants --model M --vcf calls.vcf.gz --fasta genome.fa --output_dir effects
     python benchmarks/variants.py effects --sample 100 --out docs/variants     # writes docs/variants.md
 
-1. Rare against common: the mean score for each class of frequency of the alternative allele (AC /
-AN in INFO, or AF).
-2. By hand: a random sample again, each allele by two full forward passes a strand, of windows cut
-   from the FASTA by pyfaidx and read by the tokenizer; nothing of `hyenadna.training` takes part.
-   In float32 as in the run; and in float64, for how much the rounding of float32, above all in the
-   filters, is worth.
-3. Mutagenesis of 200 positions in the middle of a window: its time against 600 full passes, one at
-   a time and in batches of the size that mutagenesis reads. One thread; CPU time, in turn, the
+1. Rare against common: the mean score by frequency of the alternative allele (AC / AN in INFO, or
+   AF).
+2. By hand: score a random sample of alleles again, by two full forward passes per strand over
+   windows that pyfaidx cuts from the FASTA and the tokenizer reads. Our genomics and analysis code
+   takes no part. Once in float32, as in the run, and once in float64, to see how much float32
+   rounding matters, mostly that in the filters.
+3. Mutagenesis of 200 positions in the middle of a window: its time against that of 600 full passes,
+   one at a time and in batches as mutagenesis has them. One thread, CPU time, run in turn, the
    median of `--rounds`.
 """
 
@@ -36,7 +35,7 @@ COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
 
 
 def frequencies(vcf: str) -> list[list[float]]:
-    """For each record the frequencies of its alternative alleles; NaN where INFO does not tell."""
+    """Return the frequencies of each record's alternative alleles; NaN if INFO has none."""
     found = []
     with (gzip.open if vcf.endswith(("gz", "bgz")) else open)(vcf, "rt") as file:
         for line in file:
@@ -77,15 +76,15 @@ def by_frequency(table: pd.DataFrame, vcf: str) -> list[str]:
         area = roc_auc_score([0] * len(rare) + [1] * len(common), np.concatenate([rare, common]))
         lines += [
             "",
-            f"Rare (at most 1 %) {rare.mean():+.4f}, common (at least 5 %) {common.mean():+.4f}: rare "
-            f"less common {difference:+.4f} +- {error:.4f}; area under the curve of telling common from "
-            f"rare by the score {area:.4f}.",
+            f"Rare (at most 1 %) {rare.mean():+.4f}, common (at least 5 %) {common.mean():+.4f}, "
+            f"difference {difference:+.4f} ± {error:.4f} (standard error). The score tells common from rare "
+            f"with an area under the ROC curve of {area:.4f}.",
         ]
     return lines
 
 
 def full_pass(model, tokenizer, sequence: str) -> float:
-    """Log-likelihood of the A, C, G and T of a sequence, from one pass over all of it."""
+    """Return the log-likelihood of the A, C, G and T of a sequence from one full pass."""
     ids = tokenizer(sequence, add_special_tokens=False, return_tensors="pt").input_ids
     with torch.no_grad():
         p = model(ids).logits[0, :-1].double().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
@@ -93,7 +92,9 @@ def full_pass(model, tokenizer, sequence: str) -> float:
 
 
 def by_hand(table: pd.DataFrame, settings: dict, sample: int, seed: int) -> list[str]:
-    tokenizer, genome = HyenaDNATokenizer(), Fasta(settings["fasta"], as_raw=True)
+    """Score a random sample again without the code of the command, and return the differences."""
+    tokenizer = HyenaDNATokenizer()
+    genome = Fasta(settings["fasta"], as_raw=True)
     single = HyenaDNAForCausalLM.from_pretrained(settings["model"], dtype=torch.float32).eval()
     double = HyenaDNAForCausalLM.from_pretrained(settings["model"], dtype=torch.float32).eval().double()
     rows = table[table["skip"] == ""]
@@ -102,10 +103,15 @@ def by_hand(table: pd.DataFrame, settings: dict, sample: int, seed: int) -> list
     for row in rows.itertuples():
         known = list(genome.keys())
         name = next(n for n in (row.chrom, f"chr{row.chrom}", row.chrom.removeprefix("chr")) if n in known)
-        chromosome, ref, alt, at = genome[name], row.ref.upper(), row.alt.upper(), row.pos - 1
+        chromosome = genome[name]
+        ref = row.ref.upper()
+        alt = row.alt.upper()
+        at = row.pos - 1  # VCF counts from 1
         around = settings["window"] - max(len(ref), len(alt))
-        start, end = max(0, at - around // 2), min(len(chromosome), at + len(ref) + around - around // 2)
-        before, after = chromosome[start:at].upper(), chromosome[at + len(ref) : end].upper()
+        start = max(0, at - around // 2)
+        end = min(len(chromosome), at + len(ref) + around - around // 2)
+        before = chromosome[start:at].upper()
+        after = chromosome[at + len(ref) : end].upper()
         assert chromosome[at : at + len(ref)].upper() == ref
         pair = [re.sub("[^ACGTN]", "N", before + allele + after) for allele in (ref, alt)]
         pairs = [pair, [s.translate(COMPLEMENT)[::-1] for s in pair]]
@@ -116,7 +122,7 @@ def by_hand(table: pd.DataFrame, settings: dict, sample: int, seed: int) -> list
         for name, value in zip(differences, (row.llr - a, row.llr - b, a - b), strict=True):
             differences[name].append(abs(value))
     lines = [
-        f"{len(rows)} alleles by hand, absolute differences of the score:",
+        f"{len(rows)} alleles scored again by full passes, absolute differences of the score:",
         "",
         "| | mean | largest |",
         "|---|---|---|",
@@ -148,10 +154,10 @@ def mutagenesis_cost(settings: dict, batch_size: int, rounds: int) -> list[str]:
         times = [[cpu_time(run) for run in runs] for _ in range(rounds + 1)][1:]
     one, many, seconds = np.median(times, axis=0) / (batch_size, batch_size, 2)
     return [
-        f"Mutagenesis of 200 positions in the middle of {length:,} bases, a strand: {seconds:.2f} s of "
-        f"one thread. 600 full passes: {600 * one:.2f} s one at a time, {600 * many:.2f} s in batches "
-        f"of {batch_size}. It costs as much as **{seconds / one:.0f}** and **{seconds / many:.0f}** "
-        f"passes of the 600, {seconds / one / 600:.2f} and {seconds / many / 600:.2f}."
+        f"Mutagenesis of 200 positions in the middle of {length:,} bases takes {seconds:.2f} s of one "
+        f"thread per strand. 600 full passes take {600 * one:.2f} s one at a time, and {600 * many:.2f} s "
+        f"in batches of {batch_size}. So it costs as much as **{seconds / one:.0f}** or "
+        f"**{seconds / many:.0f}** of them: {seconds / one / 600:.2f} or {seconds / many / 600:.2f}."
     ]
 
 

@@ -7,17 +7,17 @@
 | file | what it holds |
 |---|---|
 | `letters.py` | ids of the letters, the other strand, padding |
-| `files.py` | kinds of files, names of parts, readers of text and tables, errors of reading |
-| `fasta.py`, `bgzip.py` | sequences at any position; plain, bgzip, gzip, tables, texts |
+| `files.py` | file types, names of the parts, readers of text and tables, read errors |
+| `fasta.py`, `bgzip.py` | random access to FASTA (plain, bgzip, gzip), tables and text |
 | `intervals.py` | BED, regions, interval algebra |
-| `held_out.py` | parts that share no base |
+| `held_out.py` | training, validation and test windows that share no base |
 | `windows.py` | windows as batches of ids, for pretraining |
 | `window_rows.py` | windows with labels, for fine-tuning |
-| `labelled.py`, `sources.py`, `labels.py`, `splits.py` | labelled sequences: read, found, checked, split |
+| `labelled.py`, `sources.py`, `labels.py`, `splits.py` | labelled sequences: read, check, split |
 | `genes.py` | GTF and GFF |
 | `vcf.py` | VCF in and out |
 
-Every coordinate is 0-based and half-open, but for the text of GTF and VCF, which count from 1.
+Every coordinate is 0-based and half-open. Only the text of GTF and VCF files counts from 1.
 """
 
 from importlib import import_module
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from .window_rows import WindowRows
     from .windows import WindowCollator, WindowDataset, WindowSampler
 
-# Each name is imported when it is first asked for: `letters` alone needs no pandas, torch or
-# datasets.
+# A name is imported on first use. Importing everything here would load torch and datasets (seconds)
+# for somebody who only needs `reverse_complement`.
 _FILE_OF_NAME = {
     "Gene": "genes",
     "GeneSequences": "genes",

@@ -1,14 +1,16 @@
-"""FASTA, and tables and texts of sequences, read at any position.
+"""Random access to sequences in FASTA, tables and text files.
 
     from hyenadna.genomics.fasta import open_genomes
     (genome,) = open_genomes(["hg38.fa.gz"])
-    genome.letters(genome.find("chr20", "example"), 1_000_000, 1_000_060)    # 60 bases, as they are written
+    genome.letters(genome.find("chr20", "example"), 1_000_000, 1_000_060)    # 60 bases, case kept
 
-Coordinates are 0-based and half-open, as in BED. A file stays where it is: FASTA is mapped into
-memory and read at the places that its index gives (`.fai`, written by `pyfaidx` if it is missing),
-so that workers and processes share one copy. A bgzipped file is read in place, block by block. One
-that is packed by plain gzip has no places to jump to: it is unpacked into the memory of each
-process.
+Coordinates are 0-based and half-open, as in BED. How a file is read depends on its kind:
+
+- Plain FASTA is memory-mapped, so workers and processes share one copy. Its `.fai` index says where
+  to look; `pyfaidx` writes one if it is missing.
+- bgzip is read in place, block by block.
+- Plain gzip has no blocks to jump to. Each process unpacks the whole file into its memory.
+- Tables and text are read into memory.
 """
 
 import gzip
@@ -47,17 +49,17 @@ from .letters import ID_OF_BYTE, UNK
 
 __all__ = ["SequenceFile", "fasta_records", "open_genomes", "read_fasta", "spellings"]
 
-_PIECE = 2**24  # bytes of a file to go through at a time
+_PIECE = 2**24  # bytes to read at a time when going through a whole file
 
 
 # -------------------------------------------------------------------------------------------- names
 
 
 def spellings(name: str) -> list[str]:
-    """Return the names under which files list a chromosome, the given one first.
+    """Return the names that a chromosome has in different files, the given one first.
 
-    This is the one rule of the library: `chr20` and `20` mean the same, and so do `chrM`, `M` and
-    `MT`.
+    All of the library follows this one rule: `chr20` and `20` are the same chromosome, and so are
+    `chrM`, `M` and `MT`.
 
     >>> spellings("chr20")
     ['chr20', '20']
@@ -83,22 +85,25 @@ def _check_unique(names: list[str]) -> None:
 def fasta_records(path: str | Path) -> Iterator[tuple[str, str]]:
     """Yield `(header without ">", sequence)` of each record of a FASTA file: plain, gzip or bgzip.
 
-    Lines may differ in length, and no index is written; `SequenceFile` serves random access.
+    This reads from start to end: lines may differ in length and no index is written. For random
+    access use `SequenceFile`.
 
     Raises:
-        InputError: The file cannot be read, is cut, or does not begin with a header.
+        InputError: The file cannot be read, is truncated, or does not start with a header.
     """
     with reading(path), open_text(path) as file:
         yield from SimpleFastaParser(_after_header(file, path))
 
 
 def _after_header(lines: Iterable[str], path: str | Path) -> Iterator[str]:
-    """Yield the lines, once there is a header: the parser would skip what comes before it."""
+    """Yield the lines of a FASTA file, and refuse what Biopython's parser would let pass."""
     headers = False
     for number, line in enumerate(lines, 1):
         headers = headers or line.startswith(">")
+        # The parser skips everything before the first header, and so a file that is not FASTA.
         if not headers and line.strip():
             raise InputError(f"{path} is not FASTA: line {number} comes before the first header ('>...')")
+        # To the parser, a file whose lines end with \r alone (old Mac) is one long header.
         if "\r" in line.rstrip("\r\n"):
             raise InputError(
                 f"{path}: line {number} has a carriage return in its middle; end lines by \\n or \\r\\n"
@@ -119,23 +124,23 @@ def read_fasta(path: str | Path) -> list[tuple[str, str]]:
 
 
 class SequenceFile:
-    """The sequences of one file, read by position without their line breaks.
+    """The sequences of one file, read by position. Line breaks do not count.
 
     Args:
-        path: FASTA (plain, bgzip or gzip), text with one sequence a line, or a csv, tsv or parquet
-            table.
+        path: FASTA (plain, bgzip or gzip), text with one sequence per line, or a csv, tsv or
+            parquet table.
         sequence_column: The column of a table that holds the sequences.
 
     Attributes:
-        path: Of the file.
-        names: Of the sequences; of a table or text, the numbers of its rows or lines, from 0.
-        lengths: In bases, int64 `(sequences,)`.
-        number: The number of each sequence by its name.
-        parts: For each sequence the part that a column `split` of a table gives it; None without
-            such a column.
+        path: The file.
+        names: The names of the sequences. In a table or text, the row or line numbers, from 0.
+        lengths: Their lengths in bases, int64 `(sequences,)`.
+        number: Maps a name to the number of its sequence.
+        parts: The part of each sequence (`train`, `validation`, `test`) if a table has a column
+            `split`, else None.
 
     Raises:
-        InputError: The file cannot be used; the message names it, and the line where there is one.
+        InputError: The file cannot be used. The message names the file and, if possible, the line.
 
     >>> genome = SequenceFile("g.fa")                                       # doctest: +SKIP
     >>> genome.letters(0, 2, 6)                                             # doctest: +SKIP
@@ -165,6 +170,7 @@ class SequenceFile:
             self._in_memory = False
             self._open_by_index()
 
+        # A file without a single base is surely not what the user meant.
         self.number = {name: i for i, name in enumerate(self.names)}
         if not self.lengths.sum():
             raise InputError(f"{path}: the file holds no sequence")
@@ -172,9 +178,7 @@ class SequenceFile:
     # ------------------------------------------------------------------------------------ in memory
 
     def _hold(self, sequences: Iterable[str], names: list[str] | None = None) -> None:
-        """Keep the sequences in memory, one after the other; by default their numbers are their
-        names.
-        """
+        """Keep the sequences in memory, end to end. Without `names` they are named by number."""
         content = bytearray()
         lengths = []
         for sequence in sequences:
@@ -184,6 +188,8 @@ class SequenceFile:
         self._content = bytes(content)
         self.names = [str(i) for i in range(len(lengths))] if names is None else names
         self.lengths = np.array(lengths, dtype=np.int64)
+        # The same three columns as those of a `.fai` index, so that `_place` serves both: each
+        # sequence is one line, and no bytes separate the lines.
         self._offset = (self.lengths.cumsum() - self.lengths).tolist()
         self._line = np.maximum(self.lengths, 1).tolist()
         self._break = [0] * len(lengths)
@@ -208,9 +214,10 @@ class SequenceFile:
         self._hold(sequences)
 
     def _unpack(self) -> None:
-        """Read FASTA that is packed by gzip, whose middle cannot be reached but from its start."""
+        """Read FASTA packed by plain gzip: a stream that can only be read from its start."""
         names: list[str] = []
 
+        # A generator, so that only one unpacked sequence exists beside the growing content.
         def sequences() -> Iterator[str]:
             for header, sequence in fasta_records(self.path):
                 names.append((header.split() or [""])[0])
@@ -220,7 +227,7 @@ class SequenceFile:
         with reading(self.path, "FASTA"):
             _check_unique(names)
         warnings.warn(
-            f"{self.path} is packed by gzip, not bgzip: it is unpacked into the memory of each process, "
+            f"{self.path} is packed by gzip, not bgzip: each process unpacks it into memory, "
             f"{self.lengths.sum():,} bytes. `gunzip -c FILE | bgzip > OTHER.fa.gz` makes a file that is "
             "read in place",
             stacklevel=2,
@@ -229,9 +236,7 @@ class SequenceFile:
     # ------------------------------------------------------------------------------------- by index
 
     def _open_by_index(self) -> None:
-        """Make the index if it is missing or older than the file, read it, and compare it with the
-        file.
-        """
+        """Read the `.fai` index and check it against the file. Write a new one if it is too old."""
         index = Path(f"{self.path}.fai")
         if self.path.lower().endswith("gz") and not is_compressed(self.path):
             raise InputError(
@@ -254,13 +259,14 @@ class SequenceFile:
         )
 
     def _write_index(self, index: Path) -> None:
-        # Under a name of its own first: processes that start together neither read nor write half
-        # of it.
+        # Written under a temporary name and renamed: several processes may start at once, and none
+        # must read an index that another has half written.
         temporary = index.with_name(f".{index.stem}.{os.getpid()}.unfinished.fai")
-        # pyfaidx writes it of a bgzip file; we do not need it
+        # For a bgzip file pyfaidx also writes a `.gzi`, which we do not need.
         blocks = temporary.with_suffix(".gzi")
         try:
             with warnings.catch_warnings():
+                # When pyfaidx refuses the file, it leaves it open.
                 warnings.simplefilter("ignore", ResourceWarning)
                 Faidx(self.path, indexname=temporary, gzi_indexname=blocks).close()
             os.replace(temporary, index)
@@ -278,8 +284,10 @@ class SequenceFile:
             blocks.unlink(missing_ok=True)
 
     def _read_index(self, index: Path) -> None:
-        """Read the five columns of a `.fai`: name, bases, first byte, bases in a line, bytes in a
-        line.
+        """Read a `.fai`, one line per sequence.
+
+        Its columns: name, length in bases, offset of the first base in bytes, bases per line, and
+        bytes per line (with the line break).
         """
         records = [line.split("\t") for line in read_lines(index)]
         if any(len(record) < 5 for record in records):
@@ -289,44 +297,46 @@ class SequenceFile:
         columns = np.array([record[1:5] for record in records]).astype(np.int64).reshape(-1, 4)
         self.lengths = np.ascontiguousarray(columns[:, 0])
         self._offset = columns[:, 1].tolist()
-        self._line = np.maximum(columns[:, 2], 1).tolist()  # 0 if there is no line
-        self._break = (columns[:, 3] - columns[:, 2]).tolist()  # bytes that end a line
+        # An empty sequence has 0 bases per line, and `_place` divides by them.
+        self._line = np.maximum(columns[:, 2], 1).tolist()
+        self._break = (columns[:, 3] - columns[:, 2]).tolist()  # 1 for \n, 2 for \r\n
 
     def _compare_with_index(self, index: Path) -> None:
-        """Check that sequences end where the index says, and that the last one is the last of the
-        file.
+        """Check that each sequence ends where the index says, and that no sequence is missing.
 
-        pyfaidx lets a last line pass that is longer than the others, and whatever an index says.
+        pyfaidx does neither: it believes any index, and it accepts a last line that is longer than
+        the others, after which every position would be wrong.
         """
         end = 0
         last_name = "the header"
         for i, length in enumerate(self.lengths.tolist()):
             if not length:
                 continue
+            # The byte of the last base must be a letter; after it comes a line break or nothing.
             place = self._place(i, length - 1)
             around = self.content[place : place + 2]
             if around[:1].isspace() or around[1:].strip() or not around:
                 raise InputError(
                     f"{self.path}: {self.names[i]!r} does not end where its index {index.name} says. "
                     "Either the file was cut or changed (remove the index), or its lines differ in "
-                    f"length, which they must not but for the last"
+                    "length: only the last line of a sequence may be shorter"
                 )
             if place + 1 > end:
                 end = place + 1
                 last_name = self.names[i]
+        # Only headers of empty sequences may follow the last base.
         rest = self.content[end : end + 2**16].splitlines()
-        # headers of empty sequences may follow
         if any(line.strip() and not line.startswith(b">") for line in rest):
             raise InputError(
                 f"{self.path} goes on after {last_name!r}, the last sequence that its index "
-                f"{index.name} knows: remove the index, then it is made again"
+                f"{index.name} knows: remove the index and a new one is made"
             )
 
     # -------------------------------------------------------------------------------------- reading
 
     @property
     def content(self) -> mmap.mmap | BgzipFile | bytes:
-        """The bytes of the file, unpacked; of a table, a text or a gzipped file, the bases alone."""
+        """The unpacked bytes of the file. Of a table, text or gzipped file: the bases alone."""
         if self._content is None:
             if is_compressed(self.path):
                 self._content = BgzipFile(self.path)
@@ -336,26 +346,27 @@ class SequenceFile:
         return self._content
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the content piece by piece, for a checksum."""
+        """Yield the content in pieces of 16 MiB, for a checksum."""
         for start in range(0, len(self.content), _PIECE):
             yield self.content[start : start + _PIECE]
 
     def __getstate__(self) -> dict:
-        # Workers that are spawned open the file themselves.
+        # A memory map cannot be pickled: spawned workers open the file themselves.
         return {**self.__dict__, "_content": self._content if self._in_memory else None}
 
     def _place(self, sequence: int, position: int) -> int:
-        """Return at which byte of the content a base is."""
+        """Return the byte of the content that holds a base: count the line breaks before it."""
         return self._offset[sequence] + position + position // self._line[sequence] * self._break[sequence]
 
     def read(self, sequence: int, start: int, end: int) -> bytes:
         """Return the ids of the bases [start, end), one byte each; see `letters.py`."""
         first = self._place(sequence, start)
         last = self._place(sequence, end - 1)
+        # One pass in C: `translate` drops the line breaks and maps the letters to ids.
         return self.content[first : last + 1].translate(ID_OF_BYTE, b"\r\n")
 
     def letters(self, sequence: int, start: int, end: int) -> str:
-        """Return the bases [start, end) as they are written."""
+        """Return the bases [start, end) as the file has them, upper or lower case."""
         if start >= end:
             return ""
         first = self._place(sequence, start)
@@ -363,8 +374,12 @@ class SequenceFile:
         return self.content[first : last + 1].translate(None, b"\r\n").decode(errors="replace")
 
     def check_letters(self, sequence: int, start: int, ids: bytes) -> None:
-        """Raise `InputError` if one of these ids, which were read from `start` on, is of no
-        nucleotide.
+        """Raise `InputError` if one of the ids that `read` returned stands for no nucleotide.
+
+        Args:
+            sequence: The number of the sequence.
+            start: The position that the ids were read from, for the message.
+            ids: From `read`.
         """
         at = ids.find(UNK)
         if at < 0:
@@ -386,23 +401,24 @@ class SequenceFile:
         )
 
     def _line_of(self, byte: int) -> int:
-        """Return the number of the line, from 1, that holds a byte of the content."""
+        """Return the line number of a byte of the content, from 1."""
         line = 1
         for start in range(0, byte, _PIECE):
             line += self.content[start : min(start + _PIECE, byte)].count(b"\n")
         return line
 
     def _line_hint(self) -> str:
-        """Say where the first line is that an index cannot pass over: a comment or, with more after
-        it, a blank.
+        """Say where the first line is that an index cannot skip.
+
+        That is a comment, or a blank line that more lines follow.
         """
         blank = 0
         with (gzip.open if is_compressed(self.path) else open)(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.startswith(b";") and number > 1:
                     return (
-                        f". Line {number} is a comment (;), which is no sequence and which an index "
-                        f"cannot pass over: remove such lines (grep -v '^;')"
+                        f". Line {number} is a comment (;), which an index cannot pass over: "
+                        "remove such lines (grep -v '^;')"
                     )
                 if blank and line.strip():
                     return (
@@ -415,9 +431,7 @@ class SequenceFile:
     # ---------------------------------------------------------------------------------------- names
 
     def number_of(self, name: str) -> int | None:
-        """Return the number of a chromosome, under any of its `spellings`; None if the file has
-        none of them.
-        """
+        """Return the number of a chromosome under any of its `spellings`, or None."""
         known = (self.number[other] for other in spellings(name) if other in self.number)
         return next(known, None)
 
@@ -425,11 +439,11 @@ class SequenceFile:
         """Return the number of a chromosome, under any of its `spellings`.
 
         Args:
-            name: Such as `chr20` or `20`.
+            name: `chr20` or `20`, for instance.
             where: Who asks for it, for the message.
 
         Raises:
-            InputError: There is none; the message lists those that there are.
+            InputError: The file has no such chromosome. The message lists those that it has.
         """
         number = self.number_of(name)
         if number is None:
@@ -439,14 +453,16 @@ class SequenceFile:
 
 
 def open_genomes(paths: Sequence[str | Path], sequence_column: str = "sequence") -> list[SequenceFile]:
-    """Open FASTA files, texts (one sequence a line) or csv, tsv and parquet tables; see
-    `SequenceFile`.
+    """Open files of sequences: FASTA, text (one sequence per line), csv, tsv or parquet.
+
+    Their order matters: `Intervals.file` is a position in this list.
 
     Raises:
         InputError: A file cannot be used, or is given twice.
 
     >>> human, mouse = open_genomes(["hg38.fa.gz", "mm39.fa"])              # doctest: +SKIP
     """
+    # Twice the same file would put its windows into the training part twice.
     if len(set(map(str, paths))) < len(paths):
         raise InputError(
             f"the same file was given twice: {list(map(str, paths))}; give it once, with a larger weight"

@@ -1,5 +1,4 @@
-"""Files of the field: their kinds, the parts that their names tell, and readers that fail in one
-line.
+"""File types, the parts that file names stand for, and readers that fail with one clear line.
 
     >>> from pathlib import Path
     >>> from hyenadna.genomics.files import FASTA, has_suffix, part_of_file
@@ -8,8 +7,7 @@ line.
     >>> part_of_file(Path("promoter_all_valid.csv"))
     'validation'
 
-Every reader of this room, and any other that opens what a person gave, does so inside
-`reading(path)`.
+Whoever opens a file that a user gave does it inside `reading(path)`, in this room and elsewhere.
 """
 
 import csv
@@ -63,12 +61,12 @@ PART_NAMES = {
     "test": "test",
 }
 
-# What readers of damaged files raise: Python's own, zlib's, pandas' and Arrow's, whose errors
-# derive from these (ArrowInvalid is a ValueError, ArrowKeyError a KeyError).
+# What readers raise on a damaged file. Pandas' and Arrow's errors derive from these: ArrowInvalid
+# is a ValueError, ArrowKeyError a KeyError.
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, OverflowError, RuntimeError, zlib.error, struct.error)
 
 _GZIP = b"\x1f\x8b"
-# An empty block, which ends every bgzip file (section 4.1.2 of the SAM specification).
+# The empty block that ends every bgzip file (section 4.1.2 of the SAM specification).
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
@@ -76,8 +74,9 @@ _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b000300000000000000
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error on one line, of bounded length; its kind where it has no
-    message.
+    """Return the message of an error as one line of bounded length.
+
+    Without a message, the name of its class.
 
     >>> one_line(EOFError())
     'EOFError'
@@ -90,11 +89,11 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def reading(path: str | Path, kind: str = "") -> Iterator[None]:
-    """Turn the errors of reading a file into an `InputError` of one line.
+    """Turn whatever a reader raises into a one-line `InputError` that names the file.
 
     Args:
-        path: The file, to be named.
-        kind: What it should be, such as `"parquet"`.
+        path: The file.
+        kind: What it should be, `"parquet"` for instance.
 
     >>> with reading("cut.fa.gz"):
     ...     raise EOFError("Compressed file ended")
@@ -104,7 +103,7 @@ def reading(path: str | Path, kind: str = "") -> Iterator[None]:
     try:
         yield
     except InputError:
-        raise  # it is a ValueError, and says already what is wrong
+        raise  # a ValueError too, but it already says what is wrong
     except UNREADABLE as error:
         wanted = f" as {kind}" if kind else ""
         raise InputError(f"{path} cannot be read{wanted}: {one_line(error)}") from error
@@ -114,7 +113,7 @@ def reading(path: str | Path, kind: str = "") -> Iterator[None]:
 
 
 def has_suffix(path: str | Path, suffixes: tuple[str, ...]) -> bool:
-    """Return whether a file name ends in one of these, in any case.
+    """Return whether a file name ends in one of these suffixes, whatever its case.
 
     >>> has_suffix("A.FA.GZ", FASTA)
     True
@@ -123,10 +122,10 @@ def has_suffix(path: str | Path, suffixes: tuple[str, ...]) -> bool:
 
 
 def part_name(value: object, where: str) -> str:
-    """Return the part that a name means: `train`, `validation` or `test`.
+    """Return the part that a name stands for: `train`, `validation` or `test`.
 
     Raises:
-        InputError: It means none of them; `where` says who wrote it.
+        InputError: It stands for none of them. `where` says where it was found.
 
     >>> part_name("Dev", "rows.csv: row 0")
     'validation'
@@ -138,11 +137,10 @@ def part_name(value: object, where: str) -> str:
 
 
 def part_of_file(path: Path) -> str | None:
-    """Return the part that a file or folder holds, told by its name, or None.
+    """Return the part that a file or folder holds, judged by its name, or None.
 
-    A folder is called like its part. The name of a file begins or ends with it: `train`,
-    `valid.csv`, `promoter_all_train.fna`, `train_hg19_coords_targets.csv`,
-    `train-00000-of-00001.parquet`.
+    A folder is named after its part. The name of a file starts or ends with it: `valid.csv`,
+    `promoter_all_train.fna`, `train_hg19_coords_targets.csv`, `train-00000-of-00001.parquet`.
 
     >>> part_of_file(Path("val.csv"))
     'validation'
@@ -157,23 +155,23 @@ def part_of_file(path: Path) -> str | None:
 
 
 def is_compressed(path: str | Path) -> bool:
-    """Return whether a file is gzip or bgzip, by its first bytes, whatever its name."""
+    """Return whether a file is gzip or bgzip. Its first bytes decide, not its name."""
     with open(path, "rb") as file:
         return file.read(2) == _GZIP
 
 
 def is_bgzip(path: str | Path) -> bool:
-    """Return whether a file is block-compressed: gzip whose first block states its own size."""
+    """Return whether a file is block-compressed: gzip whose first block states its size."""
     with open(path, "rb") as file:
         head = file.read(18)
+    # The extra field `BC` of the gzip header holds the size; htslib and samtools write it first.
     return head[:4] == _BGZIP_END[:4] and head[12:14] == b"BC"
 
 
 def check_end(path: str | Path) -> None:
-    """Raise `InputError` if a bgzip file lacks its last block, because it was cut between two
-    blocks.
+    """Raise `InputError` if a bgzip file was cut between two blocks. Other files pass.
 
-    Nothing else would notice: each block is a whole gzip file of its own. Other files pass.
+    Nothing else would notice: each block is a complete gzip file, so what is left still unpacks.
     """
     if not is_bgzip(path):
         return
@@ -188,10 +186,9 @@ def check_end(path: str | Path) -> None:
 
 
 def open_text(path: str | Path) -> TextIO:
-    """Open a text file, plain, gzip or bgzip, whose lines end at `\\n` alone.
+    """Open a text file (plain, gzip or bgzip) whose lines end only at `\\n`.
 
-    Python's `splitlines` would also break a line at `\\x0b`, `\\x0c` or U+2028, which headers may
-    hold.
+    Python's `splitlines` would also break at `\\x0b`, `\\x0c` and U+2028, which headers may hold.
     """
     if not is_compressed(path):
         if has_suffix(path, (".gz", ".bgz")):
@@ -202,10 +199,10 @@ def open_text(path: str | Path) -> TextIO:
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
-    """Yield the lines of a text file, plain, gzip or bgzip, without their ends.
+    """Yield the lines of a text file (plain, gzip or bgzip) without their line breaks.
 
     Raises:
-        InputError: The file cannot be read, is cut, or is no text.
+        InputError: The file cannot be read, is truncated, or is not text.
     """
     with reading(path), open_text(path) as file:
         for line in file:
@@ -213,10 +210,10 @@ def read_lines(path: str | Path) -> Iterator[str]:
 
 
 def read_text(path: str | Path) -> str:
-    """Return the content of a text file, plain, gzip or bgzip.
+    """Return the content of a text file (plain, gzip or bgzip).
 
     Raises:
-        InputError: The file cannot be read, is cut, or is no text.
+        InputError: The file cannot be read, is truncated, or is not text.
     """
     with reading(path), open_text(path) as file:
         return file.read()
@@ -226,19 +223,20 @@ def read_text(path: str | Path) -> str:
 
 
 def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a csv, tsv or parquet file. Text stays text, and all of csv and tsv is text.
+    """Read a csv, tsv or parquet file. Every cell of csv and tsv stays text.
 
     Args:
         path: The file; csv and tsv may be gzipped.
-        columns: Names of columns that must not come twice.
+        columns: Names of columns that must not occur twice.
 
     Raises:
-        InputError: The file cannot be read, is empty, has a row that is longer than the header, or
-            one of `columns` twice.
+        InputError: The file cannot be read, is empty, has a row longer than the header, or has one
+            of `columns` twice.
     """
     name = Path(path).name.lower()
     if not name.endswith(TABLES):
         raise InputError(f"{path}: unknown kind of file; known are {', '.join(TABLES + FASTA)}")
+    # Before pandas reads the table: it would rename the second of two equal columns silently.
     names = column_names(path)
     for column in columns:
         if names.count(column) > 1:
@@ -247,15 +245,14 @@ def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
             )
     with reading(path, name.split(".", 1)[1]):
         if name.endswith(".parquet"):
-            # Without what pandas noted about its index, which may be damaged and says nothing about
-            # the columns.
+            # Drop the metadata that pandas stores about its index. It may be damaged, and no column
+            # depends on it.
             return pyarrow.parquet.ParquetFile(path).read().replace_schema_metadata(None).to_pandas()
         return _read_separated(path)
 
 
 def column_names(path: str | Path) -> list[str]:
-    """Return the names of the columns of a table as they are written: pandas renames the second of
-    two equal ones.
+    """Return the column names of a table exactly as the file has them, repeated ones included.
 
     Raises:
         InputError: The file cannot be read.
@@ -276,8 +273,8 @@ def _separator(path: str | Path) -> str:
 
 
 def _read_separated(path: str | Path) -> pd.DataFrame:
-    # A sequence may read "NAN" and a class "NA": text stays text, and only an empty cell is
-    # missing.
+    # A sequence may read "NAN" and a class "NA", which pandas takes for missing values by default.
+    # Only an empty cell is missing.
     how: dict[str, Any] = {
         "dtype": str,
         "keep_default_na": False,
@@ -286,7 +283,7 @@ def _read_separated(path: str | Path) -> pd.DataFrame:
     }
     try:
         with warnings.catch_warnings():
-            # a row that is longer than the header
+            # Pandas only warns of a row longer than the header, and drops its last cells.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             return pd.read_csv(path, sep=_separator(path), encoding="utf-8-sig", **how)
     except pd.errors.EmptyDataError:

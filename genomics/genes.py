@@ -1,11 +1,11 @@
-"""Genes of a GTF or GFF file with their biotype and their sequence.
+"""Genes of a GTF or GFF file, with their biotypes and sequences.
 
     genome = SequenceFile("hg38.fa")
     genes = read_genes("gencode.gtf.gz", genome)
     genes[0].biotype, genes[0].sequence(genome)[:3]              # "protein_coding", "ATG"
 
-A line of the file counts from 1 and holds its end; here every interval is 0-based and half-open.
-The sequence of a gene on the reverse strand is the reverse complement, so that each reads 5' to 3'.
+GTF and GFF count from 1 and include the end. `Gene` is 0-based and half-open, as everything else
+in this room. Sequences read 5' to 3', so a gene on the reverse strand is reverse-complemented.
 """
 
 import re
@@ -23,7 +23,8 @@ from .letters import reverse_complement
 
 __all__ = ["BIOTYPES", "Gene", "GeneSequences", "read_genes"]
 
-# GENCODE, Ensembl (GTF and GFF3), RefSeq; a feature's own attribute comes before these
+# What Ensembl, GENCODE and RefSeq call the biotype. An attribute named after the feature itself
+# (`gene_type` of a gene) is tried before these.
 BIOTYPES = ("biotype", "transcript_type", "transcript_biotype", "gene_type", "gene_biotype")
 _NAMES = ("ID", "gene_id", "Name", "gene_name", "locus_tag", "gene")
 
@@ -33,13 +34,13 @@ class Gene:
     """A feature of an annotation.
 
     Attributes:
-        name: Of the feature.
-        biotype: Such as `protein_coding`.
-        chromosome: As the genome calls it.
-        start: 0-based.
-        end: Half-open.
+        name: Its id in the annotation, or `chromosome:start-end`.
+        biotype: `protein_coding`, for instance.
+        chromosome: The name that the genome has for it.
+        start: The first base, from 0.
+        end: The base after the last.
         strand: `+` or `-`.
-        gene: Of which gene (or parent) it is.
+        gene: The gene (or parent) that the feature belongs to.
     """
 
     name: str
@@ -51,22 +52,22 @@ class Gene:
     gene: str
 
     def sequence(self, genome: SequenceFile) -> str:
-        """Read it 5' to 3'."""
+        """Return the sequence 5' to 3'."""
         forward = genome.letters(genome.number[self.chromosome], self.start, self.end)
         return reverse_complement(forward) if self.strand == "-" else forward
 
 
 def read_genes(path: str | Path, genome: SequenceFile, feature: str = "gene") -> list[Gene]:
-    """Read the features of one kind with their biotypes, in the order of the file.
+    """Read the features of one type, in the order of the file.
 
     Args:
         path: GTF or GFF3, plain or gzipped.
-        genome: Its FASTA.
-        feature: The third column of the lines that count.
+        genome: The genome that the annotation belongs to.
+        feature: The feature type: the third column of the file.
 
     Raises:
-        InputError: A line is no GTF or GFF, names a chromosome that the genome has not, or leaves
-            it; there is no such feature; a feature has no biotype.
+        InputError: A line is not GTF or GFF, or lies outside the genome; no feature has this type;
+            or one has no biotype.
 
     >>> read_genes("genes.gtf", genome)[0].biotype                          # doctest: +SKIP
     'protein_coding'
@@ -74,16 +75,19 @@ def read_genes(path: str | Path, genome: SequenceFile, feature: str = "gene") ->
     genes = []
     features = set()
     for number, line in enumerate(read_lines(path), 1):
+        # A GFF3 file may end with the genome itself.
         if line.startswith("##FASTA"):
             break
         if not line.strip() or line.startswith("#"):
             continue
         where = f"{path}: line {number}"
         fields = line.split("\t")
+        # Checked for lines of other features too: the file may not be GTF at all.
         if len(fields) != 9 or not (_is_coordinate(fields[3]) and _is_coordinate(fields[4])):
             raise InputError(f"{where} is {line[:60]!r}; GTF and GFF have nine columns, separated by tabs")
-        features.add(fields[2])
-        if fields[2] == feature:
+        feature_type = fields[2]
+        features.add(feature_type)
+        if feature_type == feature:
             genes.append(_gene(fields, genome, where))
     if not genes:
         raise InputError(f"{path} has no feature {feature!r}; it has {sorted(features)[:20]}")
@@ -95,17 +99,17 @@ def _is_coordinate(text: str) -> bool:
 
 
 def _gene(fields: list[str], genome: SequenceFile, where: str) -> Gene:
-    """Make a gene of the nine columns of its line."""
+    """Make a gene from the nine columns of its line."""
     feature = fields[2]
     attributes = _attributes(fields[8])
-    # A transcript of a coding gene need not be a coding one itself, so its own attribute comes
-    # first.
+    # The feature's own biotype comes first: a transcript of a coding gene need not be coding.
     biotype = _first(attributes, (f"{feature}_type", f"{feature}_biotype", *BIOTYPES))
     if biotype is None:
         raise InputError(
             f"{where}: the {feature} has no biotype, only {sorted(attributes)}; expected one of "
             f"{list(BIOTYPES)}. Ensembl, GENCODE and RefSeq write them; UCSC's tables do not"
         )
+    # From 1-based with the end included to 0-based and half-open: only the start moves.
     start = int(fields[3]) - 1
     end = int(fields[4])
     sequence = genome.find(fields[0], where)
@@ -116,7 +120,8 @@ def _gene(fields: list[str], genome: SequenceFile, where: str) -> Gene:
 
 
 def _first(attributes: dict[str, str], keys: Sequence[str]) -> str | None:
-    """Return the first of these attributes that is there and not empty."""
+    """Return the value of the first of these attributes that is present and not empty."""
+    # Some files write `gene_name "";`.
     return next((attributes[key] for key in keys if attributes.get(key)), None)
 
 
@@ -129,7 +134,7 @@ def _attributes(column: str) -> dict[str, str]:
 
 
 class GeneSequences(Sequence):
-    """The sequences of genes, each read from the genome when it is asked for.
+    """The sequences of genes, read from the genome one at a time, on access.
 
     >>> GeneSequences(read_genes("genes.gtf", genome), genome)[0][:3]       # doctest: +SKIP
     'ATG'

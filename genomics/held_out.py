@@ -1,10 +1,12 @@
 """Training, validation and test windows that share no base.
 
-from hyenadna.genomics.fasta import open_genomes
-from hyenadna.genomics.held_out import split_windows
-genomes = open_genomes(["hg38.fa"])
-parts = split_windows(genomes, window=1024, validation=["chr20"], test=["chr21:0-20,000,000", "chr22"])
-parts["train"]                                               # `Intervals`: file, sequence, start, end
+    from hyenadna.genomics.fasta import open_genomes
+    from hyenadna.genomics.held_out import split_windows
+    genomes = open_genomes(["hg38.fa"])
+    parts = split_windows(genomes, window=1024, validation=["chr20"], test=["chr21:0-20,000,000", "chr22"])
+    parts["train"]                                           # `Intervals`: file, sequence, start, end
+
+Held-out regions are taken out of the training data first. The rest is then cut into windows.
 """
 
 import itertools
@@ -33,7 +35,7 @@ from .letters import SOFT_MASKED, is_base
 
 __all__ = ["count_bases", "last_bases", "split_windows"]
 
-_ONCE = 2**23  # bases to read at a time while counting
+_ONCE = 2**23  # bases to count at a time: their running sums take 64 MiB
 
 
 def split_windows(
@@ -51,34 +53,38 @@ def split_windows(
 
     Args:
         genomes: From `open_genomes`.
-        window: Longest window in bases, `[SEP]` not counted.
-        bed: No file: every chromosome whole. Else one BED file for each genome.
-        bed_windows: `"centre"`: a window around the centre of each interval, as published;
-            `"tile"`: each interval cut into windows; where intervals overlap, each base comes once.
-        validation: Chromosomes, regions or BED files that are held out; see `read_regions`.
-        test: Likewise. Splits of the data that do not name the part may be there as well.
-        validation_fraction: Where nothing is held out for validation, this fraction of the training
-            bases of each file, the last ones.
-        ignore_soft_masked: Whether lower-case letters are no targets.
+        window: The longest window in bases, without `[SEP]`.
+        bed: One BED file for each genome. Without any, all chromosomes are used whole.
+        bed_windows: `"centre"` puts one window around the centre of each interval, as published.
+            `"tile"` cuts each interval into windows; where intervals overlap, each base comes once.
+        validation: Held-out chromosomes, regions or BED files; see `read_regions`. A BED file or
+            table with a split column may name one part and these arguments the other.
+        test: Likewise.
+        validation_fraction: If nothing is held out for validation, the last bases of each file
+            are: this fraction of its training bases.
+        ignore_soft_masked: Lower-case letters are not targets.
 
     Returns:
-        Windows of `train`, `validation` and, if there is one, `test`, in the order of the files.
-        Windows without any A, C, G or T that may be a target are left out. Held-out regions are
-        always tiled.
+        The windows of `train`, `validation` and, if there are any, `test`, in the order of the
+        files. Windows without a target (an A, C, G or T) are left out. Held-out regions are always
+        tiled.
 
     Raises:
-        InputError: Intervals that do not fit the genomes, an empty part, parts that overlap.
+        InputError: An interval does not fit its genome, a part is empty, or parts overlap.
 
     >>> split_windows(open_genomes(["g.fa"]), 8, validation=["chrX"])       # doctest: +SKIP
     {'train': Intervals(...), 'validation': Intervals(...)}
     """
     _check_settings(genomes, window, bed, bed_windows)
+    # Two sources name parts: the arguments (held out) and split columns of the data (listed).
     held_out = {
         "validation": read_regions(validation, genomes, "validation"),
         "test": read_regions(test, genomes, "test"),
     }
     listed = _listed_parts(genomes, window, bed, bed_windows, held_out)
 
+    # By fraction only now: the last bases are those of what neither the test regions nor the test
+    # split of the data have taken.
     by_fraction = not len(listed["validation"]) and not len(held_out["validation"])
     if by_fraction:
         taken = Intervals.joined([held_out["test"], listed["test"]])
@@ -97,6 +103,8 @@ def split_windows(
         if not has_targets and (part != "test" or has_test):
             fraction = validation_fraction if by_fraction and part == "validation" else None
             raise InputError(_empty_message(part, fraction, ignore_soft_masked))
+    # Last, because only the final windows tell: `centre` may have widened an interval of one part
+    # into one of another.
     _check_disjoint(parts, genomes, window)
     if not len(parts["test"]):
         del parts["test"]
@@ -126,11 +134,10 @@ def _listed_parts(
     bed_windows: str,
     held_out: dict[str, Intervals],
 ) -> dict[str, Intervals]:
-    """Return what the data list for each part: all of it is `train` unless a BED file or a table
-    has splits.
+    """Return what the data list for each part. Without a split column, everything is `train`.
 
-    Intervals of BED files are made windows already, because a window may be wider than its
-    interval.
+    Intervals of BED files become windows at once, because a window may be wider than its interval,
+    and the held-out regions have to be compared with what is read.
     """
     chosen: dict[str, list[Intervals]] = {part: [] for part in PARTS}
     whole = whole_sequences(genomes)
@@ -143,6 +150,7 @@ def _listed_parts(
             names = genome.parts and [genome.parts[i] for i in intervals.sequence]
             source = genome.path
 
+        # A part may be named by the data or by the arguments, not by both.
         for part, of_part in _by_part(intervals, names).items():
             if len(of_part) and len(held_out.get(part, ())):
                 raise InputError(f"{source} has splits that name {part}; leave out {part}")
@@ -168,6 +176,7 @@ def _last_fraction(free: Intervals, fraction: float) -> Intervals:
 
 
 def _check_held_out(held_out: dict[str, Intervals], genomes: list[SequenceFile]) -> None:
+    # What the user named, compared before windows are made: the message can name the regions.
     clash = overlapping(held_out["validation"], held_out["test"])
     if clash.any():
         name = held_out["validation"].name(int(clash.argmax()), genomes)
@@ -179,7 +188,7 @@ def _training_windows(listed: Intervals, held_out: Intervals, window: int, from_
     if not from_bed:
         return tile(subtract(listed, held_out), window)
 
-    # A window around an interval is kept whole or not at all: what is left of it would not have the
+    # A window around an interval is kept whole or dropped. Trimmed, it would no longer have the
     # interval in its middle.
     leaks = overlapping(listed, held_out)
     if leaks.any():
@@ -190,16 +199,15 @@ def _training_windows(listed: Intervals, held_out: Intervals, window: int, from_
 def _with_targets(
     genomes: list[SequenceFile], windows: Intervals, ignore_soft_masked: bool
 ) -> tuple[Intervals, bool]:
-    """Return the windows that hold a base of the loss, sorted, and whether anything in them can be
-    predicted.
-    """
+    """Return the windows with at least one base, sorted, and whether any base has a prediction."""
     windows = windows.in_order()
     counts = count_bases(genomes, windows, ignore_soft_masked)
     kept = windows[counts > 0]
     if counts.max(initial=0) >= 2:
         return kept, True
 
-    # With one base in each window, these are perhaps only first bases, which nothing predicts.
+    # The first base of a window has no prediction. If no window has two bases, look whether all of
+    # them are first ones: the loss would be a mean over nothing.
     counts = count_bases(genomes, windows.at(windows.start + 1, windows.end), ignore_soft_masked)
     return kept, bool(counts.any())
 
@@ -233,7 +241,7 @@ def _check_disjoint(parts: dict[str, Intervals], genomes: list[SequenceFile], wi
 
 
 def last_bases(regions: Intervals, fraction: float) -> Intervals:
-    """Return the last `fraction` of the bases of each file.
+    """Return the last `fraction` of the bases of each file, cut off from its end.
 
     >>> last_bases(Intervals.of([(0, 0, 0, 10), (0, 1, 0, 10)]), 0.6).tolist()
     [[0, 1, 0, 10], [0, 0, 8, 10]]
@@ -241,20 +249,21 @@ def last_bases(regions: Intervals, fraction: float) -> Intervals:
     chosen = []
     for file in np.unique(regions.file):
         of_file = regions[regions.file == file].in_order()
-        left = round(fraction * of_file.lengths.sum())
+        missing = round(fraction * of_file.lengths.sum())
         for _, sequence, start, end in reversed(of_file.tolist()):
-            bases = min(left, end - start)
+            bases = min(missing, end - start)
             if bases:
                 chosen.append((file, sequence, end - bases, end))
-            left -= bases
+            missing -= bases
     return Intervals.of(chosen)
 
 
 def count_bases(
     genomes: list[SequenceFile], windows: Intervals, upper_case: bool = False
 ) -> npt.NDArray[np.int64]:
-    """Return how many A, C, G and T each window has, int64 `(windows,)`, and check the letters of
-    all of them.
+    """Return how many A, C, G and T each window has, int64 `(windows,)`.
+
+    This is also where every letter is checked, before any work is done with it.
 
     Args:
         genomes: From `open_genomes`.
@@ -262,12 +271,13 @@ def count_bases(
         upper_case: Count upper-case letters only.
 
     Raises:
-        InputError: A letter is of no nucleotide; the message names the file and the line.
+        InputError: A letter stands for no nucleotide. The message names the file and the line.
 
     >>> count_bases(genomes, Intervals.of([(0, 0, 0, 8)])).tolist()         # doctest: +SKIP
     [8]
     """
-    # For each sequence that has windows, the span from the first of them to the last.
+    # The span of each sequence: from its first window to its last. File and sequence make one key,
+    # so that `unique` groups the windows in one call.
     keys, row = np.unique((windows.file << 32) + windows.sequence, return_inverse=True)
     first = np.full(len(keys), np.iinfo(np.int64).max)
     last = np.zeros(len(keys), dtype=np.int64)
@@ -275,8 +285,9 @@ def count_bases(
     np.maximum.at(last, row, windows.end)
     spans = Intervals(keys >> 32, keys & (2**32 - 1), first, last)
 
-    # On an axis on which the spans lie one after the other, count the bases before each start and
-    # each end of a window. A window has the difference of its two counts.
+    # Prefix sums: lay the spans end to end on one axis, and count the bases before each start and
+    # each end of a window. A window has the difference of the two. So the genome is read once, a
+    # piece at a time, however much the windows overlap.
     shift = spans.lengths.cumsum() - last
     ends = np.stack([windows.start, windows.end], axis=1) + shift[row, None]
     places, index = np.unique(ends, return_inverse=True)
@@ -286,8 +297,8 @@ def count_bases(
     for letters in _read_in_groups(genomes, tile(spans, _ONCE)):
         counted = is_base(letters if upper_case else letters % SOFT_MASKED)
         sums = np.concatenate([[0], np.cumsum(counted)])
-        here = slice(*np.searchsorted(places, [position, position + len(letters) + 1]))
-        before[here] = total + sums[places[here] - position]
+        inside = slice(*np.searchsorted(places, [position, position + len(letters) + 1]))
+        before[inside] = total + sums[places[inside] - position]
         position += len(letters)
         total += int(sums[-1])
     index = index.reshape(-1, 2)
@@ -295,12 +306,16 @@ def count_bases(
 
 
 def _read_in_groups(genomes: list[SequenceFile], pieces: Intervals):
-    """Yield the ids of these pieces, several together up to about `_ONCE` bases, uint8 `(bases,)`."""
+    """Yield the ids of these pieces, uint8 `(bases,)`, about `_ONCE` bases at a time.
+
+    Thousands of short scaffolds would otherwise cost a round of numpy calls each.
+    """
     group = (pieces.lengths.cumsum() - pieces.lengths) // _ONCE
-    for start, end in itertools.pairwise([0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(pieces)]):
-        parts = []
+    first_of_group = np.flatnonzero(np.diff(group)) + 1
+    for start, end in itertools.pairwise([0, *first_of_group.tolist(), len(pieces)]):
+        texts = []
         for file, sequence, first, last in pieces[start:end].tolist():
             ids = genomes[file].read(sequence, first, last)
             genomes[file].check_letters(sequence, first, ids)
-            parts.append(ids)
-        yield np.frombuffer(b"".join(parts), np.uint8)
+            texts.append(ids)
+        yield np.frombuffer(b"".join(texts), np.uint8)

@@ -1,4 +1,4 @@
-"""Intervals of genomes: BED, regions, and what two sets of them share.
+"""Genomic intervals: read them from BED files and regions, merge, subtract and cut them.
 
     from hyenadna.genomics.fasta import open_genomes
     from hyenadna.genomics.intervals import read_regions, subtract, tile, whole_sequences
@@ -7,8 +7,8 @@
     windows = tile(subtract(whole_sequences(genomes), test), 1024)
     windows.end - windows.start                                              # int64 (windows,)
 
-Every coordinate is 0-based and half-open, as in BED; also `chr20:0-5,000,000`, which samtools would
-count from 1.
+Every coordinate is 0-based and half-open, as in BED. So are regions such as `chr20:0-5,000,000`,
+unlike those of samtools, which count from 1.
 """
 
 import re
@@ -44,7 +44,8 @@ __all__ = [
 
 Column = npt.NDArray[np.int64]
 
-_DIGITS = 15  # of a coordinate, at most: no genome is longer, and int64 holds it
+# The most digits that a coordinate may have: no genome needs more, and float64 holds them exactly.
+_DIGITS = 15
 
 
 # ---------------------------------------------------------------------------------------- the table
@@ -52,13 +53,12 @@ _DIGITS = 15  # of a coordinate, at most: no genome is longer, and int64 holds i
 
 @dataclass(frozen=True, eq=False)
 class Intervals:
-    """A table of intervals with four columns, int64 `(n,)`: `windows.end - windows.start` are their
-    lengths.
+    """A table of intervals with four columns, each int64 `(n,)`.
 
-    An index, a slice or a mask gives a table of those rows.
+    A slice, a list of rows or a mask selects rows, and gives a table again.
 
     Attributes:
-        file: The number of the file, in the list from `open_genomes`.
+        file: The number of the file in the list from `open_genomes`.
         sequence: The number of the sequence in its file.
         start: The first base, from 0.
         end: The base after the last.
@@ -75,7 +75,7 @@ class Intervals:
 
     @staticmethod
     def of(rows: "Iterable[Sequence[int]] | np.ndarray") -> "Intervals":
-        """Make a table of rows `(file, sequence, start, end)`, or of an array `(n, 4)`."""
+        """Make a table from rows `(file, sequence, start, end)` or an array `(n, 4)`."""
         table = np.array(rows if isinstance(rows, np.ndarray) else list(rows), dtype=np.int64).reshape(-1, 4)
         return Intervals(*np.ascontiguousarray(table.T))
 
@@ -93,11 +93,11 @@ class Intervals:
 
     @property
     def lengths(self) -> Column:
-        """In bases."""
+        """Their lengths in bases, int64 `(n,)`."""
         return self.end - self.start
 
     def at(self, start: Column, end: Column) -> "Intervals":
-        """Return intervals of the same sequences at other places."""
+        """Return intervals on the same sequences with other starts and ends."""
         return Intervals(self.file, self.sequence, start, end)
 
     def array(self) -> npt.NDArray[np.int64]:
@@ -109,21 +109,22 @@ class Intervals:
         return self.array().tolist()
 
     def tobytes(self) -> bytes:
-        """Return what tells this table from another, for a checksum."""
+        """Return the table as bytes, for a checksum."""
         return self.array().tobytes()
 
     def in_order(self) -> "Intervals":
         """Sort by file, sequence, start and end."""
+        # The last key of `lexsort` sorts first.
         return self[np.lexsort((self.end, self.start, self.sequence, self.file))]
 
     def name(self, row: int, genomes: Sequence[SequenceFile]) -> str:
-        """Return a row as a person writes it: `chr20:100-200`."""
+        """Return a row as people write it: `chr20:100-200`, from 0, the end not included."""
         sequence = genomes[self.file[row]].names[self.sequence[row]]
         return f"{sequence}:{self.start[row]}-{self.end[row]}"
 
 
 def whole_sequences(genomes: Sequence[SequenceFile]) -> Intervals:
-    """Return each sequence of each file, from end to end; empty ones are left out."""
+    """Return one interval for each sequence of each file; empty sequences are left out."""
     rows = []
     for file, genome in enumerate(genomes):
         rows += [(file, i, 0, length) for i, length in enumerate(genome.lengths.tolist()) if length]
@@ -134,8 +135,14 @@ def whole_sequences(genomes: Sequence[SequenceFile]) -> Intervals:
 
 
 def check_interval(genome: SequenceFile, sequence: int, start: int, end: int, where: str) -> None:
-    """Raise `InputError` if an interval is empty or leaves its sequence; `where` says who asked for
-    it.
+    """Raise `InputError` if an interval is empty or ends outside its sequence.
+
+    Args:
+        genome: The file of the sequence.
+        sequence: Its number.
+        start: From 0.
+        end: Half-open.
+        where: Who asked for the interval, for the message.
     """
     name = genome.names[sequence]
     length = genome.lengths[sequence]
@@ -149,8 +156,9 @@ def whole_numbers(table: pd.DataFrame, column: str, path: str | Path) -> Column:
     """Return a column of coordinates as int64 `(rows,)`.
 
     Raises:
-        InputError: One is missing, no whole number, or too large to be a coordinate.
+        InputError: One is missing, not a whole number, or too large for a coordinate.
     """
+    # By way of float64, because a column with a missing cell arrives as floats or as text.
     numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
     with np.errstate(invalid="ignore"):
         is_whole = (numbers % 1 == 0) & (np.abs(numbers) < 10**_DIGITS)
@@ -162,13 +170,16 @@ def whole_numbers(table: pd.DataFrame, column: str, path: str | Path) -> Column:
 
 
 def _coordinate(text: str) -> int | None:
-    """Return a coordinate, which may hold commas: `5,000,000`. None if it is none, or absurdly
-    long.
-    """
+    """Return a coordinate such as `5000000` or `5,000,000`; None for anything else."""
     digits = text.replace(",", "")
     if not (digits.isascii() and digits.isdecimal()) or len(digits) > _DIGITS:
         return None
     return int(digits)
+
+
+def _bed_coordinate(text: str) -> int | None:
+    """Return a coordinate of a BED line, where commas are not allowed; None for anything else."""
+    return _coordinate(text) if text.isdecimal() else None
 
 
 def _short(value: object) -> str:
@@ -184,10 +195,10 @@ class BedLine:
     """A line of a BED file.
 
     Attributes:
-        where: File and line, for messages.
-        chromosome: As it is written.
-        start: 0-based.
-        end: Half-open.
+        where: File and line number, for messages.
+        chromosome: As the file spells it.
+        start: The first base, from 0.
+        end: The base after the last.
         names: The columns from the fourth on.
     """
 
@@ -199,19 +210,20 @@ class BedLine:
 
     @property
     def name(self) -> str:
-        """The fourth column in lower case; empty without one."""
+        """The fourth column in lower case, or an empty text."""
         return self.names[0].lower() if self.names else ""
 
 
 def read_bed_lines(path: str | Path, genomes: Sequence[SequenceFile]) -> list[BedLine]:
-    """Read the lines of a BED file; comments and the lines of genome browsers are passed over.
+    """Read the intervals of a BED file. Comments and the lines of genome browsers are skipped.
 
     Args:
         path: The file, plain or gzipped.
-        genomes: Their sequences may be called `track` or `browser`; then the line is an interval.
+        genomes: The genomes it is about. If a sequence is called `track` or `browser`, such a line
+            is an interval.
 
     Raises:
-        InputError: A line is no BED, or there is no interval.
+        InputError: A line is not BED, or there is no interval.
     """
     lines = []
     for number, line in enumerate(read_lines(path), 1):
@@ -220,9 +232,12 @@ def read_bed_lines(path: str | Path, genomes: Sequence[SequenceFile]) -> list[Be
             continue
         if first_word in ("track", "browser") and not any(first_word in genome.number for genome in genomes):
             continue
+        # Names may hold blanks, so blanks separate columns only where there is no tab.
         columns = [column.strip() for column in (line.split("\t") if "\t" in line else line.split())]
         where = f"{path}: line {number}"
-        start, end = (_coordinate(text) if text.isdecimal() else None for text in [*columns, "", ""][1:3])
+        padded = [*columns, "", ""]
+        start = _bed_coordinate(padded[1])
+        end = _bed_coordinate(padded[2])
         if start is None or end is None:
             raise InputError(
                 f"{where} is {line[:60]!r}; expected chromosome, start and end, separated by tabs"
@@ -234,7 +249,7 @@ def read_bed_lines(path: str | Path, genomes: Sequence[SequenceFile]) -> list[Be
 
 
 def parts_of_lines(lines: Sequence[BedLine]) -> list[str] | None:
-    """Return the part that the fourth column of each line names; None if none of them names one.
+    """Return the part that the fourth column of each line names; None if no line names a part.
 
     Raises:
         InputError: Some lines name a part, and one does not.
@@ -247,20 +262,20 @@ def parts_of_lines(lines: Sequence[BedLine]) -> list[str] | None:
 def read_bed(
     path: str | Path, genomes: Sequence[SequenceFile], file: int
 ) -> tuple[Intervals, list[str] | None]:
-    """Read the intervals of one file from BED: chromosome, start, end, and as the fourth column
-    maybe a split.
+    """Read the BED file of one genome: chromosome, start, end, and perhaps a split as column 4.
 
     Args:
         path: The BED file.
         genomes: From `open_genomes`.
-        file: The number of the one that the BED file is about.
+        file: The number of the genome that the BED file is about.
 
     Returns:
-        The intervals, and the part of each if the fourth column of every line names one (`train`,
-        `valid`, `val`, `validation`, `dev`, `test`: the layout of Basenji and Enformer), else None.
+        The intervals, and the part of each, or None if the fourth column names no parts. Basenji
+        and Enformer publish such files. The names are `train`, `valid`, `val`, `validation`, `dev`
+        and `test`.
 
     Raises:
-        InputError: A line is no BED, or does not fit the genome.
+        InputError: A line is not BED, or does not fit the genome.
     """
     genome = genomes[file]
     lines = read_bed_lines(path, [genome])
@@ -274,21 +289,20 @@ def read_bed(
 def class_weights(
     windows: Intervals, bed: Sequence[str | Path], genomes: Sequence[SequenceFile], weights: dict[str, float]
 ) -> npt.NDArray[np.float64]:
-    """Return the weight of each window by the classes of the BED intervals that it overlaps,
-    float64 `(windows,)`.
+    """Return the sampling weight of each window, float64 `(windows,)`, by its class in BED files.
 
-    The class is the fourth column of the BED file, or the fifth where the fourth names parts. Of
-    several classes the largest weight counts: a window of 1,024 bases around an exon of 150 is an
-    exon, whatever surrounds it.
+    The class is the fourth column, or the fifth if the fourth names parts. If a window overlaps
+    several classes, the largest weight counts: 1,024 bases around an exon of 150 are an exon,
+    whatever surrounds it.
 
     Args:
         windows: From `split_windows`.
         bed: One BED file for each genome.
         genomes: From `open_genomes`.
-        weights: Of the classes; a class without one has the weight 1.
+        weights: The weight of each class. Classes that are not listed weigh 1.
 
     Raises:
-        InputError: No interval has one of the classes.
+        InputError: A class of `weights` is in none of the BED files.
 
     >>> class_weights(windows, ["genes.bed"], genomes, {"exon": 4.0})       # doctest: +SKIP
     array([1., 4., 1.])
@@ -296,6 +310,7 @@ def class_weights(
     rows_of_class: dict[str, list[tuple[int, int, int, int]]] = {}
     for file, path in enumerate(bed):
         lines = read_bed_lines(path, [genomes[file]])
+        # `names` starts with the fourth column.
         column = int(any(line.name in PART_NAMES for line in lines))
         for line in lines:
             name = line.names[column] if len(line.names) > column else ""
@@ -312,11 +327,12 @@ def class_weights(
             f"{known or 'missing: the fourth column names them, or the fifth if the fourth names parts'}"
         )
 
+    # From minus infinity, because a weight below 1 must be able to win over no class at all.
     result = np.full(len(windows), -np.inf)
     for name, rows in rows_of_class.items():
         of_class = overlapping(windows, Intervals.of(rows))
         result[of_class] = np.maximum(result[of_class], weights.get(name, 1.0))
-    result[np.isinf(result)] = 1.0  # splits of a table, or a window that lies beside its interval
+    result[np.isinf(result)] = 1.0  # overlaps no interval
     return result
 
 
@@ -326,13 +342,13 @@ def class_weights(
 def read_regions(specs: Sequence[str], genomes: Sequence[SequenceFile], setting: str) -> Intervals:
     """Turn `chr8`, `chr20:0-5,000,000` (0-based, half-open) or `regions.bed` into intervals.
 
-    A chromosome that several files have is meant in each of them; `mouse.fa:chr8`, with the file as
-    it was given, in this one alone. A name as it is written comes before its other spellings: `20`
-    is `chr20` only if no file has a `20`. Of a BED file whose fourth column names parts, the lines
-    of the part called `setting` are taken.
+    If several files have a chromosome, all of them are meant. `mouse.fa:chr8`, with the path as it
+    was given, means that file alone. The exact name wins over its other spellings: `20` is `chr20`
+    only if no file has a `20`. If the fourth column of a BED file names parts, only the lines of
+    the part called `setting` count.
 
     Raises:
-        InputError: A region is not in the genomes, or a BED file cannot be used; the message names
+        InputError: A region is not in the genomes, or a BED file cannot be used. The message names
             `setting`.
 
     >>> read_regions(["chr20:0-5,000,000"], genomes, "test")                # doctest: +SKIP
@@ -347,7 +363,7 @@ def read_regions(specs: Sequence[str], genomes: Sequence[SequenceFile], setting:
             continue
 
         region = re.fullmatch(r"(.+):([\d,]+)-([\d,]+)", name)
-        # a name may hold a colon itself
+        # The names of HLA and patch sequences contain colons: `HLA-A*01:01:01:01` is no region.
         is_name = any(name in genomes[file].number for file in files)
         if region is None or is_name:
             rows += _rows(genomes, files, name, 0, None, where)
@@ -361,7 +377,7 @@ def read_regions(specs: Sequence[str], genomes: Sequence[SequenceFile], setting:
 
 
 def _files_meant(spec: str, genomes: Sequence[SequenceFile]) -> tuple[list[int], str]:
-    """Return the files that a region is about, and the region without a file in front."""
+    """Return the files that a region is about, and the region without the path before it."""
     for file, genome in enumerate(genomes):
         if spec.startswith(f"{genome.path}:"):
             return [file], spec[len(genome.path) + 1 :]
@@ -382,14 +398,17 @@ def _lines_of_part(path: str, spec: str, genomes: Sequence[SequenceFile], settin
 def _rows(
     genomes: Sequence[SequenceFile], files: list[int], name: str, start: int, end: int | None, where: str
 ) -> list[tuple[int, int, int, int]]:
-    """Return the rows of a region in each file that has its chromosome; `end` None is the end of
-    the chromosome.
+    """Return the rows of a region in each file that has its chromosome.
+
+    An `end` of None is the end of the chromosome.
     """
+    # Two passes: if any file has the exact name, no other spelling counts in any of them.
     holders = [file for file in files if name in genomes[file].number]
     holders = holders or [file for file in files if genomes[file].number_of(name) is not None]
     if not holders and len(files) > 1:
         where += f": none of the {len(files)} files has it"
     rows = []
+    # If no file has it, `find` raises and lists the sequences of the first.
     for file in holders or files:
         sequence = genomes[file].find(name, where)
         stop = int(genomes[file].lengths[sequence]) if end is None else end
@@ -402,12 +421,12 @@ def _rows(
 
 
 def tile(regions: Intervals, window: int) -> Intervals:
-    """Cut regions into windows of `window` bases, one after the other; the last of each region may
-    be shorter.
+    """Cut regions into adjacent windows of `window` bases. The last of each region may be shorter.
 
     >>> tile(Intervals.of([(0, 0, 0, 25)]), 10).tolist()
     [[0, 0, 0, 10], [0, 0, 10, 20], [0, 0, 20, 25]]
     """
+    # Repeat each region once per window (rounded up), then shift the copies by 0, 1, ... windows.
     counts = -(-regions.lengths // window)
     windows = regions[np.repeat(np.arange(len(regions)), counts)]
     start = windows.start + _count_up(counts) * window
@@ -415,16 +434,16 @@ def tile(regions: Intervals, window: int) -> Intervals:
 
 
 def _count_up(counts: Column) -> Column:
-    """Return 0, 1, ... up to each count: `[2, 3]` gives `[0, 1, 0, 1, 2]`."""
+    """Count from 0 for each of `counts`, without a loop: `[2, 3]` gives `[0, 1, 0, 1, 2]`."""
+    # A running number over all, minus where each one begins.
     before = counts.cumsum() - counts
     return np.arange(int(counts.sum())) - np.repeat(before, counts)
 
 
 def centre(intervals: Intervals, window: int, genomes: Sequence[SequenceFile]) -> Intervals:
-    """Widen or cut intervals around their centres to `window` bases, clipped at the ends of the
-    chromosomes.
+    """Return windows of `window` bases around the centres of intervals, as the paper pretrains.
 
-    As in pretraining of the paper. What is clipped is made up for by padding on the right.
+    At the ends of a chromosome they are clipped, and therefore shorter; batches pad on the right.
 
     >>> centre(Intervals.of([(0, 0, 50, 60)]), 20, genomes).tolist()        # doctest: +SKIP
     [[0, 0, 45, 65]]
@@ -439,15 +458,16 @@ def centre(intervals: Intervals, window: int, genomes: Sequence[SequenceFile]) -
 
 
 def _on_one_axis(*tables: Intervals) -> list[tuple[Column, Column]]:
-    """Return starts and ends of each table as if all sequences of all files lay one after the
-    other.
+    """Return starts and ends of each table as if all sequences of all files lay on one axis.
 
-    Then one sorted search serves them all. The sequences are numbered together, and each gets a
-    stretch of the axis that is longer than any chromosome, so that intervals of two sequences never
-    meet.
+    Then a single `searchsorted` answers for every chromosome at once, without a loop over them.
     """
+    # Number the sequences that occur in any of the tables.
     keys = [(table.file << 32) + table.sequence for table in tables]
     known = np.unique(np.concatenate(keys))
+
+    # Each gets a stretch of the axis longer than any chromosome, so that intervals of two sequences
+    # never meet. 2^36 bases are far beyond the longest genome; int64 holds 2^27 such stretches.
     stretch = 2**36
     axes = []
     for table, key in zip(tables, keys, strict=True):
@@ -457,7 +477,9 @@ def _on_one_axis(*tables: Intervals) -> list[tuple[Column, Column]]:
 
 
 def merge(intervals: Intervals) -> Intervals:
-    """Sort intervals and join those that overlap; those that only touch stay apart.
+    """Sort intervals and join those that overlap. Those that only touch stay apart.
+
+    Adjacent windows of a BED file are therefore not glued together.
 
     >>> merge(Intervals.of([(0, 0, 5, 9), (0, 0, 0, 6), (0, 0, 9, 12)])).tolist()
     [[0, 0, 0, 9], [0, 0, 9, 12]]
@@ -467,7 +489,8 @@ def merge(intervals: Intervals) -> Intervals:
         return intervals
     ((start, end),) = _on_one_axis(intervals)
 
-    # An interval begins a new group if it begins where or after all intervals before it have ended.
+    # Sorted by start, an interval opens a new group if all intervals before it have ended by then.
+    # The running maximum is needed: a long interval may reach past the end of the one after it.
     is_first = np.append(True, start[1:] >= np.maximum.accumulate(end)[:-1])
     first = np.flatnonzero(is_first)
     merged = intervals[first]
@@ -475,10 +498,9 @@ def merge(intervals: Intervals) -> Intervals:
 
 
 def subtract(regions: Intervals, others: Intervals) -> Intervals:
-    """Return the pieces of `regions` that no interval of `others` covers, in the order of the
-    regions.
+    """Return the pieces of `regions` that no interval of `others` covers, in their order.
 
-    Both may overlap among themselves.
+    Regions may overlap each other, and so may the others.
 
     >>> subtract(Intervals.of([(0, 0, 0, 10)]), Intervals.of([(0, 0, 3, 5)])).tolist()
     [[0, 0, 0, 3], [0, 0, 5, 10]]
@@ -486,14 +508,17 @@ def subtract(regions: Intervals, others: Intervals) -> Intervals:
     others = merge(others)
     (start, end), (other_start, other_end) = _on_one_axis(regions, others)
 
-    # The merged `others` are disjoint and sorted, so those that overlap a region are neighbours:
-    # from the first that ends after the region begins, up to the last that begins before the region
-    # ends.
+    # Merged, `others` are disjoint and sorted, so those that overlap a region are neighbours: from
+    # the first that ends after the start of the region to the last that starts before its end.
     first = np.searchsorted(other_end, start, side="right")
     count = np.searchsorted(other_start, end) - first
 
-    # `count` intervals cut a region into `count + 1` pieces. Piece k lies between the intervals k -
-    # 1 and k; the first begins where the region begins, and the last ends where the region ends.
+    # They cut the region into `count + 1` pieces. Piece k runs from the end of interval k - 1 to
+    # the start of interval k. The first starts and the last ends where the region does:
+    #
+    #     region      [-----------------------------)
+    #     others          [-----)      [----)
+    #     piece       [ 0 )     [  1   )    [   2   )
     pieces = count + 1
     region = np.repeat(np.arange(len(regions)), pieces)
     k = _count_up(pieces)
@@ -503,19 +528,20 @@ def subtract(regions: Intervals, others: Intervals) -> Intervals:
     result.start[has_left] = others.end[(first[region] + k - 1)[has_left]]
     result.end[has_right] = others.start[(first[region] + k)[has_right]]
 
-    # A piece is empty where an interval reaches over an end of the region.
+    # A piece is empty where an interval covers an end of the region, or touches its neighbour.
     return result[result.start < result.end]
 
 
 def overlapping(intervals: Intervals, others: Intervals) -> npt.NDArray[np.bool_]:
-    """Return for each of `intervals` whether it shares a base with one of `others`: bool
-    `(intervals,)`.
+    """Return whether each interval shares a base with one of `others`, bool `(intervals,)`.
 
     >>> overlapping(Intervals.of([(0, 0, 0, 5), (0, 0, 5, 9)]), Intervals.of([(0, 0, 5, 6)])).tolist()
     [False, True]
     """
     (start, end), (other_start, other_end) = _on_one_axis(intervals, merge(others))
-    # Of the disjoint, sorted others, the last that begins before the end reaches furthest.
+    # Merged, the others end in the order in which they start. So of those that start before the end
+    # of an interval, the last one reaches furthest, and it alone has to be looked at.
     before = np.searchsorted(other_start, end) - 1
+    # `before` is -1 if there is none; then this reads the appended 0, which the result masks.
     reaches = np.append(other_end, 0)[before]
     return (before >= 0) & (reaches > start)

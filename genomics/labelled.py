@@ -1,11 +1,11 @@
-"""Labelled DNA sequences: read them from where they are, check every row, split them honestly.
+"""Labelled DNA sequences: read from any source, checked row by row, split without leaks.
 
     from hyenadna.genomics.labelled import read_labelled_data
     data = read_labelled_data("promoters.csv")  # or a folder, a FASTA file, a Hub id, a `datasets` object
     data.parts["train"][0]                      # {"row": 0, "sequence": "ACGT...", "label": 1}
 
-Whatever is wrong with the data is an `InputError` that names the file, the row (counted from 0) and
-the value, and it comes before any work that could be lost.
+If something is wrong with the data, an `InputError` names the file, the row (from 0) and the value.
+It is raised before any work that could be lost.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ __all__ = [
     "read_labelled_data",
 ]
 
-_SHOWN = 50  # classes in a table of counts
+_SHOWN = 50  # classes to list in a table of counts
 
 
 @dataclass
@@ -44,16 +44,14 @@ class LabelledData:
     """Checked data, ready for training.
 
     Attributes:
-        parts: `train`, and `validation` and `test` where there are any, with columns `row` (int, in
-            its source, from 0), `sequence` (str), `label` and, where the source has one, `id`
+        parts: `train`, and `validation` and `test` if there are any. Columns: `row` (int, its
+            number in the source, from 0), `sequence` (str), `label` and, if the source has it, `id`
             (str). A label is an index into `label_names` (single label), a list of 0. and 1.
-            (multi-label) or a float (regression). Windows that stay in their genome are
-            `WindowRows`.
+            (multi-label) or a float (regression). `WindowRows` if the sequences stay in a genome.
         problem_type: As in the configuration of a Transformers model.
-        label_names: Class names, sorted; the names of the columns (multi-label); `["value"]`
-            (regression).
-        digest: What tells this content from another, where reading every sequence for that would
-            take long.
+        label_names: The sorted class names (single label), the names of the columns (multi-label)
+            or `["value"]` (regression).
+        digest: A checksum of the content, if hashing every sequence would take too long.
     """
 
     parts: DatasetDict | dict[str, WindowRows]
@@ -63,11 +61,10 @@ class LabelledData:
 
 
 def load_splice_junctions() -> DatasetDict:
-    """Return the built-in splice junctions: 2,403 `train` and 601 `test` rows of 60 bp, classes EI,
-    IE and N.
+    """Return the built-in splice junctions: 2,403 `train` and 601 `test` rows of 60 bp.
 
-    Columns `id`, `sequence`, `label`. Source, licence and the rule of the split:
-    `splice_junctions.md`.
+    Columns `id`, `sequence` and `label`, with the classes EI, IE and N. `splice_junctions.md` has
+    source, licence and the rule of the split.
 
     >>> load_splice_junctions()["test"][0]["label"]                         # doctest: +SKIP
     0
@@ -115,31 +112,32 @@ def read_labelled_data(
     """Read labelled sequences, check them, and split off a validation part if there is none.
 
     Args:
-        data: The training rows: a csv, tsv or parquet file; a FASTA file whose headers read `>ID
-            LABEL`, `>ID|LABEL` or hold `label=LABEL` (of several fields between `|` the last one is
-            the label); a folder that has one sub-folder of FASTA or one-sequence .txt files for
-            each class; a folder with `train`, `val` (or `dev`, `valid`, `validation`) and `test` in
-            any of these forms; a data set on the Hub (`"owner/name"` or
-            `"owner/name:configuration"`); or a `datasets` object. csv, tsv and FASTA files may be
-            gzipped.
+        data: The training rows, in one of these forms (csv, tsv and FASTA may be gzipped):
+
+            - a csv, tsv or parquet file;
+            - a FASTA file with headers `>ID LABEL`, `>ID|LABEL` or with a field `label=LABEL`. If
+              there are several fields between `|`, the last one is the label;
+            - a folder with one sub-folder of FASTA or one-sequence .txt files for each class;
+            - a folder with `train`, `val` (or `dev`, `valid`, `validation`) and `test` in any form;
+            - a data set on the Hub: `"owner/name"` or `"owner/name:configuration"`;
+            - a `datasets` object.
         validation_data: The validation rows, in any of these forms.
         test_data: The test rows, likewise.
         sequence_column: The column that holds the sequences.
-        label_columns: The column that holds the labels. Several columns of 0 and 1 are a
+        label_columns: The column that holds the labels. Several columns of 0 and 1 make a
             multi-label problem.
-        id_column: The column of unique names of the rows, used if it is there.
+        id_column: The column of unique row names, used if it exists.
         problem_type: `"single_label_classification"`, `"multi_label_classification"` or
-            `"regression"`; by default one column is a single label and several are multi-label.
-        validation_fraction: How much of the training rows becomes the validation part where none is
-            given.
-        seed: Of that split.
-        fold: `(number, folds)`, for cross-validation: all rows but the test rows are dealt into
-            that many folds, and the fold of this number, from 0, is the validation part. Without
-            test rows it is the test part, and a validation part is split off the others.
+            `"regression"`. By default one column is a single label, several are multi-label.
+        validation_fraction: If no validation rows are given, this fraction of the training rows.
+        seed: The seed of that split.
+        fold: `(number, folds)` for cross-validation. All rows but the test rows are dealt into that
+            many folds; fold `number`, from 0, is the validation part. Without test rows it is the
+            test part, and a validation part is split off the rest.
 
     Raises:
-        InputError: The data cannot be used as they are; the message says which value of which row
-            and what to do.
+        InputError: The data cannot be used. The message names the row and the value, and says what
+            to do.
 
     >>> read_labelled_data("promoters.csv").label_names                     # doctest: +SKIP
     ['TATA', 'none']
@@ -156,11 +154,14 @@ def read_labelled_data(
 
     for table in tables.values():
         check_sequences(table)
-    if fold is not None and "validation" in tables:  # its rows are dealt into the folds, too
+    # The validation rows are dealt into the folds, too. They join the training rows before the
+    # labels are encoded, so that a class that only they have is known.
+    if fold is not None and "validation" in tables:
         train = tables["train"]
         name = f"{train.attrs['name']} and validation"
         tables["train"] = join_tables([train, tables.pop("validation")], name)
     label_names, labels = encode_labels(tables, problem_type, columns.labels)
+    # Without test rows the fold becomes the test part, and the validation part is drawn below.
     if fold is not None:
         split = fold_rows(tables["train"], labels["train"], problem_type, fold, seed)
         _move_rows(tables, labels, split, "validation" if "test" in tables else "test")
@@ -169,6 +170,7 @@ def read_labelled_data(
         split = split_rows(tables["train"], labels["train"], problem_type, validation_fraction, seed)
         _move_rows(tables, labels, split, "validation")
 
+    # After the splits, which keep twins together: what is left comes from the user's own parts.
     tables = {part: tables[part] for part in PARTS if part in tables}
     warn_about_twins(tables, labels)
     parts = {
@@ -201,6 +203,7 @@ def _check_settings(
 
 def _read_one_part(source: Source, part: str, columns: Columns) -> pd.DataFrame:
     tables = read_parts(source, columns)
+    # A source without parts is read as "train", whatever it is used for.
     if list(tables) != ["train"]:
         raise InputError(
             f"{name_of(source)} has the parts {list(tables)}; as {part} data it must be one part"
@@ -214,7 +217,7 @@ def _move_rows(
     split: tuple[np.ndarray, np.ndarray],
     part: str,
 ) -> None:
-    """Leave the first rows of a split in the training part, and move the second to another part."""
+    """Keep the first rows of a split in the training part and move the second to `part`."""
     stay, leave = split
     tables[part] = tables["train"].iloc[leave]
     labels[part] = labels["train"][leave]
@@ -231,6 +234,7 @@ def _to_dataset(
         label = List(Value("float32"))
     else:
         label = Value("float32")
+    # Arrow's `string` has 32-bit offsets, which overflow at 2 GB of sequences.
     features = {"row": Value("int64"), "sequence": Value("large_string"), "label": label}
     content = {"row": table["row"].to_list(), "sequence": table["sequence"].to_list(), "label": labels}
     if "id" in table:
@@ -243,9 +247,7 @@ def _to_dataset(
 
 
 def count_table(data: LabelledData) -> str:
-    """Return the number of rows of each class in each part as text, with the imbalance of the
-    training part.
-    """
+    """Return a text table: the rows of each class in each part, and the class imbalance."""
     names = list(data.parts)
     lines = [f"{'label':<20}" + "".join(f"{name:>20}" for name in names)]
     if data.problem_type != REGRESSION:

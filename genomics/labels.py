@@ -1,10 +1,10 @@
-"""Labels of sequences, checked and encoded: classes, zeros and ones, or numbers.
+"""Check and encode the labels of sequences: classes, zeros and ones, or numbers.
 
     names, labels = encode_labels({"train": table}, SINGLE_LABEL, ("label",))
     names[labels["train"][0]]                                    # the class of the first row
 
-A row that cannot be used is an `InputError` that names the file, the row (from 0) and the value.
-Tables carry their name for messages in `attrs["name"]`.
+A row that cannot be used raises an `InputError` that names the file, the row (from 0) and the
+value. A table's name for messages is `attrs["name"]`.
 """
 
 import re
@@ -25,11 +25,10 @@ _NO_NUCLEOTIDE = re.compile("[^ACGTUNRYSWKMBDHV]", re.IGNORECASE)
 
 
 def check_sequences(table: pd.DataFrame) -> None:
-    """Raise `InputError` about a row without a sequence, with letters of no nucleotide, or with the
-    id of another.
+    """Raise `InputError` for a missing sequence, a letter that is not IUPAC, or a repeated id.
 
     Args:
-        table: With a column `sequence` and maybe `id`; `attrs["name"]` is its name in messages.
+        table: With a column `sequence` and perhaps `id`; `attrs["name"]` is its name in messages.
     """
     name = table.attrs["name"]
     if len(table) == 0:
@@ -40,11 +39,11 @@ def check_sequences(table: pd.DataFrame) -> None:
             raise InputError(f"{name}: the sequence of row {row} is {sequence!r} ({kind}), not text")
         if not sequence:
             raise InputError(f"{name}: the sequence of row {row} is empty; remove the row")
-        other = _NO_NUCLEOTIDE.search(sequence)
-        if other:
+        wrong = _NO_NUCLEOTIDE.search(sequence)
+        if wrong:
             raise InputError(
-                f"{name}: the sequence of row {row} holds {other.group()!r} at position "
-                f"{other.start()}, which is no IUPAC letter for a nucleotide: {sequence[:40]!r}. Is it "
+                f"{name}: the sequence of row {row} holds {wrong.group()!r} at position "
+                f"{wrong.start()}, which is no IUPAC letter for a nucleotide: {sequence[:40]!r}. Is it "
                 "the right sequence_column?"
             )
     if "id" in table:
@@ -52,25 +51,25 @@ def check_sequences(table: pd.DataFrame) -> None:
         if repeated.any():
             value = table["id"][repeated].iloc[0]
             rows = table.index[table["id"] == value].to_list()
-            raise InputError(f"{name}: the id {value!r} stands in rows {rows[:5]}; ids must be unique")
+            raise InputError(f"{name}: the id {value!r} is in rows {rows[:5]}; ids must be unique")
 
 
 def encode_labels(
     tables: dict[str, pd.DataFrame], problem_type: str, label_columns: tuple[str, ...]
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Return the names of the labels, and the labels of each part.
+    """Return the names of the labels, and the encoded labels of each part.
 
     Args:
-        tables: `train` and others, with a column `label`, or `label 0`, `label 1`, ... of several.
+        tables: `train` and others. The column is `label`; several are `label 0`, `label 1`, ...
         problem_type: `SINGLE_LABEL`, `MULTI_LABEL` or `REGRESSION`.
         label_columns: The names that the columns have in their source.
 
     Returns:
-        Names: the classes in order, the columns, or `["value"]`. Labels: class indices `(rows,)`,
-            float64 0 and 1 `(rows, labels)`, or float64 `(rows,)`.
+        Names: the sorted classes, the column names, or `["value"]`. Labels: class indices
+            `(rows,)`, 0 and 1 as float64 `(rows, labels)`, or float64 `(rows,)`.
 
     Raises:
-        InputError: A label is missing, of no training class, or no number.
+        InputError: A label is missing, is not a number, or its class has no training row.
     """
     if problem_type == REGRESSION:
         return ["value"], {part: _numbers(table, "label") for part, table in tables.items()}
@@ -82,6 +81,7 @@ def encode_labels(
 def _encode_many(
     tables: dict[str, pd.DataFrame], label_columns: tuple[str, ...]
 ) -> tuple[list[str], dict[str, np.ndarray]]:
+    # Either several columns, one for each label, or one column of lists.
     labels = {part: _zeros_and_ones(table, len(label_columns)) for part, table in tables.items()}
     widths = {part: values.shape[1] for part, values in labels.items()}
     if len(set(widths.values())) > 1:
@@ -96,6 +96,7 @@ def _encode_classes(tables: dict[str, pd.DataFrame]) -> tuple[list[str], dict[st
     for part, table in tables.items():
         texts[part] = [label_text(value, row, table) for row, value in enumerate(table["label"])]
     names = sorted(set(texts["train"]))
+    # Numeric classes in the order of their numbers: 2 before 10.
     if all(name.isdecimal() for name in names):
         names.sort(key=_as_number)
     _check_classes(names, len(texts["train"]), tables["train"].attrs["name"])
@@ -113,7 +114,8 @@ def _encode_classes(tables: dict[str, pd.DataFrame]) -> tuple[list[str], dict[st
 
 
 def _as_number(digits: str) -> tuple[int, str]:
-    """Return what sorts texts of digits as numbers; `int` refuses very long ones."""
+    """Return a sort key that orders texts of digits as numbers."""
+    # Not `int`, which refuses more than 4,300 digits.
     digits = digits.lstrip("0")
     return len(digits), digits
 
@@ -123,12 +125,16 @@ def _check_classes(names: list[str], rows: int, train: str) -> None:
         raise InputError(
             f"{train}: every row has the label {names[0]!r}; a classifier needs two classes or more"
         )
-    spelled: dict[str, str] = {}
+    # "1" in one row and "1.0" in another are one class, but as texts they would become two.
+    spelling_of: dict[str, str] = {}
     for name in names:
         number = re.fullmatch(r"(\d+)(\.0*)?", name)
-        other = spelled.setdefault(number[1], name) if number else name
-        if other != name:
-            raise InputError(f"{train}: the labels {other!r} and {name!r} are one number; write them alike")
+        if number is None:
+            continue
+        first = spelling_of.setdefault(number[1], name)
+        if first != name:
+            raise InputError(f"{train}: the labels {first!r} and {name!r} are one number; write them alike")
+    # More than half as many classes as rows: most likely the wrong column, or a regression.
     if len(names) > max(20, rows // 2):
         raise InputError(
             f"{train}: {len(names)} different labels in {rows} rows, the first is {names[0]!r}. Is it "
@@ -137,7 +143,7 @@ def _check_classes(names: list[str], rows: int, train: str) -> None:
 
 
 def label_text(value: object, row: int, table: pd.DataFrame) -> str:
-    """Return a class as text, `1` also of 1.0 and True.
+    """Return a class as text. 1, 1.0 and True are all `"1"`.
 
     Raises:
         InputError: It is missing, or a list.
@@ -150,29 +156,29 @@ def label_text(value: object, row: int, table: pd.DataFrame) -> str:
             f"{table.attrs['name']}: the label of row {row} is {_shown(value)}, which is no single "
             f"label; for lists of 0 and 1 set problem_type to {MULTI_LABEL!r}"
         )
-    is_missing = (
-        value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
-    )
-    if is_missing:
+    is_nan = value != value  # of any type: float, numpy, pandas
+    is_blank = isinstance(value, str) and value.strip().lower() in ("", "nan")
+    if value is None or is_nan or is_blank:
         raise InputError(
             f"{table.attrs['name']}: the label of row {row} is missing ({value!r}); remove or label the row"
         )
     if isinstance(value, bool | np.bool_ | float | np.floating) and float(value).is_integer():
-        return str(int(value))  # a column of whole numbers with a hole arrives as floats
+        return str(int(value))  # pandas turns a column of integers with a gap into floats
     return str(value).strip()
 
 
 def _shown(value: object) -> str:
-    """The value as Python writes it, cut to a length that fits a message."""
+    """Return `repr(value)`, shortened to fit into a message."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _numbers(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
+    # `coerce` turns what is no number into NaN, so that the row can be named.
     numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if len(wrong):
-        # a Python object, whose repr people can read
+        # `tolist` gives a Python object: "nan" in the message, not "np.float64(nan)".
         value = _shown(table[column].tolist()[wrong[0]])
         raise InputError(
             f"{table.attrs['name']}: the label of row {wrong[0]} is {value}, not a finite number"
@@ -181,7 +187,7 @@ def _numbers(table: pd.DataFrame, column: str) -> npt.NDArray[np.float64]:
 
 
 def _zeros_and_ones(table: pd.DataFrame, columns: int) -> npt.NDArray[np.float64]:
-    """Return labels `(rows, labels)` from several columns or from one column of lists."""
+    """Return labels `(rows, labels)` from several columns, or from one column of lists."""
     name = table.attrs["name"]
     if columns > 1:
         values = np.stack([_numbers(table, f"label {i}") for i in range(columns)], axis=1)

@@ -1,4 +1,4 @@
-"""Letters of DNA: their ids, the other strand, and batches of equal length.
+"""DNA letters: their ids, the reverse complement, and padded batches.
 
     >>> from hyenadna.genomics.letters import encode, reverse_complement
     >>> encode("ACGT").tolist()
@@ -6,8 +6,8 @@
     >>> reverse_complement("AACg")
     'cGTT'
 
-Ids are those of the tokenizer, one byte each. A lower-case letter (a soft-masked base) has
-`SOFT_MASKED` added to its id, because the loss may treat it differently: `ids % SOFT_MASKED` are
+The ids are those of the tokenizer, one byte each. A lower-case letter (a soft-masked base) has
+`SOFT_MASKED` added to its id, because the loss may treat it differently. `ids % SOFT_MASKED` gives
 the tokens.
 """
 
@@ -42,21 +42,23 @@ PAD = VOCABULARY["[PAD]"]
 UNK = VOCABULARY["[UNK]"]
 N = VOCABULARY["N"]
 
-# A, C, G and T are neighbours in the vocabulary, and they mirror: A + T == C + G.
+# A, C, G and T have consecutive ids, and in this order pairs mirror each other: A + T == C + G.
 FIRST_BASE = VOCABULARY["A"]
 LAST_BASE = VOCABULARY["T"]
 
+# Above every id of the vocabulary, so that both cases fit into one byte and `%` separates them.
 SOFT_MASKED = 16
 
-# Each letter of the IUPAC code, and the one that pairs with it. U pairs like T.
+# Each letter of the IUPAC code, and below it the letter it pairs with. U pairs as T does.
 _IUPAC = "ACGTUNRYSWKMBDHV"
 _PAIRS = "TGCAANYRSWMKVHDB"
 _COMPLEMENT = str.maketrans(_IUPAC + _IUPAC.lower(), _PAIRS + _PAIRS.lower())
 
 
 def _byte_table() -> bytes:
-    """The id of each byte: U is T, other IUPAC codes are N, and what is no letter of the code is
-    `[UNK]`.
+    """Return the id of each of the 256 bytes.
+
+    U becomes T, other IUPAC codes become N, and everything else `[UNK]`.
     """
     ids = np.full(256, UNK, dtype=np.uint8)
     for letter in _IUPAC:
@@ -67,9 +69,10 @@ def _byte_table() -> bytes:
 
 
 def _complement_table() -> np.ndarray:
-    """The id that pairs with each id; what is no base pairs with itself."""
+    """Return the id that pairs with each id. What is no base pairs with itself."""
     ids = np.arange(2 * SOFT_MASKED, dtype=np.uint8)
     for case in (0, SOFT_MASKED):
+        # The four ids mirror (see `FIRST_BASE`), so reversing them swaps A with T and C with G.
         bases = slice(case + FIRST_BASE, case + LAST_BASE + 1)
         ids[bases] = ids[bases][::-1]
     return ids
@@ -88,6 +91,7 @@ def encode(sequence: str) -> npt.NDArray[np.uint8]:
     >>> encode("acNR").tolist()
     [23, 24, 11, 11]
     """
+    # `replace`, because a lone surrogate has no encoding. It becomes "?", which is refused below.
     ids = np.frombuffer(sequence.encode(errors="replace").translate(ID_OF_BYTE), np.uint8)
     wrong = np.flatnonzero(ids == UNK)
     if len(wrong):
@@ -97,7 +101,7 @@ def encode(sequence: str) -> npt.NDArray[np.uint8]:
 
 
 def is_base(ids: np.ndarray) -> npt.NDArray[np.bool_]:
-    """Return which ids are A, C, G or T. Lower case is not: pass `ids % SOFT_MASKED` to count it.
+    """Return which ids are A, C, G or T. For lower case too, pass `ids % SOFT_MASKED`.
 
     >>> is_base(encode("ACNt")).tolist()
     [True, True, False, False]
@@ -126,23 +130,23 @@ def reverse_complement(sequence: str) -> str:
 
 
 def strand_free(sequence: str) -> str:
-    """Return one spelling for a sequence and its reverse complement, whatever the case, U or T.
+    """Return the same text for a sequence and its reverse complement, whatever the case, U or T.
 
-    Two sequences with the same spelling are the same double-stranded DNA.
+    Two sequences with the same text are the same double-stranded DNA.
 
     >>> strand_free("aaCG") == strand_free("CGUU")
     True
     """
+    # Of the two strands, the one that comes first in the alphabet.
     sequence = sequence.upper().replace("U", "T")
     return min(sequence, reverse_complement(sequence))
 
 
 def pad(rows: Sequence[np.ndarray]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return token ids int64 `(rows, longest)`, padded on the right, and the lengths int64
-    `(rows,)`.
+    """Return token ids, int64 `(rows, longest)`, padded on the right, and lengths, int64 `(rows,)`.
 
-    A causal model never sees pads on the right, so they need no attention mask. Soft-masking is
-    dropped.
+    In a causal model no base sees the pads to its right, so no attention mask is needed.
+    Soft-masking is dropped.
 
     >>> pad([encode("ACG"), encode("t")])[0].tolist()
     [[7, 8, 9], [10, 4, 4]]

@@ -1,11 +1,9 @@
-"""Where labelled sequences come from: tables, FASTA, folders, the Hub and `datasets` objects, all
-as one table.
+"""Read labelled sequences from tables, FASTA, folders, the Hub or `datasets` objects.
 
     columns = Columns("sequence", ("label",), "id")
     read_parts("promoters", columns)["train"]  # a table with the columns row, sequence, label and maybe id
 
-Nothing is checked here but that the source can be read and has its columns; `labels.py` looks at
-the rows.
+This file checks only that the source can be read and has its columns. `labels.py` checks the rows.
 """
 
 import re
@@ -40,9 +38,9 @@ class Columns(NamedTuple):
     """The columns of a source.
 
     Attributes:
-        sequence: Its name.
-        labels: One name, or several of a multi-label problem; none to read no labels.
-        id: Of unique names of the rows, used if it is there.
+        sequence: The column of the sequences.
+        labels: The columns of the labels: one, several (multi-label) or none.
+        id: The column of unique row names, used if it exists.
     """
 
     sequence: str
@@ -51,26 +49,26 @@ class Columns(NamedTuple):
 
 
 def name_of(source: object) -> str:
-    """Return what to call a source in a message."""
+    """Return the name of a source for messages."""
     if isinstance(source, str | Path):
         return str(source)
     return f"the {type(source).__name__} that was passed"
 
 
 def read_parts(source: Source, columns: tuple[str, tuple[str, ...], str]) -> dict[str, pd.DataFrame]:
-    """Read any source into tables with columns `row`, `sequence`, `label` (or `label 0`, ...) and
-    maybe `id`.
+    """Read any source into one table for each part.
 
     Args:
         source: See `read_labelled_data`.
         columns: See `Columns`.
 
     Returns:
-        A table for each part, under `train`, `validation` and `test`; what is not divided is
-        `train`. The name of a table is in `attrs["name"]`.
+        Tables under `train`, `validation` and `test`; a source without parts is `train`. Their
+        columns are `row`, `sequence`, `label` (or `label 0`, `label 1`, ...) and perhaps `id`. The
+        name of a table for messages is `attrs["name"]`.
 
     Raises:
-        InputError: It cannot be read, or lacks a column.
+        InputError: The source cannot be read or lacks a column.
     """
     columns = Columns(*columns)
     if isinstance(source, Dataset):
@@ -81,6 +79,7 @@ def read_parts(source: Source, columns: tuple[str, tuple[str, ...], str]) -> dic
         raise InputError(
             f"data must be a path, the name of a data set or a `datasets` object, got {type(source)}"
         )
+    # What exists here is meant, even if a data set on the Hub has the same name.
     path = Path(source)
     if path.is_dir():
         return _from_folder(path, columns)
@@ -90,7 +89,7 @@ def read_parts(source: Source, columns: tuple[str, tuple[str, ...], str]) -> dic
 
 
 def has_labels(source: str | Path, label_column: str) -> bool:
-    """Return whether a file or folder holds labels, by its first header or its columns.
+    """Return whether a file or folder holds labels, judged by its first header or its columns.
 
     Raises:
         InputError: It cannot be read.
@@ -119,7 +118,7 @@ def _from_hub(source: str, columns: Columns) -> dict[str, pd.DataFrame]:
     name, _, configuration = source.partition(":")
     try:
         parts = load_dataset(name, configuration or None)
-    except Exception as error:  # the Hub client raises a dozen different types
+    except Exception as error:  # the Hub client raises a dozen unrelated types
         raise InputError(
             f"{source}: there is no such file or folder, and as the id of a data set on the Hub it "
             f"cannot be loaded: {type(error).__name__}: {one_line(error)}"
@@ -134,23 +133,25 @@ def _from_dataset_dict(parts: DatasetDict, name: str, columns: Columns) -> dict[
             f"{name} has parts with the names {unknown}; rename them to train, validation or test"
         )
     tables: dict[str, pd.DataFrame] = {}
-    for called, rows in parts.items():
-        part = PART_NAMES[called]
+    for spelling, rows in parts.items():
+        part = PART_NAMES[spelling]
+        # `val` and `validation` in one data set, for instance
         if part in tables:
-            raise InputError(f"{name} holds the {part} part twice; one of them is {called!r}")
-        tables[part] = _from_dataset(rows, f"{name}, {called}", columns)
+            raise InputError(f"{name} holds the {part} part twice; one of them is {spelling!r}")
+        tables[part] = _from_dataset(rows, f"{name}, {spelling}", columns)
     return tables
 
 
 def _from_dataset(rows: Dataset, name: str, columns: Columns) -> pd.DataFrame:
     wanted = dict.fromkeys((columns.sequence, *columns.labels, columns.id))
     present = [column for column in wanted if column in rows.column_names]
+    # Without the format: `with_format("torch")` would give tensors.
     table = rows.select_columns(present).with_format(None).to_pandas() if present else pd.DataFrame()
     for column in columns.labels:
         feature = rows.features.get(column)
         if isinstance(feature, ClassLabel):
-            # -1 is how data sets on the Hub mark a hidden label; it stays, and is refused as a
-            # missing label
+            # Data sets on the Hub mark a hidden label by -1, which `int2str` refuses. As None it is
+            # refused later, with the number of its row.
             table[column] = [
                 feature.int2str(int(v)) if v is not None and v >= 0 else None for v in rows[column]
             ]
@@ -161,12 +162,13 @@ def _from_dataset(rows: Dataset, name: str, columns: Columns) -> pd.DataFrame:
 
 
 def _from_folder(folder: Path, columns: Columns) -> dict[str, pd.DataFrame]:
-    """Read a folder of parts, or else a folder that has a sub-folder for each class."""
+    """Read a folder of parts or, failing that, a folder with one sub-folder for each class."""
     parts: dict[str, pd.DataFrame] = {}
     for entry in sorted(folder.iterdir()):
         part = part_of_file(entry)
         if entry.name.startswith(".") or part is None:
             continue
+        # `train.md` names a part, too, but holds no rows.
         if not entry.is_dir() and not has_suffix(entry, TABLES + FASTA):
             continue
         if part in parts:
@@ -185,7 +187,7 @@ def _from_class_folders(folder: Path) -> pd.DataFrame:
             raise InputError(
                 f"{class_folder}: the folder of this class holds no FASTA or .txt file; fill or remove it"
             )
-        # ids such as "seq1" come back in every class
+        # The class in front, because ids such as "seq1" occur in every class.
         records += [(f"{class_folder.name}/{name}", sequence, class_folder.name) for name, sequence in rows]
     if not records:
         raise InputError(
@@ -196,9 +198,7 @@ def _from_class_folders(folder: Path) -> pd.DataFrame:
 
 
 def _sequences_of(path: Path) -> list[tuple[str, str]]:
-    """Return ids and sequences of a FASTA file, or of a text file that holds one sequence; none of
-    other files.
-    """
+    """Return the ids and sequences of FASTA or a one-sequence .txt file; [] for any other file."""
     if has_suffix(path, FASTA):
         return [(header.split()[0] if header else "", sequence) for header, sequence in read_fasta(path)]
     if path.suffix == ".txt":
@@ -215,7 +215,8 @@ def _from_file(path: Path, columns: Columns) -> pd.DataFrame:
 
 
 def _id_and_label(header: str, path: Path) -> tuple[str, str]:
-    """Take a header `ID LABEL`, `ID|LABEL` or `ID ... label=LABEL` apart."""
+    """Split a header `ID LABEL`, `ID|LABEL` or `ID ... label=LABEL` into id and label."""
+    # From the clearest form to the most ambiguous: `label=` wins over `|`, `|` over a blank.
     fields = [field for field in re.split(r"[\s|]+", header) if field]
     labels = [field.removeprefix("label=") for field in fields[1:] if field.startswith("label=")]
     if not labels and "|" in header:
@@ -257,5 +258,5 @@ def _finish(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def join_tables(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
-    """Put tables one after the other, under a new name."""
+    """Concatenate tables under a new name, with new row numbers."""
     return _finish(pd.concat(tables, ignore_index=True), name)

@@ -1,10 +1,10 @@
-"""Splits of labelled sequences in which the same double-stranded DNA is never on both sides.
+"""Split labelled sequences so that the same double-stranded DNA is never on both sides.
 
     training, validation = split_rows(table, labels, SINGLE_LABEL, fraction=0.1, seed=42)
     table.iloc[validation]
 
-Two sequences are the same DNA if they are equal or reverse complements, without regard to case and
-to U or T.
+Two sequences are the same DNA, "twins", if they are equal or reverse complements of each other.
+Case does not matter, nor does U against T.
 """
 
 import hashlib
@@ -28,8 +28,7 @@ Rows = npt.NDArray[np.int64]
 
 
 def dna_keys(sequences: Iterable[str]) -> list[bytes]:
-    """Return a digest of each double-stranded sequence: equal for twins, and small however long the
-    sequence is.
+    """Return a digest of each double-stranded sequence: 16 bytes, and equal for twins.
 
     >>> one, other = dna_keys(["AACG", "cgtt"])
     >>> one == other
@@ -39,37 +38,36 @@ def dna_keys(sequences: Iterable[str]) -> list[bytes]:
 
 
 def _groups(sequences: Iterable[str]) -> Rows:
-    """Number the different double-stranded sequences in the order in which they appear, int64
-    `(rows,)`.
-    """
+    """Number the different double-stranded sequences by first appearance, int64 `(rows,)`."""
     return pd.factorize(np.array(dna_keys(sequences), dtype=object))[0]
 
 
 def split_rows(
     table: pd.DataFrame, labels: np.ndarray, problem_type: str, fraction: float, seed: int
 ) -> tuple[Rows, Rows]:
-    """Draw validation rows; return the numbers of the training rows and of these, each in order.
+    """Draw validation rows. Return the numbers of training and validation rows, both in order.
 
-    Single labels keep their proportions; the only sequence of a class stays in the training part.
+    Single labels keep their proportions. The only sequence of a class stays in the training part.
 
     Args:
         table: With a column `sequence`; `attrs["name"]` is its name in messages.
-        labels: Of its rows.
+        labels: The encoded labels of its rows.
         problem_type: `SINGLE_LABEL`, `MULTI_LABEL` or `REGRESSION`.
-        fraction: Of the different sequences, to validate on.
-        seed: Of the draw.
+        fraction: The share of the different sequences to validate on.
+        seed: The seed of the draw.
 
     Raises:
         InputError: There are too few different sequences.
     """
+    # Groups of twins are drawn, not rows, so that no group is divided.
     group = _groups(table["sequence"])
     groups = int(group.max()) + 1
     candidates = np.arange(groups)
     stratify = None
     validation_groups = max(1, round(fraction * groups))
     if problem_type == SINGLE_LABEL:
-        # One label for each group, that of its first row. Classes with one group cannot be on both
-        # sides.
+        # A group has the label of its first row. A class with a single group cannot be on both
+        # sides, and `train_test_split` refuses it, so it is no candidate for validation.
         stratify = labels[np.unique(group, return_index=True)[1]]
         is_frequent = np.bincount(stratify)[stratify] > 1
         candidates = candidates[is_frequent]
@@ -93,20 +91,21 @@ def split_rows(
 def fold_rows(
     table: pd.DataFrame, labels: np.ndarray, problem_type: str, fold: tuple[int, int], seed: int
 ) -> tuple[Rows, Rows]:
-    """Deal rows into folds; return the numbers of the rows outside and inside of one of them.
+    """Deal rows into folds. Return the numbers of the rows outside and inside one of them.
 
     Args:
         table: See `split_rows`.
-        labels: Of its rows.
+        labels: The encoded labels of its rows.
         problem_type: Single labels keep their proportions in each fold.
-        fold: Its number, from 0, and how many there are.
-        seed: Of the deal.
+        fold: The number of the fold, from 0, and the number of folds.
+        seed: The seed of the deal.
 
     Raises:
         InputError: There are more folds than rows of the smallest class.
     """
     group = _groups(table["sequence"])
     number, folds = fold
+    # Without classes, count the groups: each fold needs one at least.
     is_single = problem_type == SINGLE_LABEL
     smallest = np.bincount(labels).min() if is_single else group.max() + 1
     if smallest < folds:
@@ -114,19 +113,20 @@ def fold_rows(
             f"{table.attrs['name']}: {folds} folds, but only {smallest} rows of a class; take fewer folds"
         )
     splitter = StratifiedGroupKFold if is_single else GroupKFold
+    # The splitter yields (training, validation) for each fold. Take that of the fold asked for.
     dealt = splitter(folds, shuffle=True, random_state=seed).split(group, labels, group)
     return next(itertools.islice(dealt, number, None))
 
 
 def warn_about_twins(tables: dict[str, pd.DataFrame], labels: dict[str, np.ndarray]) -> None:
-    """Warn if two parts share DNA, and if the training part labels the same DNA in two ways."""
+    """Warn if two parts share DNA, or if the training part gives the same DNA two labels."""
     keys = {part: dna_keys(table["sequence"]) for part, table in tables.items()}
     for part, other in itertools.combinations(tables, 2):
         known = set(keys[part])
         shared = sum(key in known for key in keys[other])
         if shared:
             warnings.warn(
-                f"{shared} of the {len(tables[other])} {other} sequences stand in the {part} part too "
+                f"{shared} of the {len(tables[other])} {other} sequences are in the {part} part too "
                 f"(as they are or as reverse complement): the {other} metrics look too good. Remove "
                 "them from one part.",
                 stacklevel=3,
@@ -134,13 +134,14 @@ def warn_about_twins(tables: dict[str, pd.DataFrame], labels: dict[str, np.ndarr
 
     first_label: dict[bytes, object] = {}
     disagreeing = set()
+    # Twins with one label only weigh double. With two labels, one of them must be wrong.
     for key, label in zip(keys["train"], labels["train"].tolist(), strict=True):
         if first_label.setdefault(key, label) != label:
             disagreeing.add(key)
     if disagreeing:
         row = next(i for i, key in enumerate(keys["train"]) if key in disagreeing)
         warnings.warn(
-            f"{len(disagreeing)} sequences stand in the train part more than once, as they are or as reverse "
+            f"{len(disagreeing)} sequences are in the train part more than once, as they are or as reverse "
             f"complement, with different labels; the first is row {tables['train']['row'].iloc[row]}.",
             stacklevel=3,
         )

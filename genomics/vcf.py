@@ -1,11 +1,11 @@
-"""VCF as text: its lines, its records, and a copy that is compressed and indexed.
+"""VCF as text: read lines and records, write a compressed and indexed copy.
 
     for chrom, pos, *_ in vcf_records("calls.vcf.gz"):
         ...
     write_vcf(Path("copy.vcf.gz"), vcf_lines("calls.vcf.gz")).index          # copy.vcf.gz.tbi
 
-Positions of a VCF count from 1. Lines are kept as they are, so that a copy differs from its source
-only where it is meant to.
+Positions in a VCF count from 1. Lines pass through as text. A VCF library would parse them and
+write them anew, and so change more than the caller does.
 """
 
 import os
@@ -25,13 +25,13 @@ from .files import UNREADABLE, one_line, open_text
 __all__ = ["Written", "check_vcf", "vcf_lines", "vcf_records", "write_vcf"]
 
 _HEADER = "#CHROM\tPOS\tID\tREF\tALT"
-_LONGEST_TBI = 2**29  # what the bins of a .tbi reach; a .csi reaches further
-_LONGEST = 2**31 - 1  # of a position in VCF
-_LINES = 1000  # to write at a time
+_LONGEST_TBI = 2**29  # bases that the bins of a .tbi cover; a .csi covers more
+_LONGEST = 2**31 - 1  # the largest position that VCF allows
+_LINES = 1000  # lines to write at a time
 
 
 def vcf_lines(path: str | Path) -> Iterator[str]:
-    """Yield the lines of a VCF, plain, gzip or bgzip, without their ends.
+    """Yield the lines of a VCF (plain, gzip or bgzip) without their line breaks.
 
     Raises:
         InputError: It cannot be read to its end.
@@ -39,6 +39,7 @@ def vcf_lines(path: str | Path) -> Iterator[str]:
     try:
         with open_text(path) as file:
             for line in file:
+                # Plain text has no checksum: the missing line break is all that shows a cut.
                 if not line.endswith("\n"):
                     raise InputError(f"{path} is truncated: its last line has no end: {line[:60]!r}")
                 yield line[:-1]
@@ -46,17 +47,17 @@ def vcf_lines(path: str | Path) -> Iterator[str]:
         raise
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} is no text: {error}. Is it a BCF? `bcftools view` makes a VCF of it"
+            f"{path} is no text: {error}. Is it a BCF? `bcftools view` turns it into a VCF"
         ) from error
     except UNREADABLE as error:
         raise InputError(f"{path} cannot be read to its end: {one_line(error)}") from error
 
 
 def check_vcf(path: str | Path) -> tuple[int, int]:
-    """Read a VCF once, and return the number of its records and a checksum of its lines.
+    """Read a whole VCF; return the number of its records and a checksum (CRC-32) of its lines.
 
     Raises:
-        InputError: There is no header, or a line has too few fields or no position.
+        InputError: The header is missing, or a line has too few fields or no position.
 
     >>> check_vcf("calls.vcf.gz")                                           # doctest: +SKIP
     (5000, 2784350011)
@@ -69,10 +70,12 @@ def check_vcf(path: str | Path) -> tuple[int, int]:
         if line.startswith("#"):
             has_header = has_header or line.startswith(_HEADER)
             continue
+        # Without this, any text file with tabs and numbers would pass for a VCF.
         if not has_header:
             raise InputError(
                 f"{path}: line {number} comes before the header (#CHROM, POS, ID, REF, ALT ...): no VCF?"
             )
+        # Genotypes are optional, so eight fields are enough.
         fields = line.split("\t", 8)
         if len(fields) < 8 or not _is_position(fields[1]):
             raise InputError(
@@ -93,8 +96,9 @@ def vcf_records(path: str | Path) -> Iterator[list[str]]:
     """Yield the first eight fields of each record: CHROM, POS, ID, REF, ALT, QUAL, FILTER, INFO.
 
     Raises:
-        InputError: See `vcf_lines`; `check_vcf` looks at the fields.
+        InputError: See `vcf_lines`. The fields are checked by `check_vcf`, not here.
     """
+    # At most 8 splits: the genotypes of thousands of samples stay in one piece, which is dropped.
     return (line.split("\t", 8)[:8] for line in vcf_lines(path) if not line.startswith("#"))
 
 
@@ -103,13 +107,12 @@ def vcf_records(path: str | Path) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
+    """What `write_vcf` wrote.
 
     Attributes:
         path: The VCF.
-        index: Its index, `.tbi`, or `.csi` where a chromosome is longer than 2^29 bases; None
-            without one.
-        problem: Why there is no index, in words; empty if there is one or none is needed.
+        index: Its index: `.tbi`, or `.csi` if a record ends beyond 2^29 bases. None without one.
+        problem: Why there is no index, in words. Empty if there is one, or none is needed.
     """
 
     path: Path
@@ -118,7 +121,7 @@ class Written:
 
 
 class _Extent:
-    """How far the records reach, and whether an index can be made of them: they must be sorted."""
+    """How far the records reach, and whether they are sorted, as an index needs them."""
 
     def __init__(self) -> None:
         self.problem = ""
@@ -134,11 +137,8 @@ class _Extent:
         fields = line.split("\t", 8)
         chromosome = fields[0]
         position = int(fields[1])
-        stated_end = re.search(r"(?:^|;)END=(\d+)", fields[7])
-        end = position + len(fields[3]) - 1
-        if stated_end:
-            is_absurd = len(stated_end[1]) > 10
-            end = _LONGEST + 1 if is_absurd else max(end, int(stated_end[1]))
+        # The index bins a record by the last base of REF or, for a structural variant, by INFO/END.
+        end = max(position + len(fields[3]) - 1, self._stated_end(fields[7]))
         if chromosome != self._chromosome and chromosome in self._seen:
             self.problem = f"the records of {chromosome} are not together"
         elif chromosome == self._chromosome and position < self._position:
@@ -150,14 +150,25 @@ class _Extent:
         self._position = position
         self.longest = max(self.longest, end)
 
+    @staticmethod
+    def _stated_end(info: str) -> int:
+        """Return INFO/END, or 0 without one."""
+        stated = re.search(r"(?:^|;)END=(\d+)", info)
+        if stated is None:
+            return 0
+        # More digits than any position has: too large, whatever they are.
+        if len(stated[1]) > 10:
+            return _LONGEST + 1
+        return int(stated[1])
+
 
 def write_vcf(path: Path, lines: Iterable[str]) -> Written:
-    """Write the lines of a VCF, whole or not at all.
+    """Write the lines of a VCF, completely or not at all.
 
     Args:
-        path: Where to; if it ends in `.gz`, the file is compressed by bgzip and indexed if its
-            records are sorted.
-        lines: Of the header and the records, without their ends.
+        path: The file to write. If it ends in `.gz`, it is bgzipped, and indexed if its records are
+            sorted.
+        lines: The header and the records, without line breaks.
 
     >>> write_vcf(Path("copy.vcf.gz"), vcf_lines("calls.vcf")).problem      # doctest: +SKIP
     ''
@@ -170,20 +181,21 @@ def write_vcf(path: Path, lines: Iterable[str]) -> Written:
         with pysam.BGZFile(str(unfinished), "wb", None) if compress else open(unfinished, "wb") as file:
             for text in _joined(lines, extent):
                 file.write(text.encode())
-        old = [path.with_name(f"{path.name}{suffix}") for suffix in (".tbi", ".csi")]
+        tbi, csi = (path.with_name(f"{path.name}{suffix}") for suffix in (".tbi", ".csi"))
         if not compress or extent.problem:
             os.replace(unfinished, path)
-            for other in old:
-                other.unlink(missing_ok=True)
+            # An index that an earlier run left would point into the wrong file.
+            tbi.unlink(missing_ok=True)
+            csi.unlink(missing_ok=True)
             return Written(path, None, extent.problem)
 
         is_long = extent.longest > _LONGEST_TBI
         pysam.tabix_index(str(unfinished), preset="vcf", index=str(index), csi=is_long, force=True)
+        new, stale = (csi, tbi) if is_long else (tbi, csi)
         os.replace(unfinished, path)
-        new = old[1] if is_long else old[0]
         os.replace(index, new)
-        old[0 if is_long else 1].unlink(missing_ok=True)
-        os.utime(new)  # tools warn of an index that is older than its file
+        stale.unlink(missing_ok=True)
+        os.utime(new)  # htslib warns of an index older than its file
         return Written(path, new, "")
     finally:
         unfinished.unlink(missing_ok=True)
@@ -191,10 +203,10 @@ def write_vcf(path: Path, lines: Iterable[str]) -> Written:
 
 
 def _joined(lines: Iterable[str], extent: _Extent) -> Iterator[str]:
-    """Join some lines at a time, and note how far their records reach."""
+    """Yield `_LINES` lines at a time as one text, and note how far their records reach."""
     lines = iter(lines)
-    while some := list(islice(lines, _LINES)):
-        for line in some:
+    while batch := list(islice(lines, _LINES)):
+        for line in batch:
             if not line.startswith("#"):
                 extent.add(line)
-        yield "\n".join(some) + "\n"
+        yield "\n".join(batch) + "\n"

@@ -1,11 +1,10 @@
-"""Labelled windows that stay in their genome: rows for fine-tuning whose sequences are read when
-they are needed.
+"""Labelled windows that stay in their genome: each sequence is read when it is needed.
 
     rows = WindowRows(genomes, windows, labels)                  # `Intervals`, and a label for each
     rows["sequence"][7]                                          # "ACGT...": read from the file now
     LabelledData({"train": rows, ...}, SINGLE_LABEL, ["human", "mouse"], digest=digest_of(parts))
 
-A million windows of a million bases fit no memory, but one batch of them does.
+A million windows of a million bases do not fit into memory; one batch of them does.
 """
 
 import hashlib
@@ -21,8 +20,7 @@ __all__ = ["WindowRows", "WindowSequences", "digest_of"]
 
 
 class WindowSequences(Sequence):
-    """The sequences of windows, as they are written in their files; a slice of it reads nothing
-    yet.
+    """The sequences of windows, read on access. A slice reads nothing yet.
 
     Args:
         genomes: From `open_genomes`.
@@ -51,14 +49,13 @@ class WindowSequences(Sequence):
 
 
 class WindowRows:
-    """Rows with the columns `row`, `sequence` and `label`, to be used in place of a
-    `datasets.Dataset`.
+    """Rows with the columns `row`, `sequence` and `label`, used like a `datasets.Dataset`.
 
     Args:
         genomes: From `open_genomes`.
-        windows: Of these genomes.
+        windows: Windows of these genomes.
         labels: Class indices `(n,)`, or 0 and 1 `(n, labels)`.
-        rows: Where each comes from, for the predictions; by default counted from 0.
+        rows: The number of each row in its source, for the predictions. By default 0, 1, ...
 
     >>> WindowRows(genomes, windows, labels)[3]                             # doctest: +SKIP
     {'row': 3, 'sequence': 'ACGT', 'label': 1}
@@ -89,14 +86,16 @@ class WindowRows:
 
 
 def digest_of(parts: dict[str, WindowRows]) -> str:
-    """Return what tells these rows from others: names and lengths of the sequences, windows and
-    labels.
+    """Return a checksum of the rows that reads no sequence.
+
+    It covers the names and lengths of the sequences, the windows and the labels.
 
     >>> digest_of({"train": rows})[:8]                                      # doctest: +SKIP
     '5f70bf18'
     """
     digest = hashlib.sha256()
     for part, rows in parts.items():
+        # Names and lengths stand in for the letters: hashing a genome takes minutes.
         sequences = rows["sequence"]
         digest.update(part.encode())
         for genome in sequences.genomes:

@@ -2,8 +2,8 @@
 
 import importlib
 
-# The modules `convert`, `export`, `model_card` and `push` each hold a function of the same name.
-# Only functions whose name no module has can be offered here as well.
+# `convert`, `export`, `model_card` and `push` are modules that each hold a function of that name,
+# so these names give the module. The functions below share their name with no module.
 _HOME = {
     "adapter_card": "model_card",
     "files_to_push": "contents",

@@ -1,12 +1,11 @@
-"""Access tokens and keys: how they are recognised in files, and hidden in messages."""
+"""Find access tokens and keys in files, and hide them in messages."""
 
 import os
 import re
 
 from huggingface_hub import get_token
 
-# What is found -> its form. All are ASCII, and long enough not to be met by accident in anything
-# else.
+# What is found -> its pattern. Long enough not to occur by accident in weights or text.
 _FORMS = {
     "an access token of the Hub": rb"\b(?:hf|hf_oauth)_[A-Za-z0-9]{30,}|\bapi_org_[A-Za-z0-9]{30,}",
     "a web token (JWT)": rb"\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
@@ -20,14 +19,14 @@ _FORMS = {
 }
 _PATTERNS = {kind: re.compile(form) for kind, form in _FORMS.items()}
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY", re.IGNORECASE)
-# Characters of a secret in the environment; `TOKENIZERS_PARALLELISM=false` is none.
+# The shortest secret in the environment, in characters. `TOKENIZERS_PARALLELISM=false` is none.
 _SHORTEST = 16
 
 
 def own_secrets() -> set[str]:
-    """The user's own: the token that the Hub client would send, and those in the environment."""
+    """Return the user's secrets: the Hub client's token, and those in the environment."""
     secrets = {value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name)}
-    # A path is where a secret lies, as in HF_TOKEN_PATH.
+    # A path says where a secret is (HF_TOKEN_PATH), and is not one.
     secrets = {value for value in secrets if len(value) >= _SHORTEST and "/" not in value}
     token = get_token()
     if token:
@@ -36,11 +35,8 @@ def own_secrets() -> set[str]:
 
 
 def secret_in(content: bytes) -> str | None:
-    """What kind of secret some bytes hold, in words; None if they hold none.
-
-    Text in UTF-16 or UTF-32 is ASCII with zeros between the letters, so the bytes are searched
-    without zeros as well.
-    """
+    """Return in words what kind of secret `content` holds, or None."""
+    # ASCII text in UTF-16 or UTF-32 has zeros between the letters: search once more without them.
     for text in {content, content.replace(b"\0", b"")}:
         for kind, pattern in _PATTERNS.items():
             if pattern.search(text):
@@ -51,8 +47,8 @@ def secret_in(content: bytes) -> str | None:
 
 
 def hide_secrets(text: str) -> str:
-    """The text with `...` in the place of every secret."""
-    # The longest first: one may be the beginning of another.
+    """Return the text with every secret replaced by `...`."""
+    # The longest first: one secret may be the beginning of another.
     for secret in sorted(own_secrets(), key=len, reverse=True):
         text = text.replace(secret, "...")
     content = text.encode(errors="replace")
@@ -62,7 +58,10 @@ def hide_secrets(text: str) -> str:
 
 
 def shown_cause(error: BaseException) -> BaseException | None:
-    """The error, to be shown as the cause of ours; None if its message holds a secret."""
+    """Return the error for `raise ... from`, or None if a message in its chain holds a secret.
+
+    A traceback prints the whole chain of causes, so all of them are searched.
+    """
     seen = error
     while seen is not None:
         if hide_secrets(str(seen)) != str(seen):

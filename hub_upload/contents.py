@@ -1,8 +1,8 @@
-"""What of a folder may be published. What a file holds decides, and not how its name ends.
+"""Decide which files of a folder may be published: by their content, not by their suffix.
 
-A folder that was exported holds weights, settings, a tokenizer, code, a card and pictures. Only
-files of these kinds are sent. A pickle, a secret or a link out of the folder stops the push;
-anything else is named and left out, unless the user includes it by name.
+An exported folder holds weights, settings, a tokenizer, code, a card and pictures. Only files of
+these kinds are sent. A pickle, a secret or a link out of the folder stops the push. Anything else
+is listed and left out, unless the user includes it by name.
 """
 
 import io
@@ -28,7 +28,7 @@ CODE = Path(modeling_hyenadna.__file__)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 _TEXTS = (".md", ".txt", ".json", ".yaml", ".yml", ".bib", ".cff", ".py", ".svg")
 _NAMES_OF_TEXTS = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "AUTHORS", "CITATION", "CHANGELOG")
-# ending -> how such a file starts.
+# Suffix -> the first bytes of such a file.
 _PICTURES = {
     ".png": b"\x89PNG\r\n",
     ".jpg": b"\xff\xd8\xff",
@@ -37,6 +37,7 @@ _PICTURES = {
     ".webp": b"RIFF",
     ".pdf": b"%PDF-",
 }
+# The opcodes of a pickle that look up a name or call something. Without one of them it is harmless.
 _CALLS = {
     "GLOBAL",
     "STACK_GLOBAL",
@@ -51,27 +52,32 @@ _CALLS = {
     "EXT4",
 }
 _LARGEST_TEXT = 50_000_000  # bytes
-_PIECE = 16_000_000
-_LONGEST_SECRET = 4_000
+_PIECE = 16_000_000  # bytes to search at a time
+_LONGEST_SECRET = 4_000  # bytes that two pieces share
 
 
 @dataclass
 class Contents:
-    """What is published of a folder, and what is not."""
+    """What of a folder is published, and what is not.
 
-    # Name in the repository -> file.
+    Attributes:
+        files: Name in the repository -> file.
+        left_out: Name -> why it is left out.
+    """
+
     files: dict[str, Path] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)  # name -> why
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def own_code() -> dict[str, Path]:
-    """The Python that travels with a model, by file name: what the Hub's own copier takes."""
+    """Return the Python files that travel with a model, by name."""
+    # The same rule as the Hub's own copier: what the model's file imports, directly or not.
     files = [CODE, *map(Path, get_relative_import_files(CODE))]
     return {file.name: file for file in files}
 
 
 def foreign_code(files: dict[str, Path]) -> list[str]:
-    """The names of the Python files that are not, to the byte, this package's own."""
+    """Return the names of the Python files that differ from this package's, byte for byte."""
     own = own_code()
     return [
         name
@@ -81,7 +87,7 @@ def foreign_code(files: dict[str, Path]) -> list[str]:
 
 
 def files_to_push(folder: str | Path, include: Iterable[str] = ()) -> list[Path]:
-    """The files of an exported folder that `hyenadna push` sends.
+    """Return the files of an exported folder that `hyenadna push` sends.
 
     Raises:
         CheckpointError: See `contents_to_push`.
@@ -90,16 +96,15 @@ def files_to_push(folder: str | Path, include: Iterable[str] = ()) -> list[Path]
 
 
 def contents_to_push(folder: str | Path, include: Iterable[str] = ()) -> Contents:
-    """Look at every file of an exported folder.
+    """Check every file of an exported folder and decide what is published.
 
     Args:
         folder: What `hyenadna export` made.
-        include: Names, or patterns such as `*.csv`, of files of other kinds that are to be sent as
-            well.
+        include: Names or patterns such as `*.csv`: files of other kinds to send as well.
 
     Raises:
-        CheckpointError: It is no exported folder, or a file in it is a pickle, a link out of the
-            folder or damaged, or holds a secret; or nothing has an included name.
+        CheckpointError: This is no exported folder; a file is a pickle, a link out of the folder,
+            damaged, or holds a secret; or no file matches a name in `include`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -108,7 +113,7 @@ def contents_to_push(folder: str | Path, include: Iterable[str] = ()) -> Content
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     for name, path in paths.items():
         if any(part.startswith(".") for part in Path(name).parts):
-            # What lies in a hidden folder is not named one by one.
+            # A hidden folder (.git) is listed, the thousands of files in it are not.
             if "/" not in name:
                 contents.left_out[name] = "hidden"
             continue
@@ -119,13 +124,13 @@ def contents_to_push(folder: str | Path, include: Iterable[str] = ()) -> Content
             contents.left_out[name] = "neither a file nor a folder"
     _check_is_exported(folder, contents.files)
 
-    # A pattern without a file is a misspelt name: better told now than missed in the repository.
+    # A pattern without a file is a typo. Say so now, before somebody misses the file on the Hub.
     include = list(include)
     for pattern in include:
         if not any(fnmatchcase(name, pattern) for name in contents.files):
             raise CheckpointError(f"--include {pattern}: no file in {folder} has such a name")
     for name, path in list(contents.files.items()):
-        # Pickles stop the push even if they would be left out: their owner should know about them.
+        # Even a pickle that would be left out stops the push: its owner should know about it.
         _refuse_pickle(path)
         kind = _kind(path)
         if kind is None and not any(fnmatchcase(name, pattern) for pattern in include):
@@ -141,13 +146,12 @@ def _check_is_exported(folder: Path, names: Iterable[str]) -> None:
     if "README.md" not in names or not (is_model or "adapter_config.json" in names):
         raise CheckpointError(
             f"{folder} was not made by `hyenadna export`: a model card, or the code of the model, "
-            "is missing. Run "
-            f"`hyenadna export {folder} DEST` and push DEST"
+            f"is missing. Run `hyenadna export {folder} DEST` and push DEST"
         )
 
 
 def _refuse_link(path: Path, folder: Path) -> None:
-    """Refuse a link out of the folder, or to one of its hidden files, which stay at home."""
+    """Refuse a link out of the folder, or to a hidden file in it, which would not be sent."""
     if not path.is_symlink():
         return
     root = folder.resolve()
@@ -157,8 +161,7 @@ def _refuse_link(path: Path, folder: Path) -> None:
             return
     raise CheckpointError(
         f"{hide_secrets(str(path))} is a link to something that does not belong to the folder, "
-        "and a push would "
-        "publish that. Take the link out, or put a copy in its place"
+        "and a push would publish that. Remove the link, or replace it by a copy"
     )
 
 
@@ -171,13 +174,15 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether a file holds a pickle, or is an archive with one in it."""
+    """Return whether a file is a pickle, or an archive with one in it."""
     with path.open("rb") as file:
         start = file.read(6)
+        # A pickle of protocol 2 or later. A safetensors file may start with the same two bytes:
+        # they are the length of its header.
         if start[:1] == b"\x80" and start[1:2] <= b"\x05":
             return path.suffix != ".safetensors" or not _is_safetensors(path)
         if start == b"\x93NUMPY":
-            # An array of objects.
+            # An array of Python objects (dtype "O") is pickled.
             return b"O" in file.read(200).partition(b"descr")[2].partition(b",")[0]
     if start[:4] == b"PK\x03\x04":
         return _holds_pickle(path)
@@ -189,18 +194,17 @@ def _holds_pickle(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return any(name.lower().endswith(_PICKLES) for name in archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError):
-        return True  # nobody can tell
+        return True  # a damaged archive: what it holds cannot be told
 
 
 def _is_text_pickle(content: bytes) -> bool:
-    """Whether all of a file is the program of a pickle of protocol 0 or 1, which has no magic
-    number.
-    """
+    """Return whether a file is a pickle of protocol 0 or 1. These have no magic number."""
+    # So read it as a pickle program, without running it. Text may begin like one by accident, but
+    # would not end exactly with the program, nor call anything.
     file = io.BytesIO(content)
     try:
         names = {opcode.name for opcode, _, _ in pickletools.genops(file)}
-    except Exception:
-        # What `genops` raises over text that is no pickle.
+    except Exception:  # `genops` raises many types over text that is no pickle
         return False
     return not file.read().strip() and bool(names & _CALLS)
 
@@ -214,11 +218,10 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _kind(path: Path) -> str | None:
-    """What a file is, of the kinds that a model repository holds: "weights", "picture" or "text";
-    else None.
+    """Return "weights", "picture" or "text", the kinds a model repository holds, or None.
 
     Raises:
-        CheckpointError: Its name ends as that of weights or of JSON, and it is damaged.
+        CheckpointError: By its suffix it is safetensors or JSON, but it is damaged.
     """
     ending = path.suffix.lower()
     if ending == ".safetensors":
@@ -261,23 +264,23 @@ def _refuse_secret(name: str, path: Path) -> None:
 
 
 def _searched(path: Path) -> Iterator[bytes]:
-    """The parts of a file that may hold a secret: all of it, or the header of weights."""
+    """Yield what of a file has to be searched for secrets: all of it, or the header of weights."""
     ending = path.suffix.lower()
     if ending in (".json", ".safetensors"):
         content = _header(path) if ending == ".safetensors" else path.read_bytes()
         yield content
-        # As it is read, too: JSON may write a letter as a number, `\\u0068`.
+        # Also decoded, because JSON may escape a letter: `\\u0068f_...` is a token.
         yield json.dumps(json.loads(content), ensure_ascii=False).encode(errors="replace")
         return
     before = b""
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             yield before + piece
-            # A secret may begin in one piece and end in the next.
+            # A secret may start in one piece and end in the next.
             before = piece[-_LONGEST_SECRET:]
 
 
 def _header(path: Path) -> bytes:
-    """The JSON at the start of a safetensors file, whose length is in its first eight bytes."""
+    """Return the JSON header of a safetensors file. Its length is in the first eight bytes."""
     with path.open("rb") as file:
         return file.read(int.from_bytes(file.read(8), "little"))

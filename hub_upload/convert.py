@@ -1,13 +1,12 @@
-"""Published checkpoints in, and ours out to people on the published code: `hyenadna convert SOURCE
-DEST`.
+"""Convert published checkpoints to ours, and ours to the `-hf` layout: `hyenadna convert`.
 
     hyenadna convert LongSafari/hyenadna-tiny-1k-seqlen tiny  # from the Hub: weights.ckpt + config.json
-    hyenadna convert weights.ckpt tiny  # sizes are read off the tensors
-    hyenadna convert my-model my-model-hf --to hf  # for the published `-hf` code
+    hyenadna convert weights.ckpt tiny                        # sizes are read off the tensors
+    hyenadna convert my-model my-model-hf --to hf             # for the published `-hf` code
 
 Reads PyTorch Lightning checkpoints, state dicts of the standalone (colab) code, `-hf` folders,
-MultiMolecule's and our own; from a file, a folder, or a repository on the Hub. No pickle is ever
-run (`safe_pickle.py`).
+MultiMolecule's and our own, from a file, a folder or a repository on the Hub. Pickles are read
+without running them (`safe_pickle.py`).
 """
 
 import argparse
@@ -40,15 +39,15 @@ from .safe_pickle import kind_of
 from .safe_pickle import load as load_without_running
 
 _CPU = torch.device("cpu")
-# What published files hold beside the trained weights, by its name under `mixer.filter_fn.`: it
-# follows from the configuration. Coming in it is compared with the formula and left out; going out
-# to the `-hf` layout it is written.
+# Tensors of published files that are not trained but follow from the configuration, by their names
+# under `mixer.filter_fn.`. On the way in they are compared with the formula and dropped; on the way
+# out to the `-hf` layout they are computed and written.
 _COMPUTED = {
     "pos_emb.z": lambda f: f.pos_emb(f.config.max_seq_len, _CPU, torch.float32)[0][None],
     "pos_emb.t": lambda f: f.pos_emb(f.config.max_seq_len, _CPU, torch.float32)[1][None],
     "modulation.deltas": lambda f: f.deltas(_CPU, torch.float32)[None, None],
 }
-# What the published `-hf` code reads.
+# The fields of config.json that the published `-hf` code reads.
 _HF_FIELDS = (
     "activation_freq",
     "d_inner",
@@ -75,7 +74,7 @@ _HF_FIELDS = (
     "use_bias",
     "vocab_size",
 )
-# The repository whose code all `-hf` checkpoints share.
+# All `-hf` checkpoints use the code of this repository.
 _HF_CODE = "LongSafari/hyenadna-tiny-1k-seqlen-hf--"
 _WEIGHTS = (
     "model.safetensors.index.json",
@@ -90,7 +89,7 @@ _ENDINGS = (".ckpt", ".safetensors", ".bin", ".pt", ".pth")
 
 
 def _choose_weights(names: list[str], source: str) -> str:
-    """The file with the weights among the files of a folder or repository."""
+    """Return the file of weights among the files of a folder or repository."""
     for name in (*_WEIGHTS, "weights.ckpt"):
         if name in names:
             return name
@@ -99,10 +98,9 @@ def _choose_weights(names: list[str], source: str) -> str:
         return candidates[0]
     if not candidates:
         raise CheckpointError(
-            f"{source} holds no weights ({', '.join(_ENDINGS)}), but {sorted(names)[:10]}. A "
-            "checkpoint that is a "
-            "folder of parts, as FSDP and DeepSpeed write it, has to be made one file first, by "
-            "what wrote it"
+            f"{source} holds no weights ({', '.join(_ENDINGS)}), but {sorted(names)[:10]}. FSDP and "
+            "DeepSpeed write a checkpoint as a folder of parts: have what wrote it join them into one "
+            "file first"
         )
     raise CheckpointError(
         f"{source} holds several files of weights: {sorted(candidates)[:10]}; name the one to convert"
@@ -110,7 +108,7 @@ def _choose_weights(names: list[str], source: str) -> str:
 
 
 def _files_of_index(path: Path) -> list[str]:
-    """The files that the index of a sharded checkpoint names. None may lie outside its folder."""
+    """Return the files that the index of a sharded checkpoint lists, all inside its folder."""
     content = read_json(path).get("weight_map")
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is no index of a sharded checkpoint: it has no `weight_map`")
@@ -120,14 +118,14 @@ def _files_of_index(path: Path) -> list[str]:
         if not is_inside or ".." in re.split(r"[/\\]", name) or not name.endswith(_ENDINGS):
             raise CheckpointError(
                 f"{path} names {SHORT.repr(name)}, but a file of weights ({', '.join(_ENDINGS)}) "
-                "in its own folder "
-                "is expected. Nothing was read"
+                "in its own folder is expected. Nothing was read"
             )
     return sorted(set(content.values()))
 
 
 def _fetch(repo_id: str) -> Path:
-    """Download the weights and configuration of a repository; return the file of weights."""
+    """Download the weights and config.json of a repository, and return the file of weights."""
+    # Only these files: the rest of a repository may be large, or code.
     try:
         names = HfApi().list_repo_files(repo_id)
         weights = _choose_weights(names, repo_id)
@@ -145,7 +143,7 @@ def _fetch(repo_id: str) -> Path:
 
 
 def _read_file(path: Path) -> dict:
-    """The tensors of one file; without what else a training checkpoint holds."""
+    """Return the tensors of one file, without the rest of a training checkpoint."""
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -159,6 +157,7 @@ def _read_file(path: Path) -> dict:
         raise CheckpointError(
             f"{path} holds {SHORT.repr(content)}, but a state dict, or a dict with one, is expected"
         )
+    # Where Lightning and others put the weights. Without such a key the file is a state dict.
     for name in ("state_dict", "model_state_dict", "model"):
         if isinstance(content.get(name), dict):
             return content[name]
@@ -166,7 +165,7 @@ def _read_file(path: Path) -> dict:
 
 
 def _read(source: str) -> tuple[dict, dict | None, Path]:
-    """The tensors under their stored names, config.json if there is one, and their file."""
+    """Return the tensors under their stored names, config.json if it exists, and their file."""
     with readable(f"{source!r} cannot be read"):
         path = Path(source)
         if not path.exists():
@@ -194,15 +193,22 @@ def _read(source: str) -> tuple[dict, dict | None, Path]:
 
 @dataclass
 class _Checkpoint:
-    """What was read, and what has been done with it so far."""
+    """What was read, and what has been done with it so far.
+
+    Attributes:
+        path: The file.
+        stored: What it holds, under the stored names.
+        tensors: The tensors under our names.
+        origin: Our name -> the stored name.
+        dropped: The stored names of tensors that are not used.
+        notes: Lines for the report.
+    """
 
     path: Path
-    # Under the stored names.
     stored: dict
-    tensors: dict[str, Tensor]  # under our names
-    # Our name -> the stored name.
+    tensors: dict[str, Tensor]
     origin: dict[str, str]
-    dropped: list[str]  # stored names
+    dropped: list[str]
     notes: list[str] = field(default_factory=list)
 
 
@@ -211,7 +217,7 @@ def _is_computed(name: str) -> bool:
 
 
 def _order_vocabulary(checkpoint: _Checkpoint) -> None:
-    """Put the rows of MultiMolecule's vocabulary into our order."""
+    """Bring the rows of MultiMolecule's vocabulary into our order."""
     if not any(str(name).endswith("final_layer_norm.weight") for name in checkpoint.stored):
         return
     tensors = checkpoint.tensors
@@ -225,9 +231,9 @@ def _order_vocabulary(checkpoint: _Checkpoint) -> None:
 
 
 def _drop_copies(checkpoint: _Checkpoint) -> None:
-    """Drop copies of the frequency that a filter's layers share, and a head that was replaced."""
+    """Drop copies of a filter's frequency, and a language head that a classifier replaced."""
     tensors = checkpoint.tensors
-    # One frequency serves all sine layers; training checkpoints store it once for each.
+    # The sine layers of a filter share one frequency; training checkpoints store it once per layer.
     for name in [name for name in tensors if re.search(r"\.implicit_filter\.(?!1\.)\d+\.freq$", name)]:
         first = re.sub(r"\d+\.freq$", "1.freq", name)
         if first in tensors and not equal(tensors[name], tensors[first]):
@@ -236,6 +242,7 @@ def _drop_copies(checkpoint: _Checkpoint) -> None:
             )
         checkpoint.dropped.append(checkpoint.origin[name])
         del tensors[name]
+    # A fine-tuned Lightning checkpoint still holds the head of the pretraining.
     if "score.weight" in tensors and tensors.pop("lm_head.weight", None) is not None:
         checkpoint.dropped.append(checkpoint.origin["lm_head.weight"])
         checkpoint.notes.append("dropped    lm_head.weight: the checkpoint is a classifier")
@@ -244,14 +251,13 @@ def _drop_copies(checkpoint: _Checkpoint) -> None:
 def _check_tensors(
     expected: dict[str, Tensor], tensors: dict[str, Tensor], stored: dict[str, Tensor]
 ) -> None:
-    """Raise if a tensor is missing, of a wrong shape or not known, or if one of `stored` is
-    unusable.
-    """
+    """Raise if a tensor is missing, unknown, of the wrong shape or, in `stored`, unusable."""
 
     def shortened(names: list[str]) -> str:
         return f"{names[:5]}{' ...' * (len(names) > 5)}"
 
     problems = []
+    # Collect all problems: with one at a time, a foreign checkpoint would take many tries.
     missing = sorted(expected.keys() - tensors.keys())
     if missing:
         problems.append(f"missing: {shortened(missing)}")
@@ -269,7 +275,7 @@ def _check_tensors(
 
 
 def _expected(cls: type[HyenaDNAPreTrainedModel], config: HyenaDNAConfig, path: Path) -> dict[str, Tensor]:
-    """The tensors of such a model, without memory."""
+    """Return the tensors that such a model has, on the meta device: shapes without memory."""
     with readable(f"the configuration of {path} is impossible"), torch.device("meta"):
         expected = dict(cls(config).state_dict())
     if config.tie_word_embeddings:
@@ -278,9 +284,8 @@ def _expected(cls: type[HyenaDNAPreTrainedModel], config: HyenaDNAConfig, path: 
 
 
 def _common_dtype(checkpoint: _Checkpoint, trained: dict[str, Tensor]) -> torch.dtype:
-    """The type that holds each tensor without rounding it."""
-    # The filters are in at least float32 whatever the rest is, so they count only where they are in
-    # more.
+    """Return the type that holds every tensor without rounding."""
+    # Filters are in at least float32 whatever the rest is, so they count only if they are wider.
     dtypes = {t.dtype for name, t in trained.items() if ".filter_fn." not in name or t.dtype == torch.float64}
     dtype = reduce(torch.promote_types, dtypes)
     if len(dtypes) > 1:
@@ -290,12 +295,13 @@ def _common_dtype(checkpoint: _Checkpoint, trained: dict[str, Tensor]) -> torch.
 
 
 def _check_formulas(model: HyenaDNAPreTrainedModel, tensors: dict[str, Tensor]) -> None:
-    """Refuse a time axis or decay rates that were trained: our model computes them."""
+    """Refuse a trained time axis or trained decay rates: our model computes both."""
     for name, tensor in tensors.items():
         if not name.endswith((".pos_emb.t", ".modulation.deltas")):
             continue
         module, _, kind = name.partition(".filter_fn.")
         formula = _COMPUTED[kind](model.get_submodule(f"{module}.filter_fn")).detach()
+        # Some rounding steps: the published code computed them in another order, or on a GPU.
         tolerance = 64 * torch.finfo(tensor.dtype).eps
         same_shape = tensor.shape == formula.shape
         if not same_shape or not torch.allclose(tensor.float(), formula, rtol=0, atol=tolerance):
@@ -335,16 +341,18 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
         source: A file, a folder, or the name of a repository on the Hub.
 
     Returns:
-        The model, of the class that fits its heads, in evaluation mode; and a report of what was
-        mapped, dropped and
-        computed.
+        The model in evaluation mode, of the class that its head asks for, and a report of what was
+        mapped, dropped and computed.
 
     Raises:
-        CheckpointError: It cannot be read, or its tensors do not make a HyenaDNA model; the message
+        CheckpointError: It cannot be read, or its tensors do not make a HyenaDNA model. The message
             names them.
+
+    >>> model, report = load_checkpoint("LongSafari/hyenadna-tiny-1k-seqlen")  # doctest: +SKIP
     """
     stored, config, path = _read(source)
     checkpoint = _Checkpoint(path, stored, *rename(stored))
+    # Sizes and head are read off the tensors, so a state dict without config.json will do.
     cls, configuration, overruled = configure(checkpoint.tensors, config, path)
     checkpoint.notes += [f"overruled  {line}" for line in overruled]
     _order_vocabulary(checkpoint)
@@ -361,8 +369,8 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
     _check_tensors(_expected(cls, configuration, path), trained, tensors)
     dtype = _common_dtype(checkpoint, trained)
 
-    # As a published file is loaded: a `z` that was trained becomes a parameter, one of the formula
-    # is left out.
+    # Through `from_pretrained`, as a published file is loaded: it tells a trained `z`, which
+    # becomes a parameter, from a computed one, which is dropped.
     with readable(f"{path} cannot be loaded"):
         model = cls.from_pretrained(None, config=configuration, state_dict=dict(tensors), dtype=dtype).eval()
     _check_formulas(model, tensors)
@@ -374,12 +382,12 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
 
 def _write_ours(model: HyenaDNAPreTrainedModel, folder: Path) -> None:
     model.save_pretrained(folder)
-    # Made from its class, because the vocabulary is always the same.
+    # From the class, not from the source: the vocabulary is always the same.
     HyenaDNATokenizer(model_max_length=model.config.max_seq_len).save_pretrained(folder)
 
 
 def _check_hf_can_compute(model: HyenaDNAPreTrainedModel) -> None:
-    """Refuse a model with a setting that the published code has as a constant."""
+    """Refuse a model that the published code would load and compute wrongly."""
     config = model.config
     reasons = []
     if config.modulation_shift != 0.05:
@@ -395,17 +403,17 @@ def _check_hf_can_compute(model: HyenaDNAPreTrainedModel) -> None:
             reasons.append("the classifier has a bias")
     if reasons:
         raise CheckpointError(
-            "the published code cannot compute this model, and would give other results in "
-            "silence: "
+            "the published code cannot compute this model, and would silently give other results: "
             f"{'; '.join(reasons)}. Give people the folder that `hyenadna export` makes: it needs "
             "no package either"
         )
 
 
 def _write_hf(model: HyenaDNAPreTrainedModel, folder: Path) -> None:
-    """Write the `-hf` layout, with what its code reads from the file: z, t, deltas."""
+    """Write the `-hf` layout, with z, t and deltas, which its code reads from the file."""
     _check_hf_can_compute(model)
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    # The published code does not tie them. Safetensors refuses two names for the same memory.
     if model.config.tie_word_embeddings:
         tensors["lm_head.weight"] = model.get_input_embeddings().weight.detach().clone()
     for name, module in model.named_modules():
@@ -441,7 +449,7 @@ def _hf_config(model: HyenaDNAPreTrainedModel) -> dict:
 
 
 def convert(source: str, dest: str | Path, to: str = "hyenadna") -> str:
-    """Convert a checkpoint into the folder `dest`, which is made whole or not at all.
+    """Convert a checkpoint into the folder `dest`, completely or not at all.
 
     Args:
         source: As in `load_checkpoint`.
@@ -449,10 +457,12 @@ def convert(source: str, dest: str | Path, to: str = "hyenadna") -> str:
         to: `"hyenadna"`, our layout, or `"hf"`, that of the published `-hf` code.
 
     Returns:
-        The report.
+        The report, as text.
 
     Raises:
-        CheckpointError: `source` cannot be read, or `dest` is not free.
+        CheckpointError: `source` cannot be read, or `dest` exists.
+
+    >>> print(convert("weights.ckpt", "tiny"))                              # doctest: +SKIP
     """
     with new_folder(dest) as (folder, unfinished):
         model, report = load_checkpoint(str(source))

@@ -1,13 +1,13 @@
-"""Make a folder that loads anywhere, with or without this package, and prove it: `hyenadna export
-SOURCE DEST`.
+"""Export a model as a folder that loads with or without this package: `hyenadna export`.
 
     hyenadna export promoters promoters-hub --data_name "EPD promoters" --license apache-2.0
     hyenadna push promoters-hub me/promoters
 
-DEST holds safetensors, a configuration that names the code of every head, that code (for
-`trust_remote_code=True`), a tokenizer that needs none, the model card, metrics and pictures. It
-appears only after a new process, in which `hyenadna` cannot be imported, has loaded each head from
-it and computed the same outputs.
+The folder holds safetensors, a configuration that names the code of every head, that code (for
+`trust_remote_code=True`), a tokenizer that needs no code, the model card, metrics and pictures.
+
+It appears only once it is proved: a new process, in which `hyenadna` cannot be imported, has loaded
+every head from it and computed the same outputs.
 """
 
 import argparse
@@ -46,7 +46,7 @@ HEADS = {
 _SHARD = "5GB"
 _PNG = b"\x89PNG\r\n"
 
-# A user without this package: run by a new Python, with an empty module cache and no network.
+# What a user without this package does. Run by a new Python with an empty module cache, offline.
 _ALONE = """
 import contextlib, io, json, sys
 sys.modules["hyenadna"] = None  # so that importing it fails
@@ -74,7 +74,7 @@ with contextlib.redirect_stdout(printed):
 print(json.dumps(printed.getvalue()))
 """
 
-# The outputs of what the snippets of adapter cards load.
+# Prints the outputs of the adapters that the snippets of their cards load.
 _ADAPTER = """
 import sys
 import torch
@@ -90,7 +90,7 @@ for snippet in sys.argv[1:]:
 
 
 def _probe_texts(max_length: int) -> list[str]:
-    """Sequences of two lengths, with every kind of letter, that fit the model."""
+    """Return a short sequence with every kind of letter and a longer one, both within the model."""
     bases = torch.randint(4, (256,), generator=torch.Generator().manual_seed(0)).tolist()
     long = "".join("ACGT"[i] for i in bases)
     return [text[: max(1, max_length - 1)] for text in ("ACGTNacgtnRU", long)]
@@ -102,23 +102,23 @@ def _outputs(model: HyenaDNAPreTrainedModel, batch: Mapping[str, torch.Tensor]) 
 
 
 def verify(folder: str | Path, model: HyenaDNAPreTrainedModel | None = None) -> str:
-    """Prove that a folder loads without this package, and computes what this package computes.
+    """Prove that a folder loads without this package and gives the same outputs as with it.
 
-    This runs the Python of the folder, in a process that knows no access token.
+    This runs the Python code in the folder, in a process that has no access token.
 
     Args:
         folder: An exported folder.
-        model: What it was exported from; its outputs are compared too.
+        model: The model it was exported from, to compare its outputs as well.
 
     Returns:
         What the snippet of the model card printed there.
 
     Raises:
-        CheckpointError: A head or the tokenizer does not load, or its outputs differ.
+        CheckpointError: A head or the tokenizer does not load, or outputs differ.
     """
     folder = Path(folder).absolute()
     verbosity = logging.get_verbosity()
-    # That a head has no weights is no news.
+    # Every head is loaded, and most have no weights in the folder. Transformers would warn of each.
     logging.set_verbosity_error()
     try:
         with readable(f"{folder} does not load here"):
@@ -128,8 +128,10 @@ def verify(folder: str | Path, model: HyenaDNAPreTrainedModel | None = None) -> 
             expected = _outputs_of_heads(folder, batch)
     finally:
         logging.set_verbosity(verbosity)
+    # The same inputs in a process without this package, with the code of the folder.
     alone, printed = _run_alone(folder, config, texts)
 
+    # The tokenizer is loaded with and without trust: neither may run code of the folder for it.
     for name, tensor in batch.items():
         for trust in (False, True):
             if not torch.equal(alone[f"{name}.{trust}"], tensor):
@@ -152,18 +154,18 @@ def _load_config(source: str | Path) -> HyenaDNAConfig:
 
 
 def _outputs_of_heads(folder: Path, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What each head of a folder computes here."""
+    """Return the output of each head of a folder, computed with this package."""
     outputs = {}
     for head, cls in HEADS.items():
         with torch.random.fork_rng(devices=[]):
-            # Of a head that the folder has no weights for.
+            # A head without weights in the folder is random. The other process uses this seed too.
             torch.manual_seed(0)
             outputs[head] = _outputs(cls.from_pretrained(folder), batch)
     return outputs
 
 
 def _run_alone(folder: Path, config: HyenaDNAConfig, texts: list[str]) -> tuple[dict[str, torch.Tensor], str]:
-    """What the folder computes, and its snippet prints, in a process without this package."""
+    """Return the outputs of a folder and of its snippet, from a process without hyenadna."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "outputs.safetensors"
         message = json.dumps([str(folder), texts, usage(config, str(folder)), str(out), list(HEADS)])
@@ -183,7 +185,8 @@ def _run_alone(folder: Path, config: HyenaDNAConfig, texts: list[str]) -> tuple[
 
 
 def _environment_without_secrets(home: str) -> dict[str, str]:
-    """The environment of a process with no access token, no network, and nothing in its caches."""
+    """Return an environment without access tokens, offline and with empty caches."""
+    # The child runs code of the folder. It needs neither the user's token nor a network.
     token = get_token()
     environment = {
         name: value
@@ -197,6 +200,7 @@ def _environment_without_secrets(home: str) -> dict[str, str]:
 
 
 def _check_close(folder: Path, head: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    # Not bit by bit: the number of threads of a process may change the order of a sum.
     if ours.shape != theirs.shape:
         difference = f"shape {tuple(theirs.shape)} for {tuple(ours.shape)}"
     elif torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5 * ours.abs().max()):
@@ -212,11 +216,10 @@ def _check_close(folder: Path, head: str, ours: torch.Tensor, theirs: torch.Tens
 
 
 def _load(source: str) -> HyenaDNAPreTrainedModel:
-    """The model of a folder or repository, of the class that its configuration names."""
+    """Load the model of a folder or repository, of the class that its configuration names."""
     with readable(
         f"{source!r} is neither a folder with a model nor loads from the Hub (Lightning "
-        "checkpoints and other "
-        "layouts: `hyenadna convert` first)"
+        "checkpoints and other layouts: `hyenadna convert` first)"
     ):
         config = _load_config(source)
         names = {cls.__name__: cls for cls in HEADS.values()}
@@ -226,6 +229,7 @@ def _load(source: str) -> HyenaDNAPreTrainedModel:
                 f"{source} is a {config.model_type!r} model of class {config.architectures}"
             )
         model, report = cls.from_pretrained(source, output_loading_info=True)
+    # Transformers loads NaN, and fills missing weights with random ones. Publish neither.
     wrong = unusable(model.state_dict())
     if wrong:
         raise CheckpointError(f"{source} holds what no model computes with: {'; '.join(wrong[:5])}")
@@ -236,7 +240,7 @@ def _load(source: str) -> HyenaDNAPreTrainedModel:
 
 
 def _metrics(source: Path) -> dict:
-    """metrics.json of a training run, without the paths of the machine that it ran on."""
+    """Return the metrics.json of a training run, without the paths of the machine it ran on."""
     path = source / "metrics.json"
     if not path.is_file():
         return {}
@@ -253,17 +257,20 @@ def _metrics(source: Path) -> dict:
 
 
 def _is_here(name: str, source: Path) -> bool:
-    """Whether a file or folder of this name is here, or above the run, where runs start as a rule."""
+    """Return whether a path exists, seen from here or from a folder above the run.
+
+    A run stores paths relative to where it was started, which is usually above its folder.
+    """
     return any((folder / name).exists() for folder in (Path(), *source.absolute().parents))
 
 
 def _without_folders(value: object, source: Path, is_model: bool) -> object:
-    """A setting with file names in the place of paths. Names on the Hub, `me/promoters`, stay."""
+    """Return a setting with paths cut to their file names. Names on the Hub (`me/x`) stay."""
     if isinstance(value, list):
         return [_without_folders(item, source, is_model) for item in value]
     if isinstance(value, str) and len(value) < 256 and ("/" in value or os.sep in value):
         path = Path(value)
-        # A model's name may have a dot.
+        # `me/model-v1.5` is no file: the name of a model may have a dot.
         is_file = path.suffix and not is_model
         if path.is_absolute() or value[0] in ".~" or is_file or _is_here(value, source):
             return path.name
@@ -271,17 +278,16 @@ def _without_folders(value: object, source: Path, is_model: bool) -> object:
 
 
 def _write_model(model: HyenaDNAPreTrainedModel, source: str, folder: Path) -> None:
-    """Write weights, configuration, code and tokenizer, for people with and without this package."""
+    """Write weights, configuration, code and tokenizer, for use with and without this package."""
     model.save_pretrained(folder, max_shard_size=_SHARD)
     for name, file in own_code().items():
         shutil.copyfile(file, folder / name)
 
-    # What the source's configuration holds beside our fields may name code that is not in the
-    # folder.
+    # Keep our fields only: another may name code that is not in the folder.
     config = read_json(folder / "config.json")
     config = {name: value for name, value in config.items() if name in own_fields()}
-    # Not by `register_for_auto_class`: it would list this one head, and change what later
-    # `save_pretrained` calls do.
+    # Not by `register_for_auto_class`: it would list only this head, and change every later
+    # `save_pretrained` of this process.
     config["auto_map"] = {"AutoConfig": f"configuration_hyenadna.{HyenaDNAConfig.__name__}"}
     config["auto_map"] |= {head: f"{CODE.stem}.{cls.__name__}" for head, cls in HEADS.items()}
     write_json(folder / "config.json", config, sort_keys=True)
@@ -289,11 +295,10 @@ def _write_model(model: HyenaDNAPreTrainedModel, source: str, folder: Path) -> N
     tokenizer = _load_tokenizer(source)
     tokenizer.model_max_length = model.config.max_seq_len
     tokenizer.save_pretrained(folder)
-    # Likewise, and without `is_local` and `local_files_only`: Transformers stores how a tokenizer
-    # was loaded.
-    ours = own_tokenizer_fields()
+    # Likewise. Transformers also stores how the tokenizer was loaded (`is_local`), which goes.
+    fields = own_tokenizer_fields()
     stored = read_json(folder / "tokenizer_config.json")
-    stored = {name: value for name, value in stored.items() if name in ours}
+    stored = {name: value for name, value in stored.items() if name in fields}
     write_json(folder / "tokenizer_config.json", stored)
 
 
@@ -302,14 +307,14 @@ def _load_tokenizer(source: str) -> HyenaDNATokenizer:
         with readable(f"the tokenizer of {source!r} cannot be read"):
             return HyenaDNATokenizer.from_pretrained(source)
     except CheckpointError as error:
-        # A checkpoint without tokenizer files; the vocabulary is always the published one.
+        # The checkpoint has no tokenizer files. The vocabulary is always the published one.
         if isinstance(error.__cause__, OSError):
             return HyenaDNATokenizer()
         raise
 
 
 def own_tokenizer_fields() -> set[str]:
-    """The fields taken over from a tokenizer_config.json: ours, and some that a user may set."""
+    """Return the fields of tokenizer_config.json to export: ours, and some that users may set."""
     others = {
         "added_tokens_decoder",
         "model_input_names",
@@ -322,12 +327,13 @@ def own_tokenizer_fields() -> set[str]:
 
 
 def _copy_pictures(source: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """Copy the pictures of a run; return their names, and those of files that are no pictures."""
+    """Copy the pictures of a run. Return their names, and those of files that are not pictures."""
     if not source.is_dir():
         return [], []
     copied = []
     left_out = []
     for picture in sorted(source.glob("*.png")):
+        # Not through a link: it could publish any file of this machine.
         is_own_file = picture.is_file() and not leads_out(picture, source)
         if is_own_file and picture.read_bytes().startswith(_PNG):
             shutil.copyfile(picture, folder / picture.name)
@@ -338,15 +344,13 @@ def _copy_pictures(source: Path, folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _read_adapter(source: Path) -> tuple[dict, dict[str, torch.Tensor], HyenaDNAConfig | None]:
-    """The settings and tensors of a peft adapter, and the adapted model's configuration if any."""
+    """Return settings and tensors of a peft adapter, and its model's configuration or None."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         path = source / name
         if not path.is_file():
             raise CheckpointError(f"{source} holds no {name}; save the adapter again with a newer peft")
         if leads_out(path, source):
-            raise CheckpointError(
-                f"{path} is a link to something outside of {source}; put a copy in its place"
-            )
+            raise CheckpointError(f"{path} is a link to something outside of {source}; replace it by a copy")
     with readable(f"the adapter in {source} cannot be read"):
         config = read_json(source / "adapter_config.json")
         tensors = load_file(source / "adapter_model.safetensors")
@@ -360,13 +364,13 @@ def _read_adapter(source: Path) -> tuple[dict, dict[str, torch.Tensor], HyenaDNA
 
 
 def _head_of_adapter(tensors: dict[str, torch.Tensor], adapted: HyenaDNAConfig | None) -> dict:
-    """What the snippet of an adapter's card has to say of the head that comes with it."""
+    """Return the arguments that the snippet of an adapter's card needs to build its head."""
     score = next((tensor for name, tensor in tensors.items() if name.endswith("score.weight")), None)
     if score is None:
         return {}
     if adapted is None:
         return {"num_labels": len(score)}
-    # As `hyenadna finetune --lora_rank` and `hyenadna soft-prompt` save it.
+    # `hyenadna finetune --lora_rank` and `hyenadna soft-prompt` save the configuration beside it.
     head = {"id2label": adapted.id2label, "label2id": adapted.label2id, "pooling": adapted.pooling}
     if adapted.problem_type:
         head["problem_type"] = adapted.problem_type
@@ -377,15 +381,15 @@ def _write_adapter(source: Path, folder: Path, base_model: str | None) -> tuple[
     """Copy a peft adapter and prove that the snippet of its card loads it in a new process.
 
     Returns:
-        Its configuration, and what the snippet has to say of its head.
+        Its configuration, and the arguments for its head; see `_head_of_adapter`.
     """
     config, tensors, adapted = _read_adapter(source)
+    # Nobody else can load an adapter whose base is a path of this machine.
     public = base_model or config.get("base_model_name_or_path") or ""
     if not is_hub_id(public) or _is_here(public, source):
         raise CheckpointError(
             f"the adapter names the base model {public!r}, which is on this machine only. Publish "
-            "that first "
-            "(`hyenadna export`, `hyenadna push`), and name it here: --base_model USER/NAME"
+            "that first (`hyenadna export`, `hyenadna push`), and name it here: --base_model USER/NAME"
         )
     head = _head_of_adapter(tensors, adapted)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -396,13 +400,14 @@ def _write_adapter(source: Path, folder: Path, base_model: str | None) -> tuple[
             read_json(path)
             shutil.copyfile(path, folder / name)
     _prove_adapter(config, source, folder, head)
-    # It was proved with the base model as it is called here; now its public name is written.
+    # Only now: the proof needs the base model under its local name.
     config["base_model_name_or_path"] = public
     write_json(folder / "adapter_config.json", config, sort_keys=True)
     return config, head
 
 
 def _prove_adapter(config: dict, source: Path, folder: Path, head: dict) -> None:
+    # The adapter before and after copying, in one process: their outputs must be equal.
     snippets = [adapter_usage(config, str(place.absolute()), head) for place in (source, folder)]
     child = subprocess.run(
         [sys.executable, "-c", _ADAPTER, *snippets], capture_output=True, text=True, check=False
@@ -424,29 +429,31 @@ def export(
     description: str | None = None,
     base_model: str | None = None,
 ) -> str:
-    """Export a trained model, or a peft adapter, into the folder `dest`, which is made whole or not
-    at all.
+    """Export a trained model or a peft adapter into the folder `dest`, completely or not at all.
 
     Args:
         source: The folder of a training run or a model, or a repository on the Hub.
         dest: A folder that does not exist yet. Its name is the model's name in the card.
-        license: Of the weights, as the Hub spells it.
-        data_name: What the model was trained on, in words; by default the name of its file.
+        license: The licence of the weights, as the Hub spells it.
+        data_name: What the model was trained on, in words. By default the name of the file.
         description: What the model is, in one or two sentences.
-        base_model: What it was trained from, on the Hub; by default what metrics.json or the
-            adapter says.
+        base_model: The model on the Hub that it was trained from. By default what metrics.json or
+            the adapter says.
 
     Returns:
-        A report.
+        A report, as text.
 
     Raises:
-        CheckpointError: `source` cannot be read, `dest` is not free, or the proof failed; then
-            there is no `dest`.
+        CheckpointError: `source` cannot be read, `dest` exists, or the proof failed. Nothing is
+            left at `dest` then.
+
+    >>> print(export("promoters", "promoters-hub"))                         # doctest: +SKIP
     """
     if base_model is not None and not is_hub_id(base_model):
         raise CheckpointError(
             f"base_model {base_model!r}: the name of a repository on the Hub, USER/NAME, is expected"
         )
+    # Everything is written and proved in a hidden folder, which gets its name last.
     run = Path(source)
     about = {"license": license, "data_name": data_name, "description": description}
     with new_folder(dest) as (folder, unfinished):

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and checks of files that come from others."""
+"""Write folders completely or not at all, and check files that come from others."""
 
 import errno
 import json
@@ -21,10 +21,10 @@ from .access_tokens import hide_secrets, shown_cause
 try:
     import fcntl
 except ImportError:
-    # Windows has no such locks; there, the remains of killed runs stay.
+    # Windows has no such locks. There, killed runs leave their unfinished folders.
     fcntl = None
 
-# A thousand times what any published model has, or more.
+# Counts far above those of any published model.
 _MOST = {
     "num_labels": 1_000_000,
     "n_layer": 10_000,
@@ -33,7 +33,7 @@ _MOST = {
 }
 USABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
-# `repr` of what a hostile file holds may have no end: ten lists of ten lists of ...
+# The `repr` of what a hostile file holds may never end: ten lists of ten lists of ...
 SHORT = reprlib.Repr()
 SHORT.maxlevel = 2
 SHORT.maxother = 100
@@ -46,11 +46,13 @@ SHORT.maxlong = 60
 
 @contextmanager
 def readable(what: str) -> Iterator[None]:
-    """Turn whatever a library raises over a damaged file into a `CheckpointError` that starts with
-    `what`.
+    """Turn whatever a library raises over a damaged file into a `CheckpointError`.
 
-    Every exception counts: `tokenizers` raises a bare `Exception`, configurations raise their own
-    kinds, and deeply nested JSON raises a `RecursionError`. The original is kept as the cause.
+    Every exception counts: `tokenizers` raises a bare `Exception`, configurations raise types of
+    their own, and deeply nested JSON raises a `RecursionError`. The original stays as the cause.
+
+    Args:
+        what: The start of the message, such as "config.json cannot be read".
     """
     try:
         yield
@@ -62,10 +64,10 @@ def readable(what: str) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
-        CheckpointError: It cannot be read, is no JSON, or holds something other than an object.
+        CheckpointError: It cannot be read, is not JSON, or holds something other than an object.
     """
     with readable(f"{path} cannot be read"):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -75,11 +77,14 @@ def read_json(path: Path) -> dict:
 
 
 def check_counts(config: dict, source: str | Path) -> None:
-    """Refuse numbers of layers or labels that no model has: Transformers would make an object for
-    each.
+    """Refuse absurd numbers of layers or labels: Transformers would make an object for each.
+
+    Args:
+        config: The content of config.json.
+        source: Where it is from, for the message.
 
     Raises:
-        CheckpointError: A number in this config.json, which is that of `source`, is absurd.
+        CheckpointError: A number is absurd.
     """
     for name, most in _MOST.items():
         value = config.get(name)
@@ -95,16 +100,16 @@ def write_json(path: Path, content: dict, sort_keys: bool = False) -> None:
 
 
 def leads_out(path: Path, folder: Path) -> bool:
-    """Whether a path inside `folder` is, or passes through, a link to something outside of it."""
+    """Return whether a path inside `folder` is, or passes through, a link out of it."""
     try:
         return not path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError):
-        # A link to itself, for which Python 3.11 raises a RuntimeError.
+        # A link to itself: Python 3.11 raises a RuntimeError for it.
         return True
 
 
 def unusable(tensors: Mapping[str, Tensor]) -> list[str]:
-    """A line for each tensor that no model can use: not of a type in `USABLE`, NaN or infinity."""
+    """Return a line for each tensor of an unusable type, or with NaN or infinity in it."""
     lines = []
     for name, tensor in tensors.items():
         if tensor.dtype not in USABLE:
@@ -120,15 +125,17 @@ def unusable(tensors: Mapping[str, Tensor]) -> list[str]:
 
 @contextmanager
 def new_folder(dest: str | Path) -> Iterator[tuple[Path, Path]]:
-    """The folder to make, and an empty one beside it that becomes it once everything inside `with`
-    has succeeded.
+    """Give `(folder, unfinished)`: write into `unfinished`, which becomes `folder` on success.
 
-    A run that is killed leaves the second one behind; the next run that makes the same folder
-    removes it. Two runs may work side by side: the first to finish wins, and the other gets an
-    error.
+    `unfinished` is a hidden folder beside `dest`, renamed when the `with` block ends without an
+    error. A killed run leaves it there, and the next run that makes the same folder removes it. Two
+    runs may work side by side: the first to finish wins, and the other gets an error.
 
     Raises:
-        CheckpointError: There is something at `dest` already, or it cannot be written.
+        CheckpointError: Something is at `dest` already, or it cannot be written.
+
+    >>> with new_folder("tiny") as (folder, unfinished):                    # doctest: +SKIP
+    ...     model.save_pretrained(unfinished)
     """
     folder = _free_place(dest)
     try:
@@ -140,14 +147,11 @@ def new_folder(dest: str | Path) -> Iterator[tuple[Path, Path]]:
     try:
         yield folder, unfinished
         if folder.exists():
-            # An empty folder of the user's.
+            # An empty folder, which the user may have made. If it is no longer empty, this fails.
             folder.rmdir()
         unfinished.rename(folder)
-    except (
-        OSError,
-        SafetensorError,
-        # Safetensors raises its own kind when the disk is full.
-    ) as error:
+    # On a full disk, safetensors raises an error of its own.
+    except (OSError, SafetensorError) as error:
         reason = str(error)
         if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             reason = (
@@ -160,16 +164,12 @@ def new_folder(dest: str | Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _free_place(dest: str | Path) -> Path:
-    """`dest` without links, if a folder can be made there."""
+    """Return `dest` without links, or raise if no folder can be made there."""
     try:
         folder = Path(dest).resolve()
         taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        # No permission, a circle of links, a NUL in the name.
-    ) as error:
+    # In this order: no permission, a circle of links, a NUL in the name.
+    except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{str(dest)!r} cannot be made: {error}") from error
     if taken:
         raise CheckpointError(f"{dest} exists and is not empty; choose another folder, or remove it first")
@@ -181,47 +181,47 @@ def _free_place(dest: str | Path) -> Path:
 
 
 def _unfinished_prefix(folder: Path) -> str:
-    # A name that nobody gives to a folder of their own.
+    # A name that nobody would give to a folder of their own: these are deleted.
     return f".{folder.name}.hyenadna-"
 
 
 def _make_unfinished(folder: Path) -> tuple[Path, int | None]:
-    """A new folder beside `folder`, and the lock that shows that this run is alive."""
+    """Make a hidden folder beside `folder`. Return it, and the lock that shows we are alive."""
     while True:
         unfinished = Path(tempfile.mkdtemp(prefix=_unfinished_prefix(folder), dir=folder.parent))
         try:
             lock = _lock(unfinished)
         except (BlockingIOError, FileNotFoundError):
-            # Another run took it for litter before it was locked.
+            # Another run took it for litter before we could lock it. Try again.
             continue
         except OSError:
-            # A file system without locks: nobody will take it for litter there.
+            # A file system without locks. Nobody will take it for litter there.
             lock = None
+        # Between `mkdtemp` and the lock, another run may have removed it.
         if unfinished.exists():
-            # `mkdtemp` lets nobody else in.
+            # `mkdtemp` gives access to its owner alone.
             unfinished.chmod(0o755)
             return unfinished, lock
         _unlock(lock)
 
 
 def _remove_litter(folder: Path) -> None:
-    """Remove the unfinished folders of killed runs beside `folder`: nobody holds their locks."""
-    # Not `glob`: the name of the folder may hold a `*`.
+    """Remove the unfinished folders of killed runs beside `folder`. Nobody holds their locks."""
+    # Not `glob`: the name of the folder may contain a `*`.
     for path in list(folder.parent.iterdir()):
         if not path.name.startswith(_unfinished_prefix(folder)) or path.is_symlink() or not path.is_dir():
             continue
         try:
             lock = _lock(path)
         except OSError:
-            # A run that is alive, or nobody can tell.
+            # The run is alive, or the file system has no locks.
             continue
         shutil.rmtree(path, ignore_errors=True)
         _unlock(lock)
 
 
 def _lock(folder: Path) -> int:
-    """An open descriptor of a folder that no other process can lock until it is closed, or this
-    process has ended.
+    """Lock a folder and return its open descriptor. The lock ends with it, or with the process.
 
     Raises:
         BlockingIOError: Another process holds the lock.

@@ -1,4 +1,4 @@
-"""Calls to the Hub: what is tried again, and what a person is told when a call fails."""
+"""Call the Hub: retry what may pass by itself, and explain what fails for good."""
 
 import json
 import sys
@@ -17,14 +17,14 @@ from hyenadna.errors import PushError
 
 from .access_tokens import hide_secrets, shown_cause
 
-# Each has retries of its own, in the client.
+# Few, because the client already retries inside each call.
 _TRIES = 3
 _FIRST_WAIT = 5  # seconds
-_LONGEST_WAIT = 120
-# May be over in a moment.
+_LONGEST_WAIT = 120  # seconds
+# HTTP statuses that may be over in a moment.
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 
-# What the client raises when the answer has not the form that it relies on.
+# What the client raises if an answer does not have the form it relies on.
 _MALFORMED = (
     TypeError,
     KeyError,
@@ -33,17 +33,16 @@ _MALFORMED = (
     json.JSONDecodeError,
     UnicodeDecodeError,
 )
-# How the client begins when the Hub does not accept a card.
+# The start of the client's message if the Hub does not accept a card.
 _INVALID_CARD = "Invalid metadata"
-# A failed transfer is a RuntimeError, an answer with something missing or a card that is not
-# accepted a ValueError.
+# A failed transfer is a RuntimeError. An incomplete answer or a refused card is a ValueError.
 FAILURES = (HTTPError, OSError, RuntimeError, ValueError, *_MALFORMED)
 
 Result = TypeVar("Result")
 
 
 def _response(error: BaseException | None):
-    """The answer of the Hub that an error, or what caused it, is about."""
+    """Return the HTTP response that an error, or one of its causes, is about; None without one."""
     while error is not None:
         if getattr(error, "response", None) is not None:
             return error.response
@@ -52,7 +51,9 @@ def _response(error: BaseException | None):
 
 
 def _reason(error: Exception, repo_id: str) -> str:
-    """What the failure means, and what to do."""
+    """Return what the failure means and what to do."""
+    # From the most specific to the least: the first two, and the validation error, are ValueErrors
+    # or OSErrors too.
     if isinstance(error, LocalTokenNotFoundError):
         return "not logged in: `hf auth login`, or set HF_TOKEN"
     if isinstance(error, OfflineModeIsEnabled):
@@ -62,8 +63,7 @@ def _reason(error: Exception, repo_id: str) -> str:
     if isinstance(error, (ValueError, *_MALFORMED)):
         return (
             "this is not an answer of the Hub. Perhaps a proxy or the login page of a network "
-            "answered instead: open "
-            "the address in a browser, and push again"
+            "answered instead: open the address in a browser, and push again"
         )
 
     response = _response(error)
@@ -91,9 +91,9 @@ def _reason(error: Exception, repo_id: str) -> str:
 
 
 def explain(error: Exception, repo_id: str) -> str:
-    """Why a call failed and what to do, with what the Hub said in brackets. It names no secret."""
+    """Return why a call failed, what to do and, in brackets, what the Hub said, without secrets."""
     said = getattr(error, "server_message", None) or str(error).strip() or repr(error)
-    # Hidden before it is cut: half a token at the end would not be recognised.
+    # Hide before cutting: half a token at the end would not be recognised.
     said = hide_secrets(" ".join(str(said).split()))[:300]
     return f"{_reason(error, repo_id)} ({said})"
 
@@ -101,13 +101,13 @@ def explain(error: Exception, repo_id: str) -> str:
 def with_retries(
     what: str, repo_id: str, step: Callable[[], Result], so_far: str = "nothing was published"
 ) -> Result:
-    """Run `step`, and again after a pause where the failure may pass by itself.
+    """Run `step`. After a failure that may pass by itself, wait and run it again.
 
     Args:
-        what: The step in words.
-        repo_id: The repository.
+        what: The step in words, for messages.
+        repo_id: The repository, for messages.
         step: A call to the Hub.
-        so_far: What is true if the step fails for good.
+        so_far: What the message says about the state if the step fails for good.
 
     Raises:
         PushError: It failed for good.
@@ -138,7 +138,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _pause(error: Exception, attempt: int) -> int:
-    """Seconds to wait before the next try: what the Hub asks for, or longer each time."""
+    """Return the seconds to wait before the next try: what the Hub asks for, or ever longer."""
     response = _response(error)
     asked = "" if response is None else response.headers.get("Retry-After", "")
     if asked.isascii() and asked.isdigit() and len(asked) < 10:

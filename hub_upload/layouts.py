@@ -1,4 +1,4 @@
-"""The layouts of published checkpoints: what their tensors and settings are called here."""
+"""Translate the tensor and setting names of published checkpoints into ours."""
 
 import re
 from pathlib import Path
@@ -27,21 +27,18 @@ _NAMES = (
     (r"^(?:module\.|_orig_mod\.)+", ""),
     # Trained with activation checkpointing.
     (r"\.(mixer|mlp)\.layer\.", r".\1."),
-    (
-        r"^(?:model\.|hyena\.)?backbone\.",
-        "hyena.backbone.",
-        # Lightning; standalone, and our HyenaDNAModel.
-    ),
-    # MultiMolecule's, which nothing reads.
+    # Lightning (`model.backbone`); standalone, and our HyenaDNAModel (`backbone`).
+    (r"^(?:model\.|hyena\.)?backbone\.", "hyena.backbone."),
+    # MultiMolecule. Nothing reads its pooler.
     (r"^pooler\.", None),
-    (r"^(?:model\.)?(embeddings|layers)\.", r"hyena.backbone.\1."),  # MultiMolecule
+    (r"^(?:model\.)?(embeddings|layers)\.", r"hyena.backbone.\1."),
     (r"^(?:model\.)?final_layer_norm\.", "hyena.backbone.ln_f."),
     (r"^model\.lm_head\.", "lm_head."),
     (r"^(?:model\.)?(?:head|decoder|decoder\.0)\.output_transform\.", "score."),
 )
 
-# Our rows of the vocabulary in MultiMolecule's: <pad> <cls> <eos> <unk> <mask> <null> A C G T N,
-# and 5 without a name. <null> stands for both [BOS] and [RESERVED].
+# Where each row of our vocabulary is in MultiMolecule's, which is <pad> <cls> <eos> <unk> <mask>
+# <null> A C G T N and 5 unnamed rows. Both [BOS] and [RESERVED] take the row of <null>.
 MULTIMOLECULE_ROWS = [1, 2, 5, 4, 0, 5, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 _MULTIMOLECULE_FIELDS = {
     "embedding_dropout": "embed_dropout",
@@ -86,8 +83,8 @@ _LIGHTNING_LAYER = {
     "dropout": "hyena_dropout",
     "filter_dropout": "hyena_filter_dropout",
 }
-# Variants of the operator that no released checkpoint uses, with the value of those that do not use
-# them.
+# Settings of operator variants that this package does not have. Every released checkpoint has these
+# values; anything else is refused.
 _LIGHTNING_ONLY = {
     "_name_": "hyena",
     "modulate": True,
@@ -102,8 +99,8 @@ _LIGHTNING_ONLY = {
 
 
 def own_fields() -> set[str]:
-    """The fields of our config.json. Others may name code or files, and are not taken over."""
-    # `auto_map` is written anew by those who write the code as well.
+    """Return the fields of our config.json. Others may name code or files, and are dropped."""
+    # Without `auto_map`: whoever writes the code into the folder writes it too.
     return {*HyenaDNAConfig().to_dict(), *HyenaDNAConfig.attribute_map, "num_labels"} - {
         "auto_map",
         "tokenizer_class",
@@ -111,18 +108,18 @@ def own_fields() -> set[str]:
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
-    # `torch.equal` raises for different types.
+    # `torch.equal` raises if the types differ.
     return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def rename(stored: dict) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """The tensors under our names, the stored name of each, and the names that are dropped."""
+    """Return the tensors under our names, our name -> stored name, and the dropped stored names."""
     tensors = {}
     origin = {}
     dropped = []
     for name, tensor in stored.items():
         if not isinstance(name, str):
-            raise CheckpointError(f"a {type(name).__name__} stands where the name of a tensor is expected")
+            raise CheckpointError(f"a {type(name).__name__} is where the name of a tensor is expected")
         ours = _our_name(name)
         if ours is None:
             dropped.append(name)
@@ -149,7 +146,7 @@ def _our_name(name: str) -> str | None:
 
 
 def _sizes(tensors: dict[str, Tensor]) -> dict[str, int]:
-    """Every size that can be read off the tensors."""
+    """Return every size of the model that can be read off its tensors."""
 
     def shape(name: str, dims: int) -> tuple[int, ...]:
         if name not in tensors:
@@ -165,6 +162,7 @@ def _sizes(tensors: dict[str, Tensor]) -> dict[str, int]:
         raise CheckpointError(
             f"the blocks {sorted(layers)[:20]} are there; they have to be numbered from 0 without a gap"
         )
+    # All blocks have the same shape, so the first one speaks for them.
     first = "hyena.backbone.layers.0."
     filters = f"{first}mixer.filter_fn.implicit_filter."
     filter_order, emb_dim = shape(f"{filters}0.weight", 2)
@@ -177,9 +175,9 @@ def _sizes(tensors: dict[str, Tensor]) -> dict[str, int]:
         "d_inner": shape(f"{first}mlp.fc1.weight", 2)[0],
         "emb_dim": emb_dim,
         "filter_order": filter_order,
-        # Without the first and the last.
+        # The filter's first and last linear layer are not inner ones.
         "num_inner_mlps": len(linear) - 2,
-        # The projection makes `order` gates and one value.
+        # The projection has `order` gates and one value, each d_model wide.
         "hyena_order": shape(f"{first}mixer.in_proj.weight", 2)[0] // d_model - 1,
         "short_filter_order": shape(f"{first}mixer.short_filter.weight", 3)[2],
     }
@@ -190,7 +188,7 @@ def _sizes(tensors: dict[str, Tensor]) -> dict[str, int]:
 
 
 def _settings(config: dict | None, config_file: Path) -> dict:
-    """What config.json says, in our fields."""
+    """Return the settings of config.json under our names."""
     if config is None:
         return {}
     if isinstance(config.get("layer"), dict):
@@ -198,11 +196,11 @@ def _settings(config: dict | None, config_file: Path) -> dict:
     if config.get("model_type", "hyenadna") != "hyenadna":
         raise CheckpointError(f"{config_file} is of a {config['model_type']!r} model, not 'hyenadna'")
     aliases = HyenaDNAConfig.attribute_map
-    # MultiMolecule: its token ids and heads mean something else.
+    # MultiMolecule. Only these fields: its token ids and heads mean something else.
     if "filter_emb_dim" in config:
         names = aliases | _MULTIMOLECULE_FIELDS
         return {ours: config[name] for name, ours in names.items() if name in config}
-    # Of what type the model is, the tensors say.
+    # Without the type, which the tensors themselves have.
     taken = own_fields() - {"torch_dtype", "dtype"}
     return {aliases.get(name, name): value for name, value in config.items() if name in taken}
 
@@ -213,8 +211,7 @@ def _lightning_settings(config: dict, config_file: Path) -> dict:
         if layer.get(name, expected) != expected:
             raise CheckpointError(
                 f"{config_file} says {name}: {SHORT.repr(layer[name])} in `layer`; this package "
-                "and the released "
-                f"checkpoints know only {expected!r}"
+                f"and the released checkpoints know only {expected!r}"
             )
     settings = {ours: config[name] for name, ours in _LIGHTNING_FIELDS.items() if name in config}
     return settings | {ours: layer[name] for name, ours in _LIGHTNING_LAYER.items() if name in layer}
@@ -223,16 +220,18 @@ def _lightning_settings(config: dict, config_file: Path) -> dict:
 def configure(
     tensors: dict[str, Tensor], config: dict | None, path: Path
 ) -> tuple[type[HyenaDNAPreTrainedModel], HyenaDNAConfig, list[str]]:
-    """The class and the configuration of the model, and a line for each setting that the tensors
-    contradict.
+    """Return the class and configuration of the model that some tensors belong to.
 
     Args:
-        tensors: Under our names.
+        tensors: The tensors under our names.
         config: The content of config.json, if there is one.
         path: The file of the tensors.
 
+    Returns:
+        The class, its configuration, and a line for each setting that the tensors contradict.
+
     Raises:
-        CheckpointError: The tensors are no model, or the settings are impossible.
+        CheckpointError: The tensors are not a model, or the settings are impossible.
     """
     with readable(f"the configuration of {path} is impossible"):
         check_counts(config or {}, path.parent)
@@ -242,17 +241,19 @@ def configure(
         if "max_seq_len" not in sizes | settings:
             raise CheckpointError(
                 f"{path} holds no `pos_emb.t`, and there is no config.json beside it: "
-                "max_seq_len, the unit of the "
-                "filters' time axis, is unknown. Put the checkpoint's config.json into its folder"
+                "max_seq_len, the unit of the filters' time axis, is unknown. Put the checkpoint's "
+                "config.json into its folder"
             )
+        # Where both name a size, the tensors win over config.json.
         settings |= sizes
         cls = _class_and_head(tensors, config, settings)
         return cls, HyenaDNAConfig.from_dict(settings), overruled
 
 
 def _contradictions(sizes: dict[str, int], settings: dict) -> list[str]:
-    """A line for each size that config.json gives otherwise than the tensors do, which count."""
+    """Return a line for each size on which config.json and the tensors differ."""
     said = dict(settings)
+    # The embedding has vocab_size rows, rounded up to a multiple: that is no contradiction.
     multiple = said.pop("pad_vocab_size_multiple", 8)
     if isinstance(said.get("vocab_size"), int) and isinstance(multiple, int) and multiple > 0:
         said["vocab_size"] += -said["vocab_size"] % multiple
@@ -266,7 +267,7 @@ def _contradictions(sizes: dict[str, int], settings: dict) -> list[str]:
 def _class_and_head(
     tensors: dict[str, Tensor], config: dict | None, settings: dict
 ) -> type[HyenaDNAPreTrainedModel]:
-    """The class of the model. What its head needs is put into `settings`."""
+    """Return the class of the model, and put what its head needs into `settings`."""
     architecture = (settings.get("architectures") or [""])[0]
     head = tensors.get("lm_head.weight")
     is_hf = config is not None and "model_type" in config
@@ -281,12 +282,13 @@ def _class_and_head(
             settings["num_labels"] = labels
         settings["classifier_bias"] = "score.bias" in tensors
         is_ours = config is not None and "modulation_shift" in config
-        # The paper's head pools the mean, that of the `-hf` code the last position.
+        # Only our configurations say how the head pools: the paper's takes the mean, the `-hf`
+        # code's the last position.
         if not is_ours:
             settings["pooling"] = "last" if is_hf else "mean"
     elif head is not None or architecture in ("HyenaDNAForCausalLM", "HyenaDnaForCausalLM"):
         cls = HyenaDNAForCausalLM
-        # Trained tied, and stored as two names for one matrix.
+        # Lightning and the standalone code store the one matrix of embedding and head twice.
         if not is_hf:
             settings["tie_word_embeddings"] = head is not None and equal(head, tensors[EMBEDDING])
     else:

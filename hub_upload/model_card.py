@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what the model is, learned from, and is used for."""
+"""Write the model card of an exported folder: what the model is, its data, its results, its use."""
 
 import re
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ _TASKS = {
     "HyenaDNAForSequenceClassification": "text-classification",
     "HyenaDNAForTokenClassification": "token-classification",
 }
-# What a model is if nobody describes it.
+# The description, if the user gives none.
 _WHAT = {
     "feature-extraction": "one vector per base",
     "text-generation": "a language model of DNA, base by base",
@@ -38,13 +38,13 @@ _HUB_METRICS = {
     "pearson": "pearsonr",
     "spearman": "spearmanr",
 }
-# Settings that say where, and not how.
+# Settings that say where a model was trained, not how.
 _NOT_SHOWN = {"data", "validation_data", "test_data", "output_dir", "data_sha256", "id_column"}
 _NOT_SHOWN_OF_ADAPTERS = {"auto_mapping", "base_model_name_or_path", "peft_version", "revision"}
 
 
 def is_hub_id(name: object) -> bool:
-    """Whether a name has the form `USER/NAME` of a repository on the Hub."""
+    """Return whether a name has the form `USER/NAME` of a repository on the Hub."""
     if not isinstance(name, str):
         return False
     try:
@@ -58,29 +58,29 @@ def is_hub_id(name: object) -> bool:
 
 
 def plain(text: object) -> str:
-    """Text from elsewhere, one line long, as Markdown that shows it and does nothing else.
+    """Escape foreign text so that Markdown shows it, on one line, and does nothing else with it.
 
     Example:
         >>> plain("# <b>a|b</b>")
         '\\\\# \\\\<b>a\\\\|b\\\\</b>'
     """
     line = " ".join(str(text).split())
-    # Code, HTML, the next cell of a table.
+    # Anywhere: code, HTML, the border of a table cell; then links.
     line = re.sub(r"[\\`<|]", r"\\\g<0>", line)
-    line = line.replace("](", "]\\(").replace("]:", "]\\:")  # links
-    # At the start of a line: a heading, a quotation, a list; a rule, or what makes a heading of the
-    # line before.
+    line = line.replace("](", "]\\(").replace("]:", "]\\:")
+    # At the start: a heading, quotation, list or rule, or an underline, which would turn the line
+    # before it into a heading.
     line = re.sub(r"^(?:#|>|[-+*](?= |$)|[-=~*_]{2,})", r"\\\g<0>", line)
     return re.sub(r"^(\d+)([.)])(?= |$)", r"\1\\\2", line)  # a numbered list
 
 
 def _code(text: object) -> str:
-    """Text from elsewhere that is put between backticks."""
+    """Return foreign text that can be put between backticks."""
     return " ".join(str(text).replace("`", "'").replace("|", "/").split())
 
 
 def _pictures(names: Iterable[str]) -> list[tuple[str, str]]:
-    """What is shown in the place of each picture, and its address."""
+    """Return the alternative text and the address of each picture."""
     return [(plain(name), quote(name)) for name in names]
 
 
@@ -88,13 +88,14 @@ def _pictures(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _section(metrics: dict, name: str) -> dict:
-    """A part of metrics.json; empty if it is missing, or is something else."""
+    """Return a section of metrics.json, or {} if it is missing or is not an object."""
     section = metrics.get(name)
     return section if isinstance(section, dict) else {}
 
 
 def _parts(metrics: dict) -> dict[str, dict[str, float]]:
-    """The numbers of metrics.json: part of the data -> metric -> value."""
+    """Return the numbers of metrics.json: part of the data -> metric -> value."""
+    # Most recipes have metrics by part. Those of a plain Trainer have no parts.
     parts = _section(metrics, "metrics")
     if any(isinstance(value, int | float) for value in parts.values()):
         parts = {"evaluation": parts}
@@ -106,6 +107,7 @@ def _parts(metrics: dict) -> dict[str, dict[str, float]]:
 
 
 def _eval_results(metrics: dict, task: str, data_name: str) -> list[EvalResult]:
+    # The Hub wants an identifier for the data beside its name: "EPD promoters" -> "epd-promoters".
     words = "".join(c if c.isalnum() else " " for c in data_name.lower()).split()
     return [
         EvalResult(
@@ -123,7 +125,7 @@ def _eval_results(metrics: dict, task: str, data_name: str) -> list[EvalResult]:
 
 
 def _table(metrics: dict) -> str:
-    """The metrics as a table: a row for each, a column for each part of the data."""
+    """Return a Markdown table with a row for each metric and a column for each part of the data."""
     parts = _parts(metrics)
     names = list(dict.fromkeys(name for values in parts.values() for name in values))
     if not names:
@@ -147,7 +149,7 @@ def _baselines(metrics: dict) -> list[str]:
 
 
 def _settings(metrics: dict) -> dict:
-    """The settings that say how a model was trained, without those that are off."""
+    """Return the settings that say how a model was trained, without those that are off."""
     return {
         name: value
         for name, value in _section(metrics, "settings").items()
@@ -158,14 +160,14 @@ def _settings(metrics: dict) -> dict:
 def _rows_of_settings(settings: dict) -> list[tuple[str, str]]:
     rows = []
     for name, value in settings.items():
-        # As Python prints an enumeration.
+        # Python prints an enumeration as `SchedulerType.COSINE`.
         text = re.sub(r"^SchedulerType\.(\w+)$", lambda match: match[1].lower(), str(value))
         rows.append((_code(name), plain(text)))
     return rows
 
 
 def _data(metrics: dict, data_name: str | None) -> tuple[str, str]:
-    """The name of the data, and what the card says about it."""
+    """Return the name of the data, and what the card says about them."""
     settings = _section(metrics, "settings")
     data = settings.get("data") or "unnamed data"
     name = data_name or (", ".join(map(str, data)) if isinstance(data, list) else str(data))
@@ -183,7 +185,7 @@ def _data(metrics: dict, data_name: str | None) -> tuple[str, str]:
 
 
 def _procedure(metrics: dict, origin: object) -> str:
-    """How the training started, and how long it took."""
+    """Return a sentence on what the training started from and how long it took."""
     if origin:
         start = f"Trained from `{_code(origin)}`"
     elif _section(metrics, "settings"):
@@ -202,10 +204,12 @@ def _procedure(metrics: dict, origin: object) -> str:
 def _from_template(
     card_data: ModelCardData, template: Path, results: list[EvalResult], **values
 ) -> ModelCard:
-    """The card, after `huggingface_hub` has read back what it says.
+    """Return the card, after `huggingface_hub` has read back the metrics from it.
+
+    They are stored as YAML, between texts that people wrote: that it was written proves little.
 
     Raises:
-        CheckpointError: It is not valid.
+        CheckpointError: The card is not valid.
     """
     try:
         card = ModelCard.from_template(card_data, template_path=str(template), **values)
@@ -218,7 +222,7 @@ def _from_template(
 
 
 def _labels(model: HyenaDNAPreTrainedModel) -> str:
-    """The classes of a classifier; nothing for other models."""
+    """Return the classes of a classifier as text; empty for other models."""
     if not type(model).__name__.endswith("Classification"):
         return ""
     return ", ".join(str(label) for label in model.config.id2label.values())
@@ -241,9 +245,9 @@ def model_card(
     Args:
         model: The model.
         model_id: Its name on the Hub, or the name of its folder.
-        metrics: The content of its metrics.json; may be empty.
-        pictures: File names beside the card.
-        printed: What the snippet printed.
+        metrics: The content of its metrics.json, or {}.
+        pictures: The names of picture files beside the card.
+        printed: What the snippet of the card printed when it was run.
         license, data_name, description, base_model: See `export`.
 
     Raises:
@@ -251,6 +255,7 @@ def model_card(
     """
     architecture = type(model).__name__
     task = _TASKS[architecture]
+    # A path as origin is shown in the text, but is no `base_model` that the Hub could link to.
     origin = base_model or _section(metrics, "settings").get("model")
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)
@@ -303,7 +308,7 @@ def adapter_card(
     """Write the card of a peft adapter.
 
     Args:
-        config: Its adapter_config.json, which names the base model as others know it.
+        config: Its adapter_config.json, with the public name of the base model.
         head: See `adapter_usage`.
         model_id, metrics, pictures, license, data_name, description: See `model_card`.
 
@@ -315,7 +320,7 @@ def adapter_card(
     task = _TASKS[f"HyenaDNA{ADAPTED.get(config.get('task_type'), 'Model')}"]
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)
-    # How it was trained, and then how the adapter itself is built.
+    # First how it was trained, then how the adapter itself is built.
     settings = _settings(metrics) | {
         key: value
         for key, value in config.items()

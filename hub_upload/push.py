@@ -5,15 +5,16 @@
     hyenadna push promoters-hub me/promoters --public --revision v1.1
     hyenadna push promoters-hub lab/promoters --pull_request
 
-Log in first with `hf auth login`, or set HF_TOKEN; the token is neither printed nor written. The
-folder is verified once more, weights are sent before the commit, and the commit is one: a broken
-transfer leaves the repository as it was. After the commit the repository is compared with the
-folder.
+Log in first with `hf auth login`, or set HF_TOKEN. The token is neither printed nor written.
 
-Only kinds of files that a model repository holds are sent; others are named, and sent if
-`--include` names them. Python that is not this package's own is run, to verify the folder, only
-with `--trust_code`. The commit also deletes what an earlier push left behind: weights,
-configurations, tokenizers and modules of ours.
+- The folder is verified once more. If it holds Python that is not this package's own, that needs
+  `--trust_code`, because verifying runs it.
+- Only file types that a model repository holds are sent. Others are listed; `--include` sends them.
+- Weights are sent first, then everything becomes one commit. A broken transfer leaves the
+  repository as it was.
+- The same commit deletes weights, configurations, tokenizers and modules of ours that an earlier
+  push left there.
+- After the commit the repository is compared with the folder.
 """
 
 import argparse
@@ -40,8 +41,8 @@ from .export import verify
 from .hub import FAILURES, explain, with_retries
 from .model_card import plain
 
-# What `hyenadna export` writes and a later push may leave out; the modules of the model's code are
-# found by reading it.
+# Files that `hyenadna export` writes, so a push may delete old ones. Modules of the model's code
+# are not listed here: they are found by reading the code (`_stale`).
 _OURS = re.compile(
     r"(?:adapter_)?model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?"
     r"|(?:(?:adapter_|generation_|tokenizer_)?config|tokenizer)\.json"
@@ -52,7 +53,8 @@ _OURS = re.compile(
 
 
 def _card(folder: Path, repo_id: str) -> bytes:
-    """README.md with the name of the repository where `hyenadna export` wrote the folder's."""
+    """Return README.md, with the name of the folder replaced by that of the repository."""
+    # Only in the snippet, the title and the metadata. A user may have edited the rest.
     try:
         card = ModelCard.load(folder / "README.md")
         snippet = re.search(r'^name = (".*")', card.text, flags=re.MULTILINE)
@@ -70,7 +72,7 @@ def _card(folder: Path, repo_id: str) -> bytes:
 
 
 def _stamp(path: Path) -> tuple | None:
-    """What changes when a file is written, or another one, or a link, takes its place."""
+    """Return what changes if a file is written to, or replaced by another or by a link."""
     if not path.is_file():
         return None
     state = path.stat()
@@ -82,20 +84,18 @@ def _check_unchanged(stamps: dict[Path, tuple | None]) -> None:
     if changed:
         raise PushError(
             f"{', '.join(changed)} changed or vanished while the folder was pushed, and nothing "
-            "was published. Push "
-            "again when nothing writes to the folder"
+            "was published. Push again when nothing writes to the folder"
         )
 
 
 def _verify(folder: Path, contents: Contents, trust_code: bool) -> None:
-    """Load the folder as its users will. That runs its Python, which may be anybody's."""
+    """Load the folder as its users will. That runs its Python, which may not be ours."""
     foreign = foreign_code(contents.files)
     if foreign and not trust_code:
         raise CheckpointError(
             f"{folder} holds Python that is not this package's own: {', '.join(foreign)}. To "
-            "verify the folder, a push "
-            "runs it. Read it, and push with --trust_code if you trust it; or export the model "
-            "again. Nothing was run"
+            "verify the folder, a push runs it. Read it, and push with --trust_code if you trust it; "
+            "or export the model again. Nothing was run"
         )
     if "config.json" in contents.files:
         verify(folder)
@@ -105,7 +105,7 @@ def _verify(folder: Path, contents: Contents, trust_code: bool) -> None:
 
 
 def _look(api: HfApi, repo_id: str, revision: str | None = None, files_metadata: bool = False) -> ModelInfo:
-    """The state of a repository, with its list of files."""
+    """Return the state of a repository, with its commit and its list of files."""
     info = api.model_info(repo_id, revision=revision, files_metadata=files_metadata)
     if info.siblings is None or not isinstance(info.sha, str):
         raise TypeError(f"{repo_id}: no list of files, or no commit, in the answer")
@@ -113,9 +113,13 @@ def _look(api: HfApi, repo_id: str, revision: str | None = None, files_metadata:
 
 
 def _stale(api: HfApi, repo_id: str, there: ModelInfo, names: Iterable[str]) -> list[str]:
-    """The files of an earlier push that this one does not replace. Any others are the owner's."""
+    """Return the files that an earlier push left and this one does not replace, in order.
+
+    Any other file was put there by the owner and stays.
+    """
     others = {file.rfilename for file in there.siblings} - set(names)
     stale = {name for name in others if _OURS.fullmatch(name)}
+    # Which modules are ours, only the model's own file in the repository can say: read its imports.
     if any(re.fullmatch(r"\w+\.py", name) for name in others):
         with tempfile.TemporaryDirectory() as scratch:
             api.snapshot_download(repo_id, revision=there.sha, allow_patterns="*.py", local_dir=scratch)
@@ -123,16 +127,17 @@ def _stale(api: HfApi, repo_id: str, there: ModelInfo, names: Iterable[str]) -> 
             try:
                 modules = [code, *map(Path, get_relative_import_files(code))]
             except (FileNotFoundError, UnicodeDecodeError):
-                # No code of ours, or a part of it: then nobody knows whose the others are.
+                # Our code is not there, or incomplete. Then any .py may be the owner's.
                 modules = []
             stale |= others & {module.name for module in modules}
     return sorted(stale)
 
 
 def _is_stored(addition: CommitOperationAdd, file: RepoSibling | None) -> bool:
-    """Whether a file in the repository has this content."""
+    """Return whether a file in the repository has this content."""
     if file is None:
         return False
+    # The Hub identifies large files by SHA-256, and small ones by their git hash.
     if file.lfs is not None:
         return file.lfs.sha256 == addition.upload_info.sha256.hex()
     with addition.as_file() as content:
@@ -141,11 +146,20 @@ def _is_stored(addition: CommitOperationAdd, file: RepoSibling | None) -> bool:
 
 @dataclass
 class _Upload:
-    """One commit on top of the state `there` of a repository."""
+    """One commit on top of the state `there` of a repository.
+
+    Attributes:
+        address: The address of the repository.
+        there: The state that the commit is made on top of.
+        additions: The files to write.
+        stale: The files to delete.
+        stamps: The files of the folder, to notice a change; see `_stamp`.
+        revision: The branch, or None for the main one.
+    """
 
     api: HfApi
     repo_id: str
-    address: str  # of the repository
+    address: str
     there: ModelInfo
     additions: list[CommitOperationAdd]
     stale: list[str]
@@ -155,15 +169,14 @@ class _Upload:
     message: str
 
     def run(self) -> str | None:
-        """Commit; return the address of the commit or pull request, or None if nothing had to
-        change.
+        """Commit, and return the address of the commit or pull request; None if nothing changed.
 
-        An answer can be lost after the commit was made. So the repository is looked at before
-        another try, and before a failure is reported.
+        The answer may be lost after the commit was made. So before another try, and before a
+        failure is reported, the repository is searched for the commit.
 
         Raises:
-            PushError: There is no commit, or nobody knows, or it is not what was sent; the message
-                says which.
+            PushError: There is no commit, or that is not known, or it is not what was sent. The
+                message says which.
         """
         self.tried = False
         self.known = set()
@@ -187,9 +200,9 @@ class _Upload:
         return address
 
     def step(self) -> tuple[str | None, str | None]:
-        """The address of the commit or pull request, and the revision to compare with the folder."""
+        """Try once. Return the address, and the revision to compare with the folder."""
         if self.tried and (address := self.find()) is not None:
-            # It was compared when it was found.
+            # An earlier try did succeed. `find` has compared it already.
             return address, None
         self.tried = True
         try:
@@ -201,10 +214,12 @@ class _Upload:
                 commit_message=self.message,
                 revision=self.revision,
                 create_pr=self.pull_request,
-                # What was to be deleted was decided for this state.
+                # The deletions were decided for this state. If somebody else commits first, the Hub
+                # refuses ours instead of deleting something new.
                 parent_commit=self.there.sha,
             )
         except FAILURES:
+            # A file that changed under way is the likelier reason, and trying again cannot help.
             _check_unchanged(self.stamps)
             raise
         if commit.oid == self.there.sha:
@@ -212,9 +227,7 @@ class _Upload:
         return commit.pr_url or commit.commit_url, commit.pr_revision or commit.oid
 
     def check(self, revision: str, address: str) -> None:
-        """Compare the repository with the folder: files that its .gitignore names silently drop
-        out.
-        """
+        """Compare the repository with the folder. The Hub silently drops what .gitignore names."""
         now = with_retries(
             "comparing the repository with the folder",
             self.repo_id,
@@ -224,14 +237,13 @@ class _Upload:
         wrong = self.differences(now)
         if wrong:
             raise PushError(
-                f"the Hub did not take {', '.join(wrong)}, so that {address} is not what was "
-                "sent. As a rule a "
-                ".gitignore in the repository names such files: correct or delete it there, and "
-                "push again"
+                f"the Hub did not take {', '.join(wrong)}, so {address} is not what was sent. "
+                "Usually a .gitignore in the repository names such files: correct or delete it "
+                "there, and push again"
             )
 
     def differences(self, now: ModelInfo) -> list[str]:
-        """The files that the repository lacks, or holds with other content, or still holds."""
+        """Return the files that are missing or differ, and those that should have been deleted."""
         files = {file.rfilename: file for file in now.siblings}
         names = [a.path_in_repo for a in self.additions if not _is_stored(a, files.get(a.path_in_repo))]
         return names + [f"the deletion of {name}" for name in self.stale if name in files]
@@ -241,7 +253,8 @@ class _Upload:
         return {ref.ref for ref in refs.pull_requests}
 
     def find(self) -> str | None:
-        """The address of the commit or pull request, if it was made although no answer came."""
+        """Return the address of a commit or pull request whose answer was lost, or None."""
+        # A pull request that was not there before, or the branch itself, with all of our files.
         places = [self.revision]
         if self.pull_request:
             places = sorted(self.pull_requests() - self.known)
@@ -256,7 +269,7 @@ class _Upload:
 
 
 def _dry_run(repo_id: str, names: list[str], public: bool, revision: str | None) -> tuple[str, list[str]]:
-    """Whether the repository is public, and which of its files would be deleted."""
+    """Return in words whether the repository is public, and which files would be deleted."""
     api = HfApi()
     try:
         if "/" not in repo_id:
@@ -264,7 +277,7 @@ def _dry_run(repo_id: str, names: list[str], public: bool, revision: str | None)
         try:
             there = _look(api, repo_id, revision)
         except RevisionNotFoundError:
-            # It would be made from the main branch.
+            # The branch does not exist yet. It would start from the main one.
             there = _look(api, repo_id)
         stale = _stale(api, repo_id, there, names)
     except FAILURES as error:
@@ -295,20 +308,18 @@ def push(
 ) -> str:
     """Publish an exported folder in one commit, or not at all.
 
-    Weights, configurations, tokenizer files and modules of the model's code that an earlier push
-    left in the repository, and that this folder does not hold, are deleted in the same commit;
-    nothing else is.
+    The same commit deletes the weights, configurations, tokenizer files and modules of the model's
+    code that an earlier push left and this folder no longer has. It deletes nothing else.
 
     Args:
         folder: What `hyenadna export` made.
-        repo_id: `USER/NAME`, or `NAME` in your own space. Made, private, if it does not exist.
-        public: Make it public, after the commit if it was private; also needed to push to one that
-            is public.
-        revision: Branch to commit to; made if it does not exist.
-        pull_request: Open a pull request in place of a commit to the main branch.
-        message: Of the commit.
-        include: Names or patterns of files to send although they are of no kind that a model
-            repository holds.
+        repo_id: `USER/NAME`, or `NAME` in your own space. If it does not exist, a private
+            repository is made.
+        public: Make the repository public, after the commit. Also needed to push to a public one.
+        revision: The branch to commit to; made if it does not exist.
+        pull_request: Open a pull request instead of committing to the main branch.
+        message: The commit message.
+        include: Names or patterns of files to send although a model repository usually has no such.
         trust_code: Run Python of the folder that is not this package's own, to verify the folder.
         dry_run: Only say what would be uploaded and deleted.
 
@@ -317,13 +328,15 @@ def push(
 
     Raises:
         CheckpointError: `folder` cannot be published as it is.
-        PushError: The Hub refused, or cannot be reached; nothing was published, if the message says
-            nothing else.
+        PushError: The Hub refused or cannot be reached. Unless the message says otherwise, nothing
+            was published.
+
+    >>> print(push("promoters-hub", "me/promoters", dry_run=True))          # doctest: +SKIP
     """
     folder = Path(folder)
     _check_place(repo_id, revision, pull_request)
 
-    # All that can be wrong with the folder is found out before the Hub is asked for anything.
+    # Find everything that can be wrong with the folder before the first call to the Hub.
     contents = contents_to_push(folder, include)
     stamps = {path: _stamp(path) for path in contents.files.values()}
     _card(folder, repo_id)
@@ -331,7 +344,7 @@ def push(
         return _report_dry_run(contents, repo_id, public, revision, pull_request)
     _verify(folder, contents, trust_code)
 
-    # From here on the Hub is changed: first the repository and the branch, which may stay empty.
+    # From here on the Hub changes. After a failure, an empty repository or branch may be left.
     api = HfApi()
     repo_id, address, was_private = _repository(api, repo_id, public)
     there = _state_to_change(api, repo_id, revision)
@@ -339,7 +352,7 @@ def push(
         "looking at the repository", repo_id, lambda: _stale(api, repo_id, there, contents.files)
     )
     _check_unchanged(stamps)
-    # The card of the folder names the folder; that of the repository names the repository.
+    # The card in the folder has the name of the folder; the published one that of the repository.
     sent = contents.files | {"README.md": _card(folder, repo_id)}
     upload = _Upload(
         api,
@@ -361,7 +374,7 @@ def push(
 
 
 def _check_place(repo_id: str, revision: str | None, pull_request: bool) -> None:
-    """Refuse a name that no repository can have, and a pull request against a branch."""
+    """Refuse an impossible name, and a pull request against a branch."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -373,9 +386,7 @@ def _check_place(repo_id: str, revision: str | None, pull_request: bool) -> None
 
 
 def _repository(api: HfApi, repo_id: str, public: bool) -> tuple[str, str, bool]:
-    """Make the repository if it is not there; its full name, its address, and whether it is
-    private.
-    """
+    """Make the repository if needed. Return its full name, its address, whether it is private."""
     url = with_retries(
         "creating the repository",
         repo_id,
@@ -391,7 +402,7 @@ def _repository(api: HfApi, repo_id: str, public: bool) -> tuple[str, str, bool]
 
 
 def _state_to_change(api: HfApi, repo_id: str, revision: str | None) -> ModelInfo:
-    """The state that the commit is made on top of. A branch that does not exist is made."""
+    """Return the state to commit on top of. A branch that does not exist is made."""
     if revision is None:
         return with_retries("looking at the repository", repo_id, lambda: _look(api, repo_id))
     with_retries(
@@ -403,9 +414,8 @@ def _state_to_change(api: HfApi, repo_id: str, revision: str | None) -> ModelInf
 
 
 def _make_public(api: HfApi, repo_id: str, address: str) -> str:
-    """Show a private repository to everyone, after the commit: before, it would have shown what was
-    there.
-    """
+    """Show a private repository to everyone."""
+    # Only after the commit: before, it would have shown what was there until now.
     with_retries(
         "making the repository public",
         repo_id,
@@ -419,7 +429,7 @@ def _make_public(api: HfApi, repo_id: str, address: str) -> str:
 
 
 def _lines(contents: Contents) -> tuple[list[str], float]:
-    """A line for each file, also for those that stay at home, and how many megabytes are sent."""
+    """Return a line for each file, sent or left out, and the megabytes that are sent."""
     sizes = {name: path.stat().st_size / 1e6 for name, path in contents.files.items()}
     lines = [f"  {size:10.3f} MB  {name}" for name, size in sizes.items()]
     for name, why in contents.left_out.items():

@@ -1,18 +1,16 @@
-"""Read the files of `torch.save` without running them: a pickle is a program, and loading one runs
-it.
+"""Read the files of `torch.save` without running them.
 
-This reader rebuilds tensors and plain containers with code of its own. Every other class in the
-file becomes an inert placeholder: nothing is imported and nothing is called, so a Lightning
-checkpoint opens without its training package.
+A pickle is a program, and loading it runs it. This reader rebuilds tensors and plain containers
+with code of its own. Every other class becomes an inert placeholder. Nothing is imported and
+nothing is called, so a Lightning checkpoint opens without its training package.
 
-Why not `torch.load(weights_only=True)` with placeholders as safe globals? Its reader fills plain
-`dict`, `OrderedDict` and `Counter` objects only, and knows protocol 2 only. It refuses each
-published Lightning checkpoint, whose hyperparameters are a dict of another class, every non-empty
+Why not `torch.load(weights_only=True)` with placeholders as safe globals? It only fills plain
+`dict`, `OrderedDict` and `Counter` objects, and only reads protocol 2. So it refuses every
+published Lightning checkpoint (its hyperparameters are a dict of another class), every non-empty
 `defaultdict`, and every file of protocol 4 or 5.
 
-The reader is Python's slow one, `pickle._Unpickler`, because each of its steps can be checked
-before it is taken. No file may cost more work or memory than in proportion to its size; one that
-would is refused.
+We use Python's slow reader, `pickle._Unpickler`, because each of its steps can be checked before it
+is taken. A file that would cost work or memory out of proportion to its size is refused.
 """
 
 import builtins
@@ -47,12 +45,12 @@ _STORAGES = {
     "BoolStorage": torch.bool,
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
-    # Of types without a class of their own; the tensor says which.
+    # For types without a storage class; the tensor says which type it is.
     "UntypedStorage": torch.uint8,
 }
 _PATHS = {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"}
-# What training runs store of the standard library. Any other name of it in a pickle is there to be
-# called.
+# What training runs store of the standard library. Any other name from it (`os.system`) can only be
+# in a pickle to be called.
 _HARMLESS = {
     "_codecs": {"encode"},
     "argparse": {"Namespace"},
@@ -75,19 +73,19 @@ _HARMLESS = {
     "typing": {"Any", "Dict", "List", "Optional", "Tuple", "Union"},
     "uuid": {"UUID"},
 }
-# A class takes 1,000 times the memory of its name.
+# A placeholder class takes 1,000 times the memory of its name in the file.
 _MOST_CLASSES = 10_000
 _LARGEST_NUMBER = 4096  # bits
-# Items of a tuple, with those of the tuples in it: hashing it visits each.
+# Items in a tuple that is a key, nested ones included: hashing visits each of them.
 _LARGEST_KEY = 100
-# Tuples can be made to collide, and are then compared with each other.
+# Tuples can be built to collide, and are then all compared with each other.
 _MOST_TUPLE_KEYS = 10_000
-# Hashing recurses in C, without Python's limit.
+# Hashing a nested tuple recurses in C, where Python's recursion limit does not help.
 _DEEPEST_TUPLE = 100
 
 
 class Placeholder:
-    """Stands for an object of another package. It accepts every operation, and does nothing."""
+    """Replaces an object of another package. It accepts any operation and does nothing."""
 
     name = "?"
 
@@ -110,11 +108,11 @@ class Placeholder:
 
 
 class _Stored:
-    """A storage or tensor during the reading. A real one has methods that the pickle could call."""
+    """A storage or tensor while reading. A real tensor has methods that the pickle could call."""
 
     def __init__(self, tensor: torch.Tensor, *where):
         self.tensor = tensor
-        # Offset, size and stride of a tensor; nothing for a storage.
+        # (offset, size, stride) for a tensor, () for a storage.
         self.where = where
 
     def __setstate__(self, state):
@@ -126,12 +124,18 @@ class _Stored:
             raise CheckpointError(
                 f"a tensor of shape {tuple(size)} in a storage of {self.tensor.numel()} numbers"
             )
-        # Raises where it leaves the storage.
+        # `as_strided` itself raises if the tensor leaves its storage.
         return self.tensor.as_strided(size, stride, offset)
 
 
 def _with_tensors(x: Any, seen: dict[int, tuple]) -> Any:
-    """The containers in `x` with tensors in place of `_Stored`; `seen` holds what is done, by id."""
+    """Return `x` with every `_Stored` in its containers replaced by its tensor.
+
+    Args:
+        x: What the pickle built.
+        seen: id -> (object, result) of what was visited: containers may share items, or form
+            circles.
+    """
     if id(x) in seen:
         return seen[id(x)][1]
     result = x
@@ -139,10 +143,10 @@ def _with_tensors(x: Any, seen: dict[int, tuple]) -> Any:
         result = x.made()
     elif isinstance(x, tuple):
         result = tuple(_with_tensors(item, seen) for item in x)
-    # With `x`: if it were freed, another object could get its id.
+    # Keep `x` too: if it were freed, another object could get its id.
     seen[id(x)] = x, result
 
-    # Marked as seen before its items are visited, because a list may contain itself.
+    # Only now the items of a mutable container. It may contain itself, and is marked as seen.
     if isinstance(x, dict):
         for key, value in list(x.items()):
             new = _with_tensors(value, seen)
@@ -154,7 +158,7 @@ def _with_tensors(x: Any, seen: dict[int, tuple]) -> Any:
 
 
 def _whole_numbers(what: str, values: Any) -> tuple[int, ...]:
-    """The offset, the size or the stride of a tensor, which a hostile file may give as anything."""
+    """Check the offset, size or stride of a tensor. A hostile file may give anything for them."""
     if type(values) is not tuple or len(values) > 64:
         raise CheckpointError(f"{what} of a tensor is {SHORT.repr(values)}, but a few numbers are expected")
     for value in values:
@@ -164,7 +168,7 @@ def _whole_numbers(what: str, values: Any) -> tuple[int, ...]:
 
 
 class _Reader(pickle._Unpickler):
-    # opcode -> the method that carries it out.
+    # Opcode -> the method that executes it. A copy, because `_watch` changes it.
     dispatch = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, archive: zipfile.ZipFile, root: str):
@@ -175,18 +179,18 @@ class _Reader(pickle._Unpickler):
         self.root = root
         self.storages: dict[str, _Stored] = {}
         self.classes: dict[tuple[str, str], type] = {}
-        # id -> the tuple, its items in all, its depth. Tuples can hold one another again and again.
-        # Lists can too, but nothing ever hashes a list.
+        # id -> (tuple, its items including nested ones, its depth). A tuple can hold another one
+        # many times over, and so on: hashing it then takes exponential time. Nothing hashes a list.
         self.tuples: dict[int, tuple[tuple, int, int]] = {}
         self.tuple_keys = 0
-        # Items that may still be copied.
+        # The number of items that may still be copied.
         self.left = 1000 + 2 * len(program)
         self.known = self._functions()
 
     def _functions(self) -> dict[tuple[str, str], Callable]:
-        """The functions that a pickle may call. New for each file, which can set their attributes."""
+        """Return the functions that a pickle may call. New for each file, which can alter them."""
 
-        # With items only in pickles of Python 2.
+        # Only pickles of Python 2 pass items.
         def make_ordered_dict(items=()):
             pairs = [(key, value) for key, value in self._copied(items)]
             self._check_keys(key for key, _ in pairs)
@@ -210,7 +214,7 @@ class _Reader(pickle._Unpickler):
         def rebuild_parameter(data, *others):
             return data
 
-        # Protocol 2 has no bytes, and writes them as this call.
+        # Protocol 2 has no opcode for bytes. It writes them as a call of this function.
         def encode(text, encoding="latin1"):
             if type(text) is not str:
                 raise CheckpointError(f"bytes made of {SHORT.repr(text)}, but text is expected")
@@ -234,8 +238,7 @@ class _Reader(pickle._Unpickler):
     # ---- what the pickle asks for
 
     def find_class(self, module: str, name: str) -> Any:
-        # A pickle of protocol 2, which torch.save writes, calls things by the names that they had
-        # in Python 2.
+        # `torch.save` writes protocol 2, which uses the names of Python 2 (`__builtin__`).
         if (module, name) in NAME_MAPPING:
             module, name = NAME_MAPPING[module, name]
         else:
@@ -247,14 +250,13 @@ class _Reader(pickle._Unpickler):
         if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
             return vars(torch)[name]
 
+        # `_operator` is the part of `operator` that is written in C.
         harmless = _HARMLESS.get(module) or _HARMLESS.get(module.lstrip("_"), ())
-        # `_operator`: the part in C.
         if module.partition(".")[0] in sys.stdlib_module_names and name not in harmless:
             raise CheckpointError(
                 f"it asks for `{module}.{name}`, which no weights need: the file was built to run "
-                "code when it is "
-                "loaded. Nothing was run. Do not load it with anything else, and tell whoever "
-                "published it"
+                "code when it is loaded. Nothing was run. Do not load it with anything else, and "
+                "tell whoever published it"
             )
         if (module, name) not in self.classes:
             if len(self.classes) == _MOST_CLASSES:
@@ -283,14 +285,17 @@ class _Reader(pickle._Unpickler):
     # ---- the steps whose cost the length of the file does not bound
 
     def _copied(self, items: Any) -> Any:
-        """`items`, about to be copied. A pickle can ask for copies of one object again and again."""
+        """Return `items`, which are about to be copied, and count them.
+
+        Otherwise a short pickle could fill the memory with copies of one large object.
+        """
         self.left -= len(items)
         if self.left < 0:
             raise CheckpointError("it makes more copies of its content than an honest file does")
         return items
 
     def _remember_tuple(self) -> None:
-        """Note the size of the newest tuple, counting each item as often as it occurs."""
+        """Note the size and depth of the newest tuple, counting an item each time it occurs."""
         made = self.stack[-1]
         items = len(made)
         depth = 1
@@ -303,7 +308,7 @@ class _Reader(pickle._Unpickler):
         self.tuples[id(made)] = made, items, depth
 
     def _check_keys(self, keys: Iterable) -> None:
-        """Refuse keys of dictionaries and items of sets that take long to hash or to compare."""
+        """Refuse keys of dictionaries and items of sets that are slow to hash or compare."""
         for key in keys:
             if type(key) is int and key.bit_length() > 64:
                 raise CheckpointError("a number of more than 64 bits is a key")
@@ -316,14 +321,15 @@ class _Reader(pickle._Unpickler):
                 )
 
     def _check_call(self) -> None:
-        """The two topmost objects are a function and its arguments, or an object and its state."""
+        """Count what a call is about to copy."""
+        # On top of the stack: a function and its arguments, or an object and its state.
         for operand in self.stack[-2:]:
             if isinstance(operand, tuple | list | dict):
                 self._copied(operand)
 
 
 def _watch(opcodes: Iterable[bytes], before: Callable | None = None, after: Callable | None = None) -> None:
-    """Have `_Reader` check its stack before or after it carries out these opcodes."""
+    """Make `_Reader` check its stack before or after it executes these opcodes."""
     for opcode in opcodes:
         carry_out = pickle._Unpickler.dispatch[opcode[0]]
 
@@ -337,7 +343,7 @@ def _watch(opcodes: Iterable[bytes], before: Callable | None = None, after: Call
         _Reader.dispatch[opcode[0]] = step
 
 
-# The items since the last mark are the reader's `stack`: keys and values by turns for a dictionary.
+# `stack` holds the items since the last mark. For a dictionary, keys and values alternate.
 _watch([pickle.SETITEM], before=lambda reader: reader._check_keys(reader.stack[-2:-1]))
 _watch([pickle.SETITEMS, pickle.DICT], before=lambda reader: reader._check_keys(reader.stack[::2]))
 _watch([pickle.ADDITEMS, pickle.FROZENSET], before=lambda reader: reader._check_keys(reader.stack))
@@ -346,7 +352,7 @@ _watch([pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3], after=_Reade
 
 
 def _check_program(program: bytes) -> None:
-    """Refuse a pickle with a step out of all proportion. `genops` reads it, and runs nothing."""
+    """Refuse a pickle with an opcode out of all proportion. `genops` parses it and runs nothing."""
     for opcode, argument, _ in pickletools.genops(program):
         if opcode.name.endswith("PUT") and argument > len(program):
             raise CheckpointError(
@@ -357,15 +363,14 @@ def _check_program(program: bytes) -> None:
 
 
 def _root_of(archive: zipfile.ZipFile, size: int) -> str:
-    """The folder in a file of `torch.save`, of `size` bytes, in which everything lies."""
+    """Return the folder that holds everything in an archive of `torch.save` of `size` bytes."""
     entries = archive.infolist()
     programs = [entry.filename for entry in entries if entry.filename.endswith("data.pkl")]
     if len(programs) != 1:
         raise CheckpointError(f"a file of torch.save holds one data.pkl, this one {len(programs)}")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError("its content is compressed, which torch.save never does")
-    # Entries may be said to lie inside one another: a few megabytes would then be read as
-    # gigabytes.
+    # Entries may claim to overlap: a few megabytes would then be read as gigabytes.
     if sum(max(entry.file_size, entry.compress_size) for entry in entries) > size:
         raise CheckpointError("its entries are larger in all than the file")
     root = programs[0].removesuffix("data.pkl")
@@ -375,12 +380,15 @@ def _root_of(archive: zipfile.ZipFile, size: int) -> str:
 
 
 def load(path: Path) -> Any:
-    """Return what `torch.save` wrote to `path`, with a `Placeholder` for each object of another
-    package.
+    """Return what `torch.save` wrote to `path`, without running anything.
+
+    Objects of other packages are `Placeholder`s.
 
     Raises:
-        CheckpointError: It is no such file, is cut off or damaged, or was built to run code, or to
-            take more time or memory than its size allows. Nothing is ever run.
+        CheckpointError: The file is not from `torch.save`, is truncated or damaged, or was built to
+            run code or to take more time or memory than its size justifies.
+
+    >>> load(Path("weights.ckpt"))["state_dict"].keys()                     # doctest: +SKIP
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -388,8 +396,7 @@ def load(path: Path) -> Any:
             return _with_tensors(_Reader(archive, root).load(), {})
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    except Exception as error:
-        # Whatever a damaged file makes of the reader.
+    except Exception as error:  # a damaged file can make the reader raise anything
         kind = kind_of(path) or "no file of torch.save"
         with open(path, "rb") as file:
             if file.read(4) == b"PK\x03\x04":
@@ -398,7 +405,7 @@ def load(path: Path) -> Any:
 
 
 def kind_of(path: Path) -> str | None:
-    """What is often found in the place of weights, in words; None for anything else."""
+    """Return in words what a file is that people often have instead of weights, or None."""
     with open(path, "rb") as file:
         start = file.read(64)
     if not start:

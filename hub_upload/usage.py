@@ -1,4 +1,4 @@
-"""The Python that a model card shows, and that is run before the card is written."""
+"""The Python snippet of a model card. It is run before the card is written."""
 
 import json
 
@@ -19,14 +19,14 @@ ADAPTED = {
     "TOKEN_CLS": "ForTokenClassification",
 }
 
+# What turns logits into probabilities. Everything else is a softmax over the classes.
 _PROBABILITIES = {"regression": "", "multi_label_classification": ".sigmoid()"}
 
 
 def usage(config: HyenaDNAConfig, name: str) -> str:
-    """Python that loads the model called `name` without this package, and prints what it says about
-    a sequence.
+    """Return Python that loads the model `name` without this package and tries it on a sequence.
 
-    It is run, so that nothing of `config` gets into it but numbers and names that are known here.
+    The snippet is run. So nothing of `config` gets into it but numbers and names from our tables.
     """
     architecture = (config.architectures or ["HyenaDNAModel"])[0]
     auto = AUTO_CLASSES.get(architecture, "AutoModel")
@@ -46,7 +46,7 @@ def usage(config: HyenaDNAConfig, name: str) -> str:
     return "\n".join(lines).replace("PROBABILITIES", probabilities) + "\n"
 
 
-# The class that loads the model -> the last lines.
+# The class that loads the model -> the last lines of its snippet.
 _OUTPUT = {
     "AutoModel": [
         "    per_base = model(**batch).last_hidden_state",
@@ -68,13 +68,19 @@ _OUTPUT = {
 
 
 def adapter_usage(config: dict, name: str, head: dict) -> str:
-    """Python that loads the adapter called `name`; `head` says what its base does not know."""
+    """Return Python that loads the adapter `name`.
+
+    Args:
+        config: The content of its adapter_config.json.
+        name: Its folder, or its name on the Hub.
+        head: Arguments for `from_pretrained` about the head, which the base model does not have.
+    """
     task = config.get("task_type")
     auto = "AutoPeftModel"
     if task:
         auto += ADAPTED.get(task, "ForFeatureExtraction")
     else:
-        # Peft imports the class that the adapter names, from libraries that it was told of.
+        # Peft imports the model class that the adapter names, but only from libraries it may use.
         head = {"import_allowlist": ["hyenadna"], **head}
     options = "".join(f", {key}={value!r}" for key, value in head.items())
     lines = [

@@ -15,7 +15,7 @@ import hyenadna
 
 from .helpers.slow import function_of, processor_seconds, read_list
 
-# processes of pytest-xdist share the cores
+# The processes of pytest-xdist share the cores.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
@@ -50,15 +50,16 @@ def pytest_runtest_protocol(item, nextitem):
 # ------------------------------------------------------------------------------------- deprecations
 
 
-# What Transformers logs of its own calls or of what a user wrote, not of what we call.
+# Deprecations that Transformers logs about its own calls, or about what a user wrote.
 _NOT_OURS = (
-    "Passing `generation_config` together with",  # of the model that drafts in assisted decoding
+    "Passing `generation_config` together with",  # the draft model of assisted decoding
     "Using different dtypes per module",  # a config.json whose dtype is a dictionary
+    "`use_return_dict` is deprecated",  # peft 0.20 reads it
 )
 
 
 class _Deprecations(logging.Handler):
-    """Messages of Transformers about what it will remove. It logs some of them instead of warning."""
+    """Collects Transformers' deprecation messages. It logs some of them instead of warning."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
@@ -80,7 +81,7 @@ def _deprecations():
 
 @pytest.fixture(autouse=True)
 def _no_deprecated_calls(_deprecations):
-    """The next rename in Transformers has to fail here, before the old name is gone."""
+    """Fail a test that uses a deprecated name: the next rename should show before it is final."""
     _deprecations.messages.clear()
     yield
     assert not _deprecations.messages
@@ -90,8 +91,9 @@ def _no_deprecated_calls(_deprecations):
 
 
 def random_model(cls=hyenadna.HyenaDNAForCausalLM, seed: int = 0, **config):
-    """A small model in evaluation mode whose every parameter is away from 0 and 1, so that no term
-    can hide.
+    """Return a small model in evaluation mode.
+
+    Every parameter is moved away from 0 and 1: otherwise a term that is missing might not show.
     """
     torch.manual_seed(seed)
     config = {"d_model": 16, "n_layer": 2, "max_seq_len": 66, "filter_order": 8, **config}
@@ -99,7 +101,7 @@ def random_model(cls=hyenadna.HyenaDNAForCausalLM, seed: int = 0, **config):
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name.endswith("freq"):
-                # the published 10 would amplify roundings, which the golden outputs test
+                # The published 10 would amplify rounding errors. The golden outputs test that.
                 p.uniform_(0.5, 1.5)
             elif not name.endswith("pos_emb.z"):
                 p.add_(torch.randn_like(p) * 0.2)
@@ -107,12 +109,12 @@ def random_model(cls=hyenadna.HyenaDNAForCausalLM, seed: int = 0, **config):
 
 
 def random_ids(*shape: int, seed: int = 1) -> torch.Tensor:
-    """Bases A, C, G, T, N."""
+    """Return random ids of A, C, G, T and N."""
     return torch.randint(7, 12, shape, generator=torch.Generator().manual_seed(seed))
 
 
 def checkpoint_activations(model, settings: dict | None = None) -> None:
-    """By the name that Transformers 5.23 gave it, or by the one that it had before."""
+    """Turn on activation checkpointing, by its name since Transformers 5.23 or the one before."""
     name = "activation_checkpointing_enable"
     enable = getattr(model, name) if hasattr(model, name) else model.gradient_checkpointing_enable
     enable(settings)
@@ -125,7 +127,7 @@ def golden() -> Path:
 
 @contextmanager
 def locked_by_another_process(lock: Path):
-    """Another process that holds the lock of an output: a file beside it, or `.lock` in a folder."""
+    """Hold the lock of an output in another process: a file beside it, or `.lock` in a folder."""
     program = (
         "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); "
         "print(flush=True); sys.stdin.read()"

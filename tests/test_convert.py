@@ -339,7 +339,7 @@ def test_our_classifiers_to_the_published_code(tmp_path):
     config = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
     for bad in ({"pooling": "mean"}, {"pooling": "last", "classifier_bias": True}, {"modulation_shift": 0.0}):
         random_model(cls, **config, **bad).save_pretrained(tmp_path / "bad")
-        with pytest.raises(CheckpointError, match="would give other results in silence"):
+        with pytest.raises(CheckpointError, match="would silently give other results"):
             convert(str(tmp_path / "bad"), tmp_path / "hf", to="hf")
         assert not (tmp_path / "hf").exists()
     random_model(hyenadna.HyenaDNAForTokenClassification, num_labels=3).save_pretrained(tmp_path / "tokens")
@@ -508,7 +508,7 @@ def test_a_folder_where_a_file_is_expected(model, name, tmp_path, capsys):
         error = capsys.readouterr().err
         assert (
             "holds no weights" in error
-            and "has to be made one file first" in error
+            and "join them into one file first" in error
             and "Traceback" not in error
         )
     write(tmp_path / "in", lightning(model))  # and beside a file it is passed over

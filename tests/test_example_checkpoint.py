@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import hyenadna
 from hyenadna.genomics.labelled import load_splice_junctions
+from hyenadna.transformers_api import CACHE
 
 FOLDER = Path(hyenadna.example_checkpoint())
 
@@ -54,4 +55,4 @@ def test_it_starts_a_classifier():
 def test_it_generates_with_its_cache():
     model = AutoModelForCausalLM.from_pretrained(FOLDER)
     out = model.generate(torch.tensor([[7, 8, 9, 10]]), max_new_tokens=4, return_dict_in_generate=True)
-    assert model.config.use_cache and out.past_key_values is not None
+    assert model.config.use_cache and getattr(out, CACHE) is not None

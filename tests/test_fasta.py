@@ -127,7 +127,7 @@ def test_files_that_cannot_be_opened(genome, tmp_path, monkeypatch):
     with gzip.open(tmp_path / "plain.fa.gz", "wt") as file:
         file.write(">a\nACGT\n")
     with pytest.warns(
-        UserWarning, match=r"plain.fa.gz is packed by gzip, not bgzip: it is unpacked into the memory"
+        UserWarning, match=r"plain.fa.gz is packed by gzip, not bgzip: each process unpacks it into memory"
     ):
         assert open_genomes([tmp_path / "plain.fa.gz"])[0].letters(0, 1, 3) == "CG"
     (tmp_path / "text.fa.gz").write_text(">a\nACGT\n")

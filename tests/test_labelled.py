@@ -287,7 +287,7 @@ def test_parts_of_a_dataset_dict_in_any_order_and_under_any_usual_name():
 def test_count_table_of_multi_label_and_regression():
     bits = [[i % 2, i % 4 == 0] for i in range(40)]
     source = Dataset.from_dict({"sequence": SEQUENCES, "label": np.array(bits, dtype=int).tolist()})
-    with pytest.warns(UserWarning, match="4 of the 4 validation sequences stand in the train part"):
+    with pytest.warns(UserWarning, match="4 of the 4 validation sequences are in the train part"):
         several = read_labelled_data(
             source, source.select(range(4)), problem_type="multi_label_classification"
         )
@@ -344,12 +344,10 @@ def test_leaks_and_disagreeing_twins_are_counted(tmp_path):
     train = Dataset.from_dict({"sequence": SEQUENCES[:30], "label": LABELS[:30]})
     leaked = [SEQUENCES[0], reverse_complement(SEQUENCES[1]), SEQUENCES[2].lower(), *SEQUENCES[33:]]
     test = Dataset.from_dict({"sequence": leaked, "label": LABELS[30:]})
-    with pytest.warns(UserWarning, match="3 of the 10 validation sequences stand in the train part"):
+    with pytest.warns(UserWarning, match="3 of the 10 validation sequences are in the train part"):
         read_labelled_data(train, validation_data=test)
     twins = Dataset.from_dict({"sequence": [*SEQUENCES, SEQUENCES[0]], "label": [*LABELS, "enhancer"]})
-    with pytest.warns(
-        UserWarning, match="1 sequences stand in the train part more than once.*first is row 0"
-    ):
+    with pytest.warns(UserWarning, match="1 sequences are in the train part more than once.*first is row 0"):
         read_labelled_data(
             twins, validation_data=train.select(range(20, 30)).map(lambda row: {"sequence": "A" * 9})
         )
@@ -387,7 +385,7 @@ BAD_TABLES = {
     "protein": (frame(sequence={5: "MKLVE"}), "sequence of row 5 holds 'L' at position 2"),
     "empty label": (frame(label={6: ""}), "label of row 6 is missing"),
     "NaN label": (frame(label={7: "NaN"}), "label of row 7 is missing"),
-    "duplicate ids": (frame(id={9: "r2"}), r"id 'r2' stands in rows \[2, 9\]"),
+    "duplicate ids": (frame(id={9: "r2"}), r"id 'r2' is in rows \[2, 9\]"),
     "one class only": (frame(label=dict.fromkeys(range(40), "x")), "every row has the label 'x'"),
     "no rows": (frame().iloc[:0], "has no rows"),
     "missing sequence column": (
@@ -454,7 +452,7 @@ def test_an_infinite_label_is_a_class_of_its_own():
         ("x.fa", b">a b c\nACGT\n", "no label in the header '>a b c'"),
         ("x.fa", b">a\nACGT\n", "no label in the header '>a'"),
         ("x.fa", b">a x\nAC\n>b y\n\n>c x\nGG\n", "sequence of row 1 is empty"),
-        ("x.fa", b">a x\nAC\n>a y\nGG\n", "id 'a' stands in rows"),
+        ("x.fa", b">a x\nAC\n>a y\nGG\n", "id 'a' is in rows"),
         ("x.xlsx", b"", "unknown kind of file"),
     ],
 )

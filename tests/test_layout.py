@@ -4,6 +4,7 @@ has to hold.
 
 import ast
 import importlib
+import importlib.util
 import re
 import runpy
 import sys
@@ -143,6 +144,15 @@ def test_documented_import_paths(documented):
         real = importlib.import_module(getattr(documented, name).__module__)
         assert real.__name__.startswith("hyenadna.training.runs.")
         assert getattr(documented, name) is getattr(real, name)
+
+
+@pytest.mark.parametrize("package", PACKAGES.values())
+def test_public_names_are_listed_and_exist(package):
+    module = importlib.import_module(package)
+    assert module.__all__ and len(set(module.__all__)) == len(module.__all__)
+    for name in module.__all__:
+        is_module = importlib.util.find_spec(f"{package}.{name}") is not None
+        assert is_module or hasattr(module, name), f"{package} offers {name}, which does not exist"
 
 
 def test_python_dash_m_runs_the_command_line(monkeypatch, capsys):

@@ -266,7 +266,7 @@ def test_tied_and_nested_tensors_and_shared_containers(tmp_path):
 
 def test_names_of_tensors_are_words(tmp_path):
     torch.save({("a", "tuple"): torch.zeros(1)}, tmp_path / "keys.pt")
-    with pytest.raises(CheckpointError, match="a tuple stands where the name"):
+    with pytest.raises(CheckpointError, match="a tuple is where the name"):
         load_checkpoint(str(tmp_path / "keys.pt"))
 
 

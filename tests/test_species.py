@@ -84,7 +84,7 @@ def test_a_file_that_was_unpacked_counts_once_and_copies_are_refused(genomes):
     assert len(open_species(make_args(genomes))["at_rich"]) == 3
     (folder / "copy.fa").write_text((folder / "chr3.fna").read_text().lower().replace("nc", "NC"))
     with pytest.raises(
-        InputError, match=r"at_rich: 'NC_003.1' stands in .*chr3\.fna and again in .*copy\.fa; remove one"
+        InputError, match=r"at_rich: 'NC_003.1' is in .*chr3\.fna and again in .*copy\.fa; remove one"
     ):
         open_species(make_args(genomes))
     text = (folder / "chr3.fna").read_text()

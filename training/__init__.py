@@ -4,7 +4,7 @@
     from hyenadna.training.finetune import finetune
     finetune(FinetuneArguments(data="promoters.csv", output_dir="promoters"))
 
-A recipe is a module and a function of the same name, so functions are imported from their modules:
+A recipe is a module with a function of the same name. Import the function from its module:
 `finetune.finetune`, `pretrain.pretrain`, `soft_prompt.soft_prompt`, `demo.demo`.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .soft_prompt import SoftPromptArguments
     from .trainer import HyenaDNATrainer, RecipeArguments, last_complete_checkpoint, load_checkpoint
 
-# Each name is imported when it is first asked for: Trainer and peft take seconds.
+# A name is imported on first use: Trainer and peft take seconds to load.
 _FILE_OF_NAME = {
     "FinetuneArguments": "finetune",
     "HyenaDNATrainer": "trainer",

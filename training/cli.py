@@ -1,5 +1,7 @@
 """The command line: `hyenadna NAME ...` imports the module of a command and runs its `main`."""
 
+# Nothing heavy is imported here: `hyenadna --help` must answer at once.
+
 import errno
 import importlib
 import os
@@ -73,7 +75,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. The exit status is 0, 1 (bad input), 2 (wrong usage) or 130 (Ctrl-C)."""
+    """Run one command. Return 0, 1 (bad input), 2 (wrong usage) or 130 (Ctrl-C)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
@@ -88,10 +90,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         module = importlib.import_module(module_of(name))
     except ModuleNotFoundError as error:
+        # Only for packages of an extra. A missing module of our own is a bug: show the traceback.
         if (error.name or "").partition(".")[0] not in _OPTIONAL:
             raise
         print(f'hyenadna {name} needs {error.name}: pip install "hyenadna[train]"', file=sys.stderr)
         return 1
+    # Errors that a user can mend are one line on stderr. Everything else keeps its traceback.
     try:
         module.main(argv[1:])
         leave_together()
@@ -110,27 +114,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def disk_error(error: BaseException) -> str | None:
-    """Return what to say if the disk or the rights to it are to blame for this error, or None.
-
-    safetensors and PyTorch raise types of their own, which tell it in their text alone.
-    """
+    """Return a message if this error is about a full disk or missing permissions, else None."""
     cures = {
         errno.ENOSPC: "the disk is full: make space",
         errno.EDQUOT: "your quota of the disk is used up: make space",
         errno.EROFS: "the file system is read-only: choose another output folder",
         errno.EACCES: "it must not be read or written: change its permissions, or choose another folder",
     }
-    chain = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        if error.__cause__ is None and not error.__suppress_context__:
-            error = error.__context__
-        else:
-            error = error.__cause__
-    for link in chain:
+    for link in _with_causes(error):
         if isinstance(link, OSError) and link.errno in cures:
             where = f"{link.filename}: " if link.filename else ""
             return f"{where}{cures[link.errno]} ({link.strerror}). What was written before is whole"
+        # safetensors and PyTorch raise types of their own. Only their text names the reason.
         for number, cure in cures.items():
             if os.strerror(number) in str(link):
                 return f"{cure} ({link}). What was written before is whole"
@@ -139,12 +134,25 @@ def disk_error(error: BaseException) -> str | None:
     return None
 
 
-def leave_together() -> None:
-    """End the group of processes, if there is one, when all are done.
+def _with_causes(error: BaseException | None) -> list[BaseException]:
+    """Return an error and what led to it, as a traceback would show them."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        if error.__cause__ is None and not error.__suppress_context__:
+            error = error.__context__
+        else:
+            error = error.__cause__
+    return chain
 
-    A process that ends with its group open may abort on the way out, and the launcher would then
-    kill the others, which may still be writing.
+
+def leave_together() -> None:
+    """Wait until all processes of the group are done, then end the group.
+
+    A process that exits with its group open may abort on the way out. The launcher would then kill
+    the others, which may still be writing.
     """
+    # Only if it is loaded: importing torch here would slow down every command.
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.barrier()

@@ -1,5 +1,4 @@
-"""Train HyenaDNA on real DNA, from a checkpoint and from nothing, in four minutes on two cores:
-`hyenadna demo`.
+"""Train, test, save and reload on real DNA in four minutes on two cores: `hyenadna demo`.
 
     hyenadna demo [--data tata|splice] [--output_dir hyenadna-demo] [--seed 0]
 
@@ -9,15 +8,15 @@ of the same shape from scratch on the same rows. A k-mer model stands beside the
 shows how each learns: `learning_curves.png`.
 
 `--data splice`: 60 bases of primate DNA; does an exon end there (EI), does one begin (IE), or
-neither (N)? Here the model from scratch has a shape of its own, made for so short sequences.
+neither (N)? Here the model from scratch has a shape of its own, made for sequences this short.
 
 Either way the demo tests on rows that it never saw, saves the model, loads it again in a new process
 through `AutoModelForSequenceClassification` and compares the logits. It ends with a folder that is
 ready for the Hub, with a model card that shows what was measured. Data, licences and splits:
 `tata_promoters.md`, `splice_junctions.md`.
 
-A second run with the same seed replaces the folder once it has succeeded; an interrupted one is
-continued.
+A second run with the same seed replaces the folder, but only after it has succeeded. An interrupted
+run is continued.
 """
 
 import argparse
@@ -48,11 +47,12 @@ SUMMARY_FILE = "demo_summary.txt"
 PICTURE_FILE = "learning_curves.png"
 
 # Chosen on fifths of the training rows, never on the test part. In the order of what they gained:
-# initial weights wider than the paper's 0.02, which suits wider models and longer training; a time
-# axis as long as the sequences; the last position as the summary, because it has seen both sides of
-# the junction; a learning rate that falls to 0, so that the end is smooth; four narrow layers
-# instead of two wide ones. The best epoch has the lowest validation loss: on 240 rows the accuracy
-# is too coarse to choose by.
+# - initial weights wider than the paper's 0.02, which suits wider models and longer training;
+# - a time axis as long as the sequences;
+# - pooling by the last position, which has seen both sides of the junction;
+# - a learning rate that falls to 0, so that training ends smoothly;
+# - four narrow layers instead of two wide ones.
+# The best epoch is the one with the lowest validation loss: on 240 rows, accuracy is too coarse.
 _SHARED = {
     "strands": "one",
     "patience": 0,
@@ -169,7 +169,7 @@ DEMOS = {
     ),
 }
 
-# What a user would write, run as a new process: nothing but the folder connects it to the training.
+# What a user would write, run by a new process: the folder is all it knows of the training.
 RELOAD = """
 import json, sys
 import torch
@@ -185,11 +185,12 @@ print(json.dumps(logits.tolist()))
 
 
 def logits_in_new_process(folder: Path, sequences: list[str]) -> np.ndarray:
-    """Return the logits `(sequences, labels)` of a model, computed by a new process.
+    """Return the logits of a model, float32 `(sequences, labels)`, computed by a new process.
 
     Raises:
-        RuntimeError: That process failed; the message holds what it said.
+        RuntimeError: That process failed. The message has its error output.
     """
+    # One thread, as in the training: another number may round sums otherwise.
     child = subprocess.run(
         [sys.executable, "-c", RELOAD, str(folder)],
         input=json.dumps(sequences),
@@ -269,7 +270,7 @@ def demo(
 
 
 def _check_output(output: Path) -> None:
-    """Raise `InputError` if the folder holds something else than an earlier demo."""
+    """Raise `InputError` if the folder holds something other than an earlier demo."""
     if not output.exists() or (output / SUMMARY_FILE).exists():
         return
     if output.is_file() or any(output.iterdir()):
@@ -342,8 +343,8 @@ def _difference_after_reloading(folder: Path, data: DatasetDict, logits: np.ndar
     """Return the largest difference between these logits and those of a new process.
 
     Raises:
-        RuntimeError: It is more than a GPU here and a CPU there may differ by; on one machine it is
-            0.
+        RuntimeError: The difference is larger than between a GPU and a CPU. On the same device it
+            is 0.
     """
     difference = float(np.abs(logits - logits_in_new_process(folder, data["test"]["sequence"][:])).max())
     if difference > 1e-5:
@@ -391,9 +392,9 @@ def _summary(
 
 
 def _replace(output: Path, unfinished: Path) -> None:
-    """Put the new folder into the place of the old one, which is whole until then."""
+    """Replace the old folder by the new one. Two renames: at no time is there half a folder."""
     replaced = output.with_name(f".{output.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)  # of a demo that was killed right here
+    shutil.rmtree(replaced, ignore_errors=True)  # left by a demo that was killed in these lines
     if output.exists():
         output.rename(replaced)
     unfinished.rename(output)

@@ -1,5 +1,4 @@
-"""Pretrain HyenaDNA on genomes: `hyenadna pretrain --data hg38.fa --test chr20 --output_dir
-pretrained`.
+"""Pretrain HyenaDNA on genomes: `hyenadna pretrain`.
 
     hyenadna pretrain --data hg38.fa --validation chr8 --test chr20 chr21:0-20,000,000  # whole, tiled
     hyenadna pretrain --data hg38.fa --bed sequences.bed  # intervals, with splits
@@ -8,12 +7,15 @@ pretrained`.
     hyenadna pretrain --data hg38.fa --output_dir pretrained --resume  # go on after a kill
     accelerate launch -m hyenadna pretrain --data hg38.fa  # on several devices
 
-Every position predicts the next base: cross-entropy over all rows of the vocabulary, on windows
-that end in `[SEP]`, with the optimisation of `runs/trainer.py` (arXiv 2306.15794). N and pads are
-no targets. The reported perplexity is per base: exp of the mean loss of A, C, G and T, without
-`[SEP]`. Only in the training log it is exp of the training loss, `[SEP]` included. Markov models of
-order 0 to 8 are fitted on the same training bases and measured on the same targets
-(`runs/markov.py`): did the network learn more than k-mers?
+Every position predicts the next base (arXiv 2306.15794): cross-entropy over all rows of the
+vocabulary, on windows that end in `[SEP]`. N and pads are not targets. The optimisation is in
+`runs/trainer.py`.
+
+The reported perplexity is per base: exp of the mean loss on A, C, G and T, without `[SEP]`. Only
+the training log differs: there it is exp of the training loss, `[SEP]` included.
+
+Did the network learn more than k-mers? Markov models of order 0 to 8 answer that: they are fitted
+on the same training bases and measured on the same targets (`runs/markov.py`).
 
 The output folder holds the model and its tokenizer, `metrics.json`, `markov.json`,
 `trainer_state.json` with the whole curve, and the last checkpoints.
@@ -62,7 +64,7 @@ from hyenadna.training.runs.settings import parse_settings, result_settings, set
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
 MARKOV_FILE = "markov.json"
-_SHORTEST_STAGE = 64  # of the warm-up of the sequence length
+_SHORTEST_STAGE = 64  # bases; the first stage of the paper's warm-up of the sequence length
 
 
 @dataclass
@@ -121,8 +123,8 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
     eval_windows: int = setting(
         512, "Validation windows, evenly spaced, for evaluations on the way; at the end: all.", compared=False
     )
-    # other defaults than those of Transformers; the rows of a step are compared, not how they are
-    # divided
+    # Defaults that differ from those of Transformers. A resumed run must have the same rows per
+    # step (`rows_per_step`), but may divide them otherwise over devices and batches.
     output_dir: str = setting(
         "hyenadna-pretrained", "Folder for everything that the run writes.", decides=False
     )
@@ -153,7 +155,7 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
         self.check_training()
         if not 0 <= self.reverse_complement <= 1:
             raise InputError(f"reverse_complement is {self.reverse_complement}; it is a probability, 0 to 1")
-        # These raise an error for what they cannot read.
+        # Read now, because they raise an error for text that they cannot read.
         _ = self.soft_masked_weight
         _ = self.weight_of_class
         if self.class_weights and not self.bed:
@@ -177,6 +179,7 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
             raise InputError(f"eval_windows is {self.eval_windows}; it must be at least 1")
         if self.length_warmup_steps < 0:
             raise InputError(f"length_warmup_steps is {self.length_warmup_steps}; it must not be negative")
+        # What follows are settings of Trainer that would change what the results mean.
         if self.label_smoothing_factor:
             raise InputError(
                 "label_smoothing_factor has no place here: the perplexity would be that of other labels"
@@ -193,7 +196,7 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
 
     @property
     def soft_masked_weight(self) -> float:
-        """The weight of lower-case bases in the loss, 0 to 1."""
+        """Weight of lower-case bases in the loss, 0 to 1."""
         named = {"keep": 1.0, "ignore": 0.0}
         if self.soft_masked in named:
             return named[self.soft_masked]
@@ -209,9 +212,10 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
 
     @property
     def weight_of_class(self) -> dict[str, float]:
-        """The weights of the BED classes by name."""
+        """Weights of the BED classes by name."""
         weights = {}
         for pair in self.class_weights:
+            # From the right: the name of a class may contain a `=`.
             name, _, number = pair.rpartition("=")
             try:
                 weight = float(number)
@@ -231,13 +235,16 @@ def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int
     """Return the stages of a length warm-up: (first optimizer step, length in bases).
 
     Args:
-        window: Length after the warm-up.
-        steps: Optimizer steps of the warm-up, the same for each stage.
-        lengths: Of the stages; if empty, 64 and its doubles below `window` (arXiv 2306.15794,
-            section 3.2).
+        window: The length after the warm-up, in bases.
+        steps: The optimizer steps of the whole warm-up, divided equally among the stages.
+        lengths: The lengths of the stages in bases. If empty: 64 and its doubles below `window`
+            (arXiv 2306.15794, section 3.2).
 
     Raises:
-        InputError: Lengths that do not rise, or more stages than steps.
+        InputError: The lengths do not rise, or there are more stages than steps.
+
+    >>> length_stages(256, 10, [])
+    [(0, 64), (5, 128), (10, 256)]
     """
     if not steps:
         return []
@@ -253,6 +260,7 @@ def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int
         )
     if steps < len(lengths):
         raise InputError(f"a warm-up of {steps} steps is too short for the {len(lengths)} lengths {lengths}")
+    # Stage i starts at the i-th part of the warm-up, rounded down; the last ends at `steps`.
     stages = [(i * steps // len(lengths), length) for i, length in enumerate(lengths)]
     return [*stages, (steps, window)]
 
@@ -261,16 +269,16 @@ def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int
 
 
 class PretrainTrainer(HyenaDNATrainer):
-    """`HyenaDNATrainer` that samples windows and logs the perplexity per base and the speed."""
+    """A `HyenaDNATrainer` that samples windows and logs perplexity and speed."""
 
     def __init__(self, *args, sampler: WindowSampler, markov: dict[str, float], **kwargs):
         self.progress = _Progress(sampler)
         super().__init__(*args, compute_metrics=_per_base, callbacks=[self.progress], **kwargs)
         self.progress.accelerator = self.accelerator
         self.sampler = sampler
-        self.markov = markov  # by the prefix of the evaluation: the best Markov perplexity
-        # When the last line was logged, after how many tokens, and the seconds of evaluation since
-        # then.
+        self.markov = markov  # prefix of the evaluation -> the best perplexity of a Markov model
+        # For the speed: when the last line was logged, after how many tokens, and the seconds that
+        # evaluations have taken since.
         self._logged_at = None
         self._logged_tokens = 0
         self._paused = 0.0
@@ -279,39 +287,41 @@ class PretrainTrainer(HyenaDNATrainer):
         return self.sampler
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
-        """Count the targets of an optimizer step; where they have weights, by these."""
+        """Return the targets of an optimizer step, or the sum of their weights if they have any."""
         if not batch_samples or "loss_weights" not in batch_samples[0]:
             return super()._get_num_items_in_batch(batch_samples, device)
+        # Without column 0: the first token of a row is no target.
         total = sum(batch["loss_weights"][:, 1:].sum() for batch in batch_samples).to(device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             total = self.accelerator.gather(total).sum()
         return total
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the mean loss; with `loss_weights` `(batch, length)`, the weighted mean."""
+        """Return the mean loss, weighted by `loss_weights` `(batch, length)` if there are any."""
         if "loss_weights" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(input_ids=inputs["input_ids"])
         nats = _nats(outputs.logits, inputs["labels"][:, 1:])
         weights = inputs["loss_weights"][:, 1:]
 
-        # Of an optimizer step with several batches, the total is that of all of them.
+        # With gradient accumulation, divide by the total of the whole optimizer step: dividing each
+        # batch by its own would weigh its bases differently.
         total = weights.sum() if num_items_in_batch is None else num_items_in_batch
         loss = (nats * weights).sum() / total
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            # gradients are averaged over the processes, not summed
+            # The total covers all processes, but their gradients are averaged, not summed.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Return the summed loss and the number of bases of each row, both `(batch,)`.
 
-        Trainer itself would keep all logits, and average over batches instead of bases.
+        Trainer would keep all logits in memory, and average over batches instead of bases.
         """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(input_ids=inputs["input_ids"]).logits
-        # The perplexity is that of bases: [SEP] is learned, but not measured.
+        # The perplexity is per base: [SEP] is learned but not measured.
         labels = inputs["labels"][:, 1:]
         labels = labels.masked_fill(labels == SEP, -100)
         nats = _nats(logits, labels)
@@ -320,18 +330,21 @@ class PretrainTrainer(HyenaDNATrainer):
     def evaluate(
         self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
+        # Remember how long it took, so that `log` can leave it out of the speed.
         start = time.monotonic()
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self._paused += time.monotonic() - start
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the perplexity, and tokens per second and process without the evaluations."""
-        # Tokens and seconds are those since the line before; evaluations in between do not count.
+        """Add the perplexity, and the tokens per second and process since the last line.
+
+        The time of evaluations does not count.
+        """
         now = time.monotonic()
         tokens = self.state.num_input_tokens_seen
         if "loss" in logs:
-            logs["perplexity"] = math.exp(min(logs["loss"], 100.0))
+            logs["perplexity"] = math.exp(min(logs["loss"], 100.0))  # exp(710) overflows
             if self._logged_at is not None:
                 seconds = now - self._logged_at - self._paused
                 logs["tokens_per_second"] = round(
@@ -342,22 +355,27 @@ class PretrainTrainer(HyenaDNATrainer):
             self._paused = 0.0
             logs["length"] = self.sampler.length_at(self.state.global_step - 1)
             logs["seconds"] = round(self.progress.seconds, 1)
+        # Beside the perplexity of an evaluation, that of the best Markov model on the same part.
         for prefix, perplexity in self.markov.items():
             if f"{prefix}_perplexity" in logs:
                 logs[f"{prefix}_markov_perplexity"] = perplexity
         super().log(logs)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """Write the checkpoint elsewhere, then rename it: a full disk leaves the earlier ones."""
+        """Write the checkpoint into a hidden folder, then rename it.
+
+        Trainer writes it in place: a full disk would leave half a checkpoint under its final name.
+        """
         output = Path(self.args.output_dir)
         staging = output / ".unfinished"
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
+        # No process may write before the folder is empty, or rename before all have written.
         self.accelerator.wait_for_everyone()
         self.args.output_dir = str(staging)
         try:
             super()._save_checkpoint(model, trial)
-        except Exception:  # a full disk comes as OSError from Python, as RuntimeError from PyTorch
+        except Exception:  # a full disk: Python raises OSError, PyTorch RuntimeError
             shutil.rmtree(staging, ignore_errors=True)
             kept = last_complete_checkpoint(output)
             print(
@@ -371,7 +389,7 @@ class PretrainTrainer(HyenaDNATrainer):
         if self.args.should_save and staging.exists():
             for checkpoint in staging.glob("checkpoint-*"):
                 final = output / checkpoint.name
-                shutil.rmtree(final, ignore_errors=True)  # a broken one
+                shutil.rmtree(final, ignore_errors=True)  # an incomplete one of an earlier session
                 checkpoint.rename(final)
                 remove_old_checkpoints(final, self._checkpoints_to_keep, best=None)
             staging.rmdir()
@@ -379,11 +397,12 @@ class PretrainTrainer(HyenaDNATrainer):
 
 
 def _nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return -log p of the next label, `(batch, length - 1)`; 0 where it is -100."""
+    """Return -log p of each next label in nats, `(batch, length - 1)`; 0 for a label of -100."""
     return cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
 
 
 def _per_base(output: EvalPrediction) -> dict[str, float]:
+    """Return the metrics of an evaluation from what `prediction_step` returned."""
     nats = float(output.predictions.sum())
     bases = int(output.label_ids.sum())
     loss = nats / bases if bases else float("nan")
@@ -391,11 +410,11 @@ def _per_base(output: EvalPrediction) -> dict[str, float]:
 
 
 class _Progress(TrainerCallback):
-    """Set the sampler's epoch, count the seconds of all sessions, and stop after SIGTERM."""
+    """Set the sampler's epoch, add up the seconds of all sessions, and stop after SIGTERM."""
 
     def __init__(self, sampler: WindowSampler):
         self.sampler = sampler
-        self.before = 0.0  # seconds of the earlier sessions, and of this one when it is over
+        self.before = 0.0  # seconds of all sessions that are over
         self.start = None
         self.stopped = False
         self.accelerator = None  # set by the trainer
@@ -407,6 +426,7 @@ class _Progress(TrainerCallback):
         return self.before + time.monotonic() - self.start
 
     def on_train_begin(self, args, state, control, **kwargs):
+        # The log of a resumed run holds the seconds of the earlier sessions.
         self.before = max((line.get("seconds", 0.0) for line in state.log_history), default=0.0)
         self.start = time.monotonic()
 
@@ -415,19 +435,22 @@ class _Progress(TrainerCallback):
         self.start = None
 
     def on_epoch_begin(self, args, state, control, **kwargs):
+        # From the step, not by counting: a resumed run begins in the middle of its epoch.
         self.sampler.epoch = state.global_step // self.sampler.steps_per_epoch
 
     def on_step_end(self, args, state, control, **kwargs):
+        # SIGTERM may reach one process only, or all of them at different steps. They must stop at
+        # the same step, or they would wait for each other forever.
         if self.stopped:
             self.accelerator.set_trigger()
-        # All processes stop at the same step, or they would wait for each other forever.
         self.stopped = self.accelerator.check_trigger()
         if self.stopped:
-            control.should_save = control.should_training_stop = True
+            control.should_save = True
+            control.should_training_stop = True
 
     @contextmanager
     def stopping_at_sigterm(self) -> Iterator[None]:
-        """Let SIGTERM save a checkpoint and end the training after the current step."""
+        """On SIGTERM, save a checkpoint and end the training after the current step."""
 
         def stop(*_) -> None:
             self.stopped = True
@@ -450,7 +473,16 @@ def _contexts(
     keep_soft_masked: bool,
     what: str,
 ) -> ContextCounts:
-    """Count what the network is shown, or measured on, of these rows."""
+    """Count the contexts of the bases that the network trains on, or is measured on.
+
+    Args:
+        dataset: The windows.
+        rows: Which of them.
+        order: The highest order of the Markov models.
+        both_strands: Count each window on both strands, as training may show either.
+        keep_soft_masked: Lower-case bases are targets too.
+        what: The part, for the progress bar.
+    """
     strands = [False]
     if both_strands:
         strands.append(True)
@@ -461,7 +493,7 @@ def _contexts(
             for flip in strands:
                 items = [(row, dataset.window, flip) for row in rows[i : i + size].tolist()]
                 ids = dataset.__getitems__(items)[:, :-1]  # the last column holds no base
-                # below 4 for A, C, G, T alone
+                # 0 to 3 for A, C, G and T. All other ids, below A too, wrap around to above 3.
                 bases = (ids % SOFT_MASKED - FIRST_BASE).astype(np.uint8)
                 if keep_soft_masked:
                     targets = np.ones_like(bases, dtype=bool)
@@ -473,17 +505,18 @@ def _contexts(
 
 
 def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> dict:
-    """Fit Markov models on the training windows and measure them on the others.
+    """Fit Markov models on the training windows and measure them on the other parts.
 
     Returns:
-        `strengths`, `training_bases`, and for each part but `train` a dict of its `bases` and its
+        `strengths`, `training_bases`, and for each other part a dict of its `bases` and its
         `perplexity` by order: `{"0": 3.98, "1": 3.95, ...}`.
     """
     keep = args.soft_masked_weight > 0
     both_strands = args.reverse_complement > 0
     train = datasets["train"]
     order = args.markov_order
-    # Every other window, so that both halves come from all over the genome.
+    # `MarkovModels` tunes itself on one half against the other. Every second window, so that both
+    # halves come from all over the genome.
     halves = [
         _contexts(train, np.arange(half, len(train), 2), order, both_strands, keep, "train")
         for half in range(2)
@@ -503,11 +536,19 @@ def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> d
 
 @dataclass
 class _Plan:
-    """What is read, in which order, and for how long."""
+    """What a run reads, in which order, and for how long.
+
+    Attributes:
+        genomes: The data files.
+        parts: The windows of each part.
+        datasets: The parts, and `eval`, a sample of the validation part.
+        sampler: The order of the training windows.
+        steps: The optimizer steps of the whole run.
+    """
 
     genomes: list[SequenceFile]
     parts: dict[str, Intervals]
-    datasets: dict[str, WindowDataset]  # the parts, and `eval`, a sample of the validation part
+    datasets: dict[str, WindowDataset]
     sampler: WindowSampler
     steps: int
 
@@ -517,10 +558,12 @@ def pretrain(args: PretrainArguments) -> RunResult:
     """Pretrain, evaluate and save.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
-            written then.
-        SystemExit: SIGTERM came (status 143). A checkpoint was saved, from which `--resume` goes
-            on.
+        InputError: The data, the checkpoint or the output folder cannot be used. Nothing was
+            written.
+        SystemExit: SIGTERM was received (status 143). A checkpoint was saved for `--resume`.
+
+    >>> args = PretrainArguments(data=["hg38.fa"], test=["chr20"])          # doctest: +SKIP
+    >>> pretrain(args).results["metrics"]["test"]["perplexity"]             # doctest: +SKIP
     """
     if not args.data:
         raise InputError(
@@ -546,6 +589,7 @@ def pretrain(args: PretrainArguments) -> RunResult:
         _print_plan(plan)
 
     markov = {}
+    # The main process counts and writes the file; the others read it.
     if args.markov_order:
         with args.main_process_first(local=False, desc="counting k-mers"):
             markov = _markov(args, output, plan.datasets, settings["data_blake2b"])
@@ -554,7 +598,7 @@ def pretrain(args: PretrainArguments) -> RunResult:
     _train(trainer, checkpoint, output)
 
     metrics = _evaluate(trainer, plan.datasets, markov)
-    trainer.save_model(args.output_dir)  # every process takes part in this
+    trainer.save_model(args.output_dir)  # by all processes: with FSDP each has a part of the weights
     result = RunResult({"metrics": metrics}, trainer.model, tokenizer)
     if is_main:
         trainer.save_run(output)
@@ -566,14 +610,14 @@ def pretrain(args: PretrainArguments) -> RunResult:
             "versions": versions(),
             "settings": settings,
         }
-        # last: its presence says that the run is finished
+        # Last, because its presence says that the run is finished.
         write_json(output / METRICS_FILE, result.results)
         print(_summary(result.results, output))
     return result
 
 
 def _window(args: PretrainArguments, max_seq_len: int) -> int:
-    """Return the bases in a window, which has to fit the model with its [SEP]."""
+    """Return the bases in a window, after checking that the window and its [SEP] fit the model."""
     window = args.window or max_seq_len - 2
     if window + 1 > max_seq_len:
         raise InputError(
@@ -586,7 +630,8 @@ def _window(args: PretrainArguments, max_seq_len: int) -> int:
 
 
 def _plan(args: PretrainArguments, window: int) -> _Plan:
-    # one process writes the indexes that are missing
+    """Open the data, split them into windows, and lay out the training."""
+    # The main process goes first and writes the indexes that are missing. The others read them.
     with args.main_process_first(local=False, desc="indexing"):
         genomes = open_genomes(args.data, args.sequence_column)
     parts = split_windows(
@@ -600,11 +645,12 @@ def _plan(args: PretrainArguments, window: int) -> _Plan:
         ignore_soft_masked=args.soft_masked_weight == 0,
     )
     datasets = {part: WindowDataset(genomes, windows, window) for part, windows in parts.items()}
-    # Evenly spaced over the validation part, which is ordered by position: no stretch of a genome
-    # is missed, and every evaluation reads the same windows.
+    # The validation windows are in the order of the genome. Evenly spaced ones miss no region, and
+    # every evaluation reads the same.
     sample = np.linspace(0, len(parts["validation"]) - 1, args.eval_windows).round().astype(int)
     datasets["eval"] = WindowDataset(genomes, parts["validation"][np.unique(sample)], window)
 
+    # `max_steps` wins over epochs, as in Trainer.
     sampler = _sampler(args, genomes, parts["train"], window)
     steps = args.max_steps
     if steps <= 0:
@@ -619,6 +665,7 @@ def _plan(args: PretrainArguments, window: int) -> _Plan:
 def _sampler(
     args: PretrainArguments, genomes: list[SequenceFile], windows: Intervals, window: int
 ) -> WindowSampler:
+    """Return the sampler of the training windows, if every file and class is read at all."""
     weights = args.weights or [1.0] * len(genomes)
     rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     window_weights = None
@@ -634,6 +681,7 @@ def _sampler(
         window_weights=window_weights,
         shortest=args.min_window,
     )
+    # A weight so small that it rounds to no window at all is more likely a mistake than a wish.
     for group, count in zip(sampler.groups, sampler.per_epoch, strict=True):
         if len(group.rows) and not count:
             weight = "weight times class weight" if args.class_weights else "weight"
@@ -646,9 +694,10 @@ def _sampler(
 
 
 def _fingerprints(plan: _Plan) -> dict[str, str]:
-    """Return the digest of all data up to each file, then up to the windows of each part.
+    """Return digests of the data: up to each file, then up to the windows of each part.
 
-    The digests accumulate, so the first one that differs names what has changed.
+    They accumulate: if a run is resumed with other data, the first digest that differs names what
+    has changed.
     """
     data = Fingerprint("blake2b")
     digests = {}
@@ -684,6 +733,7 @@ def _train(trainer: PretrainTrainer, checkpoint: str | None, output: Path) -> No
     """Train to the end. After Ctrl-C or SIGTERM, say how to continue."""
     with trainer.progress.stopping_at_sigterm(), saying_how_to_go_on(output):
         trainer.train(resume_from_checkpoint=checkpoint)
+    # 128 + the number of the signal is what a shell reports, so schedulers see a stopped job.
     if trainer.progress.stopped:
         if trainer.args.process_index == 0:
             print(
@@ -693,13 +743,14 @@ def _train(trainer: PretrainTrainer, checkpoint: str | None, output: Path) -> No
 
 
 def _evaluate(trainer: PretrainTrainer, datasets: dict[str, WindowDataset], markov: dict) -> dict[str, dict]:
-    """Measure the network on all bases that the Markov models were measured on."""
+    """Evaluate the network on the same bases as the Markov models, and check that they are."""
     metrics = {}
     for part in ("validation", "test"):
         if part not in datasets:
             continue
         measured = trainer.evaluate(datasets[part], metric_key_prefix=part)
         metrics[part] = {name: measured[f"{part}_{name}"] for name in ("loss", "perplexity", "bases")}
+        # The two perplexities are compared with each other, so they must be of the same bases.
         if markov and metrics[part]["bases"] != markov[part]["bases"]:
             raise RuntimeError(
                 f"{part}: the network was measured on {metrics[part]['bases']} bases, {markov[part]}"
@@ -708,7 +759,7 @@ def _evaluate(trainer: PretrainTrainer, datasets: dict[str, WindowDataset], mark
 
 
 def _cost(trainer: PretrainTrainer) -> dict:
-    """Return steps, tokens, speed, time and size of a run, as in `metrics.json`."""
+    """Return steps, tokens, speed, time and size of a run for `metrics.json`."""
     speeds = [line["tokens_per_second"] for line in trainer.state.log_history if "tokens_per_second" in line]
     return {
         "steps": trainer.state.global_step,
@@ -734,7 +785,8 @@ def _print_plan(plan: _Plan) -> None:
 
 
 def _markov(args: PretrainArguments, output: Path, datasets: dict[str, WindowDataset], data: str) -> dict:
-    """Fit the Markov models, or read what an earlier session of this run measured."""
+    """Fit the Markov models, or read the results of an earlier session of this run."""
+    # What the counts depend on. If an earlier session had the same, its results are used.
     names = ("markov_order", "reverse_complement", "soft_masked", "eval_windows")
     made_of = {"data": data, **{name: getattr(args, name) for name in names}}
     try:

@@ -1,20 +1,20 @@
-"""Adapt a frozen HyenaDNA by a few learned tokens: `hyenadna soft-prompt --data DATA --model
-CHECKPOINT`.
+"""Adapt a frozen HyenaDNA by a few learned tokens: `hyenadna soft-prompt`.
 
     hyenadna soft-prompt --data promoters.csv --model pretrained --num_virtual_tokens 32
     hyenadna soft-prompt --data promoters.csv --model pretrained --form next_token  # label = next base
     hyenadna soft-prompt prompt.yaml --seed 1
 
-The weights of the checkpoint do not change. T learned tokens precede each sequence. In the form
+The weights of the checkpoint do not change. T learned tokens are put before each sequence. There
+are two forms:
 
-- `classifier` a head on the pooled outputs is learned with them: any problem that `hyenadna
-  finetune` takes;
-- `next_token` nothing else is learned: the model reads `{T tokens, sequence, [SEP]}` and its next
-  token is the label, a letter for each class (A and N for two, A, G, N for three: arXiv
-  2306.15794). The loss is that token's alone.
+- `classifier`: a head on the pooled outputs is learned too. It takes any problem that `hyenadna
+  finetune` takes.
+- `next_token`: nothing else is learned. The model reads `{T tokens, sequence, [SEP]}`, and the next
+  token is the label, one letter for each class: A and N for two, A, G and N for three (arXiv
+  2306.15794). The loss is on that token only.
 
-`--data` and the output folder are as in `hyenadna finetune`, but the folder holds the adapter
-instead of the model: the tokens and the head. `hyenadna.training.adapters.load_adapted` loads it.
+`--data` and the output folder are those of `hyenadna finetune`, except that the folder holds the
+adapter (tokens and head) instead of the model. `hyenadna.training.adapters.load_adapted` loads it.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class SoftPromptArguments(RowsArguments, HeadArguments, BackboneArguments, Super
     label_letters: str | None = setting(
         None, "next_token: a letter of ACGTN for each class, in their sorted order."
     )
-    # other defaults than those of fine-tuning
+    # Defaults that differ from those of fine-tuning.
     output_dir: str = setting(
         "hyenadna-soft-prompt", "Folder for everything that the run writes.", decides=False
     )
@@ -85,19 +85,23 @@ class SoftPromptArguments(RowsArguments, HeadArguments, BackboneArguments, Super
             refuse_unused(self, names_of(HeadArguments), "the form next_token")  # there is no head
         else:
             refuse_unused(self, ("label_letters",), "the form classifier")
-        # Trainer looks for the name of the model in a place that only peft's other methods have.
+        # For label smoothing, Trainer reads the class of the model from an attribute that peft's
+        # prompt models do not have.
         refuse_unused(self, ("label_smoothing_factor",), "soft-prompt")
 
 
 def check_room(args: RowsArguments, data: LabelledData, max_seq_len: int, form: str, length: int) -> int:
-    """Return the number of tokens beside a sequence; raise `InputError` if they do not fit.
+    """Return how many tokens the model reads in addition to a sequence.
 
     Args:
-        args: With `truncation` and `add_special_tokens`.
+        args: Their `truncation` and `add_special_tokens` count.
         data: The rows.
-        max_seq_len: What the model takes, in tokens.
+        max_seq_len: The most tokens that the model takes.
         form: One of `FORMS`.
-        length: Number of learned tokens.
+        length: The number of learned tokens.
+
+    Raises:
+        InputError: They leave no room for a sequence or, without truncation, for the longest.
     """
     if form == "next_token":
         special = length + 2  # [SEP] and the letter
@@ -120,8 +124,10 @@ def language_model_for_letters(args: BackboneArguments) -> tuple[HyenaDNAForCaus
 
 
 def _classifier_with_prompt(args: SoftPromptArguments, labelled: LabelledData) -> dict:
+    """Return the parts of a Trainer: the frozen classifier with its prompt, collator, metrics."""
     model, tokenizer = make_classifier(args, labelled.problem_type, labelled.label_names)
     check_room(args, labelled, model.config.max_seq_len, args.form, args.num_virtual_tokens)
+    # What is truncated must leave room for the prompt, which the tokenizer knows nothing of.
     tokenizer.model_max_length = model.config.max_seq_len - args.num_virtual_tokens
     return {
         "model": add_prompt(model, args.num_virtual_tokens, args.init_text, args.prompt_dropout),
@@ -132,12 +138,14 @@ def _classifier_with_prompt(args: SoftPromptArguments, labelled: LabelledData) -
 
 
 def _language_model_with_prompt(args: SoftPromptArguments, labelled: LabelledData) -> dict:
+    """Return the parts of a Trainer: the frozen language model with its prompt, and collator."""
     if labelled.problem_type != SINGLE_LABEL:
         raise InputError(
             f"the form next_token is for single labels, but the problem is {labelled.problem_type}"
         )
     letters = letters_of_labels(labelled.label_names, args.label_letters)
     model, tokenizer = language_model_for_letters(args)
+    # The prompt, [SEP] and the letter must fit beside the longest sequence.
     max_seq_len = model.config.max_seq_len
     special = check_room(args, labelled, max_seq_len, args.form, args.num_virtual_tokens)
     tokenizer.model_max_length = max_seq_len - args.num_virtual_tokens
@@ -156,8 +164,10 @@ def soft_prompt(args: SoftPromptArguments, data: Dataset | DatasetDict | None = 
         data: A `datasets` object instead of `args.data`.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
-            written then.
+        InputError: The data, the checkpoint or the output folder cannot be used. Nothing was
+            written.
+
+    >>> soft_prompt(SoftPromptArguments(model="pretrained", data="promoters.csv"))  # doctest: +SKIP
     """
     if args.form == "next_token":
         return train_and_test(args, data, _language_model_with_prompt)

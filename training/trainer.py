@@ -1,4 +1,4 @@
-"""The documented import path of the trainer, which lies in `runs/`."""
+"""The documented import path of the trainer. The code is in `runs/`."""
 
 from hyenadna.training.runs.checkpoints import last_complete_checkpoint
 from hyenadna.training.runs.models import load_checkpoint

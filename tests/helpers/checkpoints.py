@@ -23,7 +23,7 @@ METRICS = {
 
 
 def foreign(module: str, name: str):
-    """A class that can be pickled by this name and is importable nowhere else."""
+    """Return a class that can be pickled under this name but imported nowhere else."""
     cls = type(name, (dict,), {"__module__": module})
     sys.modules[module] = types.ModuleType(module)
     setattr(sys.modules[module], name, cls)
@@ -31,7 +31,7 @@ def foreign(module: str, name: str):
 
 
 def lightning(model, head: str | None = None, wrapped: bool = False) -> dict:
-    """The state dict that the training repository would have written for `model`."""
+    """Return the state dict that the training repository would have written for `model`."""
     state = {}
     for name, tensor in model.state_dict().items():
         if name.startswith("score."):
@@ -41,18 +41,19 @@ def lightning(model, head: str | None = None, wrapped: bool = False) -> dict:
             if wrapped:
                 name = name.replace(".mixer.", ".mixer.layer.").replace(".mlp.", ".mlp.layer.")
         state[name] = tensor.detach().clone()
-    config, filters = model.config, {n: t for n, t in state.items() if n.endswith("implicit_filter.1.freq")}
-    length, width = config.max_seq_len, config.d_model * (config.hyena_order - 1)
+    config = model.config
+    filters = {n: t for n, t in state.items() if n.endswith("implicit_filter.1.freq")}
+    length = config.max_seq_len
+    width = config.d_model * (config.hyena_order - 1)
+    # Written out here from the published code, so as not to test our formulas by themselves.
     w = 2 * math.pi * torch.linspace(0, length - 1, length)[:, None] / length
     z = torch.exp(-1j * torch.linspace(1e-4, 1, 2) * w)
     t = torch.linspace(0, 1, length)[:, None]
     for name, freq in filters.items():
         prefix = name.removesuffix("implicit_filter.1.freq")
         state |= {f"{prefix}implicit_filter.{i}.freq": freq.clone() for i in (3, 5)}
-        state[f"{prefix}pos_emb.z"], state[f"{prefix}pos_emb.t"] = (
-            torch.cat([t, z.real, z.imag], 1)[None],
-            t[None],
-        )
+        state[f"{prefix}pos_emb.z"] = torch.cat([t, z.real, z.imag], 1)[None]
+        state[f"{prefix}pos_emb.t"] = t[None]
         deltas = torch.linspace(math.log(1e-2) / 1.5, math.log(1e-2) / 0.3, width)
         state[f"{prefix}modulation.deltas"] = deltas[None, None]
     state["val_torchmetrics.num_tokens.count"] = torch.tensor(3)
@@ -60,7 +61,7 @@ def lightning(model, head: str | None = None, wrapped: bool = False) -> dict:
 
 
 def nested(model) -> dict:
-    """The config.json of the training repository."""
+    """Return the config.json that the training repository would have written for `model`."""
     c = model.config
     layer = {
         "_name_": "hyena",
@@ -88,6 +89,7 @@ def nested(model) -> dict:
 
 
 def write(folder: Path, state: dict, config: dict | None = None, **others) -> Path:
+    """Write a Lightning checkpoint whose hyperparameters are of a class that nobody can import."""
     folder.mkdir(exist_ok=True)
     hyper = foreign("foreign_package", "DictConfig")({"d_model": 16})
     content = {"epoch": 3, "state_dict": OrderedDict(state), "hyper_parameters": hyper, **others}

@@ -12,7 +12,7 @@ def random_dna(n: int, seed: int = 0, letters: str = "ACGT") -> str:
 
 
 def write_fasta(path: Path, sequences: dict[str, str], width: int = 7, end: str = "\n") -> Path:
-    """`width` is no divisor of anything that the tests ask for."""
+    """Write FASTA. The line width of 7 divides nothing that the tests ask for."""
     with open(path, "w", newline="") as file:
         for name, sequence in sequences.items():
             lines = [sequence[i : i + width] for i in range(0, len(sequence), width)]
@@ -28,12 +28,15 @@ def windows(*rows) -> Intervals:
 
 
 def covered(parts: Intervals) -> list[tuple[int, int, int]]:
-    """Every base of these windows: (file, sequence, position)."""
+    """Return every base of these windows as (file, sequence, position)."""
     return [(file, seq, i) for file, seq, start, end in parts.tolist() for i in range(start, end)]
 
 
 def make_genome(folder: Path) -> Path:
-    """20 epochs of it are seen: 1,500 bases in which a G mostly follows a C, with N and lower case."""
+    """Write 1,500 bases in which G mostly follows C, with some N and lower case.
+
+    A tiny model learns that rule within 20 epochs.
+    """
     rng = np.random.default_rng(5)
     dna = list(random_dna(1500, 5))
     for i in range(1, len(dna)):

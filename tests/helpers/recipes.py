@@ -14,7 +14,7 @@ SPECIES = {**QUICK, "d_model": 8, "n_layer": 1, "windows_per_epoch": 32, "test_w
 
 
 def make_rows(n: int = 40, seed: int = 0, classes=("AT rich", "GC rich")) -> Dataset:
-    """Sequences of 10 to 30 bases whose composition gives the class away."""
+    """Return sequences of 10 to 30 bases whose composition gives the class away."""
     rng = np.random.default_rng(seed)
     labels = [classes[i % len(classes)] for i in range(n)]
     weights = {

@@ -1,9 +1,8 @@
-"""Which tests are slow, by measurement: `python tests/helpers/slow.py TIMES` writes
-`tests/slow.txt`.
+"""List the slow tests: `python tests/helpers/slow.py TIMES` writes `tests/slow.txt`.
 
-TIMES is what `python -m pytest -n 2 --measure TIMES` wrote. Processor time is measured, of the
-test, its fixtures and its child processes: it hardly depends on what else the machine does, as the
-time on the clock would.
+TIMES is what `python -m pytest -n 2 --measure TIMES` wrote: the processor time of each test, with
+its fixtures and child processes. Unlike wall-clock time, it hardly depends on what else the machine
+does.
 """
 
 import os
@@ -11,7 +10,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-LIMIT = 1.0  # seconds of processor time, of the slowest case of a test function
+LIMIT = 1.0  # seconds of processor time that the slowest case of a test function may take
 LIST = Path(__file__).parent.parent / "slow.txt"
 HEAD = (
     "# Tests that took more than {} s of processor time. Written by tests/helpers/slow.py, by measurement.\n"
@@ -28,9 +27,7 @@ def function_of(nodeid: str) -> str:
 
 
 def slow_functions(lines: list[str]) -> list[str]:
-    """Names of the functions of which a case took longer than the limit, from lines `nodeid <tab>
-    seconds`.
-    """
+    """Return the functions with a case above the limit, from lines `nodeid <tab> seconds`."""
     longest: dict[str, float] = defaultdict(float)
     for line in lines:
         nodeid, _, seconds = line.rstrip("\n").rpartition("\t")
@@ -40,7 +37,7 @@ def slow_functions(lines: list[str]) -> list[str]:
 
 
 def read_list() -> set[str]:
-    """Functions, and files: a file stands for all of its tests."""
+    """Return the functions and files in the list. A file means all of its tests."""
     return {line for line in LIST.read_text().splitlines() if line and not line.startswith("#")}
 
 

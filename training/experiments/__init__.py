@@ -1,4 +1,4 @@
-"""The paper's experiments, each a command. Nothing imports them but the command line."""
+"""The paper's experiments, each a command. Only the command line imports them."""
 
 __all__ = [
     "adapter_study",

@@ -1,16 +1,20 @@
-"""How many trained parameters does a task need? `hyenadna adapter-study --data DATA --model
-CHECKPOINT`.
+"""Compare ways to adapt a checkpoint by the parameters they train: `hyenadna adapter-study`.
 
     hyenadna adapter-study --data promoters --model pretrained --output_dir study
     hyenadna adapter-study --data promoters --model pretrained --prompt_lengths 2 32 --lora_ranks 8
     hyenadna adapter-study --model pretrained --output_dir study --resume  # go on with what is missing
 
-One checkpoint is adapted in every way and tested on the same rows: a linear probe (the head alone,
-backbone frozen), a prompt of each length with the head, a prompt of each length whose next token is
-the label, LoRA of each rank, and full fine-tuning. All stop early by the same rule. Each is a run
-of `hyenadna finetune` or `hyenadna soft-prompt` in a folder of its own. `adapter_study.md` is the
-table, with the seconds that each took; `adapter_study.png` shows the accuracy against the number of
-trained parameters. Without `--data`, the built-in splice junctions are used.
+One checkpoint is adapted in each of these ways and tested on the same rows:
+
+- a linear probe: the backbone is frozen, only the head is trained;
+- a soft prompt of each length, with a head;
+- a soft prompt of each length, with the label as the next token;
+- LoRA of each rank;
+- full fine-tuning.
+
+All stop early by the same rule. Each is a run of `hyenadna finetune` or `hyenadna soft-prompt` in
+its own folder. `adapter_study.md` is the table, `adapter_study.png` shows the accuracy against the
+number of trained parameters. Without `--data`, the built-in splice junctions are used.
 """
 
 from dataclasses import dataclass
@@ -47,8 +51,8 @@ from hyenadna.training.soft_prompt import (
     soft_prompt,
 )
 
-# Of Trainer's settings, those that every run of a study shares. The others are those of the
-# recipes.
+# Trainer's settings that a study passes on to its runs. For all others the runs keep the defaults
+# of their recipes.
 _SHARED = (
     "num_train_epochs",
     "max_steps",
@@ -58,15 +62,15 @@ _SHARED = (
     "fp16",
 )
 _SHARED += ("gradient_accumulation_steps", "dataloader_num_workers", "use_cpu", "disable_tqdm", "ddp_backend")
-# The second is the name since Transformers 5.23. There each repeats the other, and the older one
-# alone brings a warning.
+# Transformers 5.23 renamed the first to the second. It keeps both in step, and warns if only the
+# first is set.
 _CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
 _SHARED += tuple(name for name in _CHECKPOINTING if name in names_of(TrainingArguments))
 
 
 @dataclass
 class StudyArguments(RowsArguments, HeadArguments, BackboneArguments, SupervisedArguments):
-    """Settings of `hyenadna adapter-study`, which its runs share."""
+    """Settings of `hyenadna adapter-study`. Its runs share them."""
 
     prompt_lengths: list[int] = setting([2, 8, 32, 128], "Lengths of the prompts, in tokens.")
     forms: list[str] = setting(list(FORMS), "Forms of the prompts: classifier, next_token.")
@@ -78,7 +82,7 @@ class StudyArguments(RowsArguments, HeadArguments, BackboneArguments, Supervised
     prompt_learning_rate: float = setting(1e-2, "Highest learning rate of the prompts.")
     probe_learning_rate: float = setting(1e-2, "Highest learning rate of the linear probe.")
     lora_learning_rate: float = setting(2e-3, "Highest learning rate of LoRA.")
-    # other defaults than those of fine-tuning; learning_rate is that of full fine-tuning
+    # Defaults that differ from those of fine-tuning. `learning_rate` is that of full fine-tuning.
     output_dir: str = setting(
         "hyenadna-adapter-study", "Folder for everything that the study writes.", decides=False
     )
@@ -104,7 +108,10 @@ class StudyArguments(RowsArguments, HeadArguments, BackboneArguments, Supervised
 
 
 def planned_runs(args: StudyArguments) -> list[dict]:
-    """Return a `name`, the `method`, its size and the settings of each run, for one seed."""
+    """Return for each run of one seed: `name`, `method`, `tokens` or `rank`, and `settings`.
+
+    The order is that of the table: prompts by length, LoRA by rank, full fine-tuning last.
+    """
     runs = [
         {
             "name": "probe",
@@ -144,10 +151,12 @@ def planned_runs(args: StudyArguments) -> list[dict]:
 
 
 def _refuse_what_no_run_gets(args: StudyArguments) -> None:
-    usual = StudyArguments(**{name: getattr(args, name) for name in ("model", "learning_rate", *_SHARED)})
-    known = {"output_dir", "learning_rate", *_SHARED}
-    names = [name for name in names_of(TrainingArguments) if name not in known]
-    given = [name for name in names if getattr(args, name) != getattr(usual, name)]
+    """Raise `InputError` for a setting of Trainer that would have no effect in a study."""
+    # Compared with what the defaults become: Trainer fills in some settings itself.
+    default = StudyArguments(**{name: getattr(args, name) for name in ("model", "learning_rate", *_SHARED)})
+    passed_on = {"output_dir", "learning_rate", *_SHARED}
+    names = [name for name in names_of(TrainingArguments) if name not in passed_on]
+    given = [name for name in names if getattr(args, name) != getattr(default, name)]
     if given:
         raise InputError(
             f"a study does not use {', '.join(given)}: leave it out (the runs have the settings of "
@@ -156,7 +165,7 @@ def _refuse_what_no_run_gets(args: StudyArguments) -> None:
 
 
 def adapter_study(args: StudyArguments) -> list[dict]:
-    """Do every missing run; return (in the first process) a row for each way of adapting.
+    """Do every missing run. Return a row for each way of adapting; [] in processes but the first.
 
     Raises:
         InputError: The data, the checkpoint or the output folder cannot be used.
@@ -172,7 +181,7 @@ def adapter_study(args: StudyArguments) -> list[dict]:
     is_main = args.process_index == 0
     settings = settings_of(args, labelled)
     if is_main:
-        # with --resume, each run checks its own folder
+        # With --resume the runs check their own folders, so that runs can be added to a study.
         if not (args.resume and (output / SETTINGS_FILE).exists()):
             check_output_folder(output, settings, resume=False)
         output.mkdir(parents=True, exist_ok=True)
@@ -183,6 +192,7 @@ def adapter_study(args: StudyArguments) -> list[dict]:
     rows = []
     for run in planned_runs(args):
         done = [_one_run(args, run, seed, data) for seed in args.seeds]
+        # After each way, so that an interrupted study leaves a table.
         if is_main:
             rows.append(_row(run, done, part))
             table = _write_study(output, rows, part, majority)
@@ -192,13 +202,14 @@ def adapter_study(args: StudyArguments) -> list[dict]:
 
 
 def _check_every_run(args: StudyArguments, labelled: LabelledData) -> None:
-    """Fail fast: check every run before the first one takes its hours."""
+    """Check every run now: the last one should not fail after hours of the others."""
     if labelled.problem_type != SINGLE_LABEL:
         raise InputError(
             f"the study compares accuracies of single labels, but the problem is {labelled.problem_type}"
         )
     if "next_token" in args.forms and args.prompt_lengths:
         letters_of_labels(labelled.label_names, args.label_letters)
+    # The model is loaded only to see that it loads, and for its max_seq_len.
     model, _ = language_model_for_letters(args)
     for run in planned_runs(args):
         if "tokens" in run:
@@ -216,15 +227,18 @@ def _one_run(args: StudyArguments, run: dict, seed: int, data: DatasetDict | Non
         cls = FinetuneArguments
 
     settings = _shared_settings(args, cls)
-    if run["settings"].get("form") == "next_token":  # there is no head
+    # There is no head, and a run refuses settings that it would not use.
+    if run["settings"].get("form") == "next_token":
         settings = {name: value for name, value in settings.items() if name not in names_of(HeadArguments)}
+    # Always with `resume`: a finished run returns its results at once.
     folder = Path(args.output_dir, f"{run['name']}-seed{seed}")
     settings |= {**run["settings"], "output_dir": str(folder), "seed": seed, "resume": True}
     return recipe(cls(**settings), data).results
 
 
 def _shared_settings(args: StudyArguments, cls: type) -> dict:
-    """Return what a study passes on to a run. What is None, the recipe chooses."""
+    """Return the settings that a study passes on to a run. The recipe chooses those left None."""
+    # What study and recipe have in common. Of Trainer's settings, only the shared ones.
     of_recipes = set(names_of(StudyArguments)) & set(names_of(FinetuneArguments))
     of_recipes -= {*names_of(TrainingArguments), "resume"}
     names = {*_SHARED, *of_recipes} & set(names_of(cls))
@@ -232,7 +246,7 @@ def _shared_settings(args: StudyArguments, cls: type) -> dict:
 
 
 def _row(run: dict, done: list[dict], part: str) -> dict:
-    """Average the results of one way of adapting over the seeds."""
+    """Return the row of one way of adapting: its results, averaged over the seeds."""
     accuracy = [results["metrics"][part]["accuracy"] for results in done]
     validation_accuracy = [results["metrics"]["validation"]["accuracy"] for results in done]
     return {
@@ -251,7 +265,7 @@ def _row(run: dict, done: list[dict], part: str) -> dict:
 
 
 def _write_study(output: Path, rows: list[dict], part: str, majority: float) -> str:
-    """Write what is known so far, and return the table."""
+    """Write the results so far, and return the table."""
     write_json(output / METRICS_FILE, {"rows": rows, "evaluated_on": part, "majority_accuracy": majority})
     table = study_table(rows, majority)
     write_whole(output / "adapter_study.md", lambda path: path.write_text(table + "\n"))
@@ -286,9 +300,10 @@ def study_table(rows: list[dict], majority: float) -> str:
 
 
 def draw_study(rows: list[dict], majority: float, part: str, path: Path) -> None:
-    """Draw accuracy against the number of trained parameters, a line for each way of adapting."""
+    """Draw accuracy against the number of trained parameters, with one line per way of adapting."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    # Methods in the order of the table; a set would shuffle the colours.
     for method in dict.fromkeys(row["method"] for row in rows):
         chosen = [row for row in rows if row["method"] == method]
         x, y, sd = (

@@ -1,5 +1,4 @@
-"""The paper's classification benchmarks: `hyenadna benchmark --suite genomic-benchmarks --model
-CHECKPOINT`.
+"""The paper's classification benchmarks, or your own data: `hyenadna benchmark`.
 
     hyenadna benchmark --suite genomic-benchmarks --output_dir gb  # from the Hub, 8 sets
     hyenadna benchmark --suite nucleotide-transformer --tasks H3 H4 --model pretrained  # 2 of 18
@@ -9,17 +8,22 @@ CHECKPOINT`.
     hyenadna benchmark genomic_benchmarks.yaml --model pretrained --output_dir gb --resume  # go on
     accelerate launch -m hyenadna benchmark --suite genomic-benchmarks  # on several devices
 
-Each set, seed and fold is a run of `hyenadna finetune` in a folder of its own, beside simple
-baselines on the same rows; `report.md` and `report.png` put them beside the paper's figures. The
-validation part is split off the training rows, and the test rows are read once, at the end (the
-published code validated on them). Without `--suite` and `--data` the built-in splice junctions are
-used. The recipe `genomic_benchmarks.yaml` holds the paper's settings.
+For each set, seed and fold there is a run of `hyenadna finetune` in its own folder, and simple
+baselines on the same rows. `report.md` and `report.png` compare them with the paper's figures. The
+recipe `genomic_benchmarks.yaml` has the paper's settings. Without `--suite` and `--data`, the
+built-in splice junctions are used.
 
-A local copy of a suite has a folder for each set: `train` and `test` with a folder of text files
-for each class (as the package genomic_benchmarks writes them), or with a table of coordinates for
-each class (`positive.csv.gz` with columns region, start, end, strand, 0-based, half-open; needs
-`--fasta`); or FASTA, csv or parquet files, also as they lie in a clone of the Hub's repository
-(`train.parquet` beside `train.fna`, `data/train-00000-of-00001.parquet`).
+The validation part is split off the training rows. The test rows are read once, at the end; the
+published code validated on them.
+
+A local copy of a suite has a folder for each set, which holds one of these:
+
+- `train` and `test`, each with a folder of text files for each class, as the package
+  genomic_benchmarks writes them;
+- `train` and `test`, each with a table of coordinates for each class (`positive.csv.gz` with the
+  columns region, start, end, strand; 0-based, half-open). This needs `--fasta`;
+- FASTA, csv or parquet files, or a clone of the Hub's repository (`train.parquet` beside
+  `train.fna`, `data/train-00000-of-00001.parquet`).
 """
 
 import itertools
@@ -90,6 +94,7 @@ class BenchmarkArguments(FinetuneArguments):
             raise InputError(f"seeds is {self.seeds}; give at least one, and none below 0")
         if self.cross_validation < 0 or self.cross_validation == 1:
             raise InputError(f"cross_validation is {self.cross_validation}; use 0 or at least 2 folds")
+        # `fold` and `folds` come with the rows, and choose one fold for a single run.
         if self.folds is not None:
             raise InputError(
                 "a benchmark goes through all folds itself: use cross_validation, not folds and fold"
@@ -113,10 +118,10 @@ def planned_tasks(args: BenchmarkArguments) -> list[str]:
 
 
 def load_task(args: BenchmarkArguments, task: str) -> str | DatasetDict:
-    """Return the path of a set's data, for `read_labelled_data`, or a `DatasetDict`.
+    """Return the data of a set: a path for `read_labelled_data`, or a `DatasetDict`.
 
     Raises:
-        InputError: There is no such folder, or the Hub does not give it.
+        InputError: There is no such folder, or it cannot be loaded from the Hub.
     """
     if args.suite is None:
         return args.data or load_splice_junctions()
@@ -128,7 +133,7 @@ def load_task(args: BenchmarkArguments, task: str) -> str | DatasetDict:
         raise InputError(
             f"data_dir: there is no folder {folder}; a local copy has one for each set of {args.suite}"
         )
-    # a clone may hold the same rows as FASTA too
+    # Tables first: a clone of the Hub's repository may hold the same rows as FASTA too.
     for pattern in ("*.parquet", "data/*.parquet", "*.csv", "*.csv.gz"):
         if tables := sorted(folder.glob(pattern)):
             return _from_tables(folder, tables, row)
@@ -141,10 +146,10 @@ def load_task(args: BenchmarkArguments, task: str) -> str | DatasetDict:
 def _from_hub(row: pd.Series) -> DatasetDict:
     try:
         data = load_dataset(*row["hub"].split(":"))  # owner/name, or owner/name:configuration
-    except Exception as error:  # the Hub client raises a dozen different types
+    except Exception as error:  # the Hub client raises a dozen unrelated types
         raise InputError(
-            f"{row['hub']} cannot be loaded from the Hub: {type(error).__name__}: {error}. Of a local "
-            "copy give the folder: --data_dir"
+            f"{row['hub']} cannot be loaded from the Hub: {type(error).__name__}: {error}. If you have "
+            "a local copy, give its folder: --data_dir"
         ) from error
     return _of_one_task(data, row)
 
@@ -156,18 +161,22 @@ def _from_tables(folder: Path, tables: list[Path], row: pd.Series) -> DatasetDic
             parts.setdefault(part, []).append(read_table(path))
     if "train" not in parts:
         raise InputError(f"{folder} has no table of train; it has {[path.name for path in tables]}")
-    joined = {part: pd.concat(of, ignore_index=True) for part, of in parts.items()}
-    return _of_one_task(DatasetDict({part: Dataset.from_pandas(of) for part, of in joined.items()}), row)
+    # A part may be split over several files, `train-00000-of-00002.parquet` and so on.
+    joined = {part: pd.concat(pieces, ignore_index=True) for part, pieces in parts.items()}
+    datasets = {part: Dataset.from_pandas(table) for part, table in joined.items()}
+    return _of_one_task(DatasetDict(datasets), row)
 
 
 def _of_one_task(data: DatasetDict, row: pd.Series) -> DatasetDict:
-    """Leave the rows of one set, in the columns `sequence` and `label`."""
-    if "task" in data["train"].column_names:  # one table for all sets
+    """Keep the rows of one set, and call its columns `sequence` and `label`."""
+    # Some suites publish one table for all sets, with a column that tells them apart.
+    if "task" in data["train"].column_names:
         data = data.filter(
             lambda tasks: [task == row["task"] for task in tasks], batched=True, input_columns="task"
         )
         if not len(data["train"]):
             raise InputError(f"{row['task']}: no row of its table has this name in the column `task`")
+    # The suites call these columns differently; `benchmark_sets.csv` knows how.
     names = {row[f"{name}_column"]: name for name in ("sequence", "label")}
     return DatasetDict(
         {
@@ -178,7 +187,7 @@ def _of_one_task(data: DatasetDict, row: pd.Series) -> DatasetDict:
 
 
 def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> DatasetDict:
-    """Read tables `PART/CLASS.csv(.gz)` of coordinates with the sequences of a genome."""
+    """Read tables of coordinates, `PART/CLASS.csv(.gz)`, and take their sequences from a genome."""
     if fasta is None:
         raise InputError(
             f"{tables[0]} and others hold coordinates: their sequences need the genome, --fasta FILE"
@@ -197,7 +206,7 @@ def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> Da
 
 
 def _sequences_of_table(path: Path, genome: SequenceFile) -> list[str]:
-    """Read the sequences at a table's region, start, end (0-based, half-open) and strand."""
+    """Return the sequences that a table lists: region, start, end (0-based, half-open), strand."""
     table = pd.read_csv(path, dtype={"region": str})
     missing = {"region", "start", "end", "strand"} - set(table)
     if missing:
@@ -223,6 +232,7 @@ def _sequences_of_table(path: Path, genome: SequenceFile) -> list[str]:
 
 
 def _run_arguments(args: BenchmarkArguments, task: str, data, name: str, seed: int, fold: int | None):
+    """Return the settings of one run: those of the benchmark with its own folder, seed and fold."""
     settings = {name: getattr(args, name) for name in names_of(FinetuneArguments)}
     settings |= {
         "task": task,
@@ -246,7 +256,7 @@ def _run_arguments(args: BenchmarkArguments, task: str, data, name: str, seed: i
 
 
 def write_baselines(folder: Path, task: str, data: LabelledData, args: FinetuneArguments) -> None:
-    """Fit the baselines on the rows of a run, unless `folder/metrics.json` has them."""
+    """Fit the baselines on the rows of a run, unless `folder/metrics.json` exists already."""
     if (folder / METRICS_FILE).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -265,7 +275,7 @@ def write_baselines(folder: Path, task: str, data: LabelledData, args: FinetuneA
 
 
 def benchmark(args: BenchmarkArguments) -> str:
-    """Do every run that is not done yet; return the report as Markdown.
+    """Do every run that is not finished yet, and return the report as Markdown.
 
     Raises:
         InputError: The data, the checkpoint or the output folder cannot be used.
@@ -277,6 +287,7 @@ def benchmark(args: BenchmarkArguments) -> str:
     if is_main:
         _check_output(output, settings, args.resume)
 
+    # Without cross-validation there is a single split: the fold None.
     folds = list(range(args.cross_validation)) or [None]
     sources = _check_every_task(args, tasks, folds[0])
     for task, seed, fold in itertools.product(tasks, args.seeds, folds):
@@ -289,9 +300,11 @@ def benchmark(args: BenchmarkArguments) -> str:
         if is_main:
             output.mkdir(parents=True, exist_ok=True)
             write_json(output / SETTINGS_FILE, settings)
+            # Once for each fold: another seed has the same rows.
             if args.baselines and labelled.problem_type == SINGLE_LABEL and seed == args.seeds[0]:
                 write_baselines(output / task / name.replace(f"seed{seed}", "baselines"), task, labelled, run)
         finetune(run, labelled)
+        # After each run: a benchmark may take days, and may be stopped.
         if is_main:
             report = write_report([output], output)
     if not is_main:
@@ -303,7 +316,7 @@ def benchmark(args: BenchmarkArguments) -> str:
 def _check_output(output: Path, settings: dict, resume: bool) -> None:
     if not (output / SETTINGS_FILE).exists():
         check_output_folder(output, settings, resume=False)
-    elif not resume:  # with it, each run checks its own folder
+    elif not resume:  # with --resume, each run checks its own folder
         raise InputError(
             f"output_dir {str(output)!r} holds a benchmark; choose another folder, or go on with --resume"
         )
@@ -312,7 +325,7 @@ def _check_output(output: Path, settings: dict, resume: bool) -> None:
 def _check_every_task(
     args: BenchmarkArguments, tasks: list[str], fold: int | None
 ) -> dict[str, str | DatasetDict]:
-    """Fail fast: load and check every set before the first run; return their data."""
+    """Load and check every set before the first run, so that no error comes after hours of work."""
     sources = {}
     for task in tasks:
         sources[task] = load_task(args, task)

@@ -1,28 +1,28 @@
-"""Chromatin profile: many binary labels of one window.
-
-`hyenadna chromatin --data deepsea --fasta hg19.fa`.
+"""Chromatin profile, many binary labels for each window: `hyenadna chromatin`.
 
     hyenadna chromatin chromatin_profile.yaml --data deepsea --fasta hg19.fa  # the paper's
     hyenadna chromatin --data peaks --fasta hg38.fa --window 1024 --tracks CTCF H3K27ac  # some tracks
     accelerate launch -m hyenadna chromatin --data deepsea --fasta hg19.fa  # on many devices
 
-`--data` is a folder with a table for each of `train`, `valid` and `test` (csv, tsv, parquet; a file
-name may go on, as in `train_hg19_coords_targets.csv`), a row for each window and a column of 0 and
-1 for each track. The other columns:
+`--data` is a folder with a table for each of `train`, `valid` and `test`: csv, tsv or parquet. A
+longer name such as `train_hg19_coords_targets.csv` is fine too. Each row is a window, and each
+track is a column of 0 and 1. The windows are given by one of these:
 
-- `chromosome, start, end` (0-based, half-open), or as published `Chr_No, Start, End`, where
-  `Chr_No` 0 is chr1; each is widened or cut around its centre to `--window` bases of the genome
-  `--fasta`: DeepSEA's bins of 200 bases, or its windows of 1,000, become 1,024;
-- or `sequence`, in place of coordinates; no genome is needed then.
+- `chromosome, start, end`: 0-based, half-open. Each is widened or cut around its centre to
+  `--window` bases of the genome `--fasta`. DeepSEA's bins of 200 bases, or its windows of 1,000,
+  become 1,024.
+- `Chr_No, Start, End`, as published: the same, but `Chr_No` 0 is chr1.
+- `sequence`: no genome is needed.
 
 Coordinates may also be in `train.bed`, with the tracks in `train_labels.csv` (or `.parquet`, or
-`.npy` of shape (windows, tracks)). `--track_kinds` names a table with columns `track` and `kind`
-(TF, DHS, HM, or whatever you call them); 919 tracks without one are DeepSEA's, in its order: 125
-DHS, 690 TF, 104 HM.
+`.npy` of shape (windows, tracks)).
 
-`metrics.json` holds the AUROC, its mean, and the median over the tracks of each kind (arXiv
-2306.15794, table of the chromatin profile); `tracks.csv` that of every track, and `predictions.npz`
-the probabilities.
+`--track_kinds` names a table with the columns `track` and `kind`: TF, DHS, HM, or whatever you call
+them. Without it, 919 tracks are taken for DeepSEA's, in its order: 125 DHS, 690 TF, 104 HM.
+
+`metrics.json` has the mean AUROC and its median over the tracks of each kind, as the paper's table
+of the chromatin profile (arXiv 2306.15794). `tracks.csv` has the AUROC of every track,
+`predictions.npz` the probabilities.
 """
 
 import itertools
@@ -86,15 +86,16 @@ class ChromatinArguments(ClassifierArguments):
 
 
 def read_chromatin(args: ChromatinArguments) -> LabelledData:
-    """Read windows and tracks of every part.
+    """Read the windows and tracks of every part.
 
     Raises:
-        InputError: What does not fit: rows of labels and of coordinates, chromosomes and genome,
-            unknown tracks, ...
+        InputError: The data cannot be used: a part is missing, labels and coordinates differ in
+            length, a window is not in the genome, a track is unknown, ...
     """
     folder = Path(args.data or "")
     if args.data is None or not folder.is_dir():
         raise InputError(f"data is {args.data!r}; expected a folder with tables of train, valid and test")
+    # Optional: with sequences in the table, there is no genome.
     genome = None
     if args.fasta:
         genome = SequenceFile(args.fasta)
@@ -116,6 +117,7 @@ def read_chromatin(args: ChromatinArguments) -> LabelledData:
         raise InputError(
             f"{folder} has no table of {missing}; it has {sorted(p.name for p in folder.iterdir())[:10]}"
         )
+    # Same tracks in the same order: a label is known by its column alone.
     for part, other in names.items():
         if other != names["train"]:
             differing = sorted(set(other) ^ set(names["train"]))[:5] or "their order"
@@ -135,6 +137,7 @@ def _warn_about_shared_dna(parts: dict) -> None:
     for one, other in itertools.combinations(parts, 2):
         known = parts[one]["sequence"]
         asked = parts[other]["sequence"]
+        # Windows of a genome are compared by position, which reads nothing.
         if isinstance(known, WindowSequences):
             shared = int(overlapping(asked.windows, known.windows).sum())
         else:
@@ -149,7 +152,7 @@ def _warn_about_shared_dna(parts: dict) -> None:
 
 
 class _Rows(dict):
-    """Columns by name, whose length is that of a column."""
+    """Columns by name. Its length is the number of rows."""
 
     column_names = ["row", "sequence", "label"]
 
@@ -167,7 +170,7 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
         )
     where_columns = {args.sequence_column} if args.sequence_column in table else set(known)
     others = where_columns | {args.id_column, "split", "filter_index"}
-    # a saved index
+    # Every other column is a track. "Unnamed: 0" is an index that pandas saved.
     names = [name for name in table if name not in others and not name.startswith("Unnamed")]
     names, labels = _tracks(table[names], names, path, args)
     if args.sequence_column in table:
@@ -183,14 +186,16 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
                 f"{path}: {known[0]} holds {chromosomes.iloc[0]!r} and others; as published it is a "
                 f"number, 0 for chr1. Names of chromosomes belong into the columns {', '.join(_COORDINATES)}"
             )
-        # Chr_No counts from 0 for chr1; after the 22 autosomes come X and Y.
+        # Chr_No counts from 0 for chr1. X and Y follow the 22 autosomes.
         chromosomes = "chr" + (table[known[0]] + 1).astype(str).replace({"23": "X", "24": "Y"})
     starts, ends = (whole_numbers(table, name, path) for name in known[1:])
     genome = _needed(genome, path)
+    # Look up each chromosome once, and report the first row that names it.
     numbers = {
         name: genome.find(name, f"{path}: row {chromosomes.eq(name).argmax()}")
         for name in chromosomes.unique()
     }
+    # Find bad rows by columns: millions of calls would take minutes. `check_interval` then raises.
     for row in np.flatnonzero(
         (starts < 0) | (ends <= starts) | (ends > genome.lengths[chromosomes.map(numbers)])
     ):
@@ -204,6 +209,7 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
 
 def _read_bed(path: Path, genome: SequenceFile | None, args: ChromatinArguments):
     windows, _ = read_bed(path, [_needed(genome, path)], 0)
+    # `train.bed` has its labels in `train_labels.npy` or a table of that name.
     files = [path.with_name(f"{path.stem}_labels{end}") for end in (".npy", *TABLES)]
     file = next((file for file in files if file.exists()), None)
     if file is None:
@@ -256,6 +262,7 @@ def _tracks(table: pd.DataFrame, names: list[str], path: Path, args) -> tuple[li
         raise InputError(
             f"{path} has {len(table)} rows and {len(names)} tracks; at least one of each is needed"
         )
+    # In parquet, the names of columns may be numbers. `--tracks` are text.
     table.columns = table.columns.astype(str)
     values = table[names].to_numpy()
     wrong = np.argwhere((values != 0) & (values != 1))
@@ -277,7 +284,8 @@ def kinds_of(tracks: list[str], args: ChromatinArguments) -> list[str]:
     if args.track_kinds is None:
         if len(tracks) != len(_DEEPSEA) or args.tracks:
             return ["all"] * len(tracks)
-        dnase = ["DNase" in track for track in tracks]  # DeepSEA calls them 8988T|DNase|None
+        # DeepSEA names its tracks like `8988T|DNase|None`. If they are named, check their order.
+        dnase = ["DNase" in track for track in tracks]
         if any(dnase) and dnase != [kind == "DHS" for kind in _DEEPSEA]:
             raise InputError("919 tracks, but those named DNase are not the first 125: give track_kinds FILE")
         return list(_DEEPSEA)
@@ -294,14 +302,26 @@ def kinds_of(tracks: list[str], args: ChromatinArguments) -> list[str]:
 
 
 def auroc_of_tracks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the AUROC of each track, from arrays `(rows, tracks)`; NaN if labels are equal."""
+    """Return the AUROC of each track, float64 `(tracks,)`.
+
+    A track with only zeros or only ones has none: NaN.
+
+    Args:
+        scores: `(rows, tracks)`. Any monotone function of the probability will do.
+        labels: 0 and 1, `(rows, tracks)`.
+
+    >>> auroc_of_tracks(np.array([[0.1], [0.4], [0.3]]), np.array([[0], [1], [0]])).tolist()
+    [1.0]
+    """
     areas = np.full(labels.shape[1], np.nan)
-    for first in range(0, len(areas), 64):  # ranks of all tracks at once would take gigabytes
+    # 64 tracks at a time: ranks of all 919 at once would take gigabytes.
+    for first in range(0, len(areas), 64):
         tracks = slice(first, first + 64)
         positive = labels[:, tracks].sum(axis=0, dtype=np.int64)
         negative = len(labels) - positive
-        # The area is the Mann-Whitney U of the positive rows over the number of pairs; ties count
-        # half.
+        # The AUROC is the share of (positive, negative) pairs in the right order, ties counting
+        # half. That is the Mann-Whitney U of the positive rows over the number of pairs, and U
+        # follows from the sum of their ranks: U = ranks - n (n + 1) / 2.
         ranks = (rankdata(scores[:, tracks], axis=0) * labels[:, tracks]).sum(axis=0)
         area = (ranks - positive * (positive + 1) / 2) / np.maximum(positive * negative, 1)
         areas[tracks] = np.where((positive > 0) & (negative > 0), area, np.nan)
@@ -309,7 +329,7 @@ def auroc_of_tracks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def make_track_metrics(kinds: list[str]):
-    """Return `compute_metrics`: the mean `auroc`, and `auroc_median_KIND` of each kind."""
+    """Return `compute_metrics` for Trainer: the mean `auroc`, and `auroc_median_KIND` by kind."""
     kinds = np.array(kinds)
 
     def compute_metrics(output: EvalPrediction) -> dict[str, float]:
@@ -332,8 +352,8 @@ def chromatin(args: ChromatinArguments) -> RunResult:
     """Train, evaluate and save a model of chromatin tracks.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
-            written then.
+        InputError: The data, the checkpoint or the output folder cannot be used. Nothing was
+            written.
     """
     labelled = read_chromatin(args)
     kinds = kinds_of(labelled.label_names, args)
@@ -348,7 +368,7 @@ def chromatin(args: ChromatinArguments) -> RunResult:
 
 
 def _write_tracks(output: Path, result: RunResult, labelled: LabelledData, kinds: list[str]) -> None:
-    """Write `tracks.csv` from the predictions of the run: also of one that was finished before."""
+    """Write `tracks.csv` from the saved predictions, so that it works for a finished run too."""
     part = result.results["predictions_of"]
     names = labelled.label_names
     if (output / "predictions.npz").exists():

@@ -1,19 +1,20 @@
-"""Classify from labelled examples in the context: `hyenadna few-shot --data DATA --model
-CHECKPOINT`.
+"""Classify from labelled examples in the context: `hyenadna few-shot`.
 
     hyenadna few-shot --data promoters.csv --model pretrained --samples 4 16 64 --shots 1 2
     hyenadna few-shot --data promoters.csv --model pretrained --tuning_steps 0  # in context alone
     hyenadna few-shot few_shot.yaml --resume  # go on with what is missing
 
-The model reads `X1 [SEP] Y1 [SEP] ... X [SEP]`, k sequences with their labels and one without, and
-its next token is the label, a letter for each class (arXiv 2306.15794). A model that was pretrained
-on genomes has never seen this form: it is tuned briefly on n samples first, all weights, the loss
-being that of the last label.
+The model reads `X1 [SEP] Y1 [SEP] ... X [SEP]`: k sequences with their labels, and a query without.
+The next token is the label, one letter for each class (arXiv 2306.15794). A model pretrained on
+genomes has never seen this format. So all its weights are first tuned briefly on n samples, with
+the loss on the last label only.
 
-n labels are all that a result has seen: the examples in a context come from the n samples, in
-tuning without the sample that is asked for; classes take turns. Each (n, k) is repeated with other
-samples. `metrics.json` holds every result on the test part (or the validation part if there is
-none), `few_shot.md` and `few_shot.png` their means and deviations.
+A result has seen n labels and no more. The examples in a context are drawn from the n samples, by
+turns from each class, and in tuning never include the query. Each (n, k) is repeated with other
+samples.
+
+`metrics.json` has every result on the test part (on the validation part if there is none),
+`few_shot.md` and `few_shot.png` the means and standard deviations.
 """
 
 import copy
@@ -64,8 +65,8 @@ class FewShotArguments(RowsArguments, BackboneArguments, RecipeArguments):
     repeats: int = setting(3, "Repeat each that many times, with other samples.")
     tuning_steps: int = setting(50, "Steps of tuning; 0: none.")
     label_letters: str | None = setting(None, "A letter of ACGTN for each class, in their sorted order.")
-    # other defaults than those of Transformers; a run is too short for evaluations and checkpoints
-    # on the way
+    # Defaults that differ from those of Transformers. A tuning is too short for evaluations and
+    # checkpoints on the way.
     output_dir: str = setting(
         "hyenadna-few-shot", "Folder for everything that the run writes.", decides=False
     )
@@ -100,7 +101,12 @@ class FewShotArguments(RowsArguments, BackboneArguments, RecipeArguments):
 
 
 def draw_samples(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return `n` row numbers, classes taking turns in a random order.
+    """Draw `n` row numbers, by turns from each class in a random order.
+
+    Args:
+        labels: Class indices `(rows,)`.
+        n: At least one for each class.
+        rng: The source of randomness.
 
     Raises:
         InputError: There are too few rows, or fewer samples than classes.
@@ -110,27 +116,26 @@ def draw_samples(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.nda
         raise InputError(
             f"{n} samples of {len(labels)} rows and {len(classes)} classes: there must be one of each class"
         )
-    # One shuffled pile of rows for each class; each round takes one row from each pile that has
-    # one.
-    turns = [list(rng.permutation(np.flatnonzero(labels == c))) for c in rng.permutation(classes)]
+    # A shuffled pile of rows for each class. Each round takes one row from every pile that has one.
+    piles = [list(rng.permutation(np.flatnonzero(labels == c))) for c in rng.permutation(classes)]
     drawn = []
     while len(drawn) < n:
-        drawn += [rows.pop() for rows in turns if rows]
+        drawn += [pile.pop() for pile in piles if pile]
     return np.array(drawn[:n])
 
 
 class ContextRows(torch.utils.data.Dataset):
     """Queries with `k` labelled examples each, for `NextTokenCollator`.
 
-    A row is a function of the seed and its position.
+    A row is a function of the seed and its position, so workers and resuming change nothing.
 
     Args:
         rows: A part of `LabelledData`.
-        samples: The rows that examples are drawn from, another such part.
-        k: Number of examples.
-        seed: Of the draw.
-        queries: Number of queries to tune on, which are the samples again and again, in another
-            order each time, each without itself among its examples. None: every row of `rows` once.
+        samples: The rows to draw examples from, another such part.
+        k: The number of examples.
+        seed: The seed of the draw.
+        queries: The number of queries to tune on: the samples over and over, reshuffled each time,
+            with a query never among its own examples. None: every row of `rows` once.
     """
 
     def __init__(self, rows: Dataset, samples: Dataset, k: int, seed: int, queries: int | None = None):
@@ -151,14 +156,15 @@ class ContextRows(torch.utils.data.Dataset):
         if self.queries is None:
             query = self.rows[i]
         else:
-            # In turn t the samples are asked for in the order of a permutation that (seed, t)
-            # decides.
-            turn, place = divmod(i, len(self.samples))
-            asked = int(np.random.default_rng((self.seed, turn)).permutation(len(self.samples))[place])
-            query = self.samples[asked]
-            candidates = np.delete(candidates, asked)
+            # Pass t over the samples follows a permutation that depends on (seed, t) alone.
+            number_of_pass, place = divmod(i, len(self.samples))
+            order = np.random.default_rng((self.seed, number_of_pass)).permutation(len(self.samples))
+            query_number = int(order[place])
+            query = self.samples[query_number]
+            candidates = np.delete(candidates, query_number)
 
         rng = np.random.default_rng((self.seed, self.k, i))
+        # Shuffled once more: the model must not learn the order of the classes.
         examples = [self.samples[int(j)] for j in rng.permutation(self._choose(candidates, rng))]
         return {
             "examples": [(row["sequence"], row["label"]) for row in examples],
@@ -171,6 +177,7 @@ class ContextRows(torch.utils.data.Dataset):
         of_class = []
         for label in rng.permutation(self.classes):
             of_class.append(list(rng.permutation(candidates[self.labels[candidates] == label])))
+        # Read across the classes. `zip_longest` fills up the shorter ones with None.
         turns = itertools.zip_longest(*of_class)
         chosen = [candidate for turn in turns for candidate in turn if candidate is not None]
         return chosen[: self.k]
@@ -181,8 +188,10 @@ class ContextRows(torch.utils.data.Dataset):
 
 
 def check_context(data: LabelledData, shots: int, max_seq_len: int) -> None:
-    """Raise `InputError` if a sequence and that many examples may not fit the model."""
+    """Raise `InputError` if a query with that many examples may be too long for the model."""
+    # The worst case: examples are drawn at random, so all of them may be the longest sequence.
     longest = max(len(sequence) for rows in data.parts.values() for sequence in rows["sequence"])
+    # Each sequence comes with a [SEP] and a label (or the query's place for one).
     tokens = (shots + 1) * (longest + 2)
     if tokens > max_seq_len:
         fits = max_seq_len // (longest + 2) - 1
@@ -216,12 +225,15 @@ def _one_result(
     data: LabelledData,
     task: dict,
 ) -> dict:
+    """Tune a copy of the model on n samples, test it, and return the result."""
+    # The seed decides the samples and the order. A repeat has another one.
     n = task["samples"]
     k = task["shots"]
     seed = args.seed + task["repeat"]
     tested = data.parts.get("test", data.parts["validation"])
     labels = np.array(data.parts["train"]["label"][:])
     samples = data.parts["train"].select(draw_samples(labels, n, np.random.default_rng((seed, n))))
+    # A copy, because the next task tunes with other settings.
     trainer_args = copy.copy(args)
     trainer_args.max_steps = args.tuning_steps
     trainer_args.seed = seed
@@ -248,15 +260,15 @@ def _one_result(
 
 @one_writer
 def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) -> dict:
-    """Tune and evaluate for all numbers of samples and shots; return the metrics.
+    """Tune and evaluate for all numbers of samples and shots, and return the metrics.
 
     Args:
         args: All settings.
         data: A `datasets` object instead of `args.data`.
 
     Raises:
-        InputError: The data, the checkpoint or the output folder cannot be used; nothing was
-            written then.
+        InputError: The data, the checkpoint or the output folder cannot be used. Nothing was
+            written.
     """
     labelled = read_data(args, data)
     if labelled.problem_type != SINGLE_LABEL:
@@ -286,13 +298,14 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS_FILE, settings)
     for task in tasks:
+        # Done by an earlier session: a result has the samples, shots and repeat of its task.
         if any(task.items() <= result.items() for result in done):
             continue
         done.append(_one_result(args, copy.deepcopy(model), tokenizer, letters, labelled, task))
         if is_main:
             last = "  ".join(f"{name} {value:.4g}" for name, value in done[-1].items())
             print(f"{len(done)} of {len(tasks)}: {last}")
-            # after each: an interrupted run goes on from here
+            # After each result, so that an interrupted run can go on from here.
             write_json(output / METRICS_FILE, results)
     if is_main:
         _write_table(output, results)
@@ -300,7 +313,7 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
 
 
 def _tasks(args: FewShotArguments) -> list[dict]:
-    """Return the samples, shots and repeat of each result, in the table's order."""
+    """Return the samples, shots and repeat of each result, in the order of the table."""
     return [
         {"samples": n, "shots": k, "repeat": repeat}
         for n in sorted(set(args.samples))
@@ -311,8 +324,9 @@ def _tasks(args: FewShotArguments) -> list[dict]:
 
 
 def _check_tasks(labelled: LabelledData, tasks: list[dict], max_seq_len: int) -> None:
-    """Fail fast: raise for any task what would otherwise stop it only after those before it."""
+    """Check every task now: the last one should not fail after those before it are done."""
     check_context(labelled, max(task["shots"] for task in tasks), max_seq_len)
+    # Drawing is cheap, and raises if there are too few rows or classes.
     labels = np.array(labelled.parts["train"]["label"][:])
     for n in sorted({task["samples"] for task in tasks}):
         draw_samples(labels, n, np.random.default_rng(0))
@@ -326,7 +340,7 @@ def _write_table(output: Path, results: dict) -> None:
 
 
 def _summary(results: dict) -> dict[tuple[int, int], tuple[float, float]]:
-    """Mean and standard deviation of the accuracy over the repeats, by (samples, shots)."""
+    """Return mean and standard deviation of the accuracy over the repeats, by (samples, shots)."""
     groups: dict[tuple[int, int], list[float]] = {}
     for result in results["results"]:
         groups.setdefault((result["samples"], result["shots"]), []).append(result["accuracy"])
@@ -334,7 +348,7 @@ def _summary(results: dict) -> dict[tuple[int, int], tuple[float, float]]:
 
 
 def few_shot_table(results: dict) -> str:
-    """Return the accuracies as a Markdown table, samples down and shots across."""
+    """Return the accuracies as a Markdown table: a row for each n, a column for each k."""
     summary = _summary(results)
     shots = sorted({k for _, k in summary})
     lines = ["| samples | " + " | ".join(f"{k}-shot" for k in shots) + " |", "|---" * (len(shots) + 1) + "|"]

@@ -2,11 +2,11 @@
 
     hyenadna report benchmark-scratch benchmark-pretrained --output_dir compared
 
-Every `metrics.json` below the given folders is read. Runs of one task with the same settings, but
-for seed and fold, are one line: mean, standard deviation and number of runs; each run is a point in
-the picture. Beside them are simple baselines on the same rows and the paper's figures (arXiv
-2306.15794, `benchmark_sets.csv`), with a note where the rows are not those of the paper. All
-figures but errors (mse, loss) are percentages.
+Every `metrics.json` below the given folders is read. Runs of one task that differ only in seed and
+fold make one line of the table: mean, standard deviation and number of runs. In the picture each
+run is a point. For comparison there are simple baselines on the same rows, and the paper's figures
+(arXiv 2306.15794, `benchmark_sets.csv`), with a note where its rows differ from ours. All figures
+are percentages except errors (mse, loss).
 """
 
 import argparse
@@ -23,9 +23,9 @@ from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.folder import METRICS_FILE
 from hyenadna.training.runs.pictures import plain_text, save_figure
 
-# The sets of the paper; of one without a figure the cell is empty.
+# The paper's sets. A cell is empty if the paper has no figure.
 SETS = pd.read_csv(Path(__file__).with_name("benchmark_sets.csv"), keep_default_na=False)
-# What differs between runs of one line.
+# Settings that may differ between runs of one line.
 _NOT_COMPARED = {
     "seed",
     "fold",
@@ -38,14 +38,14 @@ _NOT_COMPARED = {
     "task",
 }
 _COLUMNS = ("accuracy", "f1_weighted", "f1_macro", "mcc", "auroc", "pearson", "spearman", "mse")
-_ERRORS = ("mse", "loss")  # no percentages
+_ERRORS = ("mse", "loss")  # not percentages
 
 
 def collect(paths: Sequence[str | Path]) -> list[dict]:
-    """Read the results below `paths`; a line for each run and for each baseline.
+    """Read the results below `paths`, one dictionary for each run and each baseline.
 
-    Each has `task`, `method`, `group` (equal in runs of one line), `metrics` of the `part` that was
-    tested, `seed`, `seconds`, `rows`, `hardware`, and `is_baseline`.
+    Each has `task`, `method`, `group` (the same for runs of one line), the `metrics` of the tested
+    `part`, `seed`, `seconds`, `rows`, `hardware` and `is_baseline`.
 
     Raises:
         InputError: There is no finished run, or a file cannot be read.
@@ -57,6 +57,7 @@ def collect(paths: Sequence[str | Path]) -> list[dict]:
             below = [path]
         if not below:
             raise InputError(f"{path}: there is no {METRICS_FILE}; a run writes it when it is finished")
+        # Not the copies in checkpoints, and no file twice if folders lie inside one another.
         files += [
             file for file in below if file not in files and not file.parent.name.startswith("checkpoint-")
         ]
@@ -70,7 +71,7 @@ def collect(paths: Sequence[str | Path]) -> list[dict]:
             new = _lines(content, file)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file} does not hold the results of a run: {error!r}") from error
-        # a baseline that was fitted beside several runs on the same rows is one
+        # A baseline on the same rows may be stored with several runs. It counts once.
         lines += [line for line in new if not (line["is_baseline"] and _known(line, lines))]
     if not lines:
         raise InputError(
@@ -92,7 +93,7 @@ def _lines(content: dict, file: Path) -> list[dict]:
         "seed": settings.get("seed"),
         "fold": settings.get("fold"),
         "data": settings.get("data_sha256"),
-        # embeddings mean others
+        # Only together with `fold`: `hyenadna embed` has a setting `folds` of another meaning.
         "folds": settings.get("folds") if settings.get("fold") is not None else None,
         "classes": len(content["label_names"]) if "label_names" in content else None,
         "task": content.get("task") or settings.get("task") or Path(settings.get("data") or file.parent).stem,
@@ -102,9 +103,10 @@ def _lines(content: dict, file: Path) -> list[dict]:
         | _tested(result["metrics"])
         for name, result in content.get("baselines", {}).items()
     ]
-    # embeddings that were not classified, the table of an adapter study
+    # No metrics: embeddings that were not classified, or the table of an adapter study.
     if not content.get("metrics"):
         return baselines
+    # Runs with equal settings get an equal `group`, and are averaged.
     compared = {name: value for name, value in settings.items() if name not in _NOT_COMPARED}
     return [
         *baselines,
@@ -125,6 +127,7 @@ def _lines(content: dict, file: Path) -> list[dict]:
 
 
 def _tested(metrics: dict) -> dict:
+    """Return the metrics to report, those of the test part if there are any, and their part."""
     for part in ("test", "validation", "cross-validation"):
         if part in metrics:
             return {"part": part, "metrics": metrics[part]}
@@ -143,7 +146,7 @@ def _method(settings: dict) -> str:
 
 
 def summarize(lines: list[dict]) -> dict[str, list[dict]]:
-    """Average the lines of a task and group: task -> rows with `method`, `metrics`, `sd`, ..."""
+    """Average the runs of each group. Return task -> rows with `method`, `metrics`, `sd`, ..."""
     tasks: dict[str, list[dict]] = {}
     for task in dict.fromkeys(line["task"] for line in lines):
         groups = {}
@@ -157,7 +160,7 @@ def summarize(lines: list[dict]) -> dict[str, list[dict]]:
 
 
 def _average(runs: list[dict]) -> dict:
-    """Return one row for runs of the same settings."""
+    """Return one row for runs with the same settings."""
     first = runs[0]
     values = {}
     for name in dict.fromkeys(name for run in runs for name in run["metrics"]):
@@ -183,12 +186,12 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _deviation(values: list[float]) -> float | None:
-    """Return the standard deviation; one value has none."""
+    """Return the sample standard deviation. A single value has none."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _tell_apart(rows: list[dict]) -> None:
-    """Add to methods of one name what differs in their settings."""
+    """Where rows have the same method, append the settings in which they differ."""
     for name in {row["method"] for row in rows}:
         same = [row for row in rows if row["method"] == name]
         if len(same) == 1:
@@ -201,7 +204,7 @@ def _tell_apart(rows: list[dict]) -> None:
 
 
 def warnings_of(task: str, rows: list[dict]) -> list[str]:
-    """Return where the runs of a task cannot be compared with the paper or each other."""
+    """Return notes on why runs of a task cannot be compared with the paper or with each other."""
     notes = [note for row in rows for note in _notes_of_row(row)]
     sizes = {json.dumps(row["rows"].get(row["part"])) for row in rows}
     if len(sizes) > 1:
@@ -226,6 +229,7 @@ def _notes_of_row(row: dict) -> list[str]:
     if row["is_baseline"]:
         return notes
 
+    # One draw of a seed and fold should have one digest of the data, and one run.
     data: dict[tuple, set] = {}
     for seed, fold, digest in row["draws"]:
         data.setdefault((seed, fold), set()).add(digest)
@@ -246,7 +250,7 @@ def _differences_from_paper(row: dict, published: pd.Series) -> list[str]:
     if row["classes"] is not None and classes != row["classes"]:
         notes.append(f"{row['classes']} classes, but {classes} in the paper: another task.")
 
-    # The paper has no validation part: its training rows are ours with the rows that we split off.
+    # The paper has no validation part. We split ours off its training rows, so add both up.
     sizes = {
         "train": row["rows"].get("train", 0) + row["rows"].get("validation", 0),
         "test": row["rows"].get("test", 0),
@@ -255,13 +259,14 @@ def _differences_from_paper(row: dict, published: pd.Series) -> list[str]:
         count = published[f"{part}_rows"]
         if count != "" and int(count) != size and not row["folds"]:
             notes.append(f"{size:,} {part} rows, but {int(count):,} in the paper: the split differs.")
+    # The published code has no validation part at all.
     if published["train_rows"] != "" and published["paper"] != "":
         notes.append("The paper's code chose its epoch on the test rows; here the validation rows choose it.")
     return notes
 
 
 def columns_of(task: str, rows: list[dict]) -> list[str]:
-    """Return the metrics to show: the paper's first, then the known ones, then medians."""
+    """Return the metrics to show: first the paper's, then the usual ones, then medians by kind."""
     measured = dict.fromkeys(name for row in rows for name in row["metrics"])
     medians = [name for name in measured if name.startswith("auroc_median_")]
     names = dict.fromkeys([*SETS[SETS["task"] == task]["metric"], *_COLUMNS, *medians])
@@ -273,7 +278,7 @@ def report_text(tasks: dict[str, list[dict]]) -> str:
     text = [
         "# Report",
         "",
-        "Figures are percentages (but for mse and loss): mean ± standard deviation over runs.",
+        "Figures are percentages (except mse and loss): mean ± standard deviation over runs.",
         "",
     ]
     for task, rows in tasks.items():
@@ -301,7 +306,7 @@ def _text_of_task(task: str, rows: list[dict]) -> list[str]:
     tested = next((row["rows"].get(row["part"]) for row in rows if row["rows"]), None)
     if tested and "accuracy" in names:
         best = max(row["metrics"].get("accuracy", 0) for row in rows)
-        # Each row is right or wrong: the standard error of a binomial share.
+        # Each row is right or wrong, so this is the standard error of a binomial proportion.
         error = 100 * float(np.sqrt(best * (1 - best) / tested))
         text.append(
             f"{tested:,} rows tested: an accuracy of {100 * best:.1f} has a standard error of {error:.1f}."
@@ -352,7 +357,7 @@ def _cell(name: str, mean: float | None, sd: float | None) -> str:
 
 
 def draw_report(tasks: dict[str, list[dict]], path: Path) -> None:
-    """Draw the mean of each line, its runs as points, and the paper's figures as dashes."""
+    """Draw each row: its runs as points, their mean as a tick, the paper's figures as lines."""
     heights = [len(rows) + 1.5 for rows in tasks.values()]
     figure = Figure(figsize=(8, 0.8 + 0.36 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(tasks), squeeze=False, height_ratios=heights)[:, 0]
@@ -360,6 +365,7 @@ def draw_report(tasks: dict[str, list[dict]], path: Path) -> None:
         published = SETS[SETS["task"] == task]
         name = columns_of(task, rows)[0]
         scale = 1 if name in _ERRORS else 100
+        # From the bottom up, so that the picture has the order of the table.
         for y, row in enumerate(reversed(rows)):
             colour = "grey" if row["is_baseline"] else "C0"
             values = scale * np.array(row["values"].get(name, []))

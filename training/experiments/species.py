@@ -1,18 +1,19 @@
-"""Which species is this DNA of? `hyenadna species --data genomes --window 1024 --output_dir
-species`.
+"""Tell the species of a piece of DNA: `hyenadna species`.
 
     hyenadna species species.yaml --data genomes --output_dir species-1k          # the paper's settings
     hyenadna species --data genomes --window 16384 --model pretrained --truncation False
     accelerate launch -m hyenadna species --data genomes --window 1024   # on several devices
 
-`--data` is a folder with a sub-folder of FASTA files for each species (plain or bgzip;
-`genomes/human/chr1.fa`). A row is a random window of a random place; species count the same, and
-within one every position. Each epoch draws new training windows; those of validation and test are
-drawn once. They come from chromosomes that training never sees: name them with
-`--validation_chromosomes` and `--test_chromosomes` (`1` also means `chr1`, and a file `chr1.fa` of
-one sequence). Without names the last bases of each species are held out.
+`--data` is a folder with a sub-folder of FASTA files (plain or bgzip) for each species, such as
+`genomes/human/chr1.fa`. A row is a window at a random place. All species are equally likely, and
+within a species every position is. Each epoch draws new training windows. Validation and test
+windows are drawn once.
 
-As in the paper (arXiv 2306.15794) a window ends in `[SEP]`, and windows of up to 32,768 bases are
+Validation and test use chromosomes that training never sees. Name them by
+`--validation_chromosomes` and `--test_chromosomes`: `1` means `chr1` too, and also a file `chr1.fa`
+with a single sequence. Without names, the last bases of each species are held out.
+
+As in the paper (arXiv 2306.15794), a window ends in `[SEP]`. Windows of up to 32,768 bases are
 pooled by their mean, longer ones by their last position.
 """
 
@@ -35,7 +36,7 @@ from hyenadna.training.runs.settings import parse_settings, setting
 from hyenadna.training.runs.supervised import ClassifierArguments, classifier_for_trainer, train_and_test
 
 _MEAN_UP_TO = 32_768  # bases; the paper pools longer windows by their last position
-_TRIES = 20  # to find a window that is no gap
+_TRIES = 20  # draws, until a window is not an assembly gap
 
 
 @dataclass
@@ -99,7 +100,7 @@ def open_species(args: SpeciesArguments) -> dict[str, list[SequenceFile]]:
     genomes = {}
     for name in names:
         files = [path for path in sorted((folder / name).iterdir()) if path.name.lower().endswith(FASTA)]
-        # was unpacked
+        # Of `chr1.fa.gz` beside `chr1.fa`, only the second: it was unpacked, and is the same.
         files = [path for path in files if path.suffix != ".gz" or path.with_suffix("") not in files]
         if not files:
             raise InputError(
@@ -111,28 +112,29 @@ def open_species(args: SpeciesArguments) -> dict[str, list[SequenceFile]]:
 
 
 def _check_copies(species: str, genomes: list[SequenceFile]) -> None:
-    """Raise `InputError` if two files hold one sequence: training would see the test part."""
+    """Raise `InputError` if two files hold the same sequence: training would see the test part."""
+    # Compare letters only where name and length agree: that is fast, and a copy keeps both.
     seen: dict[tuple, SequenceFile] = {}
     for genome in genomes:
         for i, (name, length) in enumerate(zip(genome.names, genome.lengths.tolist(), strict=True)):
-            other = seen.setdefault((name, length), genome)
-            if other is genome:
+            first = seen.setdefault((name, length), genome)
+            if first is genome:
                 continue
-            if other.letters(other.number[name], 0, length).upper() == genome.letters(i, 0, length).upper():
+            if first.letters(first.number[name], 0, length).upper() == genome.letters(i, 0, length).upper():
                 raise InputError(
-                    f"{species}: {name!r} stands in {other.path} and again in {genome.path}; remove one"
+                    f"{species}: {name!r} is in {first.path} and again in {genome.path}; remove one"
                 )
 
 
 def held_out_regions(
     species: str, genomes: list[SequenceFile], args: SpeciesArguments
 ) -> dict[str, Intervals]:
-    """Return the regions of train, validation and test of one species, which share no base.
+    """Return the train, validation and test regions of one species. They share no base.
 
-    Contigs that are shorter than a window are in none.
+    Contigs shorter than a window are left out.
 
     Raises:
-        InputError: A chromosome is not there, or a part has no contig as long as a window.
+        InputError: A chromosome does not exist, or a part has no contig as long as a window.
     """
     whole = whole_sequences(genomes)
     parts = {}
@@ -153,9 +155,9 @@ def held_out_regions(
             raise InputError(
                 f"window is {args.window:,}, but the longest contig of {species} has {longest:,} bases"
             )
-        # as of one file: a fraction of the species, not of each of its files
         parts["test"] = _last(usable, args.held_out_fraction)
-        # The fraction is one of the whole species, but is taken of what the test part left.
+        # The same number of bases for validation. It is taken from what the test part left, so the
+        # fraction grows: a share f of everything is a share f / (1 - f) of the rest.
         parts["validation"] = _last(
             subtract(usable, parts["test"]), args.held_out_fraction / (1 - args.held_out_fraction)
         )
@@ -172,36 +174,38 @@ def held_out_regions(
 
 
 def _find(name: str, species: str, genomes: list[SequenceFile], whole: Intervals) -> Intervals:
-    found = []
+    """Return the sequences of a species that are called `name`, in any spelling."""
+    matches = []
     for file, genome in enumerate(genomes):
         for i, sequence in enumerate(genome.names):
             known_as = {sequence}
-            if len(genome.names) == 1:  # `chr1.fa` may call its one sequence NC_000001.11
+            # `chr1.fa` may call its only sequence NC_000001.11.
+            if len(genome.names) == 1:
                 known_as.add(Path(genome.path).name.partition(".")[0])
             if known_as & set(spellings(name)):
-                found.append((file, i))
-    if not found:
+                matches.append((file, i))
+    if not matches:
         known = sorted({sequence for genome in genomes for sequence in genome.names})[:20]
         raise InputError(f"{species} has no chromosome {name!r}; its sequences are {known}")
-    return Intervals.joined(whole[(whole.file == file) & (whole.sequence == i)] for file, i in found)
+    return Intervals.joined(whole[(whole.file == file) & (whole.sequence == i)] for file, i in matches)
 
 
 def _last(regions: Intervals, fraction: float) -> Intervals:
-    """Return the last `fraction` of the bases of all regions together."""
-    # As if each region were a sequence of one file: `last_bases` counts by file.
+    """Return the last `fraction` of the bases of all regions together, not of each file."""
+    # `last_bases` counts by file, so pretend that the regions are the sequences of one file.
     numbers = np.arange(len(regions))
     chosen = last_bases(Intervals(np.zeros_like(numbers), numbers, regions.start, regions.end), fraction)
     return regions[chosen.sequence].at(chosen.start, chosen.end)
 
 
 class DrawnWindows:
-    """Random windows of one part; each is a function of the seed, the epoch and its number.
+    """Random windows of one part. Each is a function of the seed, the epoch and its number.
 
     Args:
         genomes: All files of all species.
-        regions: For each species its regions, each at least a window long.
-        window: Bases of a window.
-        seed: Of the draw.
+        regions: The regions of each species, each at least a window long.
+        window: The length of a window in bases.
+        seed: The seed of the draw.
     """
 
     def __init__(self, genomes: list[SequenceFile], regions: list[Intervals], window: int, seed: int):
@@ -218,16 +222,19 @@ class DrawnWindows:
         species = i % len(self.regions)
         rng = np.random.default_rng((self.seed, epoch, i))
         regions = self.regions[species]
-        # Number the possible starts of all regions one after another, and draw one of the numbers.
+        # A region of L bases has L - window + 1 possible starts. Number those of all regions
+        # consecutively and draw a number: so every position is equally likely.
         starts = (regions.lengths - self.window + 1).cumsum()
         for _try in range(_TRIES):
             place = int(rng.integers(starts[-1]))
             k = int(np.searchsorted(starts, place, side="right"))
-            file, sequence, last = int(regions.file[k]), int(regions.sequence[k]), int(regions.end[k])
-            # `starts[k] - 1` is the number of the last start in region k, whose window ends at
-            # `last`.
-            start = last - self.window - (int(starts[k]) - 1 - place)
+            file = int(regions.file[k])
+            sequence = int(regions.sequence[k])
+            # Counted back from the end: number `starts[k] - 1` is the last start in region k, and
+            # its window ends where the region does.
+            start = int(regions.end[k]) - self.window - (int(starts[k]) - 1 - place)
             text = self.genomes[file].letters(sequence, start, start + self.window)
+            # After `_TRIES` gaps in a row, take what there is: the region may be nothing else.
             if text.upper().count("N") <= self.window / 2:
                 break
         return (file, sequence, start, start + self.window), text, species
@@ -240,7 +247,7 @@ class DrawnWindows:
 
 
 class EpochRows(torch.utils.data.Dataset):
-    """New windows each epoch, on the other strand with probability `p`; see `StrandedRows`."""
+    """New windows each epoch, reverse-complemented with probability `p`; see `StrandedRows`."""
 
     def __init__(self, windows: DrawnWindows, count: int, p: float = 0.0):
         self.windows = windows
@@ -263,21 +270,24 @@ def species(args: SpeciesArguments) -> RunResult:
     """Train, evaluate and save a classifier of species.
 
     Raises:
-        InputError: The genomes, the checkpoint or the output folder cannot be used; nothing was
-            written then.
+        InputError: The genomes, the checkpoint or the output folder cannot be used. Nothing was
+            written.
     """
     opened = open_species(args)
     genomes = []
     regions = {part: [] for part in PARTS}
     for name, files in opened.items():
         for part, of_species in held_out_regions(name, files, args).items():
-            # The files of a species are numbered from 0; here they follow those of the species
-            # before.
+            # The files of a species are numbered from 0. In the common list they follow those of
+            # the species before it.
             regions[part].append(replace(of_species, file=of_species.file + len(genomes)))
         genomes += files
+    # Validation and test windows are drawn once and kept as positions. Training windows are drawn
+    # when they are read (`EpochRows`); the first epoch stands for them in counts and digests.
     drawn = {part: DrawnWindows(genomes, regions[part], args.window, args.seed) for part in PARTS}
     counts = {"train": args.windows_per_epoch, "validation": args.test_windows, "test": args.test_windows}
-    # Each part has an epoch that training does not reach, so that no part draws another's numbers.
+    # Validation and test draw from epochs that training never reaches, so that no part repeats the
+    # random numbers of another.
     epochs = {"train": 0, "validation": 2**31, "test": 2**32}
     parts = {part: drawn[part].rows(counts[part], epochs[part]) for part in PARTS}
     for rows in parts.values():

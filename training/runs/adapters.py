@@ -1,8 +1,10 @@
 """Adapters of a frozen HyenaDNA through `peft`: soft prompts and LoRA.
 
-from hyenadna.training.adapters import load_adapted
-model = load_adapted("folder")         # of hyenadna soft-prompt, or of hyenadna finetune --lora_rank
-merged = model.merge_and_unload()      # LoRA only: a plain model without peft
+    from hyenadna.training.adapters import load_adapted
+    model = load_adapted("folder")     # from hyenadna soft-prompt, or hyenadna finetune --lora_rank
+    merged = model.merge_and_unload()  # LoRA only: a plain model without peft
+
+All of this room's use of `peft` is in this file.
 """
 
 from pathlib import Path
@@ -27,26 +29,27 @@ _TASKS = {
     HyenaDNAForSequenceClassification: TaskType.SEQ_CLS,
     HyenaDNAForCausalLM: TaskType.CAUSAL_LM,
 }
-# of the filters' time axis, the last
+# What base and adapter must agree in. `max_seq_len` is the unit of the filters' time axis.
 _SHAPE = ("d_model", "n_layer", "d_inner", "hyena_order", "max_seq_len")
 
 
 def add_lora(model: HyenaDNAPreTrainedModel, rank: int) -> PeftModel:
-    """Put LoRA matrices on each block's projections and MLP; they and the head are trained."""
+    """Add LoRA matrices to each block's projections and MLP. They and the head are trained."""
     return get_peft_model(model, LoraConfig(task_type=_TASKS[type(model)], r=rank, lora_alpha=2 * rank))
 
 
 def add_prompt(
     model: HyenaDNAPreTrainedModel, length: int, init_text: str | None = None, dropout: float = 0.0
 ) -> PeftModel:
-    """Put `length` learned tokens before every sequence; they and the head are trained.
+    """Put `length` learned tokens before every sequence. They and the head are trained.
 
     Args:
         model: A classifier or a language model. Its weights are frozen, and it is changed in place.
-        length: Number of learned tokens.
-        init_text: Bases from whose embeddings the tokens start, repeated or cut to `length`; N(0,
-            0.02) without it (arXiv 2306.15794), as wide as the embeddings of a model start.
-        dropout: Probability with which an element of a learned token is dropped in training.
+        length: The number of learned tokens.
+        init_text: Bases whose embeddings the tokens start from, repeated or cut to `length`.
+            Without it they start from N(0, 0.02), as the embeddings of a model do (arXiv
+            2306.15794).
+        dropout: The probability that an element of a learned token is dropped in training.
 
     Raises:
         InputError: `length` or `init_text` cannot be used.
@@ -59,7 +62,8 @@ def add_prompt(
     ids = None
     if init_text is not None:
         ids = _bases(init_text)
-    # peft starts the tokens from N(0, 1), which would drown the sequence; they are set below.
+    # peft starts the tokens from N(0, 1), fifty times as wide as the embeddings: they would drown
+    # the sequence. So set them here.
     adapted = get_peft_model(
         model, PromptTuningConfig(task_type=_TASKS[type(model)], num_virtual_tokens=length)
     )
@@ -72,8 +76,8 @@ def add_prompt(
             tokens.copy_(model.get_input_embeddings()(ids.to(tokens.device)))
 
     def drop(module, args, kwargs):
-        # peft makes one prompt for the whole batch; here each row has its own
-        # not where the base itself is called
+        # A hook, because peft repeats one prompt for the whole batch: dropout on the prompt itself
+        # would be the same in every row. Without `inputs_embeds`, the base was called without it.
         if module.training and dropout and "inputs_embeds" in kwargs:
             embeddings = kwargs["inputs_embeds"]
             prompt = F.dropout(embeddings[:, :length], dropout)
@@ -97,13 +101,15 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
     """Load an adapter of `hyenadna soft-prompt` or `finetune --lora_rank`, for evaluation.
 
     Args:
-        folder: With `adapter_config.json`, `adapter_model.safetensors` and the `config.json` of the
-            adapted model.
-        base: The checkpoint under the adapter, if it is elsewhere now.
+        folder: The folder with `adapter_config.json`, `adapter_model.safetensors` and the
+            `config.json` of the adapted model.
+        base: The checkpoint under the adapter, if it has moved.
 
     Raises:
-        InputError: The folder holds no adapter, its base does not load, or is a model of another
+        InputError: The folder holds no adapter, its base does not load, or the base has another
             shape.
+
+    >>> model = load_adapted("promoters-prompt")                            # doctest: +SKIP
     """
     folder = Path(folder)
     for file in ("adapter_config.json", "config.json"):
@@ -125,6 +131,7 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
         settings = {
             name: getattr(config, name) for name in ("id2label", "label2id", "problem_type", "pooling")
         }
+    # The head comes with the adapter, so its parameters may be missing in the base.
     base = str(base or adapter.base_model_name_or_path)
     try:
         model, _ = load_checkpoint(cls, base, settings, new="score.")
@@ -132,7 +139,7 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
         raise InputError(
             f"the adapter in {str(folder)!r} needs the model under it; name it as base: {error}"
         ) from error
-    # peft itself passes over the matrices of layers that are not there, without a word
+    # peft silently skips the matrices of layers that do not exist.
     wrong = [name for name in _SHAPE if getattr(model.config, name) != getattr(config, name)]
     if wrong:
         raise InputError(

@@ -1,9 +1,12 @@
-"""What simple methods reach on the same rows as a network: `fit_baselines(data)`.
+"""Simple baselines on the same rows as a network: `fit_baselines(data)`.
 
-The most frequent class; naive Bayes on 5-mers; logistic regression on 1- to 6-mers, whose penalty
-is chosen on the validation part. All by scikit-learn, fitted on the training part alone and
-measured as the networks are. `fit_kmers` fits the last one alone, in bounded time, and asks it
-whether the labels belong to one strand or to both.
+- the most frequent class;
+- naive Bayes on 5-mers;
+- logistic regression on 1- to 6-mers, with the penalty chosen on the validation part.
+
+All are scikit-learn's, fitted on the training part alone and evaluated like the networks.
+`fit_kmers` fits the last one alone, in bounded time, and asks it whether the labels belong to one
+strand or to both.
 """
 
 import itertools
@@ -51,16 +54,21 @@ _UPPER_CASE = str.maketrans("acgtuU", "ACGTTT")
 def count_kmers(sequences: Iterable[str], sizes: Sequence[int]) -> sparse.csr_matrix:
     """Count the k-mers of each sequence.
 
-    A k-mer with a letter other than A, C, G, T (or U, which counts as T) is not counted.
+    Only k-mers of A, C, G and T count. U is read as T.
 
     Args:
-        sequences: Of any case.
-        sizes: Values of k.
+        sequences: In upper or lower case.
+        sizes: The values of k.
 
     Returns:
-        float32 `(sequences, sum of 4**k)`: the k-mers of the first size first, in alphabetical
-        order within a size.
+        float32 `(sequences, sum of 4**k)`. Columns are in the order of `sizes`, and alphabetical
+        within a size.
+
+    >>> count_kmers(["ACGT", "aaN"], [1]).toarray().tolist()
+    [[1.0, 1.0, 1.0, 1.0], [2.0, 0.0, 0.0, 0.0]]
     """
+    # A fixed vocabulary instead of the k-mers seen: train and test get the same columns, and k-mers
+    # with an N are not counted.
     kmers = ["".join(letters) for k in sizes for letters in itertools.product("ACGT", repeat=k)]
     counter = CountVectorizer(
         analyzer="char",
@@ -76,14 +84,14 @@ def fit_baselines(data: LabelledData) -> dict[str, dict]:
     """Fit every baseline.
 
     Returns:
-        Of each baseline by its name the `metrics` of the parts, as in `metrics.json`, and the
-        `seconds` it took.
+        Name of the baseline -> `metrics` of the parts, as in `metrics.json`, and `seconds`.
 
     Raises:
-        InputError: The problem is not one of single labels.
+        InputError: The labels are not single labels.
     """
     if data.problem_type != SINGLE_LABEL:
         raise InputError(f"the baselines are for single labels, but the problem is {data.problem_type}")
+    # Every baseline is charged for the counting: it could not do without.
     start = time.monotonic()
     sequences = {part: rows["sequence"][:] for part, rows in data.parts.items()}
     labels = {part: np.array(rows["label"][:]) for part, rows in data.parts.items()}
@@ -91,6 +99,7 @@ def fit_baselines(data: LabelledData) -> dict[str, dict]:
     shares = {part: _shares(count_kmers(rows, range(1, 7))) for part, rows in sequences.items()}
     counting_seconds = time.monotonic() - start
 
+    # Naive Bayes takes counts. For the logistic regression, counts become shares of a sequence.
     results = {}
     for name, model in ((MAJORITY, DummyClassifier()), (NAIVE_BAYES, MultinomialNB())):
         start = time.monotonic()
@@ -229,12 +238,12 @@ def _log_losses(probability: np.ndarray, labels: np.ndarray, classes: np.ndarray
 
 
 def _shares(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Divide each sequence's counts by their sum: a long one must not weigh more."""
+    """Divide the counts of each sequence by their sum, so that long sequences do not weigh more."""
     return counts.multiply(1 / np.maximum(counts.sum(1), 1)).tocsr()
 
 
 def _fit_logistic(inputs: dict[str, sparse.csr_matrix], labels: dict[str, np.ndarray]) -> tuple[float, Any]:
-    """Return the C that is best on the validation part (on a tie the smallest), and its model."""
+    """Return the C that is best on the validation part, and its model. On a tie the smallest C."""
     best = None
     for penalty in PENALTIES:
         model = _logistic(penalty)
@@ -246,18 +255,21 @@ def _fit_logistic(inputs: dict[str, sparse.csr_matrix], labels: dict[str, np.nda
 
 
 def _logistic(penalty: float) -> Any:
+    # `MaxAbsScaler` keeps the matrix sparse. Without it, frequent k-mers would dominate.
     return make_pipeline(MaxAbsScaler(), LogisticRegression(C=penalty, max_iter=300))
 
 
 def _measure(
     model: Any, inputs: dict[str, sparse.csr_matrix], labels: dict[str, np.ndarray]
 ) -> dict[str, dict]:
-    """Return a fitted model's metrics on the validation and test part, as for a network."""
+    """Return the metrics of a fitted model on the validation and test parts, as for a network."""
     metrics = {}
     for part in ("validation", "test"):
         if part in inputs:
+            # The metrics expect logits. Log-probabilities are logits whose softmax gives the
+            # probabilities back. A probability of 0 becomes -1e4 instead of minus infinity.
             with np.errstate(divide="ignore"):
                 scores = np.log(model.predict_proba(inputs[part]))
-            scores = np.maximum(scores, -1e4)  # the logits of a class with probability 0
+            scores = np.maximum(scores, -1e4)
             metrics[part] = make_compute_metrics(SINGLE_LABEL)(EvalPrediction(scores, labels[part]))
     return metrics

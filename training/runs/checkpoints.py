@@ -1,8 +1,8 @@
 """Trainer's checkpoints on disk, `checkpoint-STEP`, and which of them can be resumed.
 
-The last file of a checkpoint is its manifest: the names, sizes and SHA-256 of all others. A run
-that was killed while writing leaves none, and after any later damage the files do not agree with
-it.
+The last file of a checkpoint to be written is its manifest: names, sizes and SHA-256 of all the
+others. A run that was killed while writing leaves no manifest. Later damage shows because the files
+no longer match it.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ MANIFEST_FILE = "manifest.json"
 
 
 def write_manifest(checkpoint: Path) -> None:
-    """Write names, sizes and digests of the files in a checkpoint that is else complete."""
+    """Write the names, sizes and digests of the files in a checkpoint, as its last file."""
     files = {}
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and path.name != MANIFEST_FILE:
@@ -33,7 +33,7 @@ def write_manifest(checkpoint: Path) -> None:
 
 
 def check_manifest(checkpoint: Path) -> None:
-    """Raise `ValueError` or `OSError` if a file is missing or not what was written."""
+    """Raise `ValueError` or `OSError` if a file is missing or differs from what was written."""
     path = checkpoint / MANIFEST_FILE
     if not path.exists():
         raise ValueError(f"it has no {MANIFEST_FILE}, which is written last")
@@ -45,6 +45,7 @@ def check_manifest(checkpoint: Path) -> None:
     if not expected:
         raise ValueError(f"its {MANIFEST_FILE} is damaged: it names no file")
 
+    # Cheap checks first: a SHA-256 takes seconds per gigabyte.
     for name, size, digest in expected:
         file = checkpoint / name
         if not file.is_file():
@@ -61,21 +62,21 @@ def _sha256(path: Path) -> str:
 
 
 def step_of(checkpoint: Path) -> int | None:
-    """Return the step in a folder's name; None for `checkpoint-best`, `checkpoint-3 (copy)`."""
+    """Return the step in a folder's name; None for `checkpoint-best` or `checkpoint-3 (copy)`."""
     match = re.fullmatch(r"checkpoint-([0-9]{1,18})", checkpoint.name)
     return int(match[1]) if match else None
 
 
 def checkpoints_in(folder: str | Path) -> list[Path]:
     """Return the checkpoints in a folder, the newest first."""
-    found = [
+    checkpoints = [
         path for path in Path(folder).glob("checkpoint-*") if step_of(path) is not None and path.is_dir()
     ]
-    return sorted(found, key=step_of, reverse=True)
+    return sorted(checkpoints, key=step_of, reverse=True)
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
-    """Return the newest whole checkpoint in `folder`, or None; warn of broken ones."""
+    """Return the newest complete checkpoint in `folder`, or None. Warn of broken ones."""
     for checkpoint in checkpoints_in(folder):
         try:
             check_manifest(checkpoint)
@@ -87,19 +88,20 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
 
 
 def remove_old_checkpoints(newest: Path, keep: int | None, best: str | None) -> None:
-    """Delete checkpoints beside the new one until `keep` are left; never the best one.
+    """Delete checkpoints beside the new one until `keep` are left, but never the best one.
 
-    Transformers' own function would also count and delete folders such as `checkpoint-3 (copy)`.
+    Transformers' function would also count, and delete, folders such as `checkpoint-3 (copy)`.
     """
     if not keep:
         return
     checkpoints = checkpoints_in(newest.parent)
+    # With `keep` = 1, both the newest and the best stay: one to resume from, one as the result.
     kept = {newest.name}
     if best is not None:
         kept.add(Path(best).name)
 
-    # Those of a later step are broken: the run was resumed from an earlier one. They go first, then
-    # the oldest.
+    # A checkpoint of a later step is broken, or the run would have been resumed from it. These go
+    # first, then the oldest.
     later = [path for path in checkpoints if step_of(path) > step_of(newest)]
     earlier = [path for path in reversed(checkpoints) if path not in later]
     surplus = len(checkpoints) - max(keep, len(kept))

@@ -1,4 +1,4 @@
-"""Writing files: each whole or not at all."""
+"""Write files completely or not at all."""
 
 import json
 import math
@@ -8,30 +8,30 @@ from pathlib import Path
 
 
 def temporary_name(path: Path) -> Path:
-    """Return the name under which this process writes a file before it is whole.
+    """Return the name under which this process writes a file until it is complete.
 
-    It is hidden, keeps the ending, which tells some writers what to write, and no other process
-    uses it.
+    It is hidden, unique to the process, and has the same suffix: some writers choose the format by
+    it.
     """
     return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file, then rename it: a kill never leaves half a file.
+    """Let `write` fill a temporary file, then rename it. A kill never leaves half a file.
 
-    The temporary name is this process's own, so that two processes never write into one file.
+    >>> write_whole(Path("table.md"), lambda path: path.write_text("| a |"))  # doctest: +SKIP
     """
     temporary = temporary_name(path)
     try:
         write(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
         raise
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write `content`; NaN and infinity, which JSON does not have, become null."""
+    """Write `content` as JSON. NaN and infinity, which JSON does not have, become null."""
 
     def clean(value):
         if isinstance(value, dict):
@@ -42,5 +42,6 @@ def write_json(path: Path, content: dict) -> None:
             return None
         return value
 
+    # Python would write NaN as it is, which no other reader of JSON accepts.
     text = json.dumps(clean(content), indent=2, allow_nan=False) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text))

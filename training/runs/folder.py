@@ -1,7 +1,7 @@
-"""The folder of a run: one writer at a time, and a second run only continues the first.
+"""The folder of a run: one writer at a time, and a second run can only continue the first.
 
-`run_settings.json` is written first and holds what decides the result; `metrics.json` is written
-last, so that its presence says that the run is finished.
+`run_settings.json` is written first: the settings that decide the result. `metrics.json` is written
+last, so its presence says that the run is finished.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ METRICS_FILE = "metrics.json"
 
 
 def one_writer(recipe: Callable) -> Callable:
-    """Decorate `recipe(args, ...)`: only one process at a time runs in `args.output_dir`.
+    """Decorate `recipe(args, ...)` so that only one run at a time writes into `args.output_dir`.
 
-    Where a folder can only be read, or its file system or operating system has no such locks,
-    nothing is locked.
+    Nothing is locked if the folder is read-only, or the file system or operating system has no such
+    locks.
 
     Raises:
         InputError: Another process is writing into the folder.
@@ -42,6 +42,7 @@ def one_writer(recipe: Callable) -> Callable:
     @wraps(recipe)
     def alone(args: Any, *rest, **named):
         with ExitStack() as at_end:
+            # One process of a run holds the lock for all of them.
             if args.process_index == 0:
                 at_end.enter_context(locked(Path(args.output_dir)))
             return recipe(args, *rest, **named)
@@ -53,9 +54,12 @@ def one_writer(recipe: Callable) -> Callable:
 
 
 class Fingerprint:
-    """A digest of what a run was given, which a resumed run must be given again.
+    """A digest of the data of a run. A resumed run must have the same.
 
-    Names of settings end in the name of the hash: `data_sha256`, `train_windows_blake2b`.
+    Settings that hold one end in the name of the hash: `data_sha256`, `train_windows_blake2b`.
+
+    >>> Fingerprint().add("ACGT").text[:8]
+    '1dff3e84'
     """
 
     def __init__(self, algorithm: str = "sha256"):
@@ -75,23 +79,24 @@ class Fingerprint:
 
     @property
     def text(self) -> str:
-        """The digest of everything so far, in hexadecimal."""
+        """The digest of everything added so far, in hexadecimal."""
         return self._digest.hexdigest()
 
 
 def check_output_folder(
     output: Path, settings: dict, resume: bool, not_compared: tuple[str, ...] = ()
 ) -> None:
-    """Raise `InputError` if the run would overwrite what it did not write.
+    """Raise `InputError` if the run would overwrite something that it did not write.
 
     Args:
-        output: Folder of the run.
-        settings: What decides its result.
-        resume: Whether an earlier run there is to be continued.
-        not_compared: Settings that the earlier run may have had otherwise, such as paths.
+        output: The folder of the run.
+        settings: The settings that decide its result.
+        resume: Whether to continue an earlier run.
+        not_compared: Settings in which the earlier run may differ, such as paths.
     """
     if output.is_file():
         raise InputError(f"output_dir {str(output)!r} is a file; choose a folder")
+    # Hidden files do not count: locks, and what a killed run left half-written.
     names = []
     if output.is_dir():
         names = sorted(path.name for path in output.iterdir() if not path.name.startswith("."))
@@ -102,24 +107,24 @@ def check_output_folder(
             )
         return
 
+    # A run was here. It may be continued, if this is the same run and the user asks for it.
     earlier = read_settings(output)
     is_finished = METRICS_FILE in names
     if not is_finished and last_complete_checkpoint(output) is None:
-        return  # a run that failed before it had anything to lose
+        return  # a run that failed before there was anything to lose
     if not resume:
         state = "a finished" if is_finished else "an interrupted"
         raise InputError(
             f"output_dir {str(output)!r} holds {state} run; choose another folder, or continue that run "
             "with --resume"
         )
-    # Compare what JSON makes of the settings: the earlier ones went through it too (tuples are
-    # lists).
+    # By way of JSON, as the earlier settings were stored: it turns tuples into lists.
     compared = {name: value for name, value in settings.items() if name not in not_compared}
     _check_same_run(output, earlier, json.loads(json.dumps(compared)))
 
 
 def read_settings(output: Path) -> dict:
-    """Return what an earlier run in this folder wrote into `run_settings.json`.
+    """Return the settings that an earlier run wrote into `run_settings.json`.
 
     Raises:
         InputError: The file cannot be read, or holds something else.
@@ -137,9 +142,11 @@ def read_settings(output: Path) -> dict:
 
 
 def _check_same_run(output: Path, earlier: dict, settings: dict) -> None:
+    """Raise `InputError` that names the first setting in which two runs differ."""
     for name, value in settings.items():
         if earlier.get(name) == value:
             continue
+        # Nobody can read a digest, so say what it is a digest of.
         if name.endswith(("_blake2b", "_sha256")):
             what = name.rpartition("_")[0].replace("_", " ")
             raise InputError(
@@ -153,7 +160,7 @@ def _check_same_run(output: Path, earlier: dict, settings: dict) -> None:
 
 
 def finished_results(output: Path) -> dict | None:
-    """Return the content of a finished run's `metrics.json`, and say so; else None.
+    """Return the content of a finished run's `metrics.json`, and say so; None if it is unfinished.
 
     Raises:
         InputError: The file is damaged.
@@ -176,7 +183,7 @@ def finished_results(output: Path) -> dict | None:
 
 @contextmanager
 def saying_how_to_go_on(output: Path) -> Iterator[None]:
-    """After Ctrl-C, print which checkpoint is left and how to continue."""
+    """On Ctrl-C, print which checkpoint is left and how to continue."""
     try:
         yield
     except KeyboardInterrupt:
@@ -192,13 +199,14 @@ def saying_how_to_go_on(output: Path) -> Iterator[None]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on."""
+    """Return the versions of the packages that a result depends on."""
     names = ("hyenadna", "torch", "transformers", "tokenizers", "datasets", "accelerate")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def hardware(device: torch.device, processes: int = 1) -> dict[str, str | int]:
-    """Return what a result was computed on: device, number of processes and threads."""
+    """Return device, processes and threads that a result was computed with."""
+    # Threads, because CPU times mean little without them.
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {"device": name, "processes": processes, "threads": torch.get_num_threads()}
 

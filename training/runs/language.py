@@ -1,4 +1,4 @@
-"""Labels as the next token: rows for a language model, and a letter for each class."""
+"""Labels as the next token of a language model: one letter for each class, and batches of rows."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from hyenadna.tokenization import HyenaDNATokenizer
 
 from .metrics import make_compute_metrics
 
-# As in the paper for two and three classes (arXiv 2306.15794).
+# The paper's letters for two and three classes (arXiv 2306.15794), and ours for four and five.
 _LETTERS = {2: "AN", 3: "AGN", 4: "ACGN", 5: "ACGTN"}
 
 
@@ -35,15 +35,16 @@ def letters_of_labels(label_names: list[str], letters: str | None = None) -> str
 
 
 class NextTokenCollator:
-    """Rows as `sequence [SEP] letter`, padded on the left; the last letter is the only target.
+    """Batches of rows `sequence [SEP] letter`. The last letter is the only target.
 
-    Labelled `examples` of a row, pairs of a sequence and a label, come before it as `sequence [SEP]
-    letter [SEP]`.
+    A row may have labelled `examples`, pairs of a sequence and a label. They come first, each as
+    `sequence [SEP] letter [SEP]`. Batches are `(batch, length)`, padded on the left, so that the
+    letter is always in the last column.
 
     Args:
-        tokenizer: Without special tokens of its own.
+        tokenizer: A tokenizer that adds no special tokens.
         letters: A letter for each class.
-        longest: Bases to keep of a sequence. None: all.
+        longest: The most bases to keep of a sequence; None keeps all.
     """
 
     def __init__(self, tokenizer: HyenaDNATokenizer, letters: str, longest: int | None = None):
@@ -52,6 +53,7 @@ class NextTokenCollator:
         self.letter_ids = tokenizer.convert_tokens_to_ids(list(letters))
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        # Padded on the left, so that all letters are in the last column.
         ids = [self._ids_of(row) for row in rows]
         batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="left")
         labels = torch.full_like(batch["input_ids"], -100)
@@ -68,17 +70,20 @@ class NextTokenCollator:
         return ids[:-1]  # nothing follows the last letter
 
     def letter_logits(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the logits of the letters after `[SEP]`, `(batch, classes)`, for `Trainer`."""
+        """Return the logits of the letters after the last `[SEP]`, `(batch, classes)`."""
+        # The letter is last, so its prediction is at the position before. Only these are kept: all
+        # logits of the test part would not fit into memory.
         return logits[:, -2, self.letter_ids]
 
     def metrics(self, output: EvalPrediction) -> dict[str, float]:
-        """Compute a classifier's metrics. Each row of `label_ids` has one that is not -100."""
+        """Compute the metrics of a classifier, for Trainer."""
+        # Each row of `label_ids` is -100 but for its letter, which is therefore the maximum.
         tokens = np.asarray(output.label_ids).max(axis=1)
         classes = (tokens[:, None] == np.array(self.letter_ids)).argmax(axis=1)
         return make_compute_metrics(SINGLE_LABEL)(EvalPrediction(output.predictions, classes))
 
     def for_trainer(self) -> dict:
-        """Return the arguments of `Trainer` that depend on the collator."""
+        """Return the arguments for `Trainer` that belong to this collator."""
         return {
             "data_collator": self,
             "preprocess_logits_for_metrics": self.letter_logits,

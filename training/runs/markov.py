@@ -1,21 +1,23 @@
-"""Markov models of DNA, to see whether a network learned more than the frequencies of k-mers.
+"""Markov models of DNA: did a network learn more than the frequencies of k-mers?
 
     from hyenadna.training.runs.markov import MarkovModels, count_contexts
-    models = MarkovModels(count_contexts(windows_of_training, order=8))
-    models.perplexity(count_contexts(windows_of_test, order=8))          # {1: 3.95, 2: 3.93, ...}
+    one, other = (count_contexts(half, order=8) for half in halves_of_training)
+    models = MarkovModels(one, other)
+    models.perplexity(count_contexts(windows_of_test, order=8))          # {0: 3.98, 1: 3.95, ...}
 
-The targets are those of the network: every A, C, G and T of a window but the first base, which
-nothing predicts. The context of a target reaches back to the start of its window or to the last
-other letter; the network's reaches no further. A model of order k uses the last k bases of it, or
-all of them if there are fewer.
+The targets are those of the network: every A, C, G and T of a window except its first base, which
+has no prediction. The context of a target reaches back to the start of the window or to the last
+letter that is no base, whichever is nearer. A model of order k uses the last k bases of the
+context, or all of them if there are fewer.
 
-The probability of a base x after a context c of length k backs off to that after the shorter
-context c', which lacks the oldest base:
+The probability of base x after a context c of length k backs off to the context c' without its
+oldest base:
 
     p_k(x | c) = (n(c, x) + a_k p_(k-1)(x | c')) / (n(c) + a_k),    p_(-1) = 1/4
 
-This is a Dirichlet prior (MacKay and Peto 1995). Each a_k is chosen on training bases alone: the
-models are fitted on one half of the windows and compared on the other.
+This is the posterior mean under a Dirichlet prior of strength a_k around p_(k-1) (MacKay and Peto
+1995). Each a_k is chosen on the training bases alone: models are fitted on one half of the windows
+and compared on the other.
 """
 
 from collections.abc import Iterable
@@ -24,15 +26,15 @@ import numpy as np
 
 from hyenadna.errors import InputError
 
-STRENGTHS = (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)  # what a_k is chosen from
+STRENGTHS = (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)  # candidates for a_k
 
 
 class ContextCounts:
-    """How often each base follows each context, split by how long the context is.
+    """How often each base follows each context, by the length of the context.
 
-    `exact[h]`, int64 `(4**h, 4)`, counts the targets that have h bases before them, the last one
-    those with `order` or more. The rows are contexts, read as numbers in base 4 (A 0, C 1, G 2, T
-    3), the oldest base first.
+    `exact[h]`, int64 `(4**h, 4)`, counts the targets with exactly h bases of context; the last
+    table counts those with `order` or more. A row is a context, read as a number in base 4 (A 0, C
+    1, G 2, T 3) with the oldest base first. A column is the target.
     """
 
     def __init__(self, order: int):
@@ -43,53 +45,58 @@ class ContextCounts:
         """Count the targets of some windows.
 
         Args:
-            bases: Windows `(n, length)` of 0..3; other values are no bases.
-            targets: bool `(n, length)`, which of them count.
+            bases: Windows `(n, length)`, 0 to 3 for A, C, G and T. Any other value is no base.
+            targets: Which of them count, bool `(n, length)`.
         """
         valid = bases < 4
         digits = np.zeros(bases.shape, dtype=np.int32)
         digits[valid] = bases[valid]
 
-        # Shift the digits of the windows against themselves. After round h, `code` holds for each
-        # position the number in base 4 whose lowest digit is the base itself and whose digit j is
-        # the base j positions before it, j <= h. `unbroken` says whether all of these h positions
-        # are bases inside the window, and `history` in how many rounds that held: the length of the
-        # context, at most `order`.
+        # All windows and positions at once: shift the digits of the windows against themselves, one
+        # position further in each round. After round h, at every position,
+        # - `code` is a number in base 4. Its lowest digit is the base itself, digit j the base j
+        #   positions before it, up to j = h;
+        # - `unbroken` says whether all of these h positions are bases inside the window;
+        # - `history` counts the rounds so far in which that held: the length of the context.
         code = digits.copy()
         unbroken = valid.copy()
         history = np.zeros(bases.shape, dtype=np.int8)
         for h in range(1, self.order + 1):
             unbroken[:, h:] &= valid[:, :-h]
-            unbroken[:, :h] = False  # the window starts there
+            unbroken[:, :h] = False  # h positions back would be before the window
             code[:, h:] += digits[:, :-h] << (2 * h)
             history += unbroken
 
         targets = targets & valid
-        targets[:, 0] = False  # nothing predicts the first base of a window
+        targets[:, 0] = False  # the first base of a window has no prediction
 
-        # A context of length h and its target are h + 1 digits: row and column of the table, read
-        # as one number. The digits beyond them belong to a context that is broken, and are cut off.
+        # A context of length h and its target are the lowest h + 1 digits, which are row and column
+        # of the table, read as one number. Higher digits lie beyond the break and are masked.
         for h, counts in enumerate(self.exact):
             chosen = code[targets & (history == h)] & (4 ** (h + 1) - 1)
             counts += np.bincount(chosen, minlength=counts.size).reshape(counts.shape)
 
     def totals(self) -> list[np.ndarray]:
-        """Return every order's counts of all targets with a long enough context, `(4**k, 4)`."""
+        """Return for each order k the counts of all targets with k bases of context or more.
+
+        A list of int64 arrays `(4**k, 4)`, for k from 0.
+        """
         totals = [self.exact[-1]]
+        # From the longest context down. A target with more context counts as well: sum over the
+        # oldest base, which is the highest digit of the row and so the first axis here.
         for exact in self.exact[-2::-1]:
-            # A longer context counts too, whatever its oldest base is: the highest digit, so the
-            # first axis here.
             longer = totals[0].reshape(4, *exact.shape).sum(axis=0)
             totals.insert(0, exact + longer)
         return totals
 
     @property
     def targets(self) -> int:
+        """The number of targets counted."""
         return int(sum(counts.sum() for counts in self.exact))
 
 
 def count_contexts(batches: Iterable[tuple[np.ndarray, np.ndarray]], order: int) -> ContextCounts:
-    """Count (bases, targets) batches; see `ContextCounts.add`."""
+    """Count batches of (bases, targets); see `ContextCounts.add`."""
     counts = ContextCounts(order)
     for bases, targets in batches:
         counts.add(bases, targets)
@@ -110,11 +117,15 @@ class MarkovModels:
 
         first = one.totals()
         second = other.totals()
-        # p(x | c) of the order below, fitted on the first half, on the second, and on both; at the
-        # start 1/4.
-        p_first = p_second = p_both = np.full((1, 4), 0.25)
+        # p(x | c) of the order below, fitted on the first half, on the second and on both. Below
+        # order 0 it is uniform.
+        uniform = np.full((1, 4), 0.25)
+        p_first = uniform
+        p_second = uniform
+        p_both = uniform
         for k in range(self.order + 1):
-            # Choose the strength whose model of each half predicts the other half best.
+            # Two-fold cross-validation: take the strength with which each half predicts the other
+            # best. The final model then uses it on both halves.
             losses = {}
             for strength in STRENGTHS:
                 log_first = np.log(_back_off(first[k], strength, p_first))
@@ -129,14 +140,15 @@ class MarkovModels:
             self._log_p.append(np.log(p_both))
 
     def nats(self, counts: ContextCounts, order: int) -> float:
-        """Return the sum over the targets of `counts` of -ln p under the model of this order."""
+        """Return -ln p of all targets in `counts`, summed, under the model of this order."""
         if counts.order != self.order:
             raise ValueError(f"the counts are of order {counts.order}, the models of order {self.order}")
+        # Targets near the start of a window have less context, and use the model of a lower order.
         full = _nats(counts.totals()[order], self._log_p[order])
         return full + sum(_nats(counts.exact[h], self._log_p[h]) for h in range(order))
 
     def perplexity(self, counts: ContextCounts) -> dict[int, float]:
-        """Return the perplexity per base of each order from 0 on these targets."""
+        """Return order -> perplexity per base on these targets, exp of the mean of -ln p."""
         nats = {k: self.nats(counts, k) for k in range(self.order + 1)}
         if not counts.targets:
             raise InputError(
@@ -146,9 +158,9 @@ class MarkovModels:
 
 
 def _back_off(counts: np.ndarray, strength: float, shorter: np.ndarray) -> np.ndarray:
-    """Return p(x | c), `(4**k, 4)`, from the counts and the p(x | c') of one order less."""
-    # The oldest base is the highest digit of a context, so the shorter contexts repeat as one
-    # block.
+    """Return p(x | c), `(4**k, 4)`, from the counts and the p(x | c') of the order below."""
+    # c' is c without its highest digit. So the table of the shorter contexts, four times over,
+    # lines up with that of the longer ones.
     prior = np.tile(shorter, (len(counts) // len(shorter), 1))
     return (counts + strength * prior) / (counts.sum(axis=1, keepdims=True) + strength)
 

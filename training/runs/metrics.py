@@ -1,12 +1,12 @@
-"""Metrics as local `evaluate.Metric` classes, which need no network, and `compute_metrics`.
+"""Metrics as `evaluate.Metric` classes that need no network, and `compute_metrics` for Trainer.
 
     from hyenadna.training.runs.metrics import MatthewsCorrelation
     metric = MatthewsCorrelation(keep_in_memory=True)
     metric.compute(predictions=[0, 1, 1], references=[0, 1, 0])  # {"mcc": 0.5}
 
-Predictions and references are class indices, or lists of 0 and 1 for multi-label problems; a
-multi-label result is the mean over the labels, except for the accuracy, which counts the rows whose
-labels are all right.
+Predictions and references are class indices or, for multi-label problems, lists of 0 and 1. A
+multi-label result is the mean over the labels, except accuracy, which counts the rows in which
+every label is right.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def _describe(description: str, citation: str, features: Features | list[Feature
 
 
 class Accuracy(evaluate.Metric):
-    """Fraction of rows whose class (multi-label: whose every label) is right: `{"accuracy": 0..1}`."""
+    """Fraction of rows with the right class (multi-label: all labels): `{"accuracy": 0..1}`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _describe(self.__doc__, "", _CLASSES)
@@ -50,7 +50,7 @@ class Accuracy(evaluate.Metric):
 
 
 class MacroF1(evaluate.Metric):
-    """Mean of the classes' F1, each class counting the same: `{"f1_macro": 0..1}`."""
+    """Unweighted mean of the F1 of each class: `{"f1_macro": 0..1}`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _describe(self.__doc__, "", _CLASSES)
@@ -60,7 +60,7 @@ class MacroF1(evaluate.Metric):
 
 
 class MatthewsCorrelation(evaluate.Metric):
-    """Matthews' correlation coefficient, 0 for chance whatever the imbalance: `{"mcc": -1..1}`."""
+    """Matthews correlation coefficient; chance is 0 at any class imbalance: `{"mcc": -1..1}`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _describe(self.__doc__, "Gorodkin 2004, doi:10.1016/j.compbiolchem.2004.09.006", _CLASSES)
@@ -70,6 +70,7 @@ class MatthewsCorrelation(evaluate.Metric):
         predictions = np.asarray(predictions)
         if references.ndim == 1:
             return {"mcc": float(matthews_corrcoef(references, predictions))}
+        # scikit-learn has no multi-label version: take the mean over the labels.
         of_labels = [
             matthews_corrcoef(reference, prediction)
             for reference, prediction in zip(references.T, predictions.T, strict=True)
@@ -78,11 +79,10 @@ class MatthewsCorrelation(evaluate.Metric):
 
 
 class AUROC(evaluate.Metric):
-    """Area under the receiver operating characteristic, one class against the rest: `{"auroc":
-    0..1}`.
+    """Area under the ROC curve, each class against the rest: `{"auroc": 0..1}`.
 
-    `prediction_scores` has one score per class (or per label) in each row. The result is the mean
-    over the classes of which there are both positive and negative rows, and NaN if there are none.
+    `prediction_scores` has a score for each class (or label) in each row. The result is the mean
+    over the classes with both positive and negative rows, or NaN if there is no such class.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -93,6 +93,7 @@ class AUROC(evaluate.Metric):
         positive = np.asarray(references)
         if positive.ndim == 1:
             positive = positive[:, None] == np.arange(scores.shape[1])
+        # Without positive or without negative rows, as in a small part, a class has no area.
         defined = [c for c in range(scores.shape[1]) if 0 < positive[:, c].sum() < len(positive)]
         if not defined:
             return {"auroc": float("nan")}
@@ -101,16 +102,14 @@ class AUROC(evaluate.Metric):
 
 
 class RegressionScores(evaluate.Metric):
-    """Mean squared error and both correlations: `{"mse": 0.., "pearson": -1..1, "spearman":
-    -1..1}`.
-    """
+    """Mean squared error and correlations: `{"mse": 0.., "pearson": -1..1, "spearman": -1..1}`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _describe(self.__doc__, "", _NUMBERS)
 
     def _compute(self, predictions, references) -> dict[str, float]:
         mse = float(mean_squared_error(references, predictions))
-        # no correlation with a constant is defined
+        # The correlation with a constant is undefined. scipy would warn of it at each evaluation.
         if len(set(predictions)) < 2 or len(set(references)) < 2:
             return {"mse": mse, "pearson": float("nan"), "spearman": float("nan")}
         return {
@@ -121,9 +120,9 @@ class RegressionScores(evaluate.Metric):
 
 
 def probabilities(logits: np.ndarray, problem_type: str) -> np.ndarray:
-    """Turn logits `(rows, labels)` into float64 probabilities of the same shape.
+    """Return probabilities, float64 `(rows, labels)`, from logits `(rows, labels)`.
 
-    Regression: no change.
+    For a regression, return the values as they are.
     """
     logits = np.asarray(logits, dtype=np.float64)
     if problem_type == "single_label_classification":
@@ -134,7 +133,7 @@ def probabilities(logits: np.ndarray, problem_type: str) -> np.ndarray:
 
 
 def predicted_labels(probability: np.ndarray, problem_type: str) -> np.ndarray:
-    """Return classes `(rows,)`, labels at 0.5 or above `(rows, labels)`, or numbers `(rows,)`."""
+    """Return classes `(rows,)`, labels of 0.5 or above `(rows, labels)`, or numbers `(rows,)`."""
     if problem_type == "single_label_classification":
         return probability.argmax(axis=-1)
     if problem_type == "multi_label_classification":
@@ -153,6 +152,7 @@ def make_compute_metrics(problem_type: str) -> Callable[[EvalPrediction], dict[s
 
         return compute_metrics
 
+    # In memory: `evaluate` would write the predictions to its cache folder, which all runs share.
     by_class = [metric(keep_in_memory=True) for metric in (Accuracy, MacroF1, MatthewsCorrelation)]
     auroc = AUROC(keep_in_memory=True)
 

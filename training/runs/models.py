@@ -1,4 +1,4 @@
-"""The model of a run: from scratch, or from a checkpoint that fits, always in float32."""
+"""Make the model of a run, from scratch or from a checkpoint, always in float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ SCRATCH = "none"
 
 @dataclass
 class BackboneArguments:
-    """The checkpoint to start from, and its dropout in this run."""
+    """The checkpoint to start from, and the dropout in this run."""
 
     model: str | None = setting(None, "Checkpoint to start from: a folder or an id on the Hub.")
     embed_dropout: float | None = setting(None, "Dropout on the embeddings (from scratch: 0.1).")
@@ -35,7 +35,7 @@ class BackboneArguments:
 
 @dataclass
 class ScratchArguments(BackboneArguments):
-    """Also the shape of a model from scratch. A checkpoint has its own."""
+    """The same, and the shape of a model from scratch. A checkpoint has its own shape."""
 
     SHAPE: ClassVar[tuple[str, ...]] = ("d_model", "n_layer", "max_seq_len", "initializer_range")
 
@@ -60,9 +60,12 @@ class ScratchArguments(BackboneArguments):
 
 @dataclass
 class RunResult:
-    """What a recipe returns: the content of `metrics.json`, the trained model and its tokenizer.
+    """What a recipe returns.
 
-    The model is a `peft.PeftModel` where an adapter was trained.
+    Attributes:
+        results: The content of `metrics.json`.
+        model: The trained model; a `peft.PeftModel` if an adapter was trained.
+        tokenizer: Its tokenizer.
     """
 
     results: dict
@@ -71,7 +74,7 @@ class RunResult:
 
 
 def given(args: Any, names: tuple[str, ...]) -> dict:
-    """Return the settings of these names that `args` has and that are not None."""
+    """Return those of the named settings that `args` has and that are not None."""
     settings = {name: getattr(args, name, None) for name in names}
     return {name: value for name, value in settings.items() if value is not None}
 
@@ -82,18 +85,19 @@ def make_model(
     """Make the model of a run, from scratch or from `args.model`.
 
     Args:
-        cls: Class of the model.
-        args: With `seed`, and the settings of `ScratchArguments` or `BackboneArguments`.
+        cls: The class of the model.
+        args: Settings with `seed` and those of `ScratchArguments` or `BackboneArguments`.
         settings: More fields of the configuration, such as those of a head.
         new: See `load_checkpoint`.
 
     Returns:
-        The model, and the checkpoint's own configuration (from scratch: None).
+        The model, and the configuration as the checkpoint has it (None for a new model).
 
     Raises:
         InputError: The checkpoint cannot be loaded, is of another architecture, or conflicts with
             the settings.
     """
+    # Before any weight is drawn: a new model, or a new head on a checkpoint, depends on the seed.
     set_seed(args.seed)
     settings = {**(settings or {}), **given(args, ("embed_dropout", "resid_dropout"))}
     shape = given(args, ScratchArguments.SHAPE)
@@ -121,13 +125,14 @@ def checkpoint_path(name: str) -> str:
 def load_checkpoint(
     cls: type[Model], name: str, settings: dict, new: str | None = None
 ) -> tuple[Model, HyenaDNAConfig]:
-    """Load a checkpoint in float32 and return the model and the checkpoint's own configuration.
+    """Load a checkpoint in float32. Return the model, and the configuration as it was stored.
 
     Args:
-        cls: Class of the model.
-        name: Folder, id on the Hub, or `SHIPPED`.
+        cls: The class of the model.
+        name: A folder, an id on the Hub, or `SHIPPED`.
         settings: Fields of the configuration to change.
-        new: Prefix of the parameters that the checkpoint may lack or have in another shape.
+        new: The prefix of parameters that the checkpoint may lack, or have in another shape: those
+            of a new head.
 
     Raises:
         InputError: The checkpoint cannot be loaded, is of another architecture, or lacks
@@ -138,8 +143,11 @@ def load_checkpoint(
         f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint
     ):
         config = AutoConfig.from_pretrained(checkpoint_path(name))
+    # `AutoConfig` above, and not our class: it would read the config.json of any other model.
     if not isinstance(config, HyenaDNAConfig):
         raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
+    # Mismatched shapes are allowed here, because a new head may have another number of labels.
+    # Below, everything else that does not fit is refused.
     with errors_as_input(f"model {name!r} cannot be loaded"):
         model, report = cls.from_pretrained(
             checkpoint_path(name),
@@ -148,6 +156,7 @@ def load_checkpoint(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    # Transformers only warns of these, and leaves them random.
     wrong = [*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])]
     wrong = sorted(key for key in wrong if new is None or not key.startswith(new))
     if wrong:
@@ -159,7 +168,7 @@ def load_checkpoint(
 
 
 def check_finite(model: nn.Module, name: str) -> None:
-    """Raise `InputError` if a loaded weight is NaN or infinite: all results would be NaN."""
+    """Raise `InputError` if a loaded weight is NaN or infinite. Every result would be NaN."""
     broken = [key for key, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]
     if broken:
         raise InputError(
@@ -170,9 +179,9 @@ def check_finite(model: nn.Module, name: str) -> None:
 
 @contextmanager
 def errors_as_input(what: str, hint: str = "") -> Iterator[None]:
-    """Turn any error of reading other people's files into `InputError`: WHAT: ERROR HINT.
+    """Turn any error of loading foreign files into an `InputError` that reads `WHAT: ERROR HINT`.
 
-    Damaged JSON, safetensors and tokenizer files raise a dozen types, from `SafetensorError` to a
+    Damaged JSON, safetensors and tokenizer files raise a dozen types, from `SafetensorError` to the
     bare `Exception` of the tokenizers' Rust code. The original error stays the cause.
     """
     try:
@@ -185,7 +194,7 @@ def errors_as_input(what: str, hint: str = "") -> Iterator[None]:
 
 
 def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
-    """Load the tokenizer of a checkpoint; one without tokenizer files has the published vocabulary.
+    """Load the tokenizer of a checkpoint. Without tokenizer files, it has the published vocabulary.
 
     Raises:
         InputError: Its files are damaged.
@@ -196,13 +205,18 @@ def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
         try:
             return HyenaDNATokenizer.from_pretrained(path, **settings)
         except OSError:
+            # Raised for missing files and for damaged ones. Only missing ones are fine.
             if has_files:
                 raise
             return HyenaDNATokenizer(**settings)
 
 
 def load_language_model(name: str, device: str | None = None) -> HyenaDNAForCausalLM:
-    """Load a checkpoint for evaluation, on a GPU if there is one and no other device is asked for.
+    """Load a checkpoint as a language model for evaluation.
+
+    Args:
+        name: A folder, or an id on the Hub.
+        device: By default the GPU if there is one, else the CPU.
 
     Raises:
         InputError: See `load_checkpoint`; or there is no such device.

@@ -1,9 +1,9 @@
-"""Output files and folders: one writer at a time, whole or not there, no litter.
+"""Output files and folders: one writer at a time, complete or not there, nothing left behind.
 
     with locked(Path("scores.tsv"), is_file=True), whole_file(Path("scores.tsv")) as file:
         file.write(...)
 
-A killed process leaves a hidden file at most; the next writer of the same place removes it.
+A killed process leaves at most a hidden file. The next writer to the same place removes it.
 """
 
 import glob
@@ -29,9 +29,7 @@ __all__ = ["inert", "locked", "remove_unfinished", "whole_file"]
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """Open a text file for writing that gets its name when all of it is written; after an error
-    nothing is left.
-    """
+    """Open a text file that gets its name only when it is complete. An error leaves nothing."""
     temporary = temporary_name(path)
     try:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
@@ -42,11 +40,11 @@ def whole_file(path: Path) -> Iterator[TextIO]:
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Remove what killed runs left half-written. No other run may be writing there.
+    """Remove half-written files of killed runs. The caller must hold the lock of the place.
 
     Args:
-        folder: Where to look; its sub-folders are left alone.
-        name: Pattern of the names without their ending.
+        folder: Where to look. Its sub-folders are left alone.
+        name: A pattern of the names, without suffix.
     """
     for path in folder.glob(f".{name}.*unfinished*"):
         with suppress(OSError):
@@ -54,11 +52,10 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
 
 
 def inert(text: str) -> str:
-    """Return the text of a cell so that no spreadsheet takes it for a formula.
+    """Return the text of a table cell so that no spreadsheet takes it for a formula.
 
-    A text that would be one gets an apostrophe in front.
-    Names come from files that others made, and `=HYPERLINK(...)` is a name to FASTA and VCF.
-    Numbers, and marks such as a lone `-`, stay as they are.
+    Names come from other people's files, and `=HYPERLINK(...)` is a valid name in FASTA and VCF.
+    Such a text gets an apostrophe in front. Numbers and a lone `-` stay as they are.
 
     >>> inert("=1+1"), inert("-"), inert("-5"), inert("chr1")
     ("'=1+1", '-', '-5', 'chr1')
@@ -74,15 +71,14 @@ def inert(text: str) -> str:
 
 @contextmanager
 def locked(path: Path, *, is_file: bool = False) -> Iterator[None]:
-    """Keep a folder or file to this process, and remove what killed runs left half-written there.
+    """Lock a folder or file for this process, and remove the half-written files of killed runs.
 
-    A folder is made if it is missing, and removed at the end if nothing was written into it. Where
-    it can only be read, or the file system or the operating system has no such locks, nothing is
-    locked.
+    A missing folder is made, and removed at the end if nothing was written into it. Nothing is
+    locked if the folder is read-only, or the file system or operating system has no such locks.
 
     Args:
-        path: The folder, or the file.
-        is_file: Which of the two.
+        path: The folder or the file.
+        is_file: Whether it is a file.
 
     Raises:
         InputError: Another process is writing there.
@@ -95,8 +91,10 @@ def locked(path: Path, *, is_file: bool = False) -> Iterator[None]:
         )
 
     with ExitStack() as at_end:
+        # What `mkdir` below will make.
         missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        for parent in reversed(missing):  # a run that is refused leaves nothing
+        # So that a run that is refused later leaves nothing. The deepest folder is removed first.
+        for parent in reversed(missing):
             at_end.callback(_remove_if_empty, parent)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -110,22 +108,21 @@ def locked(path: Path, *, is_file: bool = False) -> Iterator[None]:
                 f"{'file' if is_file else 'folder'}"
             ) from None
         except OSError:
-            pass  # writing will say what is wrong with the place
+            pass  # no lock; if the place cannot be written to, writing will say so better
         yield
 
 
 def _acquire(lock: Path, at_end: ExitStack) -> None:
     """Lock a file until `at_end` closes.
 
-    This is a POSIX record lock. It ends with the process, however that ends, and forked data-loader
-    workers, which may outlive the process for a moment, do not inherit it. An flock, which most
-    libraries use, they would inherit: a run that was killed could not be resumed until the last
-    worker is gone.
+    It is a POSIX record lock, which ends with the process in any case. Most libraries use `flock`.
+    Forked data-loader workers inherit that, and may outlive a killed process for a moment, in which
+    the run could not be resumed.
     """
     file = at_end.enter_context(lock.open("a"))
     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    # Between opening and locking the file, another run may have ended and removed it. The lock
-    # would then be on a file that nobody else can find, so the place counts as taken.
+    # Between opening and locking, another run may have ended and removed the file. Then we hold the
+    # lock of a file that nobody else can find, which keeps nobody out. Treat the place as taken.
     if not (lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
         raise BlockingIOError
     at_end.callback(lock.unlink, missing_ok=True)

@@ -1,4 +1,4 @@
-"""Pictures of results, as PNG files, each written whole or not at all."""
+"""Pictures of results as PNG files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ from .files import write_whole
 
 
 def save_figure(path: Path, figure: Figure) -> None:
-    """Write the figure at 150 dots per inch."""
+    """Write the figure at 150 dots per inch, completely or not at all."""
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=150))
 
 
 def plain_text(label: str) -> str:
-    """Escape `$`: matplotlib reads text between two of them as mathematics, and often fails."""
+    """Escape `$`. Matplotlib reads text between two of them as a formula, and often fails."""
     return label.replace("$", r"\$")
 
 
@@ -27,19 +27,20 @@ def write_confusion_matrix(
     """Draw the counts of true label (rows) against predicted label (columns) as a PNG.
 
     Args:
-        path: File to write.
-        labels: True classes, int `(rows,)`.
-        predicted: Predicted classes, int `(rows,)`.
-        label_names: Name of each class.
+        path: The file to write.
+        labels: The true classes, int `(rows,)`.
+        predicted: The predicted classes, int `(rows,)`.
+        label_names: The name of each class.
     """
     counts = confusion_matrix(labels, predicted, labels=np.arange(len(label_names)))
+    # Room for the names of the classes, up to a size that programs still open.
     side = min(20.0, 3 + 0.7 * len(label_names))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     picture = ConfusionMatrixDisplay(counts, display_labels=[plain_text(name) for name in label_names])
     picture.plot(
         ax=figure.subplots(),
         cmap="Blues",
-        include_values=len(label_names) <= 30,  # the numbers of more classes would overlap
+        include_values=len(label_names) <= 30,  # with more classes the numbers would overlap
         xticks_rotation="vertical",
     )
     save_figure(path, figure)
@@ -48,12 +49,12 @@ def write_confusion_matrix(
 def draw_accuracy(
     axes: Axes, x: Sequence[float], mean: Sequence[float], deviation: Sequence[float], label: str
 ) -> None:
-    """Draw accuracies with their standard deviations as one line."""
+    """Draw one line of accuracies, with standard deviations as error bars."""
     axes.errorbar(x, mean, deviation, marker="o", capsize=3, label=plain_text(label))
 
 
 def finish_accuracy(axes: Axes, majority: float, part: str, xlabel: str) -> None:
-    """Add the most frequent class's accuracy, the axes' names and the legend."""
+    """Add the accuracy of the most frequent class, the names of the axes and the legend."""
     axes.axhline(majority, color="grey", linestyle=":", label="most frequent class")
     axes.set(xscale="log", xlabel=xlabel, ylabel=f"accuracy ({part} part)")
     axes.legend()

@@ -1,8 +1,9 @@
-"""The optimisation that every recipe shares: `Trainer` with the paper's settings.
+"""The optimisation that all recipes share: `Trainer` with the paper's settings (arXiv 2306.15794).
 
-AdamW (0.9, 0.999); the learning rate rises from 1e-6 over the first 1 % of the steps and falls
-along a cosine to a tenth; gradients are clipped at norm 1; filters, biases and norms have no weight
-decay (arXiv 2306.15794).
+- AdamW with betas 0.9 and 0.999; no weight decay for filters, biases and layer norms;
+- the learning rate rises from 1e-6 over the first 1 % of the steps, then falls along a cosine to a
+  tenth of its peak;
+- gradients are clipped at norm 1.
 """
 
 import math
@@ -38,19 +39,19 @@ class RecipeArguments(TrainingArguments):
     resume: bool = setting(
         False, "Continue the interrupted run in output_dir, if there is one.", decides=False
     )
-    # Trainer writes this to config.json. False, its own default, helps attention only, and what is
-    # published should say that the model has a cache.
+    # Trainer writes this into config.json. Its default, False, saves memory with attention only,
+    # and would make the published model generate without its cache.
     use_cache: bool = setting(True, "What config.json says; training never uses a cache.", decides=False)
     dataloader_pin_memory: bool = setting(torch.cuda.is_available(), "Pin batches for a GPU.", decides=False)
     ddp_find_unused_parameters: bool | None = setting(False, "Every parameter takes part.", decides=False)
-    # The data sets hand out strings, which the collator turns into what the model takes.
+    # Trainer would remove the column `sequence`: the model does not know it. The collator needs it.
     remove_unused_columns: bool = setting(
         False, "Leave this false: collators need the columns.", decides=False
     )
 
     def __post_init__(self):
-        # The scheduler takes the ends of the curve as shares of its peak: the warm-up starts at
-        # 1e-6 and the cosine ends at a tenth (arXiv 2306.15794).
+        # The scheduler wants both ends of the curve as fractions of the peak: 1e-6 where the
+        # warm-up starts, a tenth where the cosine ends (arXiv 2306.15794).
         if self.lr_scheduler_type == _SCHEDULE and not self.lr_scheduler_kwargs and self.learning_rate > 0:
             self.lr_scheduler_kwargs = {
                 "min_lr_rate": 0.1,
@@ -87,7 +88,7 @@ class RecipeArguments(TrainingArguments):
 
 
 def advice_on_divergence(args: TrainingArguments) -> str:
-    """Return the settings that make a training diverge, and what to change."""
+    """Return a text with the settings that can make a training diverge, and what to change."""
     names = ("learning_rate", "max_grad_norm", "weight_decay", "adam_epsilon")
     settings = ", ".join(f"{name} is {getattr(args, name):g}" for name in names)
     cures = ["a lower --learning_rate"]
@@ -101,24 +102,24 @@ def advice_on_divergence(args: TrainingArguments) -> str:
 class StopAtNaN(TrainerCallback):
     """Stop at the third step in a row whose loss or gradient norm is not finite.
 
-    One such step may come from one odd batch. Gradients that are not finite make every weight NaN,
-    so three in a row do not recover, and what would be saved is worthless.
+    A single one may come from an odd batch. But once a weight is NaN, no later step recovers, and a
+    checkpoint would be worthless.
     """
 
     LIMIT = 3
 
     def __init__(self):
         self.steps = 0
-        self._what = None  # of the current step
+        self._what = None  # what was not finite in the current step
 
     def loss(self, loss: torch.Tensor) -> None:
-        """Look at the loss of a batch."""
+        """Take note of the loss of a batch."""
         if not torch.isfinite(loss).all():
             self._what = f"loss is {float(loss.sum())}"
 
     def gradient(self, norm: torch.Tensor | float) -> None:
-        """Look at the norm of the gradients of a step."""
-        if hasattr(norm, "full_tensor"):  # of FSDP2
+        """Take note of the gradient norm of a step."""
+        if hasattr(norm, "full_tensor"):  # with FSDP2, a distributed tensor
             norm = norm.full_tensor()
         if self._what is None and not math.isfinite(norm):
             self._what = f"gradient norm is {float(norm)}"
@@ -126,6 +127,7 @@ class StopAtNaN(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         what = self._what
         self._what = None
+        # Only steps in a row count.
         if what is None:
             self.steps = 0
             return
@@ -142,8 +144,8 @@ class StopAtNaN(TrainerCallback):
 class HyenaDNATrainer(Trainer):
     """`Trainer` for HyenaDNA.
 
-    It knows which parameters must not decay and which tokens nothing predicts, writes checkpoints
-    that can be checked, resumes at the end of a run, and stops where the training diverges.
+    It knows which parameters must not decay and which tokens have no prediction. Its checkpoints
+    can be verified, a finished run can be resumed, and a training that diverges is stopped.
     """
 
     def __init__(self, *args, **kwargs):
@@ -153,10 +155,10 @@ class HyenaDNATrainer(Trainer):
         self.add_callback(self._not_finite)
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Keep FSDP2's weights in float32 under bf16; autocast chooses what runs in bf16.
+        """Keep the weights in float32 under FSDP2 with bf16.
 
-        Otherwise it would round all of them, also those of the filters, whose sine layers amplify
-        that a thousandfold.
+        FSDP2 would round all of them to bf16. The sine layers of the filters amplify that a
+        thousandfold. Autocast runs in bf16 what can be.
         """
         super().create_accelerator_and_postprocess()
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
@@ -164,10 +166,10 @@ class HyenaDNATrainer(Trainer):
             plugin.mixed_precision_policy = None
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
-        """Count a language model's targets as the model does, without the first of a row.
+        """Count the targets of a language model as the model does: all but the first of each row.
 
-        Transformers passes over column 0, which in a left-padded row is a pad, and would count one
-        target too many.
+        Transformers leaves out column 0. In a row padded on the left that is a pad, so it would
+        count one target too many.
         """
         for batch in batch_samples:
             mask = batch.get("attention_mask")
@@ -178,17 +180,15 @@ class HyenaDNATrainer(Trainer):
                 and labels is not None
                 and labels.shape == mask.shape
             ):
-                # The first token of a row is where the running sum of the mask becomes 1.
+                # The first token is where the running sum of the mask becomes 1.
                 first = (mask != 0) & (mask.cumsum(dim=1) == 1)
                 batch["labels"] = labels.masked_fill(first | (mask == 0), -100)
         return super()._get_num_items_in_batch(batch_samples, device)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
-        """Train. The weights at the end are finite, or this raises `InputError`.
-
-        Checkpoints are deleted here and not by Transformers, which deletes the older ones before
-        the new one is whole, and takes `checkpoint-3 (copy)` for one of its own.
-        """
+        """Train. Raise `InputError` if the weights are not finite at the end."""
+        # We delete old checkpoints, not Transformers: it does so before the new one is complete,
+        # and takes `checkpoint-3 (copy)` for one of its own.
         self._checkpoints_to_keep = self.args.save_total_limit
         self.args.save_total_limit = None
         try:
@@ -199,17 +199,17 @@ class HyenaDNATrainer(Trainer):
 
         best = self.state.best_model_checkpoint
         if self.args.should_save and best is not None and self._checkpoints_to_keep == 1:
-            # the last one too: the best is the result
+            # Even the last one goes: the best is the result.
             remove_old_checkpoints(Path(best), keep=1, best=best)
         return output
 
     def _run_epoch(self, *args, **kwargs) -> None:
-        """Train an epoch; of a run that was resumed from its last checkpoint, none.
+        """Train an epoch, unless the run was resumed at its end.
 
-        Trainer looks whether it is at the end only after a step, and would take one step too many.
-        A run that stopped early is at its end too: its checkpoint holds how often the evaluations
-        got no better.
+        Trainer checks for the end only after a step, so a finished run would take one step too
+        many.
         """
+        # Early stopping is an end as well. A checkpoint stores how many evaluations got no better.
         stopped_early = any(
             isinstance(callback, EarlyStoppingCallback)
             and callback.early_stopping_patience_counter >= callback.early_stopping_patience
@@ -223,19 +223,20 @@ class HyenaDNATrainer(Trainer):
     # ---------------------------------------------------------------------------------- checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the model without `training_args.bin`, a pickle that holds `hub_token`."""
+        """Save the model without `training_args.bin`, a pickle that contains `hub_token`."""
         super()._save(output_dir, state_dict)
         Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _save_checkpoint(self, model: nn.Module, trial: dict | None) -> None:
-        """Write a checkpoint and its manifest, then delete older ones. Never write NaN."""
+        """Write a checkpoint, then its manifest, then delete older ones. NaN is never written."""
         if not self._weights_are_finite():
             logger.warning(
                 f"step {self.state.global_step}: no checkpoint, because the weights hold NaN or infinity"
             )
             return
         super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()  # every process writes the state of its random numbers
+        # Every process writes its own random state. The manifest has to list them all.
+        self.accelerator.wait_for_everyone()
         if self.args.should_save:
             checkpoint = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
             write_manifest(checkpoint)
@@ -243,8 +244,9 @@ class HyenaDNATrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def save_run(self, output: Path) -> None:
-        """Write the curve, and for an adapter the configuration of the model under it."""
-        if not isinstance(self.model, PreTrainedModel):  # labels and pooling go with an adapter
+        """Write the training curve and, for an adapter, the configuration of its model."""
+        # peft does not store labels and pooling, which belong to the head.
+        if not isinstance(self.model, PreTrainedModel):
             self.model.config.save_pretrained(output)
         self.state.save_to_json(str(output / "trainer_state.json"))
 
@@ -257,14 +259,13 @@ class HyenaDNATrainer(Trainer):
 
     def _get_grad_norm(self, *args, **kwargs) -> torch.Tensor | float:
         norm = super()._get_grad_norm(*args, **kwargs)
-        # With fp16, a step is skipped where its gradients overflow, until they are scaled to fit:
-        # nothing is wrong.
+        # With fp16, gradients overflow now and then. The scaler skips such a step and adapts.
         if self.accelerator.scaler is None:
             self._not_finite.gradient(norm)
         return norm
 
     def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
-        """Evaluate, if the weights are finite: no metric could be computed from NaN."""
+        """Evaluate, after a check that the weights are finite: metrics of NaN raise odd errors."""
         self.check_weights()
         return super().evaluation_loop(*args, **kwargs)
 
@@ -277,23 +278,21 @@ class HyenaDNATrainer(Trainer):
             )
 
     def _weights_are_finite(self) -> bool:
-        """Return whether the weights of all processes, which FSDP divides, are finite."""
+        """Return whether all weights are finite, in all processes: FSDP divides them."""
         parameters = [parameter.detach() for parameter in self.model.parameters()]
-        parts = [
+        local = [
             parameter.to_local() if hasattr(parameter, "to_local") else parameter for parameter in parameters
         ]
-        broken = sum(int(not torch.isfinite(part).all()) for part in parts)
+        broken = sum(int(not torch.isfinite(weights).all()) for weights in local)
         return not self.accelerator.reduce(torch.tensor(broken, device=self.args.device)).item()
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Return the parameters with weight decay: all but filters, biases and layer norms.
+        """Return the names of parameters with weight decay: all but filters, biases, layer norms.
 
-        By name, not by an attribute of the parameter: attributes do not survive `from_pretrained`.
-        The default of Transformers would decay the filters' frequencies and matrices, which costs
-        accuracy.
+        Transformers' default would decay the frequencies and matrices of the filters, which costs
+        accuracy. Names, not attributes of the parameters: `from_pretrained` drops attributes.
         """
-        # A layer norm's weight is called `weight` like any other, so norms are found by their
-        # class.
+        # The weight of a layer norm is called `weight` like any other. Find norms by their class.
         norms = {f"{name}." for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
         return [
             name
