@@ -33,7 +33,7 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
 from hyenadna.training.runs.baselines import LOGISTIC, fit_kmers
 from hyenadna.training.runs.files import write_json
-from hyenadna.training.runs.models import SHIPPED, RunResult
+from hyenadna.training.runs.models import SHIPPED, RunResult, published_checkpoints
 from hyenadna.training.runs.settings import parse_settings, setting
 from hyenadna.training.runs.strands import (
     AUTO,
@@ -225,7 +225,13 @@ def prepare(args: FinetuneArguments, labelled: LabelledData) -> dict:
 
 def parse(argv: list[str] | None = None) -> FinetuneArguments:
     """Read the settings from flags, or from a YAML file and flags that override it."""
-    return parse_settings(FinetuneArguments, "finetune", "Fine-tune HyenaDNA on labelled DNA.", argv)
+    return parse_settings(
+        FinetuneArguments,
+        "finetune",
+        "Fine-tune HyenaDNA on labelled DNA.",
+        argv,
+        epilog=published_checkpoints(),
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

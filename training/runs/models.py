@@ -23,6 +23,19 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 SHIPPED = Path(example_checkpoint()).name
 SCRATCH = "none"
 
+# Published checkpoints, LongSafari/NAME-hf: longest input in tokens, and parameters with tied
+# embeddings. Larger figures are about: files that store the computable positional embedding and time
+# axis of the filters count those too.
+PUBLISHED = {
+    "hyenadna-tiny-1k-seqlen": (1026, 436_096),
+    "hyenadna-tiny-1k-seqlen-d256": (1026, 1_641_088),
+    "hyenadna-tiny-16k-seqlen-d128": (16386, 436_096),
+    "hyenadna-small-32k-seqlen": (32770, 3_277_568),
+    "hyenadna-medium-160k-seqlen": (160002, 6_550_528),
+    "hyenadna-medium-450k-seqlen": (450002, 6_550_528),
+    "hyenadna-large-1m-seqlen": (1000002, 6_550_528),
+}
+
 
 @dataclass
 class BackboneArguments:
@@ -71,6 +84,15 @@ class RunResult:
     results: dict
     model: nn.Module
     tokenizer: HyenaDNATokenizer
+
+
+def published_checkpoints() -> str:
+    """Return the published checkpoints and their sizes, for `--help`."""
+    sizes = [
+        f"{name}-hf ({tokens:,} tokens, {parameters:,} parameters)"
+        for name, (tokens, parameters) in PUBLISHED.items()
+    ]
+    return f"Published checkpoints, --model LongSafari/NAME: {'; '.join(sizes)}."
 
 
 def given(args: Any, names: tuple[str, ...]) -> dict:

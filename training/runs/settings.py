@@ -111,7 +111,7 @@ def refuse_unused(args: Any, names: tuple[str, ...], recipe: str) -> None:
 
 
 def parse_settings(
-    cls: type[Settings], recipe: str, description: str, argv: list[str] | None = None
+    cls: type[Settings], recipe: str, description: str, argv: list[str] | None = None, epilog: str = ""
 ) -> Settings:
     """Read the settings from flags, or from a YAML file and flags that override it.
 
@@ -124,6 +124,7 @@ def parse_settings(
         recipe: Name of the command.
         description: First sentence of its help.
         argv: Arguments; by default those of the command line.
+        epilog: What `--help` ends with.
 
     Raises:
         InputError: The file cannot be read, a setting is unknown, or the class refuses a value.
@@ -141,6 +142,7 @@ def parse_settings(
         prog=f"hyenadna {recipe}",
         usage=f"hyenadna {recipe} [SETTINGS.yaml] --data DATA --output_dir FOLDER [--SETTING VALUE ...]",
         description=f"{description} The recipe's own settings are at the end, after Trainer's.",
+        epilog=epilog,
         allow_abbrev=False,
     )
     args, unknown = parser.parse_args_into_dataclasses(
