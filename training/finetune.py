@@ -75,7 +75,7 @@ class FinetuneArguments(RowsArguments, ClassifierArguments):
     test_time_averaging: bool | None = setting(
         None, "Evaluate at the end on the mean of both strands' logits, in place of strands."
     )
-    baselines: bool = setting(True, "Fit a k-mer model on the same rows to compare with.", decides=False)
+    baselines: bool = setting(True, "Fit a k-mer model on the same rows to compare with.")
     patience: int | None = setting(
         None, f"Stop after that many evaluations without a better one; 0: never ({PATIENCE} epochs)."
     )
