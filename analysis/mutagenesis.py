@@ -62,9 +62,7 @@ def mutagenesis(
     (3, 4)
     """
     if not 0 <= first < last <= len(sequence):
-        raise InputError(
-            f"positions {first} to {last} are to be mutated, but the sequence has {len(sequence)} bases"
-        )
+        raise InputError(f"cannot mutate positions {first} to {last}: the sequence has {len(sequence)} bases")
     model.eval()
     ids = encode(sequence) % SOFT_MASKED
     ids_of_reverse = complement_ids(ids)

@@ -76,7 +76,11 @@ def map_to_plane(vectors: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
 
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour (`#rrggbb`) for each class, all different."""
+    """Return a colour (`#rrggbb`) for each class, all different.
+
+    >>> colours_of(["exon", "intron"])
+    {'exon': '#1f77b4', 'intron': '#ff7f0e'}
+    """
     # Beyond 20 classes, matplotlib has no table of distinct colours. Divide a colour map.
     if len(names) > 20:
         last = len(names) - 1

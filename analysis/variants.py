@@ -103,6 +103,9 @@ def skip_reason(
         ref: The reference allele, in capitals.
         alt: The alternative allele, in capitals.
         window: The number of bases that the model reads.
+
+    >>> skip_reason(genome, 0, 1000, "A", "<DEL>", 1024)                    # doctest: +SKIP
+    'symbolic_allele'
     """
     if sequence is None:
         return "contig_not_in_fasta"
@@ -616,7 +619,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_arguments(args: argparse.Namespace) -> None:
     if (args.vcf is None) == (args.mutagenesis is None):
-        raise InputError("give --vcf or --mutagenesis: one of them")
+        raise InputError("give either --vcf or --mutagenesis")
     if args.window < 2 or args.batch_size < 1:
         raise InputError(
             f"window is {args.window} and batch_size {args.batch_size}; at least 2 and 1 are needed"
@@ -633,7 +636,7 @@ def _check_folder(output: Path, settings: dict) -> None:
     changed = [f"{name} {value!r}" for name, value in changed_settings(earlier, settings).items()]
     if changed:
         raise InputError(
-            f"{output} holds results of other settings ({', '.join(changed)}): choose another folder"
+            f"{output} holds results with other settings ({', '.join(changed)}): choose another folder"
         )
 
 

@@ -195,7 +195,7 @@ def open_text(path: str | Path) -> TextIO:
             raise ValueError("by its name it is packed, but it is not")
         return open(path, encoding="utf-8-sig", newline="\n")
     check_end(path)
-    return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")  # type: ignore[return-value]
+    return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
@@ -232,6 +232,9 @@ def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         InputError: The file cannot be read, is empty, has a row longer than the header, or has one
             of `columns` twice.
+
+    >>> read_table("promoters.csv", ["sequence"])["sequence"].tolist()      # doctest: +SKIP
+    ['ACGTTATAAA', 'GGCATG']
     """
     name = Path(path).name.lower()
     if not name.endswith(TABLES):

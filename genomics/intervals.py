@@ -124,7 +124,11 @@ class Intervals:
 
 
 def whole_sequences(genomes: Sequence[SequenceFile]) -> Intervals:
-    """Return one interval for each sequence of each file; empty sequences are left out."""
+    """Return one interval for each sequence of each file; empty sequences are left out.
+
+    >>> whole_sequences(genomes).tolist()                                   # doctest: +SKIP
+    [[0, 0, 0, 248956422], [0, 1, 0, 242193529]]
+    """
     rows = []
     for file, genome in enumerate(genomes):
         rows += [(file, i, 0, length) for i, length in enumerate(genome.lengths.tolist()) if length]
@@ -147,7 +151,7 @@ def check_interval(genome: SequenceFile, sequence: int, start: int, end: int, wh
     name = genome.names[sequence]
     length = genome.lengths[sequence]
     if start < 0 or end <= start:
-        raise InputError(f"{where}: the end of {name}:{start}-{end} has to be above its start")
+        raise InputError(f"{where}: the end of {name}:{start}-{end} must be above its start")
     if end > length:
         raise InputError(f"{where}: {name}:{start}-{end} ends outside of {name}, which has {length} bases")
 
@@ -276,6 +280,8 @@ def read_bed(
 
     Raises:
         InputError: A line is not BED, or does not fit the genome.
+
+    >>> intervals, parts = read_bed("sequences.bed", genomes, file=0)       # doctest: +SKIP
     """
     genome = genomes[file]
     lines = read_bed_lines(path, [genome])

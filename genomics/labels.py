@@ -70,6 +70,12 @@ def encode_labels(
 
     Raises:
         InputError: A label is missing, is not a number, or its class has no training row.
+
+    >>> table = pd.DataFrame({"label": ["promoter", "none", "promoter"]})
+    >>> table.attrs["name"] = "rows.csv"
+    >>> names, labels = encode_labels({"train": table}, SINGLE_LABEL, ("label",))
+    >>> names, labels["train"].tolist()
+    (['none', 'promoter'], [1, 0, 1])
     """
     if problem_type == REGRESSION:
         return ["value"], {part: _numbers(table, "label") for part, table in tables.items()}
@@ -133,12 +139,14 @@ def _check_classes(names: list[str], rows: int, train: str) -> None:
             continue
         first = spelling_of.setdefault(number[1], name)
         if first != name:
-            raise InputError(f"{train}: the labels {first!r} and {name!r} are one number; write them alike")
+            raise InputError(
+                f"{train}: the labels {first!r} and {name!r} are the same number; write them alike"
+            )
     # More than half as many classes as rows: most likely the wrong column, or a regression.
     if len(names) > max(20, rows // 2):
         raise InputError(
             f"{train}: {len(names)} different labels in {rows} rows, the first is {names[0]!r}. Is it "
-            f"the right label_column? For numbers to be predicted set problem_type to {REGRESSION!r}"
+            f"the right label_column? To predict numbers, set problem_type to {REGRESSION!r}"
         )
 
 
@@ -153,7 +161,7 @@ def label_text(value: object, row: int, table: pd.DataFrame) -> str:
     """
     if isinstance(value, list | tuple | dict | np.ndarray):
         raise InputError(
-            f"{table.attrs['name']}: the label of row {row} is {_shown(value)}, which is no single "
+            f"{table.attrs['name']}: the label of row {row} is {_shown(value)}, which is not a single "
             f"label; for lists of 0 and 1 set problem_type to {MULTI_LABEL!r}"
         )
     is_nan = value != value  # of any type: float, numpy, pandas

@@ -58,6 +58,10 @@ def split_rows(
 
     Raises:
         InputError: There are too few different sequences.
+
+    >>> table = pd.DataFrame({"sequence": ["AAAC", "GTTT", "CCCA", "AGAG"]})    # two of them twins
+    >>> [len(rows) for rows in split_rows(table, np.zeros(4), "regression", fraction=0.3, seed=0)]
+    [3, 1]
     """
     # Groups of twins are drawn, not rows, so that no group is divided.
     group = _groups(table["sequence"])
@@ -102,6 +106,11 @@ def fold_rows(
 
     Raises:
         InputError: There are more folds than rows of the smallest class.
+
+    >>> table = pd.DataFrame({"sequence": ["AAAC", "GTTT", "CCCA", "AGAG"]})
+    >>> folds = [fold_rows(table, np.zeros(4), "regression", (i, 3), seed=0) for i in range(3)]
+    >>> sorted(len(inside) for _, inside in folds)
+    [1, 1, 2]
     """
     group = _groups(table["sequence"])
     number, folds = fold

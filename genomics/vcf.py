@@ -97,6 +97,9 @@ def vcf_records(path: str | Path) -> Iterator[list[str]]:
 
     Raises:
         InputError: See `vcf_lines`. The fields are checked by `check_vcf`, not here.
+
+    >>> [(chrom, int(pos)) for chrom, pos, *_ in vcf_records("calls.vcf")]  # doctest: +SKIP
+    [('chr20', 1000001)]
     """
     # At most 8 splits: the genotypes of thousands of samples stay in one piece, which is dropped.
     return (line.split("\t", 8)[:8] for line in vcf_lines(path) if not line.startswith("#"))

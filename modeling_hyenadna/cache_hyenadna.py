@@ -10,15 +10,17 @@ Shape suffixes: B batch, L new positions, T taps of the short convolution, M `hy
 convolutions, D `d_model`, C (M + 2) * D projected channels, F frequencies.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, DynamicCache
 
-from .long_convolution import channel_groups, next_fast_length
+from .configuration_hyenadna import HyenaDNAConfig
+from .long_convolution import Transform, channel_groups, next_fast_length
 
 # The newest inputs, up to this many, are summed over directly at each step. Older ones have been
 # added ahead of time.
@@ -49,12 +51,12 @@ class ContinuedFilters:
         k_MDT = self.k_MDL[..., : TAIL + 1].clone()
         k_MDT[..., 0] += self.skip_MD
         self.direct_MDT = k_MDT.flip(-1)
-        self._spectra = {}
+        self._spectra: dict[tuple[int, int, int], Tensor] = {}
 
     def __deepcopy__(self, memo) -> "ContinuedFilters":
         return self
 
-    def spectra(self, channels: slice, transform) -> Tensor:
+    def spectra(self, channels: slice, transform: Transform) -> Tensor:
         """Spectra of filters and skips, as `FilterValues.spectra` gives them."""
         return transform.filters(self.k_MDL[:, channels, : transform.length], self.skip_MD[:, channels])
 
@@ -104,27 +106,37 @@ class HyenaDNACacheLayer(CacheLayerMixin):
     supports_early_init = False
     is_sliding = False
 
+    # These exist from `lazy_initialization` on. Before it the library has `None` in the first two.
+    keys: Tensor
+    values: Tensor
+    future: Tensor
+    dtype: torch.dtype
+    device: torch.device
+
+    # From the configuration, by `start`.
+    taps: int
+    max_length: int
+
     def __init__(self, **kwargs):
         super().__init__()
         self.record_past = False
         # within `branches`: the row of the cache that each row of the input follows
-        self.rows = None
+        self.rows: Tensor | None = None
         self._clear()
 
     def _clear(self) -> None:
-        self.is_initialized = False
-        self.keys = None
-        self.values = None
-        self.filters = None
+        super().__init__()  # the library's fields as they were at first: no keys, no values
+        self.filters: ContinuedFilters | None = None
         self.length = 0
-        self._forget_contributions()
+        self.spans: list[Span] = []
+        self.settled = 0  # inputs before this position are in a span
 
     def _forget_contributions(self) -> None:
         """Start again from the inputs: the next `settle` adds up what all of them contribute."""
         self.spans = []
-        self.future = None
+        self.settled = 0
+        self.future = self.keys.new_empty(*self.keys.shape[:3], 0)
         self.future_start = 0
-        self.settled = 0  # inputs before this position are in a span
 
     # -- what the library's `Cache` calls
 
@@ -135,6 +147,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys, self.values = key_states, value_states
         self.is_initialized = True
+        self._forget_contributions()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Append inputs of the long convolutions (B, M, D, L) and of the short one (B, L, C);
@@ -205,11 +218,11 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         if self.length < self.settled:  # what was removed has contributed to later positions
             self._forget_contributions()
 
-    def _apply(self, change) -> None:
-        for name in ("keys", "values", "future"):
-            tensor = getattr(self, name)
-            if tensor is not None:
-                setattr(self, name, change(tensor))
+    def _apply(self, change: Callable[[Tensor], Tensor]) -> None:
+        if self.is_initialized:
+            self.keys = change(self.keys)
+            self.values = change(self.values)
+            self.future = change(self.future)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         self._apply(lambda x: x.index_select(0, beam_idx.to(x.device)))
@@ -229,7 +242,9 @@ class HyenaDNACacheLayer(CacheLayerMixin):
 
     # -- what the operator calls
 
-    def start(self, config, batch: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
+    def start(
+        self, config: HyenaDNAConfig, batch: int, length: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         """Get ready for `length` more positions of a batch, in the filters' `dtype`.
 
         Raises:
@@ -335,35 +350,53 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         long: spans double in size.
         """
         now = self.length
-        start = self.settled
-        # no span reaches that far: all inputs at once
-        if self.spans and self.spans[0].reach < now + length:
-            start = 0
-            self.spans = []
-        while self.spans and self.spans[-1].reach <= now:
-            start = self.spans.pop().start
-
+        stop = now + length
+        start = self._take_back_spans(now, stop)
         if start < now:
-            # As far as the new span is long, but not beyond the span before it, which has a reach
-            # of its own.
-            reach = max(now + length, 2 * now - start, now + TAIL)
-            reach = min(reach, self.spans[-1].reach if self.spans else self.max_length)
-            self.lags(make_filters, reach)
-            first_span = not self.spans
-            if first_span:
-                self.future = self.keys.new_empty(*self.keys.shape[:3], reach - now)
-                self.future_start = now
-            self._contribute(start, now, now, reach, new=first_span)
-            self.spans.append(Span(start, now, reach))
+            self._add_span(make_filters, start, now, stop)
 
         # A call of several positions may ask for more than a small span had added up.
         for span in self.spans:
-            if span.reach < now + length:
-                self._contribute(span.start, span.end, span.reach, now + length)
-                span.reach = now + length
+            if span.reach < stop:
+                filters = self.lags(make_filters, stop)
+                self._contribute(filters, span.start, span.end, span.reach, stop)
+                span.reach = stop
         self.settled = now
 
-    def _contribute(self, start: int, end: int, first: int, stop: int, new: bool = False) -> None:
+    def _take_back_spans(self, now: int, stop: int) -> int:
+        """Remove the spans that are to be merged with the tail, and return where the first began."""
+        start = self.settled
+        # no span reaches that far: all inputs at once
+        if self.spans and self.spans[0].reach < stop:
+            self.spans = []
+            return 0
+        while self.spans and self.spans[-1].reach <= now:
+            start = self.spans.pop().start
+        return start
+
+    def _add_span(self, make_filters: MakeFilters, start: int, now: int, stop: int) -> None:
+        """Make the inputs from `start` to `now` a span, which reaches to `stop` at least."""
+        # As far as the new span is long, but not beyond the span before it, which has a reach
+        # of its own.
+        reach = max(stop, 2 * now - start, now + TAIL)
+        reach = min(reach, self.spans[-1].reach if self.spans else self.max_length)
+        filters = self.lags(make_filters, reach)
+        first_span = not self.spans
+        if first_span:
+            self.future = self.keys.new_empty(*self.keys.shape[:3], reach - now)
+            self.future_start = now
+        self._contribute(filters, start, now, now, reach, new=first_span)
+        self.spans.append(Span(start, now, reach))
+
+    def _contribute(
+        self,
+        filters: ContinuedFilters,
+        start: int,
+        end: int,
+        first: int,
+        stop: int,
+        new: bool = False,
+    ) -> None:
         """Add to the positions [first, stop) what the inputs [start, end) contribute to them; or
         write it, if new.
         """
@@ -376,23 +409,22 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         inputs = self.keys[..., start:end]
         batch, _, width, _ = inputs.shape
 
-        last = None
-        for b, d in channel_groups(batch, width, n // 2, inputs.device):
-            if d != last:
-                spectrum_MDF = self.filters.span_spectrum(size, reach, first - end, d, n)
-                last = d
-            product = torch.fft.rfft(inputs[b, :, d], n=n).mul_(spectrum_MDF)
-            result = torch.fft.irfft(product, n=n)[..., size - 1 : size - 1 + reach]
-            if new:
-                future[b, :, d] = result
-            else:
-                future[b, :, d] += result
+        rows, groups = channel_groups(batch, width, n // 2, inputs.device)
+        for d in groups:
+            spectrum_MDF = filters.span_spectrum(size, reach, first - end, d, n)
+            for b in rows:
+                product = torch.fft.rfft(inputs[b, :, d], n=n).mul_(spectrum_MDF)
+                result = torch.fft.irfft(product, n=n)[..., size - 1 : size - 1 + reach]
+                if new:
+                    future[b, :, d] = result
+                else:
+                    future[b, :, d] += result
 
     def due(self, b: slice, d: slice, length: int) -> Tensor | None:
         """What the inputs so far contribute to the next `length` positions: (batch, M, channels,
         length).
         """
-        if self.future is None or self.length == 0:
+        if not self.spans or self.length == 0:
             return None
         start = self.length - self.future_start
         due = self.future[:, :, d, start : start + length]
@@ -431,7 +463,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
 
 
 @contextmanager
-def branches(cache: DynamicCache, rows: Tensor):
+def branches(cache: DynamicCache, rows: Tensor) -> Iterator[None]:
     """Many continuations of what is in a cache, which stays as it is; nothing is copied for them.
 
         with branches(cache, torch.zeros(24, dtype=torch.long)):
@@ -446,26 +478,26 @@ def branches(cache: DynamicCache, rows: Tensor):
     """
     if cache.get_seq_length() == 0:
         raise ValueError("There is nothing in the cache to branch from: read a prefix with it first.")
-    for layer in cache.layers:
+    layers: list[Any] = cache.layers  # ours, or those of a copy of this file from the Hub
+    for layer in layers:
         layer.rows = rows
     try:
         yield
     finally:
-        for layer in cache.layers:
+        for layer in layers:
             layer.rows = None
 
 
-def check_cache(config, cache) -> list:
-    """The layers of a cache, one for each block; `None`s if there is no cache.
+def check_cache(config: HyenaDNAConfig, cache: Any) -> list[HyenaDNACacheLayer]:
+    """The layers of a cache, one for each block.
 
     Raises:
         ValueError: It is no cache of this kind and size.
     """
-    if cache is None:
-        return [None] * config.n_layer
     if isinstance(cache, DynamicCache) and not cache.layers:  # made without a configuration
-        cache.layers, cache.layer_class_to_replicate = DynamicCache(config=config).layers, None
-    layers = getattr(cache, "layers", ())
+        cache.layers = DynamicCache(config=config).layers
+        cache.layer_class_to_replicate = None
+    layers = list(getattr(cache, "layers", ()))
     # By name: a copy of this file from the Hub has a class of its own.
     kinds = [getattr(layer, "_layer_type", None) for layer in layers]
     if kinds != config.layer_types:

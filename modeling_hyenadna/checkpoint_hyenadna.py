@@ -11,7 +11,9 @@ from .implicit_filter import HyenaDNAFilter, HyenaDNAPositionalEmbedding
 logger = logging.get_logger(__name__)
 
 
-def check_checkpoint(model: PreTrainedModel, state_dict, checkpoint_files, load_config) -> None:
+def check_checkpoint(
+    config: HyenaDNAConfig, model: PreTrainedModel, state_dict, checkpoint_files, load_config
+) -> None:
     """Refuse an embedding of another size, and make a positional embedding that was trained a
     parameter.
 
@@ -24,7 +26,6 @@ def check_checkpoint(model: PreTrainedModel, state_dict, checkpoint_files, load_
             match).
         ValueError: A trained `z` is of another length than the configuration says.
     """
-    config = model.config
     formulas = {}
     trained = False
     for name, tensor in _stored_tensors(
@@ -50,7 +51,7 @@ def check_checkpoint(model: PreTrainedModel, state_dict, checkpoint_files, load_
                 f"length: load it with {length}."
             )
     if trained and not config.train_positional_embedding:
-        _make_trainable(model)
+        _make_trainable(config, model)
 
 
 def _check_embedding(name: str, tensor: torch.Tensor, config: HyenaDNAConfig) -> None:
@@ -76,18 +77,18 @@ def _matching_formula(
     tolerance = 8 * config.emb_dim * torch.finfo(tensor.dtype).eps
     errors = {}
     for way, z in formulas.items():
-        errors[way] = (tensor.float() - z.to(tensor.dtype).float()).abs().max()
-    nearest = min(errors, key=errors.get)
+        errors[way] = (tensor.float() - z.to(tensor.dtype).float()).abs().max().item()
+    nearest = min(errors, key=errors.__getitem__)
     return nearest if errors[nearest] <= tolerance else None
 
 
-def _make_trainable(model: PreTrainedModel) -> None:
+def _make_trainable(config: HyenaDNAConfig, model: PreTrainedModel) -> None:
     """Give every filter a parameter `z`, for the loader to fill."""
     logger.warning(
         "The checkpoint holds a trained positional embedding `pos_emb.z`, which differs from the "
         "formula. It is loaded as a parameter (train_positional_embedding=True)."
     )
-    model.config.train_positional_embedding = True
+    config.train_positional_embedding = True
     for module in model.modules():
         if isinstance(module, HyenaDNAFilter):
             module.pos_emb = HyenaDNAPositionalEmbedding(module.config).to(
@@ -102,11 +103,10 @@ def _positional_embeddings(config: HyenaDNAConfig, length: int) -> dict[bool, to
     cpu = torch.device("cpu")
     formulas = {}
     for way in (config.complex_positional_embedding, not config.complex_positional_embedding):
-        sizes = {"emb_dim": config.emb_dim, "max_seq_len": length, "complex_positional_embedding": way}
+        sizes = HyenaDNAConfig(emb_dim=config.emb_dim, max_seq_len=length, complex_positional_embedding=way)
         with cpu:
-            formulas[way] = HyenaDNAPositionalEmbedding(HyenaDNAConfig(**sizes)).analytic(length, cpu)[0][
-                None
-            ]
+            z, _ = HyenaDNAPositionalEmbedding(sizes).analytic(length, cpu)
+        formulas[way] = z[None]
     return formulas
 
 

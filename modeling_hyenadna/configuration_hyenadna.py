@@ -12,6 +12,8 @@ from transformers import PreTrainedConfig
 
 from .peft_hyenadna import register_with_peft
 
+Pooling = Literal["mean", "last", "first", "max"]
+
 
 @strict
 class HyenaDNAConfig(PreTrainedConfig):
@@ -119,7 +121,7 @@ class HyenaDNAConfig(PreTrainedConfig):
     layer_norm_epsilon: int | float = 1e-5
     initializer_range: int | float = 0.02
     pad_vocab_size_multiple: int = 8
-    pooling: Literal["mean", "last", "first", "max"] | None = None
+    pooling: Pooling | None = None
     classifier_dropout: int | float = 0.0
     classifier_bias: bool = False
     num_attention_heads: int = 1
@@ -147,8 +149,7 @@ class HyenaDNAConfig(PreTrainedConfig):
         # keep it.
         if not type(self).__module__.startswith("transformers_modules"):
             kwargs.pop("auto_map", None)
-        if self.d_inner is None:
-            self.d_inner = 4 * self.d_model
+        self.d_inner = self.mlp_width
         # Sixteen rows are the twelve published tokens, padded, unless somebody says otherwise.
         padded_before = self.vocab_size == 16 and self.pad_vocab_size_multiple == 1
         self.set_token_count(12 if padded_before else self.vocab_size)
@@ -156,9 +157,7 @@ class HyenaDNAConfig(PreTrainedConfig):
             # Write 1 afterwards: with 8, a vocabulary resized to 17 would come back as 24.
             self.vocab_size += -self.vocab_size % self.pad_vocab_size_multiple
             self.pad_vocab_size_multiple = 1
-        if self.pooling is None:
-            classifier = any(name.endswith("ForSequenceClassification") for name in self.architectures or ())
-            self.pooling = "last" if classifier else "mean"
+        self.pooling = self.pooling_method
         super().__post_init__(**kwargs)
         if not hasattr(self, "auto_map"):
             # `trl` reads it from every configuration whose architecture Transformers does not have
@@ -172,6 +171,26 @@ class HyenaDNAConfig(PreTrainedConfig):
         if not values.get("auto_map"):
             values.pop("auto_map", None)
         return values
+
+    @property
+    def mlp_width(self) -> int:
+        """`d_inner`, or its default where that is `None`."""
+        return 4 * self.d_model if self.d_inner is None else self.d_inner
+
+    @property
+    def pooling_method(self) -> Pooling:
+        """`pooling`, or its default where that is `None`."""
+        if self.pooling is not None:
+            return self.pooling
+        published = any(name.endswith("ForSequenceClassification") for name in self.architectures or ())
+        return "last" if published else "mean"
+
+    @property
+    def class_count(self) -> int:
+        """`num_labels` of a classifier, which has to have labels."""
+        if self.num_labels is None:
+            raise ValueError("`id2label` is `None`, but a classifier needs `num_labels` or `id2label`.")
+        return self.num_labels
 
     @property
     def token_count(self) -> int:

@@ -11,12 +11,13 @@ Shape suffixes as in `long_convolution.py`; P pieces of a tile (`pieces`).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from .cache_hyenadna import HyenaDNACacheLayer
 from .feed_forward import gelu, tile_length
-from .implicit_filter import FilterValues
 from .long_convolution import Transform, channel_groups, product, short_convolution
 
 
@@ -42,10 +43,15 @@ class Workspace:
 
     def value(self, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
         """The value buffer, made anew if it does not fit."""
-        held = self.value_BDL
-        if held is None or (held.shape, held.dtype, held.device) != (shape, dtype, device):
-            self.value_BDL = torch.empty(shape, dtype=dtype, device=device)
-        return self.value_BDL
+        value_BDL = self.value_BDL
+        if value_BDL is None or (value_BDL.shape, value_BDL.dtype, value_BDL.device) != (
+            shape,
+            dtype,
+            device,
+        ):
+            value_BDL = torch.empty(shape, dtype=dtype, device=device)
+            self.value_BDL = value_BDL
+        return value_BDL
 
     def transform_of(self, length: int, dtype: torch.dtype, device: torch.device) -> Transform:
         """The transform, made anew if it does not fit."""
@@ -54,12 +60,19 @@ class Workspace:
         return self.transform
 
 
+class Filters(Protocol):
+    """Filters of known length: `FilterValues` without a cache, `ContinuedFilters` with one."""
+
+    def spectra(self, channels: slice, transform: Transform) -> Tensor:
+        """Spectra of filters and skips, (M, channels, frequencies)."""
+
+
 @dataclass
 class BlockParts:
     """What a block computes with: norms as modules, and weights in the type of the computation."""
 
     hyena_order: int
-    evaluate_filters: Callable[[int], FilterValues]  # from a number of lags
+    evaluate_filters: Callable[[int], Filters]  # from a number of lags
     filter_dtype: torch.dtype  # of filters and transforms
     norm1: nn.LayerNorm
     norm2: nn.LayerNorm
@@ -76,7 +89,11 @@ class BlockParts:
 
 
 def run_block(
-    parts: BlockParts, hidden_BLD: Tensor, mask_BL: Tensor | None, workspace: Workspace, past=None
+    parts: BlockParts,
+    hidden_BLD: Tensor,
+    mask_BL: Tensor | None,
+    workspace: Workspace,
+    past: HyenaDNACacheLayer | None = None,
 ) -> Tensor:
     """`HyenaDNABlock.forward` where no gradient is wanted and no module is wrapped.
 
@@ -86,7 +103,7 @@ def run_block(
         mask_BL: True where there is a token. All masked positions come before the tokens, or all of
             them after.
         workspace: What earlier blocks left. If it owns `hidden_BLD`, the result is written over it.
-        past: The `HyenaDNACacheLayer` that these positions follow, started for them, or `None`.
+        past: The layer of the cache that these positions follow, started for them, or `None`.
             What later positions will need is kept there.
 
     Returns:
@@ -103,7 +120,12 @@ class _FusedBlock:
     """One pass of one block. `projections` 0 .. N - 1 are the gates, projection N is the value."""
 
     def __init__(
-        self, parts: BlockParts, hidden_BLD: Tensor, mask_BL: Tensor | None, workspace: Workspace, past
+        self,
+        parts: BlockParts,
+        hidden_BLD: Tensor,
+        mask_BL: Tensor | None,
+        workspace: Workspace,
+        past: HyenaDNACacheLayer | None,
     ):
         self.parts = parts
         self.hyena_order = parts.hyena_order
@@ -196,27 +218,27 @@ class _FusedBlock:
     def convolve(self) -> None:
         transform = self.workspace.transform_of(self.length, self.parts.filter_dtype, self.device)
         filters = self.parts.evaluate_filters(self.length)
-        continues = self.columns_BCT is not None
-        convolutions = self.hyena_order - 1
+        rows, groups = channel_groups(self.batch, self.width, self.length, self.device)
+        for d in groups:
+            spectra_MGF = filters.spectra(d, transform)
+            for b in rows:
+                self.convolve_group(b, d, spectra_MGF, transform)
 
-        last = None
-        for b, d in channel_groups(self.batch, self.width, self.length, self.device):
-            if d != last:
-                spectra_MGF = filters.spectra(d, transform)
-                last = d
-            due = self.past.due(b, d, self.length) if continues else None
-            u = self.value_BDL[b, d]
-            for m in range(convolutions):
-                if self.past is not None:
-                    self.past.keep(b, m, d, u)
-                y = transform.inverse(transform.forward(u).mul_(spectra_MGF[m]))
-                if continues:
-                    y += due[:, m]
-                u = y
-                if m < convolutions - 1:
-                    gate = self.middle_gates[b, convolutions - 2 - m, d]
-                    u = torch.mul(y, gate, out=transform.buffer(*y.shape[:2]))
-            self.value_BDL[b, d] = u
+    def convolve_group(self, b: slice, d: slice, spectra_MGF: Tensor, transform: Transform) -> None:
+        convolutions = self.hyena_order - 1
+        due = None if self.past is None else self.past.due(b, d, self.length)
+        u = self.value_BDL[b, d]
+        for m in range(convolutions):
+            if self.past is not None:
+                self.past.keep(b, m, d, u)
+            y = transform.inverse(transform.forward(u).mul_(spectra_MGF[m]))
+            if due is not None:
+                y += due[:, m]
+            u = y
+            if m < convolutions - 1:
+                gate = self.middle_gates[b, convolutions - 2 - m, d]
+                u = torch.mul(y, gate, out=transform.buffer(*y.shape[:2]))
+        self.value_BDL[b, d] = u
 
     # -- 3. the last gate, back to the residual stream, and the MLP
 

@@ -3,10 +3,11 @@ strings.
 """
 
 import copy
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from transformers.generation import GenerationMixin, StoppingCriteria, StoppingCriteriaList
+from torch import Tensor, nn
+from transformers.generation import GenerationConfig, GenerationMixin, StoppingCriteria, StoppingCriteriaList
 
 from .configuration_hyenadna import HyenaDNAConfig
 from .inputs_hyenadna import positions_pads_first
@@ -17,7 +18,23 @@ from .transformers_api import CACHE, generates_with_cache, one_cache
 _SPECIAL_TOKENS = [0, 2, 3, 4, 5, 6]
 
 
-class HyenaDNAGenerationMixin(GenerationMixin):
+if TYPE_CHECKING:
+
+    class _GenerationMixin(GenerationMixin):
+        """What the mixin uses of the model that it is mixed into."""
+
+        generation_config: GenerationConfig
+
+        def __getattr__(self, name: str) -> Any: ...
+        @classmethod
+        def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any: ...
+        def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding: ...
+
+else:
+    _GenerationMixin = GenerationMixin
+
+
+class HyenaDNAGenerationMixin(_GenerationMixin):
     """`generate` for `HyenaDNAForCausalLM`."""
 
     @classmethod
@@ -64,13 +81,15 @@ class HyenaDNAGenerationMixin(GenerationMixin):
 
     def prepare_inputs_for_generation(
         self,
-        input_ids,
-        inputs_embeds=None,
-        is_first_iteration=False,
-        past_key_values=None,
-        cache=None,
-        **kwargs,
-    ):
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Any = None,
+        attention_mask: torch.LongTensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        cache: Any = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         cache = one_cache(past_key_values, cache)
         kwargs.pop("tokenizer", None)  # for stop strings: `generate` hands it on to every model
         if inputs_embeds is not None and is_first_iteration:
@@ -84,6 +103,8 @@ class HyenaDNAGenerationMixin(GenerationMixin):
 
         inputs = super().prepare_inputs_for_generation(
             input_ids,
+            next_sequence_length=next_sequence_length,
+            attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
             **{CACHE: cache},
@@ -95,16 +116,31 @@ class HyenaDNAGenerationMixin(GenerationMixin):
         _move_right_pads(inputs)
         return inputs
 
-    def _prepare_generated_length(self, generation_config, **kwargs):
+    def _prepare_generated_length(
+        self,
+        generation_config,
+        has_default_max_length,
+        has_default_min_length,
+        model_input_name,
+        input_ids_length,
+        inputs_tensor,
+    ):
         """Refuse what would not fit, before anything is generated."""
-        generation_config = super()._prepare_generated_length(generation_config, **kwargs)
+        generation_config = super()._prepare_generated_length(
+            generation_config,
+            has_default_max_length,
+            has_default_min_length,
+            model_input_name,
+            input_ids_length,
+            inputs_tensor,
+        )
         # `peft` replaces this method by its own, which puts a soft prompt in front of the tokens.
         adapter = getattr(
             getattr(self.prepare_inputs_for_generation, "__self__", None), "active_peft_config", None
         )
         soft_prompt = getattr(adapter, "num_virtual_tokens", None) or 0
-        prompt = kwargs["inputs_tensor"].shape[1] + soft_prompt
-        length = prompt + generation_config.max_length - kwargs["input_ids_length"]
+        prompt = inputs_tensor.shape[1] + soft_prompt
+        length = prompt + generation_config.max_length - input_ids_length
         if length > self.config.max_seq_len:
             raise ValueError(
                 f"Prompt ({prompt} tokens) and new tokens may reach a length of {length}, but the model "
@@ -193,7 +229,7 @@ class _StopAtTokens(StoppingCriteria):
     def __init__(self, token_ids: list[int]):
         self.token_ids = torch.tensor(token_ids)
 
-    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any):
         wanted = self.token_ids.to(input_ids.device)
         if input_ids.shape[1] < len(wanted):
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

@@ -10,6 +10,7 @@ convolutions, C = M * D.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .configuration_hyenadna import HyenaDNAConfig
+from .long_convolution import Transform
 from .transformers_api import is_tracing
 
 # The filters of a block are kept between calls if they hold at most this many numbers: 16 MB in
@@ -110,7 +112,7 @@ class HyenaDNAFilter(nn.Module):
         )
 
         self.pos_emb = HyenaDNAPositionalEmbedding(config)
-        self._kept = None  # the last `FilterValues`, with what they were computed from
+        self._kept: _Kept | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -151,8 +153,9 @@ class HyenaDNAFilter(nn.Module):
 
     def _call_modules(self, z_LE: Tensor) -> Tensor:
         """The MLP's values, (C, L), by calling its layers."""
-        *layers, last = self.implicit_filter[::2]
-        sin = self.implicit_filter[1]
+        modules = list(self.implicit_filter)
+        *layers, last = modules[::2]
+        sin = modules[1]
         h_LO = z_LE
         for layer in layers:
             h_LO = sin(_call_linear(layer, h_LO))
@@ -160,11 +163,20 @@ class HyenaDNAFilter(nn.Module):
 
     def _as_one_op(self, z_LE: Tensor, t_L: Tensor, deltas_C: Tensor) -> Tensor:
         """The filters, (C, L), from the layers' weights."""
-        *layers, last = self.implicit_filter[::2]
-        weights = [weight.to(z_LE.dtype) for layer in layers for weight in (layer.weight, layer.bias)]
-        freq = self.implicit_filter[1].freq.to(z_LE.dtype)
-        last_CO = last.weight.to(z_LE.dtype)
-        return _FilterOp.apply(z_LE, t_L, deltas_C, self.config.modulation_shift, freq, last_CO, *weights)
+        mlp = self._weights(z_LE.dtype)
+        layers = [tensor for layer in mlp.layers for tensor in layer]
+        shift = self.config.modulation_shift
+        return _FilterOp.apply(z_LE, t_L, deltas_C, shift, mlp.freq, mlp.last_CO, *layers)
+
+    def _weights(self, dtype: torch.dtype) -> "_MLPWeights":
+        """The weights of the MLP; only for modules that are as this file made them."""
+        *layers, last = [module for module in self.implicit_filter if isinstance(module, nn.Linear)]
+        [sin] = [module for module in self.implicit_filter if isinstance(module, HyenaDNASin)]
+        return _MLPWeights(
+            layers=[(layer.weight.to(dtype), layer.bias.to(dtype)) for layer in layers],
+            freq=sin.freq.to(dtype),
+            last_CO=last.weight.to(dtype),
+        )
 
     # -- without gradients
 
@@ -186,31 +198,46 @@ class HyenaDNAFilter(nn.Module):
         state = (length, *settings)
         weights = list(self.parameters())
         kept = self._kept  # read once: another thread may replace it at any moment
-        if kept is not None and kept[0] == state and all(map(_same, kept[1], weights)):
-            return kept[2]
+        if kept is not None and kept.state == state and all(map(_same, kept.weights, weights)):
+            return kept.values
 
         copies = [weight.detach().clone() for weight in weights]
         values = FilterValues(self, length, self.config.d_model)
-        self._kept = (state, copies, values)
+        self._kept = _Kept(state, copies, values)
         return values
 
-    def features(self, length: int) -> Tensor:
-        """What the last layer of the filters' MLP reads, of shape (length, filter_order)."""
+    def features(self, length: int) -> tuple[Tensor, Tensor]:
+        """What the last layer of the filters' MLP reads, (length, filter_order), and its weight."""
         z_LE, _ = self.pos_emb(length, self.bias.device, self.dtype)
-        freq = self.implicit_filter[1].freq.to(z_LE.dtype)
-        layers = [(m.weight.to(z_LE.dtype), m.bias.to(z_LE.dtype)) for m in self.implicit_filter[:-1:2]]
-        last_weight, last_bias = layers.pop()
+        mlp = self._weights(z_LE.dtype)
+        *layers, (last_weight, last_bias) = mlp.layers
         h_LO = z_LE.new_empty(length, self.config.filter_order)
         for i in _tiles(z_LE):
             h = z_LE[i]
             for weight, bias in layers:
-                h = torch.addmm(bias, h, weight.T).mul_(freq).sin_()
-            torch.sin(torch.addmm(last_bias, h, last_weight.T).mul_(freq), out=h_LO[i])
-        return h_LO
+                h = torch.addmm(bias, h, weight.T).mul_(mlp.freq).sin_()
+            torch.sin(torch.addmm(last_bias, h, last_weight.T).mul_(mlp.freq), out=h_LO[i])
+        return h_LO, mlp.last_CO
 
     def __getstate__(self) -> dict:
         # Copies and pickles of a model leave the kept filters out: they can be computed.
         return {**self.__dict__, "_kept": None}
+
+
+class _MLPWeights(NamedTuple):
+    """Weights of a filter's MLP, in one type."""
+
+    layers: list[tuple[Tensor, Tensor]]  # weight and bias in front of each sine
+    freq: Tensor
+    last_CO: Tensor
+
+
+class _Kept(NamedTuple):
+    """Filters that were kept, with what they were computed from."""
+
+    state: tuple
+    weights: list[Tensor]
+    values: "FilterValues"
 
 
 class FilterValues:
@@ -233,18 +260,19 @@ class FilterValues:
         # Copies where the type is the model's: the weights may be trained on while this object is
         # kept.
         self.skip_MD = filter_fn.skip().detach().clone()
-        self._spectra_MDF = None
+        self._spectra_MDF: Tensor | None = None
 
         with torch.autocast(self.skip_MD.device.type, enabled=False):
-            self._h_LO = filter_fn.features(length)
+            self._h_LO, last_CO = filter_fn.features(length)
         self._t_L = filter_fn.pos_emb.times(length, self._h_LO.device, self._h_LO.dtype)[:, 0]
         deltas_C = filter_fn.deltas(self._h_LO.device, self._h_LO.dtype)
         self._deltas_MD = deltas_C.unflatten(0, (-1, self.d_model))
-        last_CO = filter_fn.implicit_filter[-1].weight.to(self._h_LO.dtype)
         self._last_MDO = last_CO.unflatten(0, (-1, self.d_model))
 
-        self._k_MDL = None
-        self._start = self._stop = 0
+        # The buffer, and the channels that it holds now.
+        self._k_MDL = self._h_LO.new_empty(len(self._last_MDO), 0, length)
+        self._start = 0
+        self._stop = 0
         if width >= self.d_model:
             self._compute(0, self.d_model)
             # All is known now. Without this a kept object would hold weights that may change, and
@@ -261,7 +289,7 @@ class FilterValues:
         k_MDL = self._k_MDL[:, channels.start - self._start : channels.stop - self._start]
         return k_MDL, self.skip_MD[:, channels]
 
-    def spectra(self, channels: slice, transform) -> Tensor:
+    def spectra(self, channels: slice, transform: Transform) -> Tensor:
         """Spectra of filters and skips, by a `Transform` of `length`, of shape (M, channels,
         frequencies).
         """
@@ -276,7 +304,7 @@ class FilterValues:
         """Write the filters of the channels from `start` to `stop` into the buffer."""
         last_CO = self._last_MDO[:, start:stop].flatten(0, 1)
         deltas_C = self._deltas_MD[:, start:stop].flatten()
-        if self._k_MDL is None or self._k_MDL.shape[1] != stop - start:
+        if self._k_MDL.shape[1] != stop - start:
             self._k_MDL = self._h_LO.new_empty(len(self._last_MDO), stop - start, self.length)
         k_CL = self._k_MDL.flatten(0, 1)
         with torch.autocast(k_CL.device.type, enabled=False):
@@ -364,7 +392,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
-def _call_linear(module: nn.Linear, x: Tensor) -> Tensor:
+def _call_linear(module: nn.Module, x: Tensor) -> Tensor:
     """The layer in the type of `x`. It is called where its weights have that type, so that an
     adapter takes effect.
 
@@ -381,11 +409,11 @@ def _call_linear(module: nn.Linear, x: Tensor) -> Tensor:
             "their name; they hold few weights. `from_pretrained(..., quantization_config=...)` does so "
             "by itself, unless it was told otherwise."
         )
+    bias = getattr(module, "bias", None)
     if not is_tracing(x) and not type(weight).__module__.startswith("torch."):
         # A quantizer's tensor: rounded weights do little harm, the rounded inputs of its layers
         # would.
-        return F.linear(x, weight.dequantize().to(x.dtype), module.bias)
+        return F.linear(x, weight.dequantize().to(x.dtype), bias)
     if weight.dtype == x.dtype:
         return module(x)
-    bias = None if module.bias is None else module.bias.to(x.dtype)
-    return F.linear(x, weight.to(x.dtype), bias)
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))

@@ -4,6 +4,9 @@ pooling.
 Checks and branches on values run only where values can be read: not while a graph is traced.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 import transformers
@@ -25,7 +28,7 @@ OTHER_ARGUMENTS = {
 }
 
 
-def check_arguments(kwargs: dict) -> None:
+def check_arguments(kwargs: Mapping[str, Any]) -> None:
     """Raise where an argument would be ignored that was meant to change something.
 
     Raises:
@@ -90,21 +93,24 @@ def check_positions(
         )
 
 
-def check_shape(
-    config: HyenaDNAConfig, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, past: int = 0
-) -> None:
+def one_input(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+    """The token ids or the embeddings, whichever came.
+
+    Raises:
+        ValueError: Both came, or neither.
+    """
+    if input_ids is not None and inputs_embeds is None:
+        return input_ids
+    if inputs_embeds is not None and input_ids is None:
+        return inputs_embeds
+    raise ValueError("Pass `input_ids` or `inputs_embeds`: exactly one of them.")
+
+
+def check_shape(config: HyenaDNAConfig, name: str, x: torch.Tensor, past: int = 0) -> None:
     """Raise where the input has another shape than expected, is empty, or is too long with what is
     in the cache.
     """
-    if inputs_embeds is None:
-        name = "input_ids"
-        x = input_ids
-        expected = "(batch, length)"
-    else:
-        name = "inputs_embeds"
-        x = inputs_embeds
-        expected = "(batch, length, d_model)"
-
+    expected = "(batch, length)" if name == "input_ids" else "(batch, length, d_model)"
     if x.ndim != expected.count(",") + 1:
         raise ValueError(f"`{name}` has shape {tuple(x.shape)}, but {expected} was expected.")
     if x.ndim == 3 and x.shape[2] != config.d_model:
@@ -253,18 +259,21 @@ def sequence_labels(config: HyenaDNAConfig, labels: torch.Tensor, batch: int) ->
     """The labels of a sequence classifier: integers for classes, else numbers. Raise if they do not
     fit.
     """
-    kind, count = config.problem_type, config.num_labels
+    kind = config.problem_type
+    count = config.class_count
     if kind is None:
         kind = "regression" if count == 1 else "multi_label_classification"
         if count > 1 and not labels.is_floating_point():
             kind = "single_label_classification"
-    shapes = {(batch,)} if kind == "single_label_classification" else {(batch, count)}
+    shapes: list[tuple[int, ...]] = [(batch, count)]
     if count == 1:
-        shapes = {(batch,), (batch, 1)}
+        shapes = [(batch,), (batch, 1)]
+    elif kind == "single_label_classification":
+        shapes = [(batch,)]
     if tuple(labels.shape) not in shapes:
         raise ValueError(
             f"`labels` has shape {tuple(labels.shape)}, but for problem_type={kind!r} and num_labels={count} "
-            f"{' or '.join(map(str, sorted(shapes)))} was expected."
+            f"{' or '.join(map(str, shapes))} was expected."
         )
     if kind == "single_label_classification":
         check_range(labels, "labels", count, ignored=-100)

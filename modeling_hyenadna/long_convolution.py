@@ -48,9 +48,12 @@ def _has_small_factors(number: int) -> bool:
     return number == 1
 
 
-def channel_groups(batch: int, channels: int, length: int, device: torch.device) -> list[tuple[slice, slice]]:
-    """The batch and the channels cut into (batch, channel) slices of about equal size, to transform
-    one at a time.
+def channel_groups(
+    batch: int, channels: int, length: int, device: torch.device
+) -> tuple[list[slice], list[slice]]:
+    """Cut the batch and the channels into slices of about equal size: (of the batch, of the channels).
+
+    One group of rows to transform is a slice of the channels with a slice of the batch.
 
     On a CPU the buffer of a group's transforms fits in the cache (2**20 float32 numbers). Eight
     long rows at a time are transformed twice as fast (per row) as two, unless the buffer is so
@@ -63,11 +66,11 @@ def channel_groups(batch: int, channels: int, length: int, device: torch.device)
         rows = max(2, 2**27 // n)
     batch_size = _even(batch, rows)
     width = _even(channels, max(1, rows // batch_size))
-    return [
-        (slice(b, min(b + batch_size, batch)), slice(c, min(c + width, channels)))
-        for c in range(0, channels, width)
-        for b in range(0, batch, batch_size)
-    ]
+    return _slices(batch, batch_size), _slices(channels, width)
+
+
+def _slices(total: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
 def _even(total: int, most: int) -> int:
@@ -340,17 +343,16 @@ class _GatedLongConvolution(torch.autograd.Function):
         fft = Transform(length, k_MDL.dtype, p_BCL.device)
         y_BDL = torch.empty(batch, channels, length, dtype=p_BCL.dtype, device=p_BCL.device)
 
-        last = None
-        for b, d in channel_groups(batch, channels, length, p_BCL.device):
-            if d != last:
-                spectra_MGF = fft.filters(k_MDL[:, d], skip_MD[:, d])
-                last = d
-            v = short.forward(short.value, b, d)
-            for m in range(convolutions):
-                gate = short.forward(convolutions - m, b, d)
-                u = torch.mul(v, gate, out=fft.buffer(*v.shape[:2]))
-                v = fft.inverse(fft.forward(u).mul_(spectra_MGF[m]))
-            y_BDL[b, d] = short.forward(0, b, d).mul_(v)
+        rows, groups = channel_groups(batch, channels, length, p_BCL.device)
+        for d in groups:
+            spectra_MGF = fft.filters(k_MDL[:, d], skip_MD[:, d])
+            for b in rows:
+                v = short.forward(short.value, b, d)
+                for m in range(convolutions):
+                    gate = short.forward(convolutions - m, b, d)
+                    u = torch.mul(v, gate, out=fft.buffer(*v.shape[:2]))
+                    v = fft.inverse(fft.forward(u).mul_(spectra_MGF[m]))
+                y_BDL[b, d] = short.forward(0, b, d).mul_(v)
         return y_BDL
 
     @staticmethod
@@ -358,54 +360,21 @@ class _GatedLongConvolution(torch.autograd.Function):
     def backward(ctx, gy_BDL):
         p_BCL, in_bias_C, short_CT, short_bias_C, k_MDL, skip_MD, mask_BL = ctx.saved_tensors
         batch, _, length = p_BCL.shape
-        convolutions, channels, _ = k_MDL.shape
+        channels = k_MDL.shape[1]
         short = _ShortConvolution(p_BCL, in_bias_C, short_CT, short_bias_C, mask_BL, channels, k_MDL.dtype)
         short.start_gradients()
         fft = Transform(length, k_MDL.dtype, p_BCL.device)
         gk_MDL = torch.empty_like(k_MDL)
 
-        def finish_filters(d: slice) -> None:
-            # `gk_spectra` holds the conjugate of the gradient's spectrum, summed over the batch.
-            for m, spectrum in enumerate(gk_spectra):
-                gk_MDL[m, d] = fft.inverse(spectrum.conj_physical_())
-
-        last = None
-        for b, d in channel_groups(batch, channels, length, p_BCL.device):
-            if d != last:
-                if last is not None:
-                    finish_filters(last)
-                spectra_MGF = fft.filters(k_MDL[:, d], skip_MD[:, d])
-                gk_spectra = [None] * convolutions
-                last = d
-
-            # 1. The forward pass again, keeping what each convolution read and returned.
-            gates = [short.forward(p, b, d) for p in range(convolutions + 1)]
-            values = [short.forward(short.value, b, d)]
-            inputs = []
-            for m in range(convolutions):
-                u = torch.mul(values[-1], gates[convolutions - m], out=fft.buffer(*values[-1].shape[:2]))
-                inputs.append(fft.forward(u))
-                values.append(fft.inverse(inputs[-1] * spectra_MGF[m]))
-
-            # 2. Back through the gates and the convolutions. The gradients of a convolution are
-            # correlations: with spectra U, K, G of input, filter and gradient they are conj(U) G
-            # and conj(K) G. Both are computed as conj(U conj(G)) and conj(K conj(G)), so that one
-            # conjugate of G serves both, in place.
-            gy = gy_BDL[b, d].to(k_MDL.dtype)
-            short.backward(values.pop().mul_(gy), 0, b, d)
-            gv = torch.mul(gy, gates[0], out=fft.buffer(*gy.shape[:2]))
-            for m in reversed(range(convolutions)):
-                spectrum = fft.forward(gv).conj_physical_()
-                gk = inputs.pop().mul_(spectrum)
-                gk = gk[0] if len(gk) == 1 else gk.sum(0)
-                gk_spectra[m] = gk if gk_spectra[m] is None else gk_spectra[m].add_(gk)
-                gu = fft.inverse(spectrum.mul_(spectra_MGF[m]).conj_physical_())
-                short.backward(values.pop().mul_(gu), convolutions - m, b, d)
-                # the last one is transformed no more
-                out = fft.buffer(*gu.shape[:2]) if m > 0 else gu
-                gv = torch.mul(gu, gates[convolutions - m], out=out)
-            short.backward(gv, short.value, b, d)
-        finish_filters(last)
+        rows, groups = channel_groups(batch, channels, length, p_BCL.device)
+        for d in groups:
+            spectra_MGF = fft.filters(k_MDL[:, d], skip_MD[:, d])
+            gk_spectra: dict[int, Tensor] = {}
+            for b in rows:
+                gy_BGL = gy_BDL[b, d].to(k_MDL.dtype)
+                _gradients_of_group(gy_BGL, b, d, short, fft, spectra_MGF, gk_spectra)
+            for m, spectrum_GF in gk_spectra.items():
+                gk_MDL[m, d] = fft.inverse(spectrum_GF.conj_physical_())
 
         return (
             short.gp_BPDL.flatten(1, 2),
@@ -416,6 +385,57 @@ class _GatedLongConvolution(torch.autograd.Function):
             gk_MDL[..., 0].to(skip_MD.dtype),  # the skip is one more weight on lag 0
             None,
         )
+
+
+def _gradients_of_group(
+    gy_BGL: Tensor,
+    b: slice,
+    d: slice,
+    short: _ShortConvolution,
+    fft: Transform,
+    spectra_MGF: Tensor,
+    gk_spectra: dict[int, Tensor],
+) -> None:
+    """Add one group's share of the gradients to `short` and to `gk_spectra`.
+
+    Args:
+        gy_BGL: Gradient of the result, of shape (batch, channels, length).
+        b: The group's slice of the batch.
+        d: The group's slice of the channels.
+        short: Recomputes gates and value, and collects the gradients of the projections.
+        fft: Transforms of `length`.
+        spectra_MGF: Spectra of the filters.
+        gk_spectra: For each convolution the conjugate of its filter gradient's spectrum, (channels,
+            frequencies), summed over the batch.
+    """
+    convolutions = len(spectra_MGF)
+
+    # 1. The forward pass again, keeping what each convolution read and returned.
+    gates = [short.forward(p, b, d) for p in range(convolutions + 1)]
+    values = [short.forward(short.value, b, d)]
+    inputs = []
+    for m in range(convolutions):
+        u = torch.mul(values[-1], gates[convolutions - m], out=fft.buffer(*values[-1].shape[:2]))
+        inputs.append(fft.forward(u))
+        values.append(fft.inverse(inputs[-1] * spectra_MGF[m]))
+
+    # 2. Back through the gates and the convolutions. The gradients of a convolution are
+    # correlations: with spectra U, K, G of input, filter and gradient they are conj(U) G
+    # and conj(K) G. Both are computed as conj(U conj(G)) and conj(K conj(G)), so that one
+    # conjugate of G serves both, in place.
+    short.backward(values.pop().mul_(gy_BGL), 0, b, d)
+    gv = torch.mul(gy_BGL, gates[0], out=fft.buffer(*gy_BGL.shape[:2]))
+    for m in reversed(range(convolutions)):
+        spectrum = fft.forward(gv).conj_physical_()
+        gk = inputs.pop().mul_(spectrum)
+        gk = gk[0] if len(gk) == 1 else gk.sum(0)
+        gk_spectra[m] = gk_spectra[m].add_(gk) if m in gk_spectra else gk
+        gu = fft.inverse(spectrum.mul_(spectra_MGF[m]).conj_physical_())
+        short.backward(values.pop().mul_(gu), convolutions - m, b, d)
+        # the last one is transformed no more
+        out = fft.buffer(*gu.shape[:2]) if m > 0 else gu
+        gv = torch.mul(gu, gates[convolutions - m], out=out)
+    short.backward(gv, short.value, b, d)
 
 
 def gated_long_convolution(

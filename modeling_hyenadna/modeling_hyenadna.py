@@ -8,6 +8,7 @@ its shape: B batch, L sequence length, D `d_model`, C (`hyena_order` + 1) * D pr
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from .cache_hyenadna import HyenaDNACacheLayer, check_cache
 from .checkpoint_hyenadna import check_checkpoint
 from .configuration_hyenadna import HyenaDNAConfig
 from .feed_forward import compute_dtype, feed_forward
-from .fused_inference import BlockParts, Workspace, norm_in_place, run_block
+from .fused_inference import BlockParts, Filters, Workspace, norm_in_place, run_block
 from .generation_hyenadna import HyenaDNAGenerationMixin, set_generation_defaults
 from .implicit_filter import HyenaDNAFilter, HyenaDNAFilterLinear, HyenaDNAPositionalEmbedding, HyenaDNASin
 from .inputs_hyenadna import (
@@ -40,6 +41,7 @@ from .inputs_hyenadna import (
     check_range,
     check_shape,
     next_token_labels,
+    one_input,
     pool,
     read_mask,
     sequence_labels,
@@ -61,6 +63,8 @@ from .transformers_api import (
 
 logger = logging.get_logger(__name__)
 
+Convolve = Callable[[int, torch.Tensor], torch.Tensor]
+
 
 # ------------------------------------------------------------------------------------- the operator
 
@@ -69,6 +73,15 @@ class HyenaDNAResidualLinear(nn.Linear):
     """A projection whose output is added to the residual stream: a class of its own for its smaller
     initial weights.
     """
+
+
+class HyenaDNAShortConvolution(nn.Conv1d):
+    """The short causal convolution: one filter of `taps` weights, and a bias, for each channel."""
+
+    bias: nn.Parameter
+
+    def __init__(self, width: int, taps: int):
+        super().__init__(width, width, taps, groups=width, padding=taps - 1)
 
 
 class HyenaDNAOperator(nn.Module):
@@ -81,9 +94,7 @@ class HyenaDNAOperator(nn.Module):
         self.config = config
         width = (config.hyena_order + 1) * config.d_model
         self.in_proj = nn.Linear(config.d_model, width)
-        self.short_filter = nn.Conv1d(
-            width, width, config.short_filter_order, groups=width, padding=config.short_filter_order - 1
-        )
+        self.short_filter = HyenaDNAShortConvolution(width, config.short_filter_order)
         self.filter_fn = HyenaDNAFilter(config)
         self.dropout = nn.Dropout(config.hyena_dropout)
         self.out_proj = HyenaDNAResidualLinear(config.d_model, config.d_model)
@@ -109,7 +120,8 @@ class HyenaDNAOperator(nn.Module):
         # keeps its place.
         if pads_first_BL is not None:
             u_BLD = u_BLD.gather(1, pads_first_BL[..., None].expand_as(u_BLD))
-            mask_BL = mask_BL.gather(1, pads_first_BL)
+            if mask_BL is not None:
+                mask_BL = mask_BL.gather(1, pads_first_BL)
 
         # 2. Project, convolve over three bases, gate, and convolve over all of them.
         if past is None and runs_as_one_op(self, u_BLD):
@@ -192,17 +204,16 @@ class HyenaDNAOperator(nn.Module):
         # 3. Gates and long convolutions: the new inputs among themselves, and what is due from
         # those before.
         if past is None:
-            k_MDL, skip_MD = self.filters(length)
+            convolve = self._convolution(length)
         else:
             convolve = self._convolution_after(past, length)
         for m, gate_BDL in enumerate(reversed(gates[1:])):
             u_BDL = self.dropout(v_BDL * gate_BDL)
-            if moved_BMDL is not None:  # inputs from the cache, in the place of the pads
+            if (
+                mask_BL is not None and moved_BMDL is not None
+            ):  # inputs from the cache, in the place of the pads
                 u_BDL = torch.where(mask_BL[:, None], u_BDL, moved_BMDL[:, m])
-            if past is None:
-                v_BDL = long_convolution(u_BDL, k_MDL[m], skip_MD[m])
-            else:
-                v_BDL = convolve(m, u_BDL)
+            v_BDL = convolve(m, u_BDL)
         if past is not None:
             past.advance(length, window_BLC)
         return (v_BDL * gates[0]).to(p_BLC.dtype)
@@ -228,7 +239,12 @@ class HyenaDNAOperator(nn.Module):
         moved_BMDL = past.move_pads_to_the_front(pads_B, length)
         return _pads_in_front(window_BLC, pads_B, window_BLC.shape[1] - length), moved_BMDL
 
-    def _convolution_after(self, past: HyenaDNACacheLayer, length: int):
+    def _convolution(self, length: int) -> Convolve:
+        """A function (m, u_BDL) -> long convolution m of the inputs."""
+        k_MDL, skip_MD = self.filters(length)
+        return lambda m, u_BDL: long_convolution(u_BDL, k_MDL[m], skip_MD[m])
+
+    def _convolution_after(self, past: HyenaDNACacheLayer, length: int) -> Convolve:
         """A function (m, u_BDL) -> long convolution m of the new inputs, which are kept, after
         those in the cache.
         """
@@ -298,8 +314,8 @@ def _pads_in_front(window_BLC: torch.Tensor, pads_B: torch.Tensor, past: int) ->
 class HyenaDNAMLP(nn.Module):
     def __init__(self, config: HyenaDNAConfig):
         super().__init__()
-        self.fc1 = nn.Linear(config.d_model, config.d_inner)
-        self.fc2 = HyenaDNAResidualLinear(config.d_inner, config.d_model)
+        self.fc1 = nn.Linear(config.d_model, config.mlp_width)
+        self.fc2 = HyenaDNAResidualLinear(config.mlp_width, config.d_model)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if is_tracing(hidden_states) or not all_untouched(self):
@@ -344,12 +360,16 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         return hidden_states + self.dropout(transformed)
 
     def _fused(
-        self, hidden_states, mask, workspace: Workspace, past: HyenaDNACacheLayer | None
+        self,
+        hidden_states: torch.Tensor,
+        mask: torch.Tensor | None,
+        workspace: Workspace,
+        past: HyenaDNACacheLayer | None,
     ) -> torch.Tensor:
         mixer = self.mixer
         mlp = self.mlp
         device = hidden_states.device
-        evaluate_filters = mixer.filter_fn.evaluated
+        evaluate_filters: Callable[[int], Filters] = mixer.filter_fn.evaluated
         if past is not None:
             batch, length, _ = hidden_states.shape
             past.start(mixer.config, batch, length, mixer.filter_fn.dtype, device)
@@ -383,7 +403,6 @@ class HyenaDNABlock(GradientCheckpointingLayer):
 # The classes that this model is made of. Anything else in one of their places is an adapter or a
 # quantizer.
 _MADE_OF = {
-    nn.Conv1d,
     nn.Dropout,
     nn.Embedding,
     nn.Identity,
@@ -397,6 +416,7 @@ _MADE_OF = {
     HyenaDNAOperator,
     HyenaDNAPositionalEmbedding,
     HyenaDNAResidualLinear,
+    HyenaDNAShortConvolution,
     HyenaDNASin,
 }
 
@@ -476,6 +496,8 @@ def all_untouched(module: nn.Module) -> bool:
 
 
 class HyenaDNAEmbeddings(nn.Module):
+    word_embeddings: nn.Module  # an adapter may wrap the table
+
     def __init__(self, config: HyenaDNAConfig):
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.d_model)
@@ -516,9 +538,9 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         super().__init__(config, *args, **kwargs)
 
     @property
-    def embeddings(self) -> HyenaDNAEmbeddings:
+    def embeddings(self) -> nn.Module:
         """Where `peft` looks for `word_embeddings`."""
-        return self.base_model.backbone.embeddings
+        return self.base_model.get_submodule("backbone.embeddings")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -531,7 +553,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             init.normal_(
                 module.weight, std=self.config.initializer_range / math.sqrt(2 * self.config.n_layer)
             )
-        elif isinstance(module, nn.Conv1d):  # back to PyTorch's default
+        elif isinstance(module, HyenaDNAShortConvolution):  # back to PyTorch's default
             bound = 1 / math.sqrt(self.config.short_filter_order)
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
@@ -582,7 +604,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None):
         # The one place where the files are known and nothing is loaded yet.
-        check_checkpoint(model, state_dict, checkpoint_files, load_config)
+        check_checkpoint(model.config, model, state_dict, checkpoint_files, load_config)
         return PreTrainedModel._load_pretrained_model(
             model, state_dict, checkpoint_files, load_config, expected_keys
         )
@@ -597,10 +619,10 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> nn.Module:
         return self.backbone.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.backbone.embeddings.word_embeddings = value
 
     @capture_outputs
@@ -647,21 +669,17 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         # 1. Check, and embed.
         check_arguments(kwargs)
         past_key_values = one_cache(past_key_values, cache)
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Pass `input_ids` or `inputs_embeds`: exactly one of them.")
+        inputs = one_input(input_ids, inputs_embeds)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        past_layers = check_cache(self.config, past_key_values)
-        past_length = None if past_key_values is None else past_layers[0].length
-        if past_length is not None and self._runs_blocks_twice():
-            _refuse_used_cache(past_length)
-            past_layers = [None] * len(past_layers)
-            past_length = None
-        check_shape(self.config, input_ids, inputs_embeds, past_length or 0)
+        past_layers, past_length = self._past(past_key_values)
         embedding = self.get_input_embeddings()
         if inputs_embeds is None:
-            check_range(input_ids, "input_ids", self.config.vocab_size)
-            inputs_embeds = embedding(input_ids)
+            check_shape(self.config, "input_ids", inputs, past_length or 0)
+            check_range(inputs, "input_ids", self.config.vocab_size)
+            inputs_embeds = embedding(inputs)
+        else:
+            check_shape(self.config, "inputs_embeds", inputs, past_length or 0)
         mask, pads_first = read_mask(attention_mask, inputs_embeds, past_length)
         check_positions(kwargs.get("position_ids"), attention_mask, inputs_embeds)
 
@@ -693,6 +711,15 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         else:
             hidden_states = norm(hidden_states.to(norm.weight.dtype))
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE: past_key_values})
+
+    def _past(self, cache) -> tuple[list[HyenaDNACacheLayer] | list[None], int | None]:
+        """The cache's layers, one for each block, and its length; `None`s where there is no cache."""
+        if cache is not None:
+            layers = check_cache(self.config, cache)
+            if not self._runs_blocks_twice():
+                return layers, layers[0].length
+            _refuse_used_cache(layers[0].length)
+        return [None] * self.config.n_layer, None
 
     def _runs_blocks_twice(self) -> bool:
         """Whether activations are checkpointed: the backward pass runs the blocks once more."""
@@ -739,7 +766,7 @@ class HyenaDNAForCausalLM(HyenaDNAGenerationMixin, HyenaDNAPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         past_key_values=None,
         inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         cache=None,
@@ -759,9 +786,7 @@ class HyenaDNAForCausalLM(HyenaDNAGenerationMixin, HyenaDNAPreTrainedModel):
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, length, vocab_size).
         """
         if labels is not None:
-            check_labels(
-                labels, input_ids if inputs_embeds is None else inputs_embeds, self.config.vocab_size
-            )
+            check_labels(labels, one_input(input_ids, inputs_embeds), self.config.vocab_size)
         outputs = self.hyena(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -777,10 +802,14 @@ class HyenaDNAForCausalLM(HyenaDNAGenerationMixin, HyenaDNAPreTrainedModel):
 
         loss = None
         if labels is not None:
-            if kwargs.get("shift_labels") is None:
-                kwargs["shift_labels"] = next_token_labels(labels, attention_mask)[:, kept].contiguous()
+            shift_labels = kwargs.get("shift_labels")
+            if shift_labels is None:
+                shift_labels = next_token_labels(labels, attention_mask)[:, kept].contiguous()
             loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.vocab_size,
+                **{**kwargs, "shift_labels": shift_labels},
             )
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: getattr(outputs, CACHE)}
@@ -794,10 +823,10 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
 
     def __init__(self, config: HyenaDNAConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = config.class_count
         self.hyena = HyenaDNAModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.score = nn.Linear(config.d_model, config.num_labels, bias=config.classifier_bias)
+        self.score = nn.Linear(config.d_model, config.class_count, bias=config.classifier_bias)
         self.post_init()
 
     @can_return_tuple
@@ -823,9 +852,7 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, num_labels).
         """
         if labels is not None:
-            labels = sequence_labels(
-                self.config, labels, (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
-            )
+            labels = sequence_labels(self.config, labels, len(one_input(input_ids, inputs_embeds)))
         outputs = self.hyena(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -835,7 +862,7 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
             cache=cache,
             **kwargs,
         )
-        pooled = pool(outputs.last_hidden_state, attention_mask, self.config.pooling)
+        pooled = pool(outputs.last_hidden_state, attention_mask, self.config.pooling_method)
         logits = self.score(self.dropout(pooled))
 
         loss = None
@@ -861,10 +888,10 @@ class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
 
     def __init__(self, config: HyenaDNAConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = config.class_count
         self.hyena = HyenaDNAModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.score = nn.Linear(config.d_model, config.num_labels, bias=config.classifier_bias)
+        self.score = nn.Linear(config.d_model, config.class_count, bias=config.classifier_bias)
         self.post_init()
 
     @can_return_tuple
@@ -874,7 +901,7 @@ class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         past_key_values=None,
         inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         cache=None,
         **kwargs: Unpack[TransformersKwargs],
@@ -888,9 +915,7 @@ class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, length, num_labels).
         """
         if labels is not None:
-            check_labels(
-                labels, input_ids if inputs_embeds is None else inputs_embeds, self.config.num_labels
-            )
+            check_labels(labels, one_input(input_ids, inputs_embeds), self.config.class_count)
         outputs = self.hyena(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -120,7 +120,7 @@ def test_seeds_are_averaged_and_the_built_in_data_is_the_default(checkpoint, tmp
         ({"forms": ["prefix"]}, "forms is"),
         ({"seeds": []}, "seeds at least one"),
         ({"class_weights": True}, "or say --forms classifier"),
-        ({"seed": 3}, "a study does not use seed: leave it out .*there are seeds"),
+        ({"seed": 3}, "a study does not use seed: leave it out .*instead of seed, use seeds"),
         (
             {"weight_decay": 0.3, "label_smoothing_factor": 0.1},
             "does not use weight_decay, label_smoothing_factor",

@@ -132,11 +132,8 @@ def test_long_sequences_use_several_groups_of_channels(monkeypatch):
     from hyenadna import cache_hyenadna
 
     def narrow(batch, channels, length, device):
-        return [
-            (slice(b, b + 1), slice(c, min(c + 3, channels)))
-            for c in range(0, channels, 3)
-            for b in range(batch)
-        ]
+        rows = [slice(b, b + 1) for b in range(batch)]
+        return rows, [slice(c, min(c + 3, channels)) for c in range(0, channels, 3)]
 
     monkeypatch.setattr(cache_hyenadna, "channel_groups", narrow)
     model = random_model(max_seq_len=LENGTH, d_model=8, hyena_order=3).double()
@@ -491,9 +488,9 @@ def test_blocks_are_few():
     cache, sizes = DynamicCache(config=model.config), []
     layer = cache.layers[0]
     original = layer._contribute
-    layer._contribute = lambda start, end, first, stop, new=False: (
+    layer._contribute = lambda filters, start, end, *rest, **kwargs: (
         sizes.append(end - start),
-        original(start, end, first, stop, new),
+        original(filters, start, end, *rest, **kwargs),
     )
     chunked(model, [1], input_ids=random_ids(1, 1024), cache=cache)
     assert len(sizes) <= 1024 / 32 + 6 and sum(sizes) <= 1024 / 2 * 6

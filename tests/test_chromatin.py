@@ -246,7 +246,7 @@ def test_bad_input(data, tmp_path, capsys):
         fasta=str(tmp_path / "short.fa"),
     )
 
-    refuse(r"tracks names one of \['CTCF', 'CTCF'\] twice", tracks=["CTCF", "CTCF"])
+    refuse(r"tracks lists a track twice: \['CTCF', 'CTCF'\]", tracks=["CTCF", "CTCF"])
     for column, value, message in (
         ("chromosome", None, "row 3: there is no sequence '"),
         ("start", 0.5, "row 3: start is 0.5, not a whole number"),

@@ -186,7 +186,7 @@ def test_a_run_with_labels(checkpoint, tmp_path, capsys):
     assert np.array_equal(run(args), vectors) and "nothing to do" in capsys.readouterr().out
     assert (tmp_path / "out" / "embeddings.parquet").stat().st_mtime_ns == before
     rows.to_pandas().assign(label=rows["label"][::-1]).to_csv(tmp_path / "rows.csv", index=False)
-    with pytest.raises(InputError, match="holds another run: its rows had other content"):
+    with pytest.raises(InputError, match="holds another run: its rows changed since then"):
         run(args)
 
 

@@ -268,7 +268,7 @@ def test_a_column_that_comes_twice_is_refused(column, tmp_path):
 def test_one_number_in_two_spellings_is_refused(tmp_path):
     table = pd.DataFrame({"sequence": SEQUENCES[:8], "label": ["0", "0.0", "1", "1.0"] * 2})
     table.to_csv(tmp_path / "x.csv", index=False)
-    with pytest.raises(InputError, match=r"the labels '0' and '0.0' are one number; write them alike"):
+    with pytest.raises(InputError, match=r"the labels '0' and '0.0' are the same number; write them alike"):
         read_labelled_data(tmp_path / "x.csv")
     pd.DataFrame({"sequence": SEQUENCES[:8], "label": ["1.1", "1.10"] * 4}).to_csv(
         tmp_path / "x.csv", index=False

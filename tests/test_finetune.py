@@ -475,7 +475,7 @@ def test_a_finished_run_is_neither_overwritten_nor_repeated(run, capsys):
     again = finetune(make_args(folder, **settings, resume=True), data)
     assert again.results == json.loads(json.dumps(result.results))
     assert "nothing to do" in capsys.readouterr().out
-    with pytest.raises(InputError, match="another run: its data had other content"):
+    with pytest.raises(InputError, match="another run: its data changed since then"):
         finetune(make_args(folder, **settings, resume=True), DatasetDict(train=data["train"]))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 

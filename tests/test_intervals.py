@@ -128,7 +128,7 @@ def test_held_out_regions_of_several_species(genome, tmp_path):
             "1\t0\t10\nchr7\t0\t10\n",
             r"b.bed: line 2: there is no sequence 'chr7' in .*which has \['1', '2', 'X'\]$",
         ),
-        ("1\t10\t10\n", r"b.bed: line 1: the end of 1:10-10 has to be above its start"),
+        ("1\t10\t10\n", r"b.bed: line 1: the end of 1:10-10 must be above its start"),
         ("#\n1\t90\t104\n", r"b.bed: line 2: 1:90-104 ends outside of 1, which has 103 bases"),
         ("1\tzero\t10\n", r"b.bed: line 1 is '1\\tzero\\t10'; expected chromosome, start and end"),
         ("1\t0\n", r"b.bed: line 1 is"),

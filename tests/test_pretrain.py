@@ -252,11 +252,11 @@ def test_sigterm_saves_and_leaves_and_the_rest_is_the_same(run, monkeypatch):
         with pytest.raises(InputError, match=f"holds another run: its {next(iter(change))} is "):
             pretrain(make_args(folder, "terminated", resume=True, **change))
     changed = write_fasta(folder / "changed.fa", {"1": "ACGT" * 250, "2": "ACGT" * 125})
-    with pytest.raises(InputError, match="holds another run: its data file 0 had other content than now"):
+    with pytest.raises(InputError, match="holds another run: its data file 0 changed since then"):
         pretrain(make_args(folder, "terminated", resume=True, data=[str(changed)]))
     with (
         monkeypatch.context() as patch,
-        pytest.raises(InputError, match="its validation windows had other content"),
+        pytest.raises(InputError, match="its validation windows changed since then"),
     ):
         patch.setattr(
             "hyenadna.training.pretrain.split_windows", lambda *a, **b: drop_one(split_windows(*a, **b))
@@ -539,7 +539,7 @@ def test_stages_of_the_length():
     assert length_stages(1000, 10, [100, 999]) == [(0, 100), (5, 999), (10, 1000)]
     assert length_stages(1024, 0, []) == []
     for lengths in ([64, 64], [128, 64], [64, 1024], [0, 64]):
-        with pytest.raises(InputError, match="they have to rise, up to below the window of 1024"):
+        with pytest.raises(InputError, match="they must increase and stay below the window of 1024"):
             length_stages(1024, 10, lengths)
     with pytest.raises(InputError, match=r"window of 64"):
         length_stages(64, 10, [])
@@ -578,8 +578,8 @@ def test_stages_of_the_length():
         ({"weights": [0]}, r"weights are \[0\]"),
         ({"weights": [float("nan")]}, r"weights are \[nan\]"),
         ({"weights": [0.001]}, "training windows and weight 0.001: none of them"),
-        ({"load_best_model_at_end": True}, "load_best_model_at_end .* no place here"),
-        ({"save_strategy": "best", "eval_strategy": "steps"}, "save_strategy 'best' .* no place here"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end .* cannot be used here"),
+        ({"save_strategy": "best", "eval_strategy": "steps"}, "save_strategy 'best' cannot be used here"),
         ({"markov_order": 11}, "markov_order is 11; it must lie between 0 and 10"),
         (
             {"soft_masked": "ignore", "validation": ["1:600-640"]},
@@ -587,7 +587,7 @@ def test_stages_of_the_length():
         ),
         ({"eval_windows": 0}, "eval_windows is 0"),
         ({"length_warmup_steps": -1}, "length_warmup_steps is -1"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no place"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor cannot be used"),
         ({"d_model": 0}, "the model cannot be made"),
         ({"learning_rate": 0}, "learning_rate is 0"),
         ({"test": ["chr7"]}, "there is no sequence 'chr7'.*which has"),
@@ -653,8 +653,8 @@ def test_the_last_good_checkpoint_is_kept_when_a_training_diverges(run, monkeypa
         "markov_order": 0,
     }
     message = (
-        "step 6: the loss is nan, for the third time in a row. learning_rate is .*checkpoint-3 is "
-        "left of before"
+        "step 6: the loss is nan, for the third time in a row. learning_rate is .*"
+        r"\(the last checkpoint before that: .*checkpoint-3\)"
     )
     with pytest.raises(InputError, match=message):
         pretrain(make_args(folder, "diverged", **settings))

@@ -7,12 +7,12 @@ for what the table cannot do (pairs, offsets, special tokens inside the text, to
 has added, ...).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers
+from tokenizers import AddedToken, Encoding, Regex, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 from transformers import BatchEncoding, TokenizersBackend
 
@@ -30,15 +30,16 @@ class LazyBatchEncoding(BatchEncoding):
 
     # Not an argument of `__init__`: accelerate rebuilds a batch as `type(batch)(dict)`.
     _make: Callable[[], BatchEncoding] | None = None
+    _made: Sequence[Encoding] | None
 
     @property
-    def _encodings(self) -> list | None:
+    def _encodings(self) -> Sequence[Encoding] | None:
         if self._made is None and self._make is not None:
             self._made = self._make().encodings
         return self._made
 
     @_encodings.setter
-    def _encodings(self, encodings: list | None) -> None:
+    def _encodings(self, encodings: Sequence[Encoding] | None) -> None:
         self._made = encodings
 
     @property
@@ -84,6 +85,7 @@ class HyenaDNATokenizer(TokenizersBackend):
 
     model_input_names = ["input_ids", "attention_mask"]
     padding_side = "left"
+    _tokenizer: Tokenizer  # made in `__init__`, before the library looks for one
 
     def __init__(
         self,
@@ -130,12 +132,10 @@ class HyenaDNATokenizer(TokenizersBackend):
         # Transformers saves these two only as the post-processor in tokenizer.json, and drops one
         # if given the other.
         before, after = self._special_ids()
-        self._add_bos_token = self.bos_token_id in before
-        self._add_eos_token = self.eos_token_id in after
-        if add_bos_token is not None:
-            self.add_bos_token = add_bos_token
-        if add_eos_token is not None:
-            self.add_eos_token = add_eos_token
+        self._add_bos_token = self.bos_token_id in before if add_bos_token is None else add_bos_token
+        self._add_eos_token = self.eos_token_id in after if add_eos_token is None else add_eos_token
+        if add_bos_token is not None or add_eos_token is not None:
+            self.update_post_processor()
         self.init_kwargs["add_eos_token"] = self.add_eos_token
 
     @classmethod
@@ -168,11 +168,11 @@ class HyenaDNATokenizer(TokenizersBackend):
                 steps.append(normalizers.Replace(Regex(f"[{letters}]"), base))
         self._tokenizer.normalizer = normalizers.Sequence(steps)
 
-    def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
+    def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
         """As in Transformers, but "m", which is read as `N` in a sequence, becomes a token "m", and
         `N` stays `N`.
         """
-        tokens = []
+        tokens: list[str | AddedToken] = []
         for token in new_tokens:
             if not isinstance(token, AddedToken):
                 token = AddedToken(token, normalized=not special_tokens)
@@ -190,7 +190,7 @@ class HyenaDNATokenizer(TokenizersBackend):
         at = ids.index(VOCABULARY["A"])
         return ids[:at], ids[at + 1 :]
 
-    def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> BatchEncoding:
+    def _encode_plus(self, text: Any, text_pair: Any = None, *args: Any, **kwargs: Any) -> BatchEncoding:
         """Encode one or many sequences; `TokenizersBackend` calls this for every way to encode.
 
         Raises:
@@ -202,9 +202,11 @@ class HyenaDNATokenizer(TokenizersBackend):
             _check_text("text_pair", text_pair)
         if not text and not isinstance(text, str) and not kwargs.get("is_split_into_words"):
             raise ValueError("text is an empty list; pass at least one sequence.")
-        data = self._look_up(text, **kwargs) if text_pair is None else None
+        data = None
+        if text_pair is None and not args:  # the library passes settings by name
+            data = self._look_up(text, **kwargs)
         if data is None:
-            return super()._encode_plus(text, text_pair, **kwargs)
+            return super()._encode_plus(text, text_pair, *args, **kwargs)
         encoding = LazyBatchEncoding(data, tensor_type=kwargs.pop("return_tensors", None), n_sequences=1)
         # Not `super()._encode_plus`: pickle would take a bound method for the one of this class.
         encoding._make = partial(TokenizersBackend._encode_plus, self, text, **{**kwargs, "verbose": False})
@@ -256,7 +258,7 @@ class HyenaDNATokenizer(TokenizersBackend):
         if return_tensors is not None and len(set(widths)) > 1:
             return None  # for the usual error
 
-        data = {"input_ids": [], "attention_mask": []}
+        data: dict[str, list[Any]] = {"input_ids": [], "attention_mask": []}
         for t, length, width in zip(texts, lengths, widths, strict=True):
             start = width - length if padding_side == "left" else 0
             end = start + length
@@ -266,9 +268,10 @@ class HyenaDNATokenizer(TokenizersBackend):
             ids[end - len(after) : end] = after
             mask = np.zeros(width, np.int64)
             mask[start:end] = 1
-            self._eventual_warn_about_too_long_sequence(ids, max_length, verbose)
             data["input_ids"].append(ids)
             data["attention_mask"].append(mask)
+        for row in data["input_ids"]:
+            self._eventual_warn_about_too_long_sequence(row, max_length, verbose)
 
         if return_attention_mask is None:
             return_attention_mask = "attention_mask" in self.model_input_names

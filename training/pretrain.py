@@ -64,6 +64,7 @@ from hyenadna.training.runs.settings import parse_settings, result_settings, set
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
 MARKOV_FILE = "markov.json"
+_STAGING = ".unfinished"  # holds a checkpoint until it is complete
 _SHORTEST_STAGE = 64  # bases; the first stage of the paper's warm-up of the sequence length
 
 
@@ -172,8 +173,8 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
             )
         if not 0 <= self.markov_order <= 10:
             raise InputError(
-                f"markov_order is {self.markov_order}; it must lie between 0 and 10 (one more: four "
-                "times the memory)"
+                f"markov_order is {self.markov_order}; it must lie between 0 and 10 (each further "
+                "order takes four times the memory)"
             )
         if self.eval_windows < 1:
             raise InputError(f"eval_windows is {self.eval_windows}; it must be at least 1")
@@ -182,12 +183,12 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
         # What follows are settings of Trainer that would change what the results mean.
         if self.label_smoothing_factor:
             raise InputError(
-                "label_smoothing_factor has no place here: the perplexity would be that of other labels"
+                "label_smoothing_factor cannot be used here: the perplexity would be that of other labels"
             )
         if self.load_best_model_at_end or self.save_strategy == "best":
             raise InputError(
-                "load_best_model_at_end and save_strategy 'best' have no place here: the end of the run "
-                "is the model, and the last checkpoints are kept; leave them out"
+                "load_best_model_at_end and save_strategy 'best' cannot be used here: the result is the "
+                "model at the end of the run, and the last checkpoints are kept; leave them out"
             )
         if self.include_num_input_tokens_seen == "no":
             raise InputError(
@@ -256,7 +257,7 @@ def length_stages(window: int, steps: int, lengths: list[int]) -> list[tuple[int
     rising = all(shorter < longer for shorter, longer in itertools.pairwise([0, *lengths, window]))
     if not lengths or not rising:
         raise InputError(
-            f"length_warmup_stages are {lengths}; they have to rise, up to below the window of {window}"
+            f"length_warmup_stages are {lengths}; they must increase and stay below the window of {window}"
         )
     if steps < len(lengths):
         raise InputError(f"a warm-up of {steps} steps is too short for the {len(lengths)} lengths {lengths}")
@@ -367,7 +368,7 @@ class PretrainTrainer(HyenaDNATrainer):
         Trainer writes it in place: a full disk would leave half a checkpoint under its final name.
         """
         output = Path(self.args.output_dir)
-        staging = output / ".unfinished"
+        staging = output / _STAGING
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         # No process may write before the folder is empty, or rename before all have written.
@@ -585,6 +586,7 @@ def pretrain(args: PretrainArguments) -> RunResult:
         return RunResult(finished, trained, tokenizer)
     if is_main:
         output.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(output / _STAGING, ignore_errors=True)  # of a run that was killed
         write_json(output / SETTINGS_FILE, settings)
         _print_plan(plan)
 

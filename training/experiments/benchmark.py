@@ -47,6 +47,7 @@ from hyenadna.training.runs.folder import (
     SETTINGS_FILE,
     check_output_folder,
     hardware,
+    one_writer,
     versions,
 )
 from hyenadna.training.runs.models import SCRATCH, SHIPPED
@@ -88,7 +89,8 @@ class BenchmarkArguments(FinetuneArguments):
             raise InputError("tasks and data_dir belong to a suite; your own set is --data FILE_OR_FOLDER")
         if self.suite is not None and (self.data or self.validation_data or self.test_data):
             raise InputError(
-                "a suite brings its own data: leave data, validation_data and test_data out (data_dir?)"
+                "a suite brings its own data: leave out data, validation_data and test_data. For a local "
+                "copy of the suite there is data_dir"
             )
         if not self.seeds or min(self.seeds) < 0:
             raise InputError(f"seeds is {self.seeds}; give at least one, and none below 0")
@@ -274,6 +276,7 @@ def write_baselines(folder: Path, task: str, data: LabelledData, args: FinetuneA
     write_json(folder / METRICS_FILE, content)
 
 
+@one_writer
 def benchmark(args: BenchmarkArguments) -> str:
     """Do every run that is not finished yet, and return the report as Markdown.
 

@@ -184,7 +184,7 @@ def _read_table(path: Path, genome: SequenceFile | None, args: ChromatinArgument
         if not pd.api.types.is_integer_dtype(table[known[0]]):
             raise InputError(
                 f"{path}: {known[0]} holds {chromosomes.iloc[0]!r} and others; as published it is a "
-                f"number, 0 for chr1. Names of chromosomes belong into the columns {', '.join(_COORDINATES)}"
+                f"number, 0 for chr1. Names of chromosomes belong in the columns {', '.join(_COORDINATES)}"
             )
         # Chr_No counts from 0 for chr1. X and Y follow the 22 autosomes.
         chromosomes = "chr" + (table[known[0]] + 1).astype(str).replace({"23": "X", "24": "Y"})
@@ -251,7 +251,7 @@ def _tracks(table: pd.DataFrame, names: list[str], path: Path, args) -> tuple[li
     """Return the names of the chosen tracks and their labels, uint8 `(rows, tracks)`."""
     names = [str(name) for name in names]
     if len(set(args.tracks)) < len(args.tracks):
-        raise InputError(f"tracks names one of {args.tracks[:20]} twice")
+        raise InputError(f"tracks lists a track twice: {args.tracks[:20]}")
     unknown = [track for track in args.tracks if track not in names]
     if unknown:
         raise InputError(

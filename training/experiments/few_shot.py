@@ -90,8 +90,8 @@ class FewShotArguments(RowsArguments, BackboneArguments, RecipeArguments):
                 )
         if min(self.shots) >= min(self.samples):
             raise InputError(
-                f"{min(self.shots)} shots with {min(self.samples)} samples: the examples are samples "
-                "other than the one that is asked for, so there must be more samples than shots"
+                f"{min(self.shots)} shots with {min(self.samples)} samples: the query is one of the "
+                "samples and never its own example, so there must be more samples than shots"
             )
         if self.repeats < 1:
             raise InputError(f"repeats is {self.repeats}; it must be at least 1")

@@ -194,13 +194,17 @@ def _tell_apart(rows: list[dict]) -> None:
     """Where rows have the same method, append the settings in which they differ."""
     for name in {row["method"] for row in rows}:
         same = [row for row in rows if row["method"] == name]
-        if len(same) == 1:
-            continue
-        for key in sorted({key for row in same for key in row["settings"]}):
-            texts = [json.dumps(row["settings"].get(key)) for row in same]
-            if len(set(texts)) > 1:
-                for row, text in zip(same, texts, strict=True):
-                    row["method"] += f", {key} {text.strip(chr(34))}"
+        for key in _differing_settings(same):
+            for row in same:
+                value = json.dumps(row["settings"].get(key)).strip('"')
+                row["method"] += f", {key} {value}"
+
+
+def _differing_settings(rows: list[dict]) -> list[str]:
+    """Return the names of the settings that are not the same in all rows, in order."""
+    names = sorted({name for row in rows for name in row["settings"]})
+    # As JSON, because lists cannot be put into a set.
+    return [name for name in names if len({json.dumps(row["settings"].get(name)) for row in rows}) > 1]
 
 
 def warnings_of(task: str, rows: list[dict]) -> list[str]:

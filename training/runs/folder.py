@@ -150,7 +150,7 @@ def _check_same_run(output: Path, earlier: dict, settings: dict) -> None:
         if name.endswith(("_blake2b", "_sha256")):
             what = name.rpartition("_")[0].replace("_", " ")
             raise InputError(
-                f"output_dir {str(output)!r} holds another run: its {what} had other content than now; "
+                f"output_dir {str(output)!r} holds another run: its {what} changed since then; "
                 "choose another folder, or resume with the same data"
             )
         raise InputError(
