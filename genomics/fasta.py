@@ -30,8 +30,8 @@ import pandas as pd
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from pyfaidx import Faidx, FastaIndexingError
 
-from hyenadna import errors
 from hyenadna.errors import InputError, one_line
+from hyenadna.errors import reading as turning_errors
 
 from .bgzip import BgzipFile
 from .files import (
@@ -274,7 +274,7 @@ class SequenceFile:
 
     def _reading(self, index: Path) -> AbstractContextManager[None]:
         hint = f". Is it text, or packed by bgzip, and whole? If {index.name} came from elsewhere, remove it"
-        return errors.reading(f"{self.path} cannot be read as FASTA", hint)
+        return turning_errors(f"{self.path} cannot be read as FASTA", hint)
 
     def _write_index(self, index: Path) -> None:
         # Written under a temporary name and renamed: several processes may start at once, and none

@@ -21,8 +21,8 @@ from typing import Any, TextIO
 import pandas as pd
 import pyarrow.parquet
 
-from hyenadna import errors
 from hyenadna.errors import InputError
+from hyenadna.errors import reading as turning_errors
 
 __all__ = [
     "FASTA",
@@ -80,7 +80,7 @@ def reading(path: str | Path, kind: str = "") -> AbstractContextManager[None]:
     hyenadna.errors.InputError: cut.fa.gz cannot be read as FASTA: Compressed file ended
     """
     wanted = f" as {kind}" if kind else ""
-    return errors.reading(f"{path} cannot be read{wanted}")
+    return turning_errors(f"{path} cannot be read{wanted}")
 
 
 # -------------------------------------------------------------------------------------------- names
