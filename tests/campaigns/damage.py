@@ -12,6 +12,9 @@ changed inside and packed again. A command may succeed or refuse. What counts as
 - a case of more than a minute, or half-written files;
 - scores of other sequences than a plain reading of FASTA or text finds.
 
+Every tenth case is a command of the other table on a disk that fills up: no file may grow beyond a
+random size.
+
 The files of each failure are kept in the folder `--work`, with what the command said.
 """
 
@@ -19,6 +22,7 @@ import argparse
 import gzip
 import json
 import random
+import resource
 import shutil
 import tempfile
 import time
@@ -31,13 +35,24 @@ import pandas as pd
 import pysam
 from transformers.utils import logging
 
-from ..helpers.damage import READERS, Outcome, Reader, complaint, digest_of, run, write_whole_files
+from ..helpers.damage import (
+    COMMANDS,
+    READERS,
+    Outcome,
+    Reader,
+    complaint,
+    digest_of,
+    file_size_limit,
+    run,
+    write_whole_files,
+)
 
 LONGEST = 60  # seconds that a case may take
 
 ODD_TEXTS = [  # what is put into cells and between bytes
     "", " ", "\0", "\r", "\x0b", "\x85", "\u2028", "\ufeff", "\t", ",", '"', "'", ">", "#", "\\", "%s", "{}",
-    "$^{2$", "<!--<script>", "=1+1", "-1", "0", "1e999", "nan", "inf", "NA", "null", "9" * 5000, "x" * 200_000,
+    "$^{2$", "<!--<script>", "=1+1", "-1", "0", "1e999", "nan", "inf", "NA", "null",
+    "9" * 5000, "x" * 200_000,
     str(2**31), str(2**63), "\u0663", "0x10", "1_000", "../x", "/", ".", "chr1", "END=5", "<DEL>", "*",
 ]  # fmt: skip
 ODD_VALUES = [
@@ -176,6 +191,8 @@ def failure(reader: Reader, files: Path, before: dict, outcome: Outcome, seconds
     if outcome.code == 0:
         is_score = reader.command.startswith("score") and "model" not in reader.file
         return wrong_scores(files, reader) if is_score else None
+    if reader not in READERS:
+        return complaint(outcome, reader.command, "")  # some files may be whole
     if not reader.trains and after != before:
         return "something was written"
     return complaint(outcome, reader.command, "")
@@ -201,19 +218,25 @@ def main(argv: list[str] | None = None) -> int:
     readers = [reader for reader in READERS if args.only in reader.id]
     weights = [1 if reader.trains else 8 for reader in readers]
     rng = random.Random(args.seed)
+    full_disks = [Reader("model/config.json", command) for command in COMMANDS if args.only in command]
     end = time.monotonic() + args.seconds
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     while time.monotonic() < end:
         reader = rng.choices(readers, weights)[0]
+        limit = resource.RLIM_INFINITY
+        if full_disks and rng.random() < 0.1:
+            reader = rng.choice(full_disks)
+            limit = int(10 ** rng.uniform(0, 5))
         files = work / "files"
         shutil.rmtree(files, ignore_errors=True)
         shutil.copytree(whole, files, symlinks=True)
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(rng.randint(1, 3) if limit == resource.RLIM_INFINITY else 0):
             damage_at_random(files / reader.file, rng)
         before = digest_of(files)
         start = time.monotonic()
-        outcome = run(reader.command, files, files / "out")
+        with file_size_limit(limit):
+            outcome = run(reader.command, files, files / "out")
         what = failure(reader, files, before, outcome, time.monotonic() - start)
         number = sum(counts.values())
         counts["succeeded" if outcome.code == 0 else "refused"] += 1
