@@ -156,6 +156,7 @@ def demo(output_dir: str = "hyenadna-demo", seed: int = 0, epochs: float = EPOCH
     )
 
     trained, logits, tuned = _train_both(unfinished, data, seed, epochs)
+    # Everything happens in the unfinished folder, so an earlier demo is replaced only at the end.
     difference = _difference_after_reloading(unfinished, data, logits)
     exported = export_run(unfinished).name
 
