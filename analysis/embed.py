@@ -421,6 +421,8 @@ def run(args: EmbedArguments) -> np.ndarray:
             _check_folder(output, settings, args.resume)
         if args.resume and (output / METRICS_FILE).exists():
             print(f"{output} holds this run, and it is finished: nothing to do")
+            if state.is_main_process:
+                Parts(output / ".unfinished", ".npz").remove()  # a kill may have interrupted this
             return _read_embeddings(output, args.output_format)
 
         parts = Parts(output / ".unfinished", ".npz")

@@ -13,9 +13,11 @@ Coordinates are 0-based and half-open, as in BED. How a file is read depends on 
 - Tables and text are read into memory.
 """
 
+import glob
 import gzip
 import mmap
 import os
+import platform
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,6 +73,21 @@ def spellings(name: str) -> list[str]:
     if plain in ("M", "MT"):
         names += ["MT", "M", "chrM", "chrMT"]
     return [other for other in dict.fromkeys(names) if other]
+
+
+def _remove_litter(index: Path) -> None:
+    """Remove what killed processes of this machine left when they wrote this index."""
+    beginning = f".{index.stem}.{platform.node()}-"
+    for path in index.parent.glob(f"{glob.escape(beginning)}*.unfinished.*"):
+        number = path.name.removeprefix(beginning).partition(".")[0]
+        if not number.isdecimal():
+            continue
+        try:
+            os.kill(int(number), 0)  # sends nothing, but tells whether the process is alive
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except OSError:
+            continue  # a process of somebody else
 
 
 def _check_unique(names: list[str]) -> None:
@@ -264,7 +281,8 @@ class SequenceFile:
     def _write_index(self, index: Path) -> None:
         # Written under a temporary name and renamed: several processes may start at once, and none
         # must read an index that another has half written.
-        temporary = index.with_name(f".{index.stem}.{os.getpid()}.unfinished.fai")
+        temporary = index.with_name(f".{index.stem}.{platform.node()}-{os.getpid()}.unfinished.fai")
+        _remove_litter(index)
         # For a bgzip file pyfaidx also writes a `.gzi`, which we do not need.
         blocks = temporary.with_suffix(".gzi")
         try:

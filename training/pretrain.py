@@ -64,6 +64,7 @@ from hyenadna.training.runs.settings import parse_settings, result_settings, set
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
 MARKOV_FILE = "markov.json"
+_STAGING = ".unfinished"  # holds a checkpoint until it is complete
 _SHORTEST_STAGE = 64  # bases; the first stage of the paper's warm-up of the sequence length
 
 
@@ -369,7 +370,7 @@ class PretrainTrainer(HyenaDNATrainer):
         Trainer writes it in place: a full disk would leave half a checkpoint under its final name.
         """
         output = Path(self.args.output_dir)
-        staging = output / ".unfinished"
+        staging = output / _STAGING
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         # No process may write before the folder is empty, or rename before all have written.
@@ -593,6 +594,7 @@ def pretrain(args: PretrainArguments) -> RunResult:
         return RunResult(finished, trained, tokenizer)
     if is_main:
         output.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(output / _STAGING, ignore_errors=True)  # of a run that was killed
         write_json(output / SETTINGS_FILE, settings)
         _print_plan(plan)
 

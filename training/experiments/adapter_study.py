@@ -29,7 +29,7 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions
 from hyenadna.training.finetune import FinetuneArguments, finetune
 from hyenadna.training.runs.files import write_json, write_whole
-from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_output_folder
+from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_output_folder, one_writer
 from hyenadna.training.runs.language import letters_of_labels
 from hyenadna.training.runs.models import BackboneArguments
 from hyenadna.training.runs.pictures import draw_accuracy, finish_accuracy, save_figure
@@ -164,6 +164,7 @@ def _refuse_what_no_run_gets(args: StudyArguments) -> None:
         )
 
 
+@one_writer
 def adapter_study(args: StudyArguments) -> list[dict]:
     """Do every missing run. Return a row for each way of adapting; [] in processes but the first.
 

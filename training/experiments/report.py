@@ -267,7 +267,7 @@ def _differences_from_paper(row: dict, published: pd.Series) -> list[str]:
         if count != "" and int(count) != size and not row["folds"]:
             notes.append(f"{size:,} {part} rows, but {int(count):,} in the paper: the split differs.")
     # The published code has no validation part at all.
-    if published["train_rows"] != "":
+    if published["train_rows"] != "" and published["paper"] != "":
         notes.append("The paper's code chose its epoch on the test rows; here the validation rows choose it.")
     return notes
 
@@ -302,7 +302,10 @@ def _text_of_task(task: str, rows: list[dict]) -> list[str]:
     for name, column in (("paper, pretrained", "paper"), ("paper, from scratch", "paper_scratch")):
         figures = {row["metric"]: row[column] for _, row in published.iterrows() if row[column] != ""}
         if figures:
-            text.append(f"| {name} | {' | '.join(str(figures.get(n, '')) for n in names)} | | | |")
+            text.append(_published_line(name, figures, names))
+    for _, row in published.iterrows():
+        if row["reference"] != "":
+            text.append(_published_line(row["reference_source"], {row["metric"]: row["reference"]}, names))
     text.append("")
 
     if len(published) and published.iloc[0]["paper_others"]:
@@ -324,6 +327,10 @@ def _text_of_task(task: str, rows: list[dict]) -> list[str]:
     if notes:
         text += [*(f"**Note:** {note}  " for note in notes), ""]
     return text
+
+
+def _published_line(name: str, figures: dict[str, object], metrics: list[str]) -> str:
+    return f"| {name} | {' | '.join(str(figures.get(metric, '')) for metric in metrics)} | | | |"
 
 
 def _line_of_table(row: dict, names: list[str]) -> str:

@@ -11,13 +11,30 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, example_checkpoint
 from hyenadna.errors import HyenaDNAError, InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .settings import setting
 
 Model = TypeVar("Model", bound=PreTrainedModel)
+
+# What `--model` calls the checkpoint in the package, and a model from scratch.
+SHIPPED = Path(example_checkpoint()).name
+SCRATCH = "none"
+
+# Published checkpoints, LongSafari/NAME-hf: longest input in tokens, and parameters with tied
+# embeddings. Larger figures are about: files that store the computable positional embedding and time
+# axis of the filters count those too.
+PUBLISHED = {
+    "hyenadna-tiny-1k-seqlen": (1026, 436_096),
+    "hyenadna-tiny-1k-seqlen-d256": (1026, 1_641_088),
+    "hyenadna-tiny-16k-seqlen-d128": (16386, 436_096),
+    "hyenadna-small-32k-seqlen": (32770, 3_277_568),
+    "hyenadna-medium-160k-seqlen": (160002, 6_550_528),
+    "hyenadna-medium-450k-seqlen": (450002, 6_550_528),
+    "hyenadna-large-1m-seqlen": (1000002, 6_550_528),
+}
 
 
 @dataclass
@@ -43,6 +60,16 @@ class ScratchArguments(BackboneArguments):
         None, "Standard deviation of the initial weights, from scratch (0.02)."
     )
 
+    def choose_checkpoint(self) -> None:
+        """Start from the checkpoint in the package, unless a model or a shape was chosen.
+
+        `model` is None afterwards if the model is to start from scratch.
+        """
+        if self.model is None and not given(self, self.SHAPE):
+            self.model = SHIPPED
+        elif self.model == SCRATCH:
+            self.model = None
+
 
 @dataclass
 class RunResult:
@@ -57,6 +84,15 @@ class RunResult:
     results: dict
     model: nn.Module
     tokenizer: HyenaDNATokenizer
+
+
+def published_checkpoints() -> str:
+    """Return the published checkpoints and their sizes, for `--help`."""
+    sizes = [
+        f"{name}-hf ({tokens:,} tokens, {parameters:,} parameters)"
+        for name, (tokens, parameters) in PUBLISHED.items()
+    ]
+    return f"Published checkpoints, --model LongSafari/NAME: {'; '.join(sizes)}."
 
 
 def given(args: Any, names: tuple[str, ...]) -> dict:
@@ -102,6 +138,13 @@ def make_model(
     return cls(config), None
 
 
+def checkpoint_path(name: str) -> str:
+    """Return where a checkpoint is: of `SHIPPED` the folder in the package, else the name itself."""
+    if name == SHIPPED and not Path(name).exists():
+        return example_checkpoint()
+    return name
+
+
 def load_checkpoint(
     cls: type[Model], name: str, settings: dict, new: str | None = None
 ) -> tuple[Model, HyenaDNAConfig]:
@@ -109,7 +152,7 @@ def load_checkpoint(
 
     Args:
         cls: The class of the model.
-        name: A folder, or an id on the Hub.
+        name: A folder, an id on the Hub, or `SHIPPED`.
         settings: Fields of the configuration to change.
         new: The prefix of parameters that the checkpoint may lack, or have in another shape: those
             of a new head.
@@ -122,7 +165,7 @@ def load_checkpoint(
     with errors_as_input(
         f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint
     ):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(checkpoint_path(name))
     # `AutoConfig` above, and not our class: it would read the config.json of any other model.
     if not isinstance(config, HyenaDNAConfig):
         raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
@@ -130,7 +173,11 @@ def load_checkpoint(
     # Below, everything else that does not fit is refused.
     with errors_as_input(f"model {name!r} cannot be loaded"):
         model, report = cls.from_pretrained(
-            name, **settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            checkpoint_path(name),
+            **settings,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     # Transformers only warns of these, and leaves them random.
     wrong = [*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])]
@@ -175,10 +222,11 @@ def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
     Raises:
         InputError: Its files are damaged.
     """
-    has_files = any(Path(name, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
+    path = checkpoint_path(name)
+    has_files = any(Path(path, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
     with errors_as_input(f"the tokenizer of model {name!r} cannot be loaded"):
         try:
-            return HyenaDNATokenizer.from_pretrained(name, **settings)
+            return HyenaDNATokenizer.from_pretrained(path, **settings)
         except OSError:
             # Raised for missing files and for damaged ones. Only missing ones are fine.
             if has_files:

@@ -199,6 +199,10 @@ class HyenaDNATrainer(Trainer):
         self.check_weights()
 
         best = self.state.best_model_checkpoint
+        last = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        if self.args.should_save and resume_from_checkpoint and last.is_dir():
+            # A run that was killed while it deleted a checkpoint left the rest of it.
+            remove_old_checkpoints(last, self._checkpoints_to_keep, best)
         if self.args.should_save and best is not None and self._checkpoints_to_keep == 1:
             # Even the last one goes: the best is the result.
             remove_old_checkpoints(Path(best), keep=1, best=best)
