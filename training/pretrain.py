@@ -22,13 +22,12 @@ The output folder holds the model and its tokenizer, `metrics.json`, `markov.jso
 """
 
 import itertools
-import json
 import math
 import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +38,7 @@ from tqdm import tqdm
 from transformers import EvalPrediction, TrainerCallback
 
 from hyenadna import HyenaDNAForCausalLM
-from hyenadna.errors import InputError
+from hyenadna.errors import InputError, read_json
 from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.held_out import split_windows
 from hyenadna.genomics.intervals import Intervals, class_weights
@@ -801,10 +800,10 @@ def _markov(args: PretrainArguments, output: Path, datasets: dict[str, WindowDat
     # What the counts depend on. If an earlier session had the same, its results are used.
     names = ("markov_order", "reverse_complement", "soft_masked", "eval_windows")
     made_of = {"data": data, **{name: getattr(args, name) for name in names}}
-    try:
-        known = json.loads((output / MARKOV_FILE).read_text())
-    except (OSError, ValueError):
-        known = {}
+    known = {}
+    if (output / MARKOV_FILE).exists():
+        with suppress(InputError):  # a damaged one is made again
+            known = read_json(output / MARKOV_FILE)
     is_main = args.process_index == 0
     if known.get("made_of") != made_of:
         known = {**fit_markov(args, datasets), "made_of": made_of}

@@ -35,7 +35,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import SequenceFile
-from hyenadna.genomics.files import part_of_file, read_table
+from hyenadna.genomics.files import part_of_file, read_table, reading
 from hyenadna.genomics.intervals import check_interval, whole_numbers
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions
 from hyenadna.genomics.letters import reverse_complement
@@ -210,7 +210,8 @@ def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> Da
 
 def _sequences_of_table(path: Path, genome: SequenceFile) -> list[str]:
     """Return the sequences that a table lists: region, start, end (0-based, half-open), strand."""
-    table = pd.read_csv(path, dtype={"region": str})
+    with reading(path):
+        table = pd.read_csv(path, dtype={"region": str})
     missing = {"region", "start", "end", "strand"} - set(table)
     if missing:
         raise InputError(f"{path} has no column {sorted(missing)}; it has {list(table)}")

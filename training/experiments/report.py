@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hyenadna.errors import InputError
+from hyenadna.errors import InputError, read_json, reading
 from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.folder import METRICS_FILE
 from hyenadna.training.runs.pictures import plain_text, save_figure
@@ -63,14 +63,10 @@ def collect(paths: Sequence[str | Path]) -> list[dict]:
         ]
     lines = []
     for file in files:
-        try:
-            content = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file} cannot be read: {error}") from error
-        try:
+        content = read_json(file)
+        wrong_shape = (AttributeError, LookupError, TypeError, ValueError)
+        with reading(f"{file} does not hold the results of a run", errors=wrong_shape):
             new = _lines(content, file)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{file} does not hold the results of a run: {error!r}") from error
         # A baseline on the same rows may be stored with several runs. It counts once.
         lines += [line for line in new if not (line["is_baseline"] and _known(line, lines))]
     if not lines:
