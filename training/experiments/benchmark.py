@@ -35,7 +35,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import SequenceFile
-from hyenadna.genomics.files import part_of_file, read_table
+from hyenadna.genomics.files import part_of_file, read_table, reading
 from hyenadna.genomics.intervals import check_interval, whole_numbers
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions
 from hyenadna.genomics.letters import reverse_complement
@@ -194,6 +194,7 @@ def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> Da
         raise InputError(
             f"{tables[0]} and others hold coordinates: their sequences need the genome, --fasta FILE"
         )
+    # The folder names the part, the file the class: `train/positive.csv.gz`.
     genome = SequenceFile(fasta)
     parts = {}
     for path in tables:
@@ -209,7 +210,8 @@ def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> Da
 
 def _sequences_of_table(path: Path, genome: SequenceFile) -> list[str]:
     """Return the sequences that a table lists: region, start, end (0-based, half-open), strand."""
-    table = pd.read_csv(path, dtype={"region": str})
+    with reading(path):
+        table = pd.read_csv(path, dtype={"region": str})
     missing = {"region", "start", "end", "strand"} - set(table)
     if missing:
         raise InputError(f"{path} has no column {sorted(missing)}; it has {list(table)}")
@@ -244,6 +246,7 @@ def _run_arguments(args: BenchmarkArguments, task: str, data, name: str, seed: i
         "model": args.model or SCRATCH,
         "baselines": False,  # the benchmark fits more of them, once for all seeds
     }
+    # A set from the Hub is passed as an object, and only a path is a setting.
     settings |= {"data": None, "fold": None, "folds": None}
     if isinstance(data, str):
         settings["data"] = data

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, example_checkpoint
-from hyenadna.errors import HyenaDNAError, InputError
+from hyenadna.errors import HyenaDNAError, InputError, damage_in, one_line
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .settings import setting
@@ -130,6 +130,7 @@ def make_model(
             )
         return load_checkpoint(cls, args.model, settings, new)
 
+    # Transformers checks the types and ranges of a configuration, and raises its own error.
     try:
         config = HyenaDNAConfig(**shape, **settings)
     except StrictDataclassError as error:
@@ -160,17 +161,15 @@ def load_checkpoint(
         InputError: The checkpoint cannot be loaded, is of another architecture, or lacks
             parameters.
     """
-    hint = "(Lightning checkpoints and other layouts: `hyenadna convert` first)"
-    with errors_as_input(
-        f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint
-    ):
+    hint = " (Lightning checkpoints and other layouts: `hyenadna convert` first)"
+    with loading(name, f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint):
         config = AutoConfig.from_pretrained(checkpoint_path(name))
     # `AutoConfig` above, and not our class: it would read the config.json of any other model.
     if not isinstance(config, HyenaDNAConfig):
         raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
     # Mismatched shapes are allowed here, because a new head may have another number of labels.
     # Below, everything else that does not fit is refused.
-    with errors_as_input(f"model {name!r} cannot be loaded"):
+    with loading(name, f"model {name!r} cannot be loaded"):
         model, report = cls.from_pretrained(
             checkpoint_path(name),
             **settings,
@@ -200,19 +199,20 @@ def check_finite(model: nn.Module, name: str) -> None:
 
 
 @contextmanager
-def errors_as_input(what: str, hint: str = "") -> Iterator[None]:
-    """Turn any error of loading foreign files into an `InputError` that reads `WHAT: ERROR HINT`.
+def loading(name: str | Path, what: str, hint: str = "") -> Iterator[None]:
+    """Turn any error of loading a checkpoint, tokenizer or adapter into one `InputError`.
 
-    Damaged JSON, safetensors and tokenizer files raise a dozen types, from `SafetensorError` to the
-    bare `Exception` of the tokenizers' Rust code. The original error stays the cause.
+    Damaged files raise a dozen types, from `SafetensorError` to a bare `Exception` of the
+    tokenizers' Rust code, and few of them name the file. So the files of a local folder are looked
+    at one by one, and the damaged one is named.
     """
     try:
         yield
     except HyenaDNAError:
         raise
     except Exception as error:
-        text = str(error) or type(error).__name__
-        raise InputError(f"{what}: {text} {hint}".rstrip()) from error
+        text = damage_in(name) or f"{one_line(error)}{hint}"
+        raise InputError(f"{what}: {text}") from error
 
 
 def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
@@ -223,7 +223,7 @@ def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
     """
     path = checkpoint_path(name)
     has_files = any(Path(path, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
-    with errors_as_input(f"the tokenizer of model {name!r} cannot be loaded"):
+    with loading(name, f"the tokenizer of model {name!r} cannot be loaded"):
         try:
             return HyenaDNATokenizer.from_pretrained(path, **settings)
         except OSError:

@@ -17,7 +17,7 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.training_args import OptimizerNames
 
-from hyenadna.errors import InputError
+from hyenadna.errors import UNREADABLE, InputError, reading
 
 Settings = TypeVar("Settings")
 
@@ -194,13 +194,11 @@ def _flags_of_file(name: str, left_out: tuple[str, ...]) -> list[str]:
     shipped = Path(__file__).parents[1] / "experiments" / "recipes" / name
     if not path.exists() and shipped.exists():
         path = shipped
-    try:
+    with reading(f"{name} cannot be read", errors=(*UNREADABLE, yaml.YAMLError)):
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES + 1).decode()
         _check_size(text)
         content = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{name} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{name}: expected lines such as `learning_rate: 6e-4`")
 
