@@ -2,18 +2,17 @@
 
     hyenadna demo [--data tata|splice] [--output_dir hyenadna-demo] [--seed 0]
 
-`--data tata`, the default: 300 bases of human DNA; does a gene with a TATA box start there? The demo
-fine-tunes the model that comes with the package, pretrained on human chromosome 20, and trains one
-of the same shape from scratch on the same rows. A k-mer model stands beside them, and a picture
-shows how each learns: `learning_curves.png`.
+- `--data tata` (default): does a gene with a TATA box start in these 300 bases of human DNA? The demo
+  fine-tunes the model that comes with the package, pretrained on human chromosome 20. For comparison
+  it trains the same shape from scratch, and a k-mer model, on the same rows. `learning_curves.png`
+  shows how each of them learns.
+- `--data splice`: does an exon end (EI) in these 60 bases of primate DNA, does one begin (IE), or
+  neither (N)? Here the model from scratch has its own shape, for sequences this short.
 
-`--data splice`: 60 bases of primate DNA; does an exon end there (EI), does one begin (IE), or
-neither (N)? Here the model from scratch has a shape of its own, made for sequences this short.
-
-Either way the demo tests on rows that it never saw, saves the model, loads it again in a new process
-through `AutoModelForSequenceClassification` and compares the logits. It ends with a folder that is
-ready for the Hub, with a model card that shows what was measured. Data, licences and splits:
-`tata_promoters.md`, `splice_junctions.md`.
+Either way the demo tests on rows that it never saw, saves the model, loads it in a new process
+through `AutoModelForSequenceClassification`, and compares the logits. Last it exports a folder for
+the Hub, with a model card that shows the results. `tata_promoters.md` and `splice_junctions.md` have
+sources, licences and splits of the data.
 
 A second run with the same seed replaces the folder, but only after it has succeeded. An interrupted
 run is continued.
@@ -63,7 +62,7 @@ _SHARED = {
     "metric_for_best_model": "loss",
 }
 _SPLICE = {**_SHARED, "pooling": "last"}
-# The curves need more points than two epochs give.
+# Evaluated every 48 steps, because two epochs would give a curve of two points.
 _TATA = {
     **{name: value for name, value in _SHARED.items() if name != "resid_dropout"},
     "eval_strategy": "steps",
@@ -80,10 +79,10 @@ class Training:
     """One of the two trainings of a demo.
 
     Attributes:
-        folder: Inside of the demo's folder; "." is that folder itself.
+        folder: A folder inside that of the demo; "." is that of the demo itself.
         start: "from checkpoint" or "from scratch".
         epochs: Passes over the training rows.
-        settings: Of `hyenadna finetune`.
+        settings: Settings of `hyenadna finetune`.
     """
 
     folder: str
@@ -98,14 +97,14 @@ class Demo:
 
     Attributes:
         load: Returns the data.
-        rows: What a row is, in the plural.
-        question: Of the model card.
-        data_name: Likewise.
-        export_folder: Name of the folder for the Hub.
+        rows: What the rows are, in the plural.
+        question: The question that the model answers, for the model card.
+        data_name: The name of the data in the model card.
+        export_folder: The name of the folder for the Hub.
         main: The training whose model is saved, reloaded and exported.
-        other: The one to compare it with.
-        threads: At most. Steps of 0.1 s are too short to share: on a busy machine threads wait for
-            each other.
+        other: The training to compare it with.
+        threads: The most threads to use. Steps of 0.1 s are too short to share: on a busy machine
+            threads wait for each other.
     """
 
     load: Callable[[], DatasetDict]
@@ -157,8 +156,8 @@ DEMOS = {
                 "learning_rate": 8e-4,
             },
         ),
-        # The checkpoint has its shape. Of learning rates 1e-3 and 2e-3 the one of the lower
-        # validation loss.
+        # The shape is that of the checkpoint. Of the learning rates 1e-3 and 2e-3, this one had the
+        # lower validation loss.
         other=Training(
             "from-human-chr20",
             "from checkpoint",
@@ -190,7 +189,7 @@ def logits_in_new_process(folder: Path, sequences: list[str]) -> np.ndarray:
     Raises:
         RuntimeError: That process failed. The message has its error output.
     """
-    # One thread, as in the training: another number may round sums otherwise.
+    # One thread will do for a few hundred short sequences, also on a busy machine.
     child = subprocess.run(
         [sys.executable, "-c", RELOAD, str(folder)],
         input=json.dumps(sequences),
@@ -209,7 +208,8 @@ def export_run(run: Path, plan: Demo) -> Path:
     from hyenadna.hub_upload.export import export
 
     folder = run / plan.export_folder
-    shutil.rmtree(folder, ignore_errors=True)  # of a demo that was killed after this
+    # A demo that was killed after this step has left one, and `export` refuses to overwrite it.
+    shutil.rmtree(folder, ignore_errors=True)
     export(
         str(run),
         folder,
@@ -224,20 +224,22 @@ def export_run(run: Path, plan: Demo) -> Path:
 def demo(
     output_dir: str = "hyenadna-demo", seed: int = 0, data: str = "tata", epochs: float | None = None
 ) -> dict:
-    """Run the demo; return the content of `metrics.json` and the `summary` text.
+    """Run the demo. Return the content of `metrics.json`, and the text of the `summary`.
 
     Args:
-        output_dir: Folder for the model; an earlier demo there is replaced after success.
-        seed: Of the initial weights and the order of the rows.
+        output_dir: Folder for the model. An earlier demo there is replaced after success.
+        seed: The seed of the initial weights and the order of the rows.
         data: "tata" or "splice".
-        epochs: Passes over the training rows of the main training; the other one changes in
+        epochs: Passes over the training rows in the main training. The other training changes in
             proportion.
 
     Raises:
-        InputError: `output_dir` holds something else than an earlier demo, or there are no such data.
-        RuntimeError: The reloaded model does not give the same logits.
-        CheckpointError: The exported folder does not load without this package, or computes
-            something else.
+        InputError: `output_dir` holds something other than an earlier demo, or `data` is neither.
+        RuntimeError: The reloaded model gives other logits.
+        CheckpointError: The exported folder does not load without this package, or gives other
+            outputs.
+
+    >>> demo("hyenadna-demo")["metrics"]["test"]["mcc"]                     # doctest: +SKIP
     """
     if data not in DEMOS:
         raise InputError(f"data is {data!r}; use {' or '.join(DEMOS)}")
@@ -250,6 +252,7 @@ def demo(
     start = time.monotonic()
     output = Path(output_dir)
     _check_output(output)
+    # The name has the settings, so that only a demo with the same ones continues it.
     name = f"{data}-seed{seed}-epochs{share * plan.main.epochs:g}"
     unfinished = output.with_name(f".{output.name}-{name}.unfinished")
     rows = plan.load()
@@ -257,6 +260,7 @@ def demo(
     print(f"Training on {len(rows['train']):,} of {total:,} {plan.rows}, seed {seed}")
 
     trained, logits, other = _train_both(unfinished, plan, rows, seed, share)
+    # Everything happens in the unfinished folder, so an earlier demo is replaced only at the end.
     difference = _difference_after_reloading(unfinished, rows, logits)
     _draw_curves(unfinished, plan, trained.results)
     exported = export_run(unfinished, plan).name
@@ -285,7 +289,7 @@ def _train_both(
     """Do both trainings of a demo.
 
     Returns:
-        The main run, its logits on the test part `(rows, labels)`, and the results of the other.
+        The main run, its logits on the test part `(rows, labels)`, and the results of the other run.
     """
 
     def arguments(training: Training, **settings) -> FinetuneArguments:
@@ -314,16 +318,16 @@ def _train_both(
 def _logits(trained: RunResult, sequences: list[str]) -> np.ndarray:
     """Return the logits `(sequences, labels)` of a trained model, 64 sequences at a time."""
     model = trained.model.eval()
-    parts = []
+    logits = []
     for i in range(0, len(sequences), 64):
         batch = trained.tokenizer(sequences[i : i + 64], padding=True, return_tensors="pt")
         with torch.inference_mode():
-            parts.append(model(**batch.to(model.device)).logits.float().cpu().numpy())
-    return np.concatenate(parts)
+            logits.append(model(**batch.to(model.device)).logits.float().cpu().numpy())
+    return np.concatenate(logits)
 
 
 def _draw_curves(folder: Path, plan: Demo, results: dict) -> None:
-    """Draw the validation MCC of both trainings while they learn, and that of k-mers."""
+    """Draw the validation MCC of both trainings over the rows that they saw, and that of k-mers."""
     curves = {}
     for training in (plan.main, plan.other):
         state = json.loads((folder / training.folder / "trainer_state.json").read_text())

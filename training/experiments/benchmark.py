@@ -194,6 +194,7 @@ def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> Da
         raise InputError(
             f"{tables[0]} and others hold coordinates: their sequences need the genome, --fasta FILE"
         )
+    # The folder names the part, the file the class: `train/positive.csv.gz`.
     genome = SequenceFile(fasta)
     parts = {}
     for path in tables:
@@ -245,6 +246,7 @@ def _run_arguments(args: BenchmarkArguments, task: str, data, name: str, seed: i
         "model": args.model or SCRATCH,
         "baselines": False,  # the benchmark fits more of them, once for all seeds
     }
+    # A set from the Hub is passed as an object, and only a path is a setting.
     settings |= {"data": None, "fold": None, "folds": None}
     if isinstance(data, str):
         settings["data"] = data

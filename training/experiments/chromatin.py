@@ -337,6 +337,7 @@ def make_track_metrics(kinds: list[str]):
         results = {"auroc": float("nan")}
         if defined.any():
             results["auroc"] = float(areas[defined].mean())
+        # Medians by kind, as the paper reports them.
         for kind in np.unique(kinds):
             of_kind = areas[defined & (kinds == kind)]
             results[f"auroc_median_{kind.lower()}"] = float("nan")
@@ -368,6 +369,7 @@ def chromatin(args: ChromatinArguments) -> RunResult:
 
 def _write_tracks(output: Path, result: RunResult, labelled: LabelledData, kinds: list[str]) -> None:
     """Write `tracks.csv` from the saved predictions, so that it works for a finished run too."""
+    # With many tracks the predictions are an `.npz`, else a csv table.
     part = result.results["predictions_of"]
     names = labelled.label_names
     labels, probability = _read_predictions(output, names)

@@ -143,6 +143,7 @@ def _method(settings: dict) -> str:
 
 def summarize(lines: list[dict]) -> dict[str, list[dict]]:
     """Average the runs of each group. Return task -> rows with `method`, `metrics`, `sd`, ..."""
+    # `dict.fromkeys` keeps the order in which tasks were found, and drops repeats.
     tasks: dict[str, list[dict]] = {}
     for task in dict.fromkeys(line["task"] for line in lines):
         groups = {}
@@ -151,6 +152,7 @@ def summarize(lines: list[dict]) -> dict[str, list[dict]]:
                 groups.setdefault((line["group"], line["part"]), []).append(line)
         rows = [_average(runs) for runs in groups.values()]
         _tell_apart([row for row in rows if not row["is_baseline"]])
+        # Baselines last. The sort is stable, so all else keeps its order.
         tasks[task] = sorted(rows, key=lambda row: row["is_baseline"])
     return tasks
 
@@ -206,6 +208,7 @@ def _differing_settings(rows: list[dict]) -> list[str]:
 def warnings_of(task: str, rows: list[dict]) -> list[str]:
     """Return notes on why runs of a task cannot be compared with the paper or with each other."""
     notes = [note for row in rows for note in _notes_of_row(row)]
+    # As JSON, because the number of rows may be missing (None).
     sizes = {json.dumps(row["rows"].get(row["part"])) for row in rows}
     if len(sizes) > 1:
         notes.append(f"The lines were measured on different numbers of rows ({', '.join(sorted(sizes))}).")
@@ -358,6 +361,7 @@ def _cell(name: str, mean: float | None, sd: float | None) -> str:
 
 def draw_report(tasks: dict[str, list[dict]], path: Path) -> None:
     """Draw each row: its runs as points, their mean as a tick, the paper's figures as lines."""
+    # One panel for each task, as high as it has rows.
     heights = [len(rows) + 1.5 for rows in tasks.values()]
     figure = Figure(figsize=(8, 0.8 + 0.36 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(tasks), squeeze=False, height_ratios=heights)[:, 0]

@@ -126,6 +126,7 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
         raise InputError(
             f"the adapter in {str(folder)!r} is for {adapter.task_type}; known are {list(_TASKS.values())}"
         )
+    # The base knows nothing of the head: its labels and pooling are stored with the adapter.
     settings = {}
     if cls is HyenaDNAForSequenceClassification:
         settings = {

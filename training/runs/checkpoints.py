@@ -78,6 +78,7 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
     """Return the newest complete checkpoint in `folder`, or None. Warn of broken ones."""
+    # The newest may be broken, if the run was killed while writing it. Then take the one before.
     for checkpoint in checkpoints_in(folder):
         try:
             check_manifest(checkpoint)

@@ -132,6 +132,7 @@ def make_model(
             )
         return load_checkpoint(cls, args.model, settings, new)
 
+    # Transformers checks the types and ranges of a configuration, and raises its own error.
     try:
         config = HyenaDNAConfig(**shape, **settings)
     except StrictDataclassError as error:

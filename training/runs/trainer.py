@@ -57,9 +57,10 @@ class RecipeArguments(TrainingArguments):
                 "min_lr_rate": 0.1,
                 "warmup_lr_rate": min(1.0, 1e-6 / self.learning_rate),
             }
+        # `TrainingArguments` refuses settings that contradict each other.
         try:
             super().__post_init__()
-        except ValueError as error:  # settings that contradict each other
+        except ValueError as error:
             raise InputError(str(error)) from error
 
     def check_training(self) -> None:
@@ -287,6 +288,7 @@ class HyenaDNATrainer(Trainer):
         local = [
             parameter.to_local() if hasattr(parameter, "to_local") else parameter for parameter in parameters
         ]
+        # All processes must come to the same answer, or some would stop and the others wait.
         broken = sum(int(not torch.isfinite(weights).all()) for weights in local)
         return not self.accelerator.reduce(torch.tensor(broken, device=self.args.device)).item()
 
