@@ -216,7 +216,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # Where a command goes on after the damage, a case takes seconds: fewer of them.
     readers = [reader for reader in READERS if args.only in reader.id]
-    weights = [1 if reader.trains else 8 for reader in readers]
+    weights = [1 if reader.trains else 40 for reader in readers]
     rng = random.Random(args.seed)
     full_disks = [Reader("model/config.json", command) for command in COMMANDS if args.only in command]
     end = time.monotonic() + args.seconds
