@@ -199,7 +199,7 @@ def test_the_third_step_in_a_row_that_is_not_finite_stops_the_training(tmp_path)
     ) as stopped:
         step(2.0, math.nan)
     assert "learning_rate is 0.5, max_grad_norm is 0" in str(stopped.value)
-    assert "no checkpoint is left" in str(stopped.value)
+    assert "the last checkpoint before that: none" in str(stopped.value)
 
 
 def make_trainer(folder, **settings) -> HyenaDNATrainer:
