@@ -24,7 +24,6 @@ The output folder holds `embeddings.parquet` (or `.npz`).
 
 import hashlib
 import time
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
@@ -41,7 +40,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hyenadna import HyenaDNAConfig, HyenaDNAModel
-from hyenadna.errors import InputError
+from hyenadna.errors import UNREADABLE, InputError, reading
 from hyenadna.genomics.fasta import SequenceFile
 from hyenadna.genomics.genes import GeneSequences, read_genes
 from hyenadna.genomics.labels import check_sequences, label_text
@@ -560,7 +559,7 @@ def _read_parts(parts: Parts, vectors: np.ndarray) -> np.ndarray:
             with np.load(parts.path(name)) as part:
                 numbers = part["numbers"]
                 vectors[numbers] = part["vectors"]
-        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             # A power failure can truncate a file in spite of the rename. Embed its pieces again.
             logger.warning(f"{parts.path(name)} is damaged and passed over: {error}")
             continue
@@ -612,15 +611,12 @@ def _write_embeddings(output: Path, rows: Rows, embeddings: np.ndarray, kind: st
 
 def _read_embeddings(output: Path, kind: str) -> np.ndarray:
     path = output / f"embeddings.{kind}"
-    try:
+    hint = f". Remove {output / METRICS_FILE}, and --resume writes it again"
+    with reading(f"{path} cannot be read", hint):
         if kind == "npz":
             with np.load(path) as content:
                 return content["embedding"]
         return np.stack(pd.read_parquet(path)["embedding"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} cannot be read: {error}. Remove {output / METRICS_FILE}, and --resume writes it again"
-        ) from error
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -92,14 +92,17 @@ def base_log_probabilities(model: HyenaDNAForCausalLM, ids: torch.Tensor, chunk:
     return scores
 
 
-def check_lengths(model: HyenaDNAForCausalLM, lengths: Sequence[int], names: Sequence[str]) -> None:
-    """Raise `InputError` if a sequence is longer than the model reads."""
+def check_lengths(
+    model: HyenaDNAForCausalLM, lengths: Sequence[int], names: Sequence[str], file: str = ""
+) -> None:
+    """Raise `InputError` if a sequence, of this file, is longer than the model reads."""
     longest = int(np.argmax(lengths))
     if lengths[longest] > model.config.max_seq_len:
+        where = f"{file}: " if file else ""
         raise InputError(
-            f"{names[longest]} has {lengths[longest]:,} bases, but the model reads at most max_seq_len="
-            f"{model.config.max_seq_len:,}: cut it into windows, or use a checkpoint with a longer "
-            "max_seq_len"
+            f"{where}{names[longest]} has {lengths[longest]:,} bases, but the model reads at most "
+            f"max_seq_len={model.config.max_seq_len:,}: cut it into windows, or use a checkpoint with a "
+            "longer max_seq_len"
         )
 
 

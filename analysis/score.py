@@ -263,7 +263,7 @@ def main(argv: list[str] | None = None) -> None:
     lengths = _check_sequences(args.data, names, sequences)
     outputs = _check_files(args)
     model = load_language_model(args.model, args.device)
-    check_lengths(model, lengths, names)
+    check_lengths(model, lengths, names, args.data)
 
     # "both" is the first of `STRANDS`; the others are what the model reads.
     strands = STRANDS[1:] if args.strand == "both" else (args.strand,)

@@ -43,7 +43,7 @@ from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.cache_hyenadna import branches
-from hyenadna.errors import InputError
+from hyenadna.errors import InputError, reading
 from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.files import is_compressed
 from hyenadna.genomics.letters import ID_OF_BYTE, UNK, encode, pad, reverse_complement
@@ -405,21 +405,17 @@ def _read_rows(parts: Parts, names: Sequence[str]) -> Iterator[dict[str, str]]:
     """
     for name in names:
         path = parts.path(name)
-        try:
-            with open(path, encoding="utf-8", newline="") as file:
-                reader = csv.reader(file, delimiter="\t", strict=True)
-                if next(reader, None) != COLUMNS:
-                    raise ValueError("its header is not ours")
-                for values in reader:
-                    row = dict(zip(COLUMNS, values, strict=True))
-                    # A damaged number must be found here, before it is joined to the others.
-                    for column in _NUMBERS:
-                        float(row[column])
-                    yield row
-        except (OSError, ValueError, csv.Error) as error:
-            raise InputError(
-                f"{path} is damaged: {error}. Remove it, and the same command makes it again"
-            ) from error
+        hint = ". Remove it, and the same command makes it again"
+        with reading(f"{path} is damaged", hint), open(path, encoding="utf-8", newline="") as file:
+            reader = csv.reader(file, delimiter="\t", strict=True)
+            if next(reader, None) != COLUMNS:
+                raise ValueError("its header is not ours")
+            for values in reader:
+                row = dict(zip(COLUMNS, values, strict=True))
+                # A damaged number must be found here, before it is joined to the others.
+                for column in _NUMBERS:
+                    float(row[column])
+                yield row
 
 
 # ------------------------------------------------------------------------------ joining

@@ -22,6 +22,7 @@ import warnings
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -31,23 +32,23 @@ import pandas as pd
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from pyfaidx import Faidx, FastaIndexingError
 
-from hyenadna.errors import InputError
+from hyenadna.errors import InputError, one_line
+from hyenadna.errors import reading as turning_errors
 
 from .bgzip import BgzipFile
 from .files import (
     FASTA,
     TABLES,
     TEXT,
-    UNREADABLE,
     has_suffix,
     is_bgzip,
     is_compressed,
-    one_line,
     open_text,
     part_name,
     read_lines,
     read_table,
     reading,
+    text_lines,
 )
 from .letters import ID_OF_BYTE, UNK
 
@@ -87,7 +88,8 @@ def _remove_litter(index: Path) -> None:
         try:
             os.kill(int(number), 0)  # sends nothing, but tells whether the process is alive
         except ProcessLookupError:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
         except OSError:
             continue  # a process of somebody else
 
@@ -114,7 +116,7 @@ def fasta_records(path: str | Path) -> Iterator[tuple[str, str]]:
     16
     """
     with reading(path), open_text(path) as file:
-        yield from SimpleFastaParser(_after_header(file, path))
+        yield from SimpleFastaParser(_after_header(text_lines(file), path))
 
 
 def _after_header(lines: Iterable[str], path: str | Path) -> Iterator[str]:
@@ -196,18 +198,8 @@ class SequenceFile:
         if not Path(path).is_file():
             raise InputError(f"{path}: there is no such file")
 
-        if has_suffix(path, TABLES):
-            self._read_table(sequence_column)
-        elif has_suffix(path, TEXT):
-            self._hold(line.strip() for line in read_lines(path))
-        elif not has_suffix(path, FASTA):
-            raise InputError(f"{path}: expected a file that ends in one of {[*FASTA, *TABLES, *TEXT]}")
-        elif is_compressed(path) and not (is_bgzip(path) and self.path.lower().endswith("gz")):
-            self._unpack()
-        else:
-            self._in_memory = False
-            self._open_by_index()
-
+        with reading(path):
+            self._open(sequence_column)
         # A file without a single base is surely not what the user meant.
         if not self.lengths.sum():
             raise InputError(f"{path}: the file holds no sequence")
@@ -215,6 +207,19 @@ class SequenceFile:
     @cached_property
     def number(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self.names)}
+
+    def _open(self, sequence_column: str) -> None:
+        if has_suffix(self.path, TABLES):
+            self._read_table(sequence_column)
+        elif has_suffix(self.path, TEXT):
+            self._hold(line.strip() for line in read_lines(self.path))
+        elif not has_suffix(self.path, FASTA):
+            raise InputError(f"{self.path}: expected a file that ends in one of {[*FASTA, *TABLES, *TEXT]}")
+        elif is_compressed(self.path) and not (is_bgzip(self.path) and self.path.lower().endswith("gz")):
+            self._unpack()
+        else:
+            self._in_memory = False
+            self._open_by_index()
 
     # ------------------------------------------------------------------------------------ in memory
 
@@ -285,19 +290,13 @@ class SequenceFile:
             )
         if not index.is_file() or index.stat().st_mtime < os.path.getmtime(self.path):
             self._write_index(index)
-        try:
+        with self._reading(index):
             self._read_index(index)
             self._compare_with_index(index)
-        except InputError:
-            raise
-        except UNREADABLE as error:
-            raise self._unreadable(error, index) from error
 
-    def _unreadable(self, error: BaseException, index: Path) -> InputError:
-        return InputError(
-            f"{self.path} cannot be read as FASTA: {one_line(error)}. Is it text, or packed by bgzip, "
-            f"and whole? If {index.name} came from elsewhere, remove it"
-        )
+    def _reading(self, index: Path) -> AbstractContextManager[None]:
+        hint = f". Is it text, or packed by bgzip, and whole? If {index.name} came from elsewhere, remove it"
+        return turning_errors(f"{self.path} cannot be read as FASTA", hint)
 
     def _write_index(self, index: Path) -> None:
         # Written under a temporary name and renamed: several processes may start at once, and none
@@ -307,23 +306,36 @@ class SequenceFile:
         # For a bgzip file pyfaidx also writes a `.gzi`, which we do not need.
         blocks = temporary.with_suffix(".gzi")
         try:
-            with warnings.catch_warnings():
+            temporary.touch()
+            temporary.unlink()
+            with self._reading(index), warnings.catch_warnings():
                 # When pyfaidx refuses the file, it leaves it open.
                 warnings.simplefilter("ignore", ResourceWarning)
-                _IndexWriter(self.path, indexname=temporary, gzi_indexname=blocks).close()
+                self._index_into(temporary, blocks)
             os.replace(temporary, index)
-        except FastaIndexingError as error:
-            raise InputError(f"{self.path}: {str(error).rstrip('.')}{self._line_hint()}") from error
-        except PermissionError as error:
-            raise InputError(
-                f"{self.path} has no index, and {index.parent} cannot be written to: put {index.name} "
-                f"there, made by `samtools faidx` or by reading a copy in another folder"
-            ) from error
-        except UNREADABLE as error:
-            raise self._unreadable(error, index) from error
+        except OSError as error:
+            raise self._not_writable(index, error) from error
         finally:
             temporary.unlink(missing_ok=True)
             blocks.unlink(missing_ok=True)
+
+    def _index_into(self, path: Path, blocks: Path) -> None:
+        try:
+            _IndexWriter(self.path, indexname=path, gzi_indexname=blocks).close()
+        except FastaIndexingError as error:
+            raise InputError(f"{self.path}: {str(error).rstrip('.')}{self._line_hint()}") from error
+        except OSError as error:
+            # pyfaidx says of any error that the index is not writable, of a damaged block as well.
+            cause = error.__context__
+            if isinstance(cause, OSError) and cause.errno is not None:
+                raise self._not_writable(path, cause) from cause
+            raise (cause or error) from None
+
+    def _not_writable(self, index: Path, error: OSError) -> InputError:
+        return InputError(
+            f"{self.path} has no index, and {index.parent} cannot be written to: {one_line(error)}. Put "
+            f"{Path(self.path).name}.fai there, made by `samtools faidx` or by reading a copy elsewhere"
+        )
 
     def _read_index(self, index: Path) -> None:
         """Read a `.fai`, one line per sequence.

@@ -12,11 +12,9 @@ Whoever opens a file that a user gave does it inside `reading(path)`, in this ro
 
 import csv
 import gzip
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,6 +22,7 @@ import pandas as pd
 import pyarrow.parquet
 
 from hyenadna.errors import InputError
+from hyenadna.errors import reading as turning_errors
 
 __all__ = [
     "FASTA",
@@ -31,13 +30,11 @@ __all__ = [
     "PART_NAMES",
     "TABLES",
     "TEXT",
-    "UNREADABLE",
     "check_end",
     "column_names",
     "has_suffix",
     "is_bgzip",
     "is_compressed",
-    "one_line",
     "open_text",
     "part_name",
     "part_of_file",
@@ -45,6 +42,7 @@ __all__ = [
     "read_table",
     "read_text",
     "reading",
+    "text_lines",
 ]
 
 FASTA = tuple(f".{kind}{packed}" for kind in ("fa", "fasta", "fna") for packed in ("", ".gz", ".bgz"))
@@ -61,10 +59,6 @@ PART_NAMES = {
     "test": "test",
 }
 
-# What readers raise on a damaged file. Pandas' and Arrow's errors derive from these: ArrowInvalid
-# is a ValueError, ArrowKeyError a KeyError.
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, OverflowError, RuntimeError, zlib.error, struct.error)
-
 _GZIP = b"\x1f\x8b"
 # The empty block that ends every bgzip file (section 4.1.2 of the SAM specification).
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -73,40 +67,20 @@ _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b000300000000000000
 # ------------------------------------------------------------------------------------------- errors
 
 
-def one_line(error: BaseException) -> str:
-    """Return the message of an error as one line of bounded length.
-
-    Without a message, the name of its class.
-
-    >>> one_line(EOFError())
-    'EOFError'
-    """
-    text = " ".join(str(error).split())
-    if len(text) > 300:
-        text = f"{text[:300]} ..."
-    return text or type(error).__name__
-
-
-@contextmanager
-def reading(path: str | Path, kind: str = "") -> Iterator[None]:
-    """Turn whatever a reader raises into a one-line `InputError` that names the file.
+def reading(path: str | Path, kind: str = "") -> AbstractContextManager[None]:
+    """Turn whatever a reader raises into a one-line `InputError`; see `errors.reading`.
 
     Args:
         path: The file.
         kind: What it should be, `"parquet"` for instance.
 
-    >>> with reading("cut.fa.gz"):
+    >>> with reading("cut.fa.gz", "FASTA"):
     ...     raise EOFError("Compressed file ended")
     Traceback (most recent call last):
-    hyenadna.errors.InputError: cut.fa.gz cannot be read: Compressed file ended
+    hyenadna.errors.InputError: cut.fa.gz cannot be read as FASTA: Compressed file ended
     """
-    try:
-        yield
-    except InputError:
-        raise  # a ValueError too, but it already says what is wrong
-    except UNREADABLE as error:
-        wanted = f" as {kind}" if kind else ""
-        raise InputError(f"{path} cannot be read{wanted}: {one_line(error)}") from error
+    wanted = f" as {kind}" if kind else ""
+    return turning_errors(f"{path} cannot be read{wanted}")
 
 
 # -------------------------------------------------------------------------------------------- names
@@ -198,6 +172,19 @@ def open_text(path: str | Path) -> TextIO:
     return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
 
 
+def text_lines(file: TextIO) -> Iterator[str]:
+    """Yield the lines of a text file with their ends.
+
+    Raises:
+        ValueError: A line holds NUL, which no text does: the file was damaged, or is in UTF-16. It
+            would become a part of a name or a class.
+    """
+    for number, line in enumerate(file, 1):
+        if "\0" in line:
+            raise ValueError(f"line {number} holds the character NUL, so it is no text, or not in UTF-8")
+        yield line
+
+
 def read_lines(path: str | Path) -> Iterator[str]:
     """Yield the lines of a text file (plain, gzip or bgzip) without their line breaks.
 
@@ -205,7 +192,7 @@ def read_lines(path: str | Path) -> Iterator[str]:
         InputError: The file cannot be read, is truncated, or is not text.
     """
     with reading(path), open_text(path) as file:
-        for line in file:
+        for line in text_lines(file):
             yield line.rstrip("\r\n")
 
 
@@ -250,7 +237,8 @@ def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         if name.endswith(".parquet"):
             # Drop the metadata that pandas stores about its index. It may be damaged, and no column
             # depends on it.
-            return pyarrow.parquet.ParquetFile(path).read().replace_schema_metadata(None).to_pandas()
+            file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+            return file.read().replace_schema_metadata(None).to_pandas()
         return _read_separated(path)
 
 
@@ -288,8 +276,20 @@ def _read_separated(path: str | Path) -> pd.DataFrame:
         with warnings.catch_warnings():
             # Pandas only warns of a row longer than the header, and drops its last cells.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, sep=_separator(path), encoding="utf-8-sig", **how)
+            table = pd.read_csv(path, sep=_separator(path), encoding="utf-8-sig", **how)
     except pd.errors.EmptyDataError:
         raise InputError(f"{path} is empty: there are no rows") from None
     except pd.errors.ParserWarning as warning:
         raise ValueError(str(warning)) from warning
+    for column in table:
+        _check_nul(column, table[column])
+    return table
+
+
+def _check_nul(column: str, cells: pd.Series) -> None:
+    # as in `text_lines`; pandas keeps what it reads
+    for row, cell in enumerate(cells):
+        if isinstance(cell, str) and "\0" in cell:
+            raise ValueError(
+                f"row {row} holds the character NUL in {column!r}, so it is no text, or not in UTF-8"
+            )

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 
-from hyenadna.errors import InputError
+from hyenadna.errors import InputError, one_line
 
 from .fasta import fasta_records, read_fasta
 from .files import (
@@ -23,7 +23,6 @@ from .files import (
     TEXT,
     column_names,
     has_suffix,
-    one_line,
     part_of_file,
     read_table,
     read_text,
@@ -166,6 +165,8 @@ def _from_folder(folder: Path, columns: Columns) -> dict[str, pd.DataFrame]:
     parts: dict[str, pd.DataFrame] = {}
     for entry in sorted(folder.iterdir()):
         part = part_of_file(entry)
+        if entry.is_dir() and has_suffix(entry, TABLES + FASTA):
+            raise InputError(f"{entry} is a folder with the name of a file; make one file of what it holds")
         if entry.name.startswith(".") or part is None:
             continue
         # `train.md` names a part, too, but holds no rows.
@@ -199,11 +200,17 @@ def _from_class_folders(folder: Path) -> pd.DataFrame:
 
 def _sequences_of(path: Path) -> list[tuple[str, str]]:
     """Return the ids and sequences of FASTA or a one-sequence .txt file; [] for any other file."""
+    rows: list[tuple[str, str]] = []
     if has_suffix(path, FASTA):
-        return [(header.split()[0] if header else "", sequence) for header, sequence in read_fasta(path)]
-    if path.suffix == ".txt":
-        return [(path.stem, read_text(path).strip())]
-    return []
+        rows = [((header.split() or [""])[0], sequence) for header, sequence in read_fasta(path)]
+        if not rows:
+            raise InputError(f"{path} holds no sequence; remove it")
+    elif path.suffix == ".txt":
+        rows = [(path.stem, read_text(path).strip())]
+    for name, sequence in rows:
+        if not sequence:
+            raise InputError(f"{path}: the sequence of {name!r} is empty; remove it")
+    return rows
 
 
 def _from_file(path: Path, columns: Columns) -> pd.DataFrame:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pysam
 
-from hyenadna.errors import InputError
+from hyenadna.errors import InputError, reading
 
-from .files import UNREADABLE, one_line, open_text
+from .files import open_text, text_lines
 
 __all__ = ["Written", "check_vcf", "vcf_lines", "vcf_records", "write_vcf"]
 
@@ -36,21 +36,17 @@ def vcf_lines(path: str | Path) -> Iterator[str]:
     Raises:
         InputError: It cannot be read to its end.
     """
-    try:
-        with open_text(path) as file:
-            for line in file:
-                # Plain text has no checksum: the missing line break is all that shows a cut.
-                if not line.endswith("\n"):
-                    raise InputError(f"{path} is truncated: its last line has no end: {line[:60]!r}")
-                yield line[:-1]
-    except InputError:
-        raise
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is no text: {error}. Is it a BCF? `bcftools view` turns it into a VCF"
-        ) from error
-    except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read to its end: {one_line(error)}") from error
+    is_bcf = ". Is it a BCF? `bcftools view` turns it into a VCF"
+    with (
+        reading(f"{path} cannot be read to its end"),
+        reading(f"{path} is no text", is_bcf, errors=UnicodeDecodeError),
+        open_text(path) as file,
+    ):
+        for line in text_lines(file):
+            # Plain text has no checksum: the missing line break is all that shows a cut.
+            if not line.endswith("\n"):
+                raise InputError(f"{path} is truncated: its last line has no end: {line[:60]!r}")
+            yield line[:-1]
 
 
 def check_vcf(path: str | Path) -> tuple[int, int]:

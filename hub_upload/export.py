@@ -121,7 +121,7 @@ def verify(folder: str | Path, model: HyenaDNAPreTrainedModel | None = None) -> 
     # Every head is loaded, and most have no weights in the folder. Transformers would warn of each.
     logging.set_verbosity_error()
     try:
-        with readable(f"{folder} does not load here"):
+        with readable(f"{folder} does not load here", folder):
             config = _load_config(folder)
             texts = _probe_texts(config.max_seq_len)
             batch = HyenaDNATokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
@@ -178,10 +178,17 @@ def _run_alone(folder: Path, config: HyenaDNAConfig, texts: list[str]) -> tuple[
             text=True,
         )
         if child.returncode:
-            reason = hide_secrets(child.stderr.strip()[-2000:])
-            raise CheckpointError(f"{folder} does not load where hyenadna is not installed:\n{reason}")
+            raise CheckpointError(
+                f"{folder} does not load where hyenadna is not installed: {_last_line(child.stderr)}"
+            )
         with readable(f"{folder} loads where hyenadna is not installed, but its outputs cannot be read"):
             return load_file(out), json.loads(child.stdout.splitlines()[-1])
+
+
+def _last_line(errors: str) -> str:
+    """What the last line of a traceback says, without secrets."""
+    lines = hide_secrets(errors).strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
 
 
 def _environment_without_secrets(home: str) -> dict[str, str]:
@@ -219,7 +226,8 @@ def _load(source: str) -> HyenaDNAPreTrainedModel:
     """Load the model of a folder or repository, of the class that its configuration names."""
     with readable(
         f"{source!r} is neither a folder with a model nor loads from the Hub (Lightning "
-        "checkpoints and other layouts: `hyenadna convert` first)"
+        "checkpoints and other layouts: `hyenadna convert` first)",
+        source,
     ):
         config = _load_config(source)
         names = {cls.__name__: cls for cls in HEADS.values()}
@@ -303,14 +311,15 @@ def _write_model(model: HyenaDNAPreTrainedModel, source: str, folder: Path) -> N
 
 
 def _load_tokenizer(source: str) -> HyenaDNATokenizer:
-    try:
-        with readable(f"the tokenizer of {source!r} cannot be read"):
+    has_files = any(Path(source, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
+    with readable(f"the tokenizer of {source!r} cannot be read", source):
+        try:
             return HyenaDNATokenizer.from_pretrained(source)
-    except CheckpointError as error:
-        # The checkpoint has no tokenizer files. The vocabulary is always the published one.
-        if isinstance(error.__cause__, OSError):
+        except OSError:
+            if has_files:
+                raise
+            # The checkpoint has no tokenizer files. The vocabulary is always the published one.
             return HyenaDNATokenizer()
-        raise
 
 
 def own_tokenizer_fields() -> set[str]:
@@ -351,11 +360,15 @@ def _read_adapter(source: Path) -> tuple[dict, dict[str, torch.Tensor], HyenaDNA
             raise CheckpointError(f"{source} holds no {name}; save the adapter again with a newer peft")
         if leads_out(path, source):
             raise CheckpointError(f"{path} is a link to something outside of {source}; replace it by a copy")
-    with readable(f"the adapter in {source} cannot be read"):
+    with readable(f"the adapter in {source} cannot be read", source):
         config = read_json(source / "adapter_config.json")
         tensors = load_file(source / "adapter_model.safetensors")
         adapted = None
         if (source / "config.json").is_file():
+            if read_json(source / "config.json").get("model_type") != "hyenadna":
+                raise CheckpointError(
+                    f"{source / 'config.json'} is not the configuration of a HyenaDNA model"
+                )
             adapted = _load_config(source)
     wrong = unusable(tensors)
     if wrong:
@@ -413,8 +426,9 @@ def _prove_adapter(config: dict, source: Path, folder: Path, head: dict) -> None
         [sys.executable, "-c", _ADAPTER, *snippets], capture_output=True, text=True, check=False
     )
     if child.returncode:
-        reason = hide_secrets(child.stderr.strip()[-2000:])
-        raise CheckpointError(f"the adapter does not load in a new process:\n{reason}")
+        raise CheckpointError(
+            f"the adapter in {source} does not load in a new process: {_last_line(child.stderr)}"
+        )
     there, here = (line.split()[1] for line in child.stdout.splitlines() if line.startswith("output "))
     if there != here:
         raise CheckpointError(f"the adapter computes something else in the new folder: {here}, not {there}")

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from hyenadna import errors
 from hyenadna.errors import CheckpointError
 
 from .access_tokens import hide_secrets, shown_cause
@@ -45,7 +46,7 @@ SHORT.maxlong = 60
 
 
 @contextmanager
-def readable(what: str) -> Iterator[None]:
+def readable(what: str, folder: str | Path | None = None) -> Iterator[None]:
     """Turn whatever a library raises over a damaged file into a `CheckpointError`.
 
     Every exception counts: `tokenizers` raises a bare `Exception`, configurations raise types of
@@ -53,14 +54,18 @@ def readable(what: str) -> Iterator[None]:
 
     Args:
         what: The start of the message, such as "config.json cannot be read".
+        folder: That of a model, if one is loaded: the damaged file in it is named.
     """
     try:
         yield
     except CheckpointError:
         raise
     except Exception as error:
-        message = hide_secrets(str(error).strip() or repr(error))
-        raise CheckpointError(f"{what}: {message[:1000]}") from shown_cause(error)
+        damage = None
+        if folder is not None:
+            damage = errors.damage_in(folder)
+        message = hide_secrets(damage or errors.one_line(error, longest=1000))
+        raise CheckpointError(f"{what}: {message}") from shown_cause(error)
 
 
 def read_json(path: Path) -> dict:
@@ -69,11 +74,7 @@ def read_json(path: Path) -> dict:
     Raises:
         CheckpointError: It cannot be read, is not JSON, or holds something other than an object.
     """
-    with readable(f"{path} cannot be read"):
-        content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, but a JSON object is expected")
-    return content
+    return errors.read_json(path, raises=CheckpointError)
 
 
 def check_counts(config: dict, source: str | Path) -> None:

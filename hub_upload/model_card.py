@@ -137,6 +137,17 @@ def _table(metrics: dict) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def _baselines(metrics: dict) -> list[str]:
+    """What simpler models reach on the same rows: a line for each."""
+    lines = []
+    for name, result in _section(metrics, "baselines").items():
+        parts = _parts(result) if isinstance(result, dict) else {}
+        for part, values in parts.items():
+            shown = ", ".join(f"{plain(metric)} {value:.4f}" for metric, value in values.items())
+            lines.append(f"{plain(name)}, {plain(part)}: {shown}")
+    return lines
+
+
 def _settings(metrics: dict) -> dict:
     """Return the settings that say how a model was trained, without those that are off."""
     return {
@@ -277,6 +288,7 @@ def model_card(
         settings=_rows_of_settings(_settings(metrics)),
         versions=", ".join(f"{plain(package)} {plain(version)}" for package, version in versions.items()),
         table=_table(metrics),
+        baselines=_baselines(metrics),
         pictures=_pictures(pictures),
         license=plain(license),
     )
@@ -335,6 +347,7 @@ def adapter_card(
         data=data,
         settings=_rows_of_settings(settings),
         table=_table(metrics),
+        baselines=_baselines(metrics),
         pictures=_pictures(pictures),
         license=plain(license),
     )

@@ -1,4 +1,21 @@
-"""The errors that a person can mend. The command line prints them without a traceback."""
+"""The errors that a person can mend, and the one place where other errors become messages.
+
+What reads a file that a person gave does so inside `reading`, and JSON by `read_json`. Errors of
+writing need nothing: the command line asks `disk_error` about every error that reaches it.
+"""
+
+import csv
+import errno
+import json
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import safe_open
 
 
 class HyenaDNAError(ValueError):
@@ -21,3 +38,168 @@ class PushError(CheckpointError):
     """The Hub refused an upload, or could not be reached. The message says what was published:
     nothing, as a rule.
     """
+
+
+# What readers of damaged files raise: Python's own, zlib's, pandas' and Arrow's, whose errors
+# derive from these (ArrowInvalid is a ValueError, ArrowKeyError a KeyError). A damaged size asks
+# for more memory than there is.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    OverflowError,
+    RuntimeError,
+    MemoryError,
+    csv.Error,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+_CURES = {
+    errno.ENOSPC: "the disk is full: make space",
+    errno.EDQUOT: "your quota of the disk is used up: make space",
+    errno.EROFS: "the file system is read-only: choose another output folder",
+    errno.EACCES: "it must not be read or written: change its permissions, or choose another folder",
+    errno.EPERM: "it must not be read or written: change its permissions, or choose another folder",
+    errno.EIO: "the disk, or the network in front of it, fails: look at that first",
+    errno.EFBIG: "the file system, or `ulimit -f`, allows no larger file: choose another folder",
+}
+_LONGEST = 300  # characters of another library's message
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def one_line(error: BaseException, longest: int = _LONGEST) -> str:
+    """Return the message of an error on one line, of bounded length; its kind where it has no
+    message.
+
+    >>> one_line(EOFError())
+    'EOFError'
+    """
+    if isinstance(error, OSError) and error.errno in _CURES:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{_CURES[error.errno]} ({error.strerror}{where})"
+    text = " ".join(str(error).split())
+    if len(text) > longest:
+        text = f"{text[:longest]} ..."
+    return text or type(error).__name__
+
+
+@contextmanager
+def reading(
+    what: object,
+    hint: str = "",
+    *,
+    errors: type[Exception] | tuple[type[Exception], ...] = UNREADABLE,
+    raises: type[HyenaDNAError] = InputError,
+) -> Iterator[None]:
+    """Turn the errors of reading a file into one of a single line: WHAT: ERROR HINT.
+
+    Args:
+        what: The file, and what cannot be done with it.
+        hint: What to do.
+        errors: Those that the file may be to blame for. A mistake of ours keeps its type, unless
+            the work is done by another library, which may raise any `Exception`.
+        raises: Of what class the error is to be. The original one is kept as the cause.
+
+    >>> with reading("cut.fa.gz cannot be read"):
+    ...     raise EOFError("Compressed file ended")
+    Traceback (most recent call last):
+    hyenadna.errors.InputError: cut.fa.gz cannot be read: Compressed file ended
+    """
+    try:
+        yield
+    except HyenaDNAError:
+        raise  # it is a ValueError, and says already what is wrong
+    except errors as error:
+        raise raises(f"{what}: {one_line(error)}{hint}") from error
+
+
+def read_json(path: Path, hint: str = "", raises: type[HyenaDNAError] = InputError) -> dict:
+    """Return the object in a JSON file.
+
+    Raises:
+        InputError: It cannot be read, is no JSON, or holds something other than an object.
+    """
+    with reading(f"{path} cannot be read", hint, raises=raises):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise raises(f"{path} holds a {type(content).__name__}, but a JSON object is expected{hint}")
+    return content
+
+
+# Files of a model, tokenizer or adapter, and what they must have.
+_JSON_OF_MODELS = {
+    "config.json": "model_type",
+    "adapter_config.json": "peft_type",
+    "tokenizer_config.json": None,
+    "generation_config.json": None,
+    "tokenizer.json": "model",
+    "*.index.json": "weight_map",
+}
+
+
+def damage_in(folder: str | Path) -> str | None:
+    """Return what is wrong with the first damaged file of a model, tokenizer or adapter, or None.
+
+    For use after its loading failed: the error of the library seldom names the file. JSON must hold
+    an object, and a safetensors file all that its header promises.
+    """
+    try:
+        for pattern, key in _JSON_OF_MODELS.items():
+            for path in sorted(Path(folder).glob(pattern)):
+                content = read_json(path)
+                if key is not None and key not in content:
+                    raise InputError(f"{path} has no {key!r}")
+        for path in sorted(Path(folder).glob("*.safetensors")):
+            with reading(f"{path} cannot be read", errors=Exception):
+                path.open("rb").close()  # its error says more than that of safetensors
+                safe_open(path, framework="numpy")
+    except InputError as error:
+        return f"{error}. Copy or download it again"
+    return None
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+def disk_error(error: BaseException) -> str | None:
+    """Return what to say if a file or the disk is to blame for this error, or None.
+
+    safetensors and PyTorch raise types of their own, which tell it in their text alone.
+    """
+    for link in _chain(error):
+        reason = _disk_reason(link)
+        if reason is not None:
+            return f"{reason}. What was written before is whole"
+    return None
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """Return an error, its cause, the cause of that, and so on."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        if error.__cause__ is None and not error.__suppress_context__:
+            error = error.__context__
+        else:
+            error = error.__cause__
+    return chain
+
+
+def _disk_reason(error: BaseException) -> str | None:
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        if error.errno in _CURES:
+            return f"{where}{_CURES[error.errno]} ({error.strerror})"
+        if where:
+            return f"{where}{error.strerror}"
+    for number, cure in _CURES.items():
+        if os.strerror(number) in str(error):
+            return f"{cure} ({one_line(error)})"
+    if "PytorchStreamWriter failed writing file" in str(error):
+        return f"a file cannot be written; is the disk full? ({one_line(error)})"
+    return None

@@ -16,19 +16,19 @@ from hyenadna.genomics.labelled import read_labelled_data
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.training import cli
 from hyenadna.training.experiments import benchmark as module
-from hyenadna.training.experiments.baselines import (
-    LOGISTIC,
-    MAJORITY,
-    NAIVE_BAYES,
-    count_kmers,
-    fit_baselines,
-)
 from hyenadna.training.experiments.benchmark import (
     SETS,
     BenchmarkArguments,
     benchmark,
     load_task,
     planned_tasks,
+)
+from hyenadna.training.runs.baselines import (
+    LOGISTIC,
+    MAJORITY,
+    NAIVE_BAYES,
+    count_kmers,
+    fit_baselines,
 )
 from hyenadna.training.runs.settings import parse_settings
 
@@ -70,10 +70,15 @@ def test_the_table_of_sets():
     assert SETS[SETS["suite"] != "chromatin-profile"]["task"].is_unique
     # figures of the paper, here once more by hand
     row = SETS.set_index("task").loc["human_ensembl_regulatory"]
-    assert (row["classes"], row["paper"], row["paper_scratch"], row["longest"]) == (3, 93.8, "90.4", "802")
+    assert (row["classes"], row["paper"], row["paper_scratch"], row["longest"]) == (3, "93.8", "90.4", "802")
     nt = SETS[SETS["suite"] == "nucleotide-transformer"].set_index("task")
-    assert nt.loc["H3", "metric"] == "mcc" and nt.loc["H3", "paper"] == 81.7
+    assert nt.loc["H3", "metric"] == "mcc" and nt.loc["H3", "paper"] == "81.7"
     assert nt.loc["splice_sites_all", "metric"] == "f1_macro" and nt.loc["splice_sites_all", "classes"] == 3
+    gue = SETS[SETS["suite"] == "gue"].set_index("task")
+    assert len(gue) == 28 and set(gue["metric"]) == {"mcc"}
+    assert gue.loc["virus_covid", "classes"] == 9 and gue.loc["splice_reconstructed", "classes"] == 3
+    # what nobody could show a source for is not in the table
+    assert list(gue.index[gue["reference"] != ""]) == ["prom_300_all", "splice_reconstructed"]
     totals = SETS.set_index("task")[["train_rows", "test_rows"]].replace("", "0").astype(int).sum(axis=1)
     # sizes as published, before they were split
     assert totals["human_enhancers_cohn"] == 27791 and totals["human_ocr_ensembl"] == 174756
@@ -195,6 +200,19 @@ def test_todays_layouts_of_the_hub(monkeypatch):
         "katarinagresova/Genomic_Benchmarks_human_nontata_promoters",
         "InstaDeepAI/nucleotide_transformer_downstream_tasks",
     ]
+
+
+def test_a_set_of_gue_is_a_configuration_on_the_hub_with_a_dev_part(monkeypatch):
+    asked = []
+
+    def load_dataset(*names):
+        asked.append(names)
+        return DatasetDict({part: make_rows(8, seed=i) for i, part in enumerate(("train", "dev", "test"))})
+
+    monkeypatch.setattr(module, "load_dataset", load_dataset)
+    data = read_labelled_data(load_task(make_args("x", suite="gue"), "mouse_3"))
+    assert asked == [("leannmlindsey/GUE", "mouse_3")]
+    assert {part: len(rows) for part, rows in data.parts.items()} == {"train": 8, "validation": 8, "test": 8}
 
 
 @pytest.mark.parametrize(
@@ -319,7 +337,7 @@ def test_the_longest_set_gets_a_longer_model_from_scratch(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"suite": "gue"}, "suite is 'gue'"),
+        ({"suite": "glue"}, "suite is 'glue'"),
         ({"tasks": ["H3"]}, "belong to a suite"),
         ({"suite": "genomic-benchmarks", "tasks": ["H3"]}, r"has no set \['H3'\]"),
         ({"suite": "genomic-benchmarks", "data": "x.csv"}, "brings its own data"),

@@ -1,5 +1,8 @@
-"""The demo, cut to a fifth of an epoch: what it reports, what it leaves, what it must not touch."""
+"""The demos, cut to a fifth of an epoch or to few rows: what they report and leave, and must not
+touch.
+"""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -13,17 +16,21 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding, pipeline
 
 from hyenadna.errors import InputError
-from hyenadna.genomics.labelled import load_splice_junctions
+from hyenadna.genomics.labelled import load_splice_junctions, load_tata_promoters
+from hyenadna.genomics.letters import reverse_complement
 from hyenadna.training import cli
 from hyenadna.training import demo as demo_module
-from hyenadna.training.demo import demo, logits_in_new_process
+from hyenadna.training.demo import DEMOS, PICTURE_FILE, demo, logits_in_new_process
 from hyenadna.training.finetune import FinetuneArguments
+from hyenadna.training.runs.baselines import LOGISTIC
+
+SPLICE = DEMOS["splice"]
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "hyenadna-demo"
-    return folder, demo(str(folder), seed=0, epochs=0.2)
+    return folder, demo(str(folder), seed=0, data="splice", epochs=0.2)
 
 
 def test_it_measures_the_held_out_fifth(result):
@@ -47,11 +54,11 @@ def test_it_trains_from_scratch_and_never_on_the_test_part(result):
 
 def test_the_same_rows_from_the_checkpoint(result):
     folder, measured = result
-    tuned = json.loads((folder / demo_module.TUNED_FOLDER / "metrics.json").read_text())
-    assert Path(tuned["settings"]["model"]).name == "human_chr20" and tuned["rows"] == measured["rows"]
+    tuned = json.loads((folder / SPLICE.other.folder / "metrics.json").read_text())
+    assert tuned["settings"]["model"] == "human_chr20" and tuned["rows"] == measured["rows"]
     assert f"from checkpoint  accuracy {tuned['metrics']['test']['accuracy']:.4f}" in measured["summary"]
     assert tuned["parameters"] > 400_000 and tuned["settings"]["num_train_epochs"] == pytest.approx(0.15)
-    assert not (folder / demo_module.EXPORT_FOLDER / demo_module.TUNED_FOLDER).exists()
+    assert not (folder / SPLICE.export_folder / SPLICE.other.folder).exists()
 
 
 def test_the_summary_says_what_was_measured(result):
@@ -79,7 +86,7 @@ def test_logits_of_the_new_process_are_those_of_this_one(result):
 
 def test_it_ends_with_an_exported_folder_whose_card_shows_what_was_measured(result):
     folder, measured = result
-    exported = folder / demo_module.EXPORT_FOLDER
+    exported = folder / SPLICE.export_folder
     card = ModelCard.load(exported / "README.md")
     values = {(r.dataset_split, r.metric_name): r.metric_value for r in card.data.eval_results}
     assert values == {(part, name): v for part, ms in measured["metrics"].items() for name, v in ms.items()}
@@ -120,7 +127,7 @@ class FakeModel(torch.nn.Module):
     device = torch.device("cpu")
 
     def forward(self, input_ids):
-        return SimpleNamespace(logits=torch.zeros(len(input_ids), 3))
+        return SimpleNamespace(logits=torch.zeros(len(input_ids), 2))
 
 
 def fake_finetune(args, data):
@@ -129,13 +136,17 @@ def fake_finetune(args, data):
     """
     folder = Path(args.output_dir)
     folder.mkdir(exist_ok=True)
-    assert args.resume and (args.model is None) == (folder.name != demo_module.TUNED_FOLDER)
+    assert args.resume and (args.model is None) == (folder.name == DEMOS["tata"].other.folder)
     (folder / "seed.txt").write_text(str(args.seed))
     scores = dict.fromkeys(("accuracy", "f1_macro", "mcc", "auroc"), 0.5)
     return SimpleNamespace(
         model=FakeModel(),
         tokenizer=lambda sequences, **kwargs: BatchEncoding({"input_ids": torch.zeros(len(sequences), 1)}),
-        results={"parameters": 1, "metrics": {"test": scores}},
+        results={
+            "parameters": 1,
+            "metrics": {"test": scores},
+            "baselines": {LOGISTIC: {"metrics": {"test": scores}}},
+        },
     )
 
 
@@ -143,9 +154,10 @@ def fake_finetune(args, data):
 def fake_training(monkeypatch):
     monkeypatch.setattr(demo_module, "finetune", fake_finetune)
     monkeypatch.setattr(
-        demo_module, "logits_in_new_process", lambda folder, sequences: np.zeros((len(sequences), 3))
+        demo_module, "logits_in_new_process", lambda folder, sequences: np.zeros((len(sequences), 2))
     )
-    monkeypatch.setattr(demo_module, "export_run", lambda run: run / demo_module.EXPORT_FOLDER)
+    monkeypatch.setattr(demo_module, "export_run", lambda run, plan: run / plan.export_folder)
+    monkeypatch.setattr(demo_module, "_draw_curves", lambda *args: None)
     return monkeypatch
 
 
@@ -154,13 +166,13 @@ def test_a_second_demo_replaces_the_first_only_after_success(fake_training, tmp_
     demo(str(folder), seed=1)
     assert (folder / "seed.txt").read_text() == "1"
     fake_training.setattr(
-        demo_module, "logits_in_new_process", lambda folder, sequences: np.ones((len(sequences), 3))
+        demo_module, "logits_in_new_process", lambda folder, sequences: np.ones((len(sequences), 2))
     )
     with pytest.raises(RuntimeError, match="logits differ by 1"):
         demo(str(folder), seed=2)
     assert (folder / "seed.txt").read_text() == "1"
     fake_training.setattr(
-        demo_module, "logits_in_new_process", lambda folder, sequences: np.zeros((len(sequences), 3))
+        demo_module, "logits_in_new_process", lambda folder, sequences: np.zeros((len(sequences), 2))
     )
     demo(str(folder), seed=2)
     assert (folder / "seed.txt").read_text() == "2"
@@ -204,9 +216,81 @@ def test_an_interrupted_demo_is_continued(fake_training, tmp_path):
 
 
 def test_settings_are_settings_of_finetune():
-    for settings in (demo_module.SETTINGS, demo_module.TUNED_SETTINGS):
-        assert set(settings) <= set(FinetuneArguments.__dataclass_fields__)
+    for plan in DEMOS.values():
+        for training in (plan.main, plan.other):
+            assert set(training.settings) <= set(FinetuneArguments.__dataclass_fields__)
     longest = max(len(row["sequence"]) for rows in load_splice_junctions().values() for row in rows)
-    assert demo_module.SETTINGS["max_seq_len"] >= longest == 60
-    # the command line and the function agree
-    assert demo_module.demo.__defaults__[-1] == demo_module.EPOCHS
+    assert SPLICE.main.settings["max_seq_len"] >= longest == 60
+
+
+def test_data_that_are_not_there(tmp_path):
+    with pytest.raises(InputError, match="data is 'rna'; use tata or splice"):
+        demo(str(tmp_path / "demo"), data="rna")
+
+
+# ------------------------------------------------------------------------------------ TATA promoters
+
+
+@pytest.fixture(scope="module")
+def tata(tmp_path_factory):
+    """The demo on 64 training, 40 validation and 40 test rows, four evaluations in each training."""
+    data = load_tata_promoters()
+    few = {"train": 64, "validation": 40, "test": 40}
+
+    def load():
+        return type(data)({part: data[part].shuffle(seed=0).select(range(n)) for part, n in few.items()})
+
+    def shortened(training):
+        steps = {"eval_steps": 1, "save_steps": 1, "logging_steps": 1}
+        return dataclasses.replace(training, settings={**training.settings, **steps})
+
+    plan = DEMOS["tata"]
+    plan = dataclasses.replace(plan, load=load, main=shortened(plan.main), other=shortened(plan.other))
+    folder = tmp_path_factory.mktemp("tata") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DEMOS, "tata", plan)
+        return folder, demo(str(folder), seed=1)
+
+
+def test_it_starts_from_the_checkpoint_and_compares_with_scratch_and_k_mers(tata):
+    folder, measured = tata
+    scratch = json.loads((folder / "from-scratch" / "metrics.json").read_text())
+    assert measured["settings"]["model"] == "human_chr20" and scratch["settings"]["model"] is None
+    assert measured["parameters"] == scratch["parameters"]
+    kmers = measured["baselines"][LOGISTIC]["metrics"]["test"]
+    text = measured["summary"]
+    assert f"from scratch     accuracy {scratch['metrics']['test']['accuracy']:.4f}" in text
+    assert f"k-mers           accuracy {kmers['accuracy']:.4f}, MCC {kmers['mcc']:.4f}" in text
+
+
+def test_the_picture_shows_what_was_logged(tata, monkeypatch):
+    folder, _ = tata
+    assert (folder / PICTURE_FILE).read_bytes().startswith(b"\x89PNG")
+    drawn = []
+    monkeypatch.setattr(demo_module, "write_learning_curves", lambda *args: drawn.append(args))
+    demo_module._draw_curves(folder, DEMOS["tata"], json.loads((folder / "metrics.json").read_text()))
+    ((_, curves, level, name),) = drawn
+    assert list(curves) == ["from checkpoint", "from scratch", "k-mers"] and LOGISTIC in name
+    for start, where in (("from checkpoint", folder), ("from scratch", folder / "from-scratch")):
+        log = json.loads((where / "trainer_state.json").read_text())["log_history"]
+        assert curves[start][1] == [entry["eval_mcc"] for entry in log if "eval_mcc" in entry]
+        assert curves[start][0] == [32, 64, 96, 128]  # rows read: two epochs of two steps of 32
+    kmers = json.loads((folder / "baselines.json").read_text())
+    assert curves["k-mers"][0] == [8, 16, 32, 64]
+    assert curves["k-mers"][1][-1] == level == kmers["metrics"]["validation"]["mcc"]
+
+
+def test_no_30_bases_of_a_test_promoter_are_in_the_training_rows():
+    data = load_tata_promoters()
+    assert {part: len(rows) for part, rows in data.items()} == {"train": 4548, "validation": 595, "test": 611}
+
+    def words(rows):
+        strands = [strand for s in rows["sequence"] for strand in (s, reverse_complement(s))]
+        return {s[i : i + 30] for s in strands for i in range(len(s) - 29)}
+
+    held_out = words(data["test"])
+    for part in ("train", "validation"):
+        for sequence in data[part]["sequence"]:
+            assert held_out.isdisjoint({sequence[i : i + 30] for i in range(len(sequence) - 29)})
+    letters = set("".join(s for rows in data.values() for s in rows["sequence"]))
+    assert letters == set("ACGT")

@@ -560,7 +560,7 @@ def test_checkpoints_that_do_not_load(run, tmp_path):
         load(run[0], d_model=16)
     with pytest.raises(InputError, match="freeze_backbone needs a checkpoint"):
         make_classifier(
-            FinetuneArguments(output_dir=str(tmp_path), freeze_backbone=True),
+            FinetuneArguments(output_dir=str(tmp_path), model="none", freeze_backbone=True),
             "single_label_classification",
             ["a", "b"],
         )
@@ -621,7 +621,7 @@ def test_yaml_equals_flags_and_flags_override_it(tmp_path):
         "7",
     ]
     assert read.to_dict() == parse(flags).to_dict()
-    assert read.learning_rate == 6e-4 and read.label_column == ["a", "b"] and read.model is None
+    assert read.learning_rate == 6e-4 and read.label_column == ["a", "b"] and read.model == "human_chr20"
     assert parse([str(path), "--learning_rate", "1e-3"]).learning_rate == 1e-3
 
 

@@ -7,11 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNATokenizer
+from hyenadna import (
+    HyenaDNAConfig,
+    HyenaDNAForCausalLM,
+    HyenaDNAForSequenceClassification,
+    HyenaDNATokenizer,
+)
 from hyenadna.errors import InputError
 from hyenadna.training import cli
 from hyenadna.training.runs.adapters import add_lora, load_adapted
-from hyenadna.training.runs.models import load_checkpoint, load_language_model, load_tokenizer
+from hyenadna.training.runs.models import (
+    PUBLISHED,
+    load_checkpoint,
+    load_language_model,
+    load_tokenizer,
+    published_checkpoints,
+)
 
 from .conftest import random_model
 
@@ -128,3 +139,17 @@ def test_damaged_weights_of_an_adapter(adapter, whole):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"the adapter in .* cannot be loaded"):
         load_adapted(adapter, whole)
+
+
+def test_published_parameter_counts_are_those_of_the_shapes():
+    """Others count the positional embedding of the filters, and get ten times as many."""
+    widths = {"d256": (256, 2), "small": (256, 4), "medium": (256, 8), "large": (256, 8)}
+    for name, (tokens, parameters) in PUBLISHED.items():
+        width, blocks = next((shape for key, shape in widths.items() if key in name), (128, 2))
+        config = HyenaDNAConfig(d_model=width, n_layer=blocks, max_seq_len=tokens, tie_word_embeddings=True)
+        with torch.device("meta"):
+            model = HyenaDNAForCausalLM(config)
+        assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+        assert f"{name}-hf ({tokens:,} tokens, {parameters:,} parameters)" in published_checkpoints()
+        docs = (Path(__file__).parent.parent / "docs" / "fine-tuning.md").read_text()
+        assert f"| `{name}` | {width} x {blocks} | {tokens:,} | {parameters:,} |" in docs

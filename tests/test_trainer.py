@@ -227,7 +227,7 @@ def test_a_damaged_settings_file_is_named(content, tmp_path):
     folder.mkdir()
     (folder / SETTINGS_FILE).write_text(content, encoding="latin-1")
     with pytest.raises(
-        InputError, match=r"run_settings\.json (cannot be read|holds a \w+, not the settings)"
+        InputError, match=r"run_settings\.json (cannot be read|holds a \w+, but a JSON object)"
     ):
         check_output_folder(folder, {"seed": 1}, resume=True)
 
@@ -237,7 +237,7 @@ def test_a_damaged_metrics_file_is_named(content, tmp_path):
     assert finished_results(tmp_path) is None
     (tmp_path / METRICS_FILE).write_text(content)
     with pytest.raises(
-        InputError, match=r"metrics\.json (cannot be read|holds a \w+, not results).*delete it"
+        InputError, match=r"metrics\.json (cannot be read|holds a \w+, but a JSON object).*delete it"
     ):
         finished_results(tmp_path)
 

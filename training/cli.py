@@ -2,16 +2,14 @@
 
 # Nothing heavy is imported here: `hyenadna --help` must answer at once.
 
-import errno
 import importlib
-import os
 import sys
 from importlib.metadata import version
 
-from hyenadna.errors import HyenaDNAError
+from hyenadna.errors import HyenaDNAError, disk_error, one_line
 
 COMMANDS = {
-    "demo": "train on built-in splice junctions, test, save, reload: five minutes on two cores",
+    "demo": "train on built-in real DNA, test, save, reload: four minutes on two cores",
     "finetune": "train a classifier or a regression on your labelled sequences",
     "soft-prompt": "adapt a frozen model by learned tokens in front of your sequences",
     "few-shot": "classify from a few labelled examples in the context",
@@ -53,6 +51,9 @@ _OPTIONAL = {
     "scipy",
     "sklearn",
 }
+
+# A message may repeat what a file holds, which may be one line of gigabytes.
+_LONGEST_MESSAGE = 2000
 
 
 def module_of(name: str) -> str:
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         module.main(argv[1:])
         leave_together()
     except HyenaDNAError as error:
-        print(f"hyenadna {name}: error: {error}", file=sys.stderr)
+        print(f"hyenadna {name}: error: {one_line(error, _LONGEST_MESSAGE)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -111,39 +112,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"hyenadna {name}: error: {reason}", file=sys.stderr)
         return 1
     return 0
-
-
-def disk_error(error: BaseException) -> str | None:
-    """Return a message if this error is about a full disk or missing permissions, else None."""
-    cures = {
-        errno.ENOSPC: "the disk is full: make space",
-        errno.EDQUOT: "your quota of the disk is used up: make space",
-        errno.EROFS: "the file system is read-only: choose another output folder",
-        errno.EACCES: "it must not be read or written: change its permissions, or choose another folder",
-    }
-    for link in _with_causes(error):
-        if isinstance(link, OSError) and link.errno in cures:
-            where = f"{link.filename}: " if link.filename else ""
-            return f"{where}{cures[link.errno]} ({link.strerror}). What was written before is whole"
-        # safetensors and PyTorch raise types of their own. Only their text names the reason.
-        for number, cure in cures.items():
-            if os.strerror(number) in str(link):
-                return f"{cure} ({link}). What was written before is whole"
-        if "PytorchStreamWriter failed writing file" in str(link):
-            return f"a file cannot be written; is the disk full? ({link}). What was written before is whole"
-    return None
-
-
-def _with_causes(error: BaseException | None) -> list[BaseException]:
-    """Return an error and what led to it, as a traceback would show them."""
-    chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        if error.__cause__ is None and not error.__suppress_context__:
-            error = error.__context__
-        else:
-            error = error.__cause__
-    return chain
 
 
 def leave_together() -> None:

@@ -22,13 +22,12 @@ The output folder holds the model and its tokenizer, `metrics.json`, `markov.jso
 """
 
 import itertools
-import json
 import math
 import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +38,7 @@ from tqdm import tqdm
 from transformers import EvalPrediction, TrainerCallback
 
 from hyenadna import HyenaDNAForCausalLM
-from hyenadna.errors import InputError
+from hyenadna.errors import InputError, read_json
 from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.held_out import split_windows
 from hyenadna.genomics.intervals import Intervals, class_weights
@@ -273,6 +272,7 @@ class PretrainTrainer(HyenaDNATrainer):
     """A `HyenaDNATrainer` that samples windows and logs perplexity and speed."""
 
     def __init__(self, *args, sampler: WindowSampler, markov: dict[str, float], **kwargs):
+        # Made before `super`, which takes it as a callback. The accelerator exists only after.
         self.progress = _Progress(sampler)
         super().__init__(*args, compute_metrics=_per_base, callbacks=[self.progress], **kwargs)
         self.progress.accelerator = self.accelerator
@@ -285,6 +285,7 @@ class PretrainTrainer(HyenaDNATrainer):
         self._paused = 0.0
 
     def _get_train_sampler(self, train_dataset=None) -> WindowSampler:
+        # Trainer would shuffle rows. Ours also draws strands and lengths, and survives resuming.
         return self.sampler
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
@@ -399,11 +400,13 @@ class PretrainTrainer(HyenaDNATrainer):
 
 def _nats(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return -log p of each next label in nats, `(batch, length - 1)`; 0 for a label of -100."""
+    # `cross_entropy` wants the classes in the second dimension.
     return cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
 
 
 def _per_base(output: EvalPrediction) -> dict[str, float]:
     """Return the metrics of an evaluation from what `prediction_step` returned."""
+    # A mean over bases, not over windows: a short window must not count as much as a long one.
     nats = float(output.predictions.sum())
     bases = int(output.label_ids.sum())
     loss = nats / bases if bases else float("nan")
@@ -456,6 +459,7 @@ class _Progress(TrainerCallback):
         def stop(*_) -> None:
             self.stopped = True
 
+        # Only a flag: a signal may come in the middle of a step, where nothing can be saved.
         earlier = signal.signal(signal.SIGTERM, stop)
         try:
             yield
@@ -488,12 +492,14 @@ def _contexts(
     if both_strands:
         strands.append(True)
 
+    # Batches of about half a million bases, to bound the memory at any length of window.
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        size = max(1, 2**19 // dataset.window)  # windows of half a million bases together
+        size = max(1, 2**19 // dataset.window)
         for i in tqdm(range(0, len(rows), size), desc=f"counting k-mers, {what}", leave=False, mininterval=2):
             for flip in strands:
                 items = [(row, dataset.window, flip) for row in rows[i : i + size].tolist()]
-                ids = dataset.__getitems__(items)[:, :-1]  # the last column holds no base
+                # Without the last column, which holds [SEP] or pads.
+                ids = dataset.__getitems__(items)[:, :-1]
                 # 0 to 3 for A, C, G and T. All other ids, below A too, wrap around to above 3.
                 bases = (ids % SOFT_MASKED - FIRST_BASE).astype(np.uint8)
                 if keep_soft_masked:
@@ -580,6 +586,7 @@ def pretrain(args: PretrainArguments) -> RunResult:
     settings["rows_per_step"] = plan.sampler.rows_per_step
     if is_main:
         check_output_folder(output, settings, args.resume, settings_not_compared(args))
+    # With --resume, a finished run gives its results again.
     finished = finished_results(output)
     if finished is not None:
         trained, _ = load_checkpoint(HyenaDNAForCausalLM, str(output), {})
@@ -620,6 +627,7 @@ def pretrain(args: PretrainArguments) -> RunResult:
 
 def _window(args: PretrainArguments, max_seq_len: int) -> int:
     """Return the bases in a window, after checking that the window and its [SEP] fit the model."""
+    # The default leaves two tokens, as published. The model needs only one, for [SEP].
     window = args.window or max_seq_len - 2
     if window + 1 > max_seq_len:
         raise InputError(
@@ -762,6 +770,7 @@ def _evaluate(trainer: PretrainTrainer, datasets: dict[str, WindowDataset], mark
 
 def _cost(trainer: PretrainTrainer) -> dict:
     """Return steps, tokens, speed, time and size of a run for `metrics.json`."""
+    # The median over the log, so that a slow start or a pause of the machine does not count.
     speeds = [line["tokens_per_second"] for line in trainer.state.log_history if "tokens_per_second" in line]
     return {
         "steps": trainer.state.global_step,
@@ -791,10 +800,10 @@ def _markov(args: PretrainArguments, output: Path, datasets: dict[str, WindowDat
     # What the counts depend on. If an earlier session had the same, its results are used.
     names = ("markov_order", "reverse_complement", "soft_masked", "eval_windows")
     made_of = {"data": data, **{name: getattr(args, name) for name in names}}
-    try:
-        known = json.loads((output / MARKOV_FILE).read_text())
-    except (OSError, ValueError):
-        known = {}
+    known = {}
+    if (output / MARKOV_FILE).exists():
+        with suppress(InputError):  # a damaged one is made again
+            known = read_json(output / MARKOV_FILE)
     is_main = args.process_index == 0
     if known.get("made_of") != made_of:
         known = {**fit_markov(args, datasets), "made_of": made_of}

@@ -103,8 +103,9 @@ def check_room(args: RowsArguments, data: LabelledData, max_seq_len: int, form: 
     Raises:
         InputError: They leave no room for a sequence or, without truncation, for the longest.
     """
+    # The prompt, then [SEP] and the letter; or the prompt and, if asked for, [SEP].
     if form == "next_token":
-        special = length + 2  # [SEP] and the letter
+        special = length + 2
     else:
         special = length + int(args.add_special_tokens)
     if special >= max_seq_len:
@@ -119,6 +120,7 @@ def check_room(args: RowsArguments, data: LabelledData, max_seq_len: int, form: 
 
 def language_model_for_letters(args: BackboneArguments) -> tuple[HyenaDNAForCausalLM, HyenaDNATokenizer]:
     """Load the checkpoint as a language model, and a tokenizer without special tokens."""
+    # `NextTokenCollator` puts [SEP] where it belongs, so the tokenizer must not add one.
     model, _ = make_model(HyenaDNAForCausalLM, args)
     return model, HyenaDNATokenizer(add_eos_token=False, model_max_length=model.config.max_seq_len)
 

@@ -2,7 +2,6 @@
 
 __all__ = [
     "adapter_study",
-    "baselines",
     "benchmark",
     "chromatin",
     "few_shot",

@@ -188,6 +188,7 @@ def adapter_study(args: StudyArguments) -> list[dict]:
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS_FILE, settings)
 
+    # All processes take part in each run; the first one also writes the table.
     part = tested_part(labelled)
     majority = majority_share(labelled, part)
     rows = []

@@ -2,6 +2,7 @@
 
     hyenadna benchmark --suite genomic-benchmarks --output_dir gb  # from the Hub, 8 sets
     hyenadna benchmark --suite nucleotide-transformer --tasks H3 H4 --model pretrained  # 2 of 18
+    hyenadna benchmark --suite gue --tasks human_tf_0 mouse_3  # 2 of 28
     hyenadna benchmark --suite genomic-benchmarks --data_dir .genomic_benchmarks  # a local copy
     hyenadna benchmark --data promoters.csv --seeds 0 1 2 --output_dir mine  # your own set
     hyenadna benchmark genomic_benchmarks.yaml --model pretrained --output_dir gb --resume  # go on
@@ -34,11 +35,12 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import SequenceFile
-from hyenadna.genomics.files import part_of_file, read_table
+from hyenadna.genomics.files import part_of_file, read_table, reading
 from hyenadna.genomics.intervals import check_interval, whole_numbers
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, load_splice_junctions
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.training.finetune import FinetuneArguments, finetune
+from hyenadna.training.runs.baselines import fit_baselines
 from hyenadna.training.runs.files import write_json
 from hyenadna.training.runs.folder import (
     METRICS_FILE,
@@ -48,27 +50,21 @@ from hyenadna.training.runs.folder import (
     one_writer,
     versions,
 )
+from hyenadna.training.runs.models import SCRATCH, SHIPPED
 from hyenadna.training.runs.settings import names_of, parse_settings, setting
-from hyenadna.training.runs.supervised import (
-    ClassifierArguments,
-    RowsArguments,
-    classifier_for_trainer,
-    read_data,
-    settings_of,
-)
+from hyenadna.training.runs.supervised import classifier_for_trainer, read_data, settings_of
 
-from .baselines import fit_baselines
 from .report import SETS, write_report
 
-SUITES = ("genomic-benchmarks", "nucleotide-transformer")
+SUITES = ("genomic-benchmarks", "nucleotide-transformer", "gue")
 SPLICE = "splice_junctions"
 
 
 @dataclass
-class BenchmarkArguments(RowsArguments, ClassifierArguments):
+class BenchmarkArguments(FinetuneArguments):
     """Settings of `hyenadna benchmark`, and those of its runs (`hyenadna finetune`)."""
 
-    suite: str | None = setting(None, f"Sets of the paper: {' or '.join(SUITES)}.")
+    suite: str | None = setting(None, f"Published sets: {', '.join(SUITES)}.")
     tasks: list[str] = setting([], "Sets of the suite; by default all.")
     data_dir: str | None = setting(
         None, "Local copy of the suite, a folder for each set; by default the Hub."
@@ -78,15 +74,15 @@ class BenchmarkArguments(RowsArguments, ClassifierArguments):
     cross_validation: int = setting(
         0, "A run for each of that many folds of the training rows; 0: one split."
     )
-    baselines: bool = setting(True, "Fit k-mer baselines on the same rows.")
     output_dir: str = setting(
         "hyenadna-benchmark", "Folder for everything that the benchmark writes.", decides=False
     )
 
     def __post_init__(self):
+        # A set that is too long for the checkpoint in the package starts from scratch, unless that
+        # checkpoint was asked for by name.
+        self.chose_model = self.model is not None
         super().__post_init__()
-        self.check_rows()
-        self.check_classifier()
         if self.suite is not None and self.suite not in SUITES:
             raise InputError(f"suite is {self.suite!r}; use one of {', '.join(SUITES)}")
         if self.suite is None and (self.tasks or self.data_dir):
@@ -151,7 +147,7 @@ def load_task(args: BenchmarkArguments, task: str) -> str | DatasetDict:
 
 def _from_hub(row: pd.Series) -> DatasetDict:
     try:
-        data = load_dataset(row["hub"])
+        data = load_dataset(*row["hub"].split(":"))  # owner/name, or owner/name:configuration
     except Exception as error:  # the Hub client raises a dozen unrelated types
         raise InputError(
             f"{row['hub']} cannot be loaded from the Hub: {type(error).__name__}: {error}. If you have "
@@ -198,6 +194,7 @@ def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> Da
         raise InputError(
             f"{tables[0]} and others hold coordinates: their sequences need the genome, --fasta FILE"
         )
+    # The folder names the part, the file the class: `train/positive.csv.gz`.
     genome = SequenceFile(fasta)
     parts = {}
     for path in tables:
@@ -213,7 +210,8 @@ def _from_coordinates(folder: Path, tables: list[Path], fasta: str | None) -> Da
 
 def _sequences_of_table(path: Path, genome: SequenceFile) -> list[str]:
     """Return the sequences that a table lists: region, start, end (0-based, half-open), strand."""
-    table = pd.read_csv(path, dtype={"region": str})
+    with reading(path):
+        table = pd.read_csv(path, dtype={"region": str})
     missing = {"region", "start", "end", "strand"} - set(table)
     if missing:
         raise InputError(f"{path} has no column {sorted(missing)}; it has {list(table)}")
@@ -245,17 +243,20 @@ def _run_arguments(args: BenchmarkArguments, task: str, data, name: str, seed: i
         "output_dir": str(Path(args.output_dir, task, name)),
         "seed": seed,
         "resume": True,
+        "model": args.model or SCRATCH,
+        "baselines": False,  # the benchmark fits more of them, once for all seeds
     }
+    # A set from the Hub is passed as an object, and only a path is a setting.
     settings |= {"data": None, "fold": None, "folds": None}
     if isinstance(data, str):
         settings["data"] = data
     if fold is not None:
         settings |= {"fold": fold, "folds": args.cross_validation}
-    if args.suite is not None and args.model is None and args.max_seq_len is None:
+    by_default = args.model is None or (args.model == SHIPPED and not args.chose_model)
+    if args.suite is not None and by_default and args.max_seq_len is None:
         longest = int(SETS.loc[SETS["task"] == task, "longest"].iloc[0])
-        # A model from scratch reads 1,024 tokens by default, and would truncate longer sequences.
-        if longest > 1024:
-            settings["max_seq_len"] = longest + 2
+        if longest > 1024:  # what a model from scratch, and the checkpoint in the package, reads
+            settings |= {"model": SCRATCH, "max_seq_len": longest + 2}
     return FinetuneArguments(**settings)
 
 

@@ -37,7 +37,7 @@ from transformers import EvalPrediction
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import SequenceFile
-from hyenadna.genomics.files import TABLES, part_of_file
+from hyenadna.genomics.files import TABLES, part_of_file, reading
 from hyenadna.genomics.intervals import (
     Intervals,
     centre,
@@ -217,7 +217,8 @@ def _read_bed(path: Path, genome: SequenceFile | None, args: ChromatinArguments)
             f"{path}: its labels are missing; expected {files[0].name} or {files[1].name} beside it"
         )
     if file.suffix == ".npy":
-        values = np.load(file, allow_pickle=False)
+        with reading(file, "npy"):
+            values = np.load(file, allow_pickle=False)
         if values.ndim != 2:
             raise InputError(f"{file} has the shape {values.shape}; expected (windows, tracks)")
         table = pd.DataFrame(values, columns=[f"track_{i}" for i in range(values.shape[1])])
@@ -232,13 +233,11 @@ def _read_bed(path: Path, genome: SequenceFile | None, args: ChromatinArguments)
 
 
 def _table(path: Path) -> pd.DataFrame:
-    try:
+    with reading(path):
         if path.suffix == ".parquet":
             return pd.read_parquet(path).reset_index(drop=True)
         separator = "\t" if ".tsv" in path.name else ","
         return pd.read_csv(path, sep=separator)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
 
 
 def _needed(genome: SequenceFile | None, path: Path) -> SequenceFile:
@@ -338,6 +337,7 @@ def make_track_metrics(kinds: list[str]):
         results = {"auroc": float("nan")}
         if defined.any():
             results["auroc"] = float(areas[defined].mean())
+        # Medians by kind, as the paper reports them.
         for kind in np.unique(kinds):
             of_kind = areas[defined & (kinds == kind)]
             results[f"auroc_median_{kind.lower()}"] = float("nan")
@@ -369,21 +369,28 @@ def chromatin(args: ChromatinArguments) -> RunResult:
 
 def _write_tracks(output: Path, result: RunResult, labelled: LabelledData, kinds: list[str]) -> None:
     """Write `tracks.csv` from the saved predictions, so that it works for a finished run too."""
+    # With many tracks the predictions are an `.npz`, else a csv table.
     part = result.results["predictions_of"]
     names = labelled.label_names
-    if (output / "predictions.npz").exists():
-        with np.load(output / "predictions.npz") as content:
-            labels = content["label"]
-            probability = content["probability"]
-    else:
-        table = pd.read_csv(output / "predictions.csv")
-        labels = table[[f"label_{name}" for name in names]].to_numpy()
-        probability = table[[f"probability_{name}" for name in names]].to_numpy()
+    labels, probability = _read_predictions(output, names)
     table = pd.DataFrame({"track": names, "kind": kinds, "auroc": auroc_of_tracks(probability, labels)})
     table["positive"] = labels.sum(axis=0)
     table["rows"] = len(labels)
     write_whole(output / "tracks.csv", lambda path: table.to_csv(path, index=False))
     print(f"tracks.csv holds the AUROC of each of {len(names)} tracks on the {part} part")
+
+
+def _read_predictions(output: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels and the probabilities that a run wrote, both `(rows, tracks)`."""
+    packed = output / "predictions.npz"
+    if packed.exists():
+        with reading(packed), np.load(packed) as content:
+            return content["label"], content["probability"]
+    path = output / "predictions.csv"
+    with reading(path):
+        table = pd.read_csv(path)
+        labels = table[[f"label_{name}" for name in names]].to_numpy()
+        return labels, table[[f"probability_{name}" for name in names]].to_numpy()
 
 
 def main(argv: list[str] | None = None) -> None:

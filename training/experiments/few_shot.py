@@ -19,7 +19,6 @@ samples.
 
 import copy
 import itertools
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from matplotlib.figure import Figure
 from transformers import set_seed
 
 from hyenadna import HyenaDNAForCausalLM
-from hyenadna.errors import InputError
+from hyenadna.errors import InputError, read_json, reading
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData, count_table
 from hyenadna.training.runs.files import write_json, write_whole
 from hyenadna.training.runs.folder import (
@@ -208,13 +207,10 @@ def _results_so_far(output: Path) -> list[dict]:
     path = output / METRICS_FILE
     if not path.exists():
         return []
-    try:
-        results = json.loads(path.read_text())["results"]
-        return [{**result} for result in results]
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{path} holds no results of few-shot ({error}); delete it, and --resume starts again"
-        ) from error
+    hint = "; delete it, and --resume starts again"
+    results = read_json(path, hint)
+    with reading(f"{path} holds no results of few-shot", hint, errors=(LookupError, TypeError)):
+        return [{**result} for result in results["results"]]
 
 
 def _one_result(

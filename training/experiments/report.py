@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hyenadna.errors import InputError
+from hyenadna.errors import InputError, read_json, reading
 from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.folder import METRICS_FILE
 from hyenadna.training.runs.pictures import plain_text, save_figure
@@ -63,14 +63,10 @@ def collect(paths: Sequence[str | Path]) -> list[dict]:
         ]
     lines = []
     for file in files:
-        try:
-            content = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file} cannot be read: {error}") from error
-        try:
+        content = read_json(file)
+        wrong_shape = (AttributeError, LookupError, TypeError, ValueError)
+        with reading(f"{file} does not hold the results of a run", errors=wrong_shape):
             new = _lines(content, file)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{file} does not hold the results of a run: {error!r}") from error
         # A baseline on the same rows may be stored with several runs. It counts once.
         lines += [line for line in new if not (line["is_baseline"] and _known(line, lines))]
     if not lines:
@@ -147,6 +143,7 @@ def _method(settings: dict) -> str:
 
 def summarize(lines: list[dict]) -> dict[str, list[dict]]:
     """Average the runs of each group. Return task -> rows with `method`, `metrics`, `sd`, ..."""
+    # `dict.fromkeys` keeps the order in which tasks were found, and drops repeats.
     tasks: dict[str, list[dict]] = {}
     for task in dict.fromkeys(line["task"] for line in lines):
         groups = {}
@@ -155,6 +152,7 @@ def summarize(lines: list[dict]) -> dict[str, list[dict]]:
                 groups.setdefault((line["group"], line["part"]), []).append(line)
         rows = [_average(runs) for runs in groups.values()]
         _tell_apart([row for row in rows if not row["is_baseline"]])
+        # Baselines last. The sort is stable, so all else keeps its order.
         tasks[task] = sorted(rows, key=lambda row: row["is_baseline"])
     return tasks
 
@@ -210,6 +208,7 @@ def _differing_settings(rows: list[dict]) -> list[str]:
 def warnings_of(task: str, rows: list[dict]) -> list[str]:
     """Return notes on why runs of a task cannot be compared with the paper or with each other."""
     notes = [note for row in rows for note in _notes_of_row(row)]
+    # As JSON, because the number of rows may be missing (None).
     sizes = {json.dumps(row["rows"].get(row["part"])) for row in rows}
     if len(sizes) > 1:
         notes.append(f"The lines were measured on different numbers of rows ({', '.join(sorted(sizes))}).")
@@ -264,7 +263,7 @@ def _differences_from_paper(row: dict, published: pd.Series) -> list[str]:
         if count != "" and int(count) != size and not row["folds"]:
             notes.append(f"{size:,} {part} rows, but {int(count):,} in the paper: the split differs.")
     # The published code has no validation part at all.
-    if published["train_rows"] != "":
+    if published["train_rows"] != "" and published["paper"] != "":
         notes.append("The paper's code chose its epoch on the test rows; here the validation rows choose it.")
     return notes
 
@@ -299,7 +298,10 @@ def _text_of_task(task: str, rows: list[dict]) -> list[str]:
     for name, column in (("paper, pretrained", "paper"), ("paper, from scratch", "paper_scratch")):
         figures = {row["metric"]: row[column] for _, row in published.iterrows() if row[column] != ""}
         if figures:
-            text.append(f"| {name} | {' | '.join(str(figures.get(n, '')) for n in names)} | | | |")
+            text.append(_published_line(name, figures, names))
+    for _, row in published.iterrows():
+        if row["reference"] != "":
+            text.append(_published_line(row["reference_source"], {row["metric"]: row["reference"]}, names))
     text.append("")
 
     if len(published) and published.iloc[0]["paper_others"]:
@@ -321,6 +323,10 @@ def _text_of_task(task: str, rows: list[dict]) -> list[str]:
     if notes:
         text += [*(f"**Note:** {note}  " for note in notes), ""]
     return text
+
+
+def _published_line(name: str, figures: dict[str, object], metrics: list[str]) -> str:
+    return f"| {name} | {' | '.join(str(figures.get(metric, '')) for metric in metrics)} | | | |"
 
 
 def _line_of_table(row: dict, names: list[str]) -> str:
@@ -355,6 +361,7 @@ def _cell(name: str, mean: float | None, sd: float | None) -> str:
 
 def draw_report(tasks: dict[str, list[dict]], path: Path) -> None:
     """Draw each row: its runs as points, their mean as a tick, the paper's figures as lines."""
+    # One panel for each task, as high as it has rows.
     heights = [len(rows) + 1.5 for rows in tasks.values()]
     figure = Figure(figsize=(8, 0.8 + 0.36 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(tasks), squeeze=False, height_ratios=heights)[:, 0]

@@ -70,6 +70,7 @@ class SpeciesArguments(ClassifierArguments):
             raise InputError("validation_chromosomes and test_chromosomes go together: name both or none")
         if not 0 < self.held_out_fraction < 0.5:
             raise InputError(f"held_out_fraction is {self.held_out_fraction}; it must lie between 0 and 0.5")
+        # Room for [SEP] and one more, as in the published models (1,026 for windows of 1,024).
         if self.model is None and self.max_seq_len is None:
             self.max_seq_len = self.window + 2
         if self.pooling is None and self.window <= _MEAN_UP_TO:
@@ -142,6 +143,7 @@ def held_out_regions(
         for part in ("validation", "test"):
             rows = [_find(name, species, genomes, whole) for name in getattr(args, f"{part}_chromosomes")]
             parts[part] = Intervals.joined(rows)
+        # `chr1` in one list and `1` in the other are the same chromosome: compare what was found.
         both = parts["test"][overlapping(parts["test"], parts["validation"])]
         if len(both):
             names = [genomes[file].names[i] for file, i in zip(both.file, both.sequence, strict=True)]
@@ -253,7 +255,8 @@ class EpochRows(torch.utils.data.Dataset):
         self.windows = windows
         self.count = count
         self.p = p
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # see `StrandedRows`
+        # In shared memory, so that data-loader workers see the next epoch; see `StrandedRows`.
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return self.count
@@ -261,6 +264,7 @@ class EpochRows(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> dict:
         epoch = int(self.epoch)
         _, text, species = self.windows.draw(i, epoch)
+        # The last number keeps this apart from the generator that draws the window.
         if self.p and np.random.default_rng((self.windows.seed, epoch, i, 1)).random() < self.p:
             text = reverse_complement(text)
         return {"sequence": text, "label": species}

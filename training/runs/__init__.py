@@ -11,13 +11,15 @@
 | `supervised.py` | runs on labelled sequences: settings, rows, collator, `train_and_test` |
 | `language.py` | labels as the next token of a language model |
 | `adapters.py` | soft prompts and LoRA |
-| `metrics.py`, `markov.py`, `pictures.py` | metrics, Markov models to compare with, pictures |
+| `metrics.py`, `pictures.py` | metrics, pictures |
+| `baselines.py`, `markov.py` | k-mer and Markov models to compare with |
 
 The public paths to this are `hyenadna.training.trainer` and `hyenadna.training.adapters`.
 """
 
 __all__ = [
     "adapters",
+    "baselines",
     "checkpoints",
     "files",
     "folder",

@@ -23,7 +23,7 @@ from hyenadna import (
 from hyenadna.errors import InputError
 from hyenadna.tokenization import HyenaDNATokenizer
 
-from .models import check_finite, errors_as_input, load_checkpoint
+from .models import check_finite, load_checkpoint, loading
 
 _TASKS = {
     HyenaDNAForSequenceClassification: TaskType.SEQ_CLS,
@@ -118,7 +118,7 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
                 f"{str(folder)!r} holds no {file}. This loads what `hyenadna soft-prompt` and `hyenadna "
                 "finetune --lora_rank` save; load other adapters with peft"
             )
-    with errors_as_input(f"the adapter in {str(folder)!r} cannot be loaded"):
+    with loading(folder, f"the adapter in {str(folder)!r} cannot be loaded"):
         adapter = PeftConfig.from_pretrained(folder)
         config = HyenaDNAConfig.from_pretrained(folder)
     cls = next((cls for cls, task in _TASKS.items() if task == adapter.task_type), None)
@@ -126,6 +126,7 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
         raise InputError(
             f"the adapter in {str(folder)!r} is for {adapter.task_type}; known are {list(_TASKS.values())}"
         )
+    # The base knows nothing of the head: its labels and pooling are stored with the adapter.
     settings = {}
     if cls is HyenaDNAForSequenceClassification:
         settings = {
@@ -146,7 +147,7 @@ def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftMode
             f"the adapter in {str(folder)!r} is for a model with {_values(config, wrong)}, but {base!r} has "
             f"{_values(model.config, wrong)}; name the right one as base"
         )
-    with errors_as_input(f"the adapter in {str(folder)!r} cannot be loaded"):
+    with loading(folder, f"the adapter in {str(folder)!r} cannot be loaded"):
         adapted = PeftModel.from_pretrained(model, folder).eval()
     check_finite(adapted, str(folder))
     return adapted

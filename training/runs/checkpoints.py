@@ -13,6 +13,8 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from hyenadna.errors import UNREADABLE, reading
+
 from .files import write_json
 
 logger = logging.get_logger(__name__)
@@ -37,11 +39,10 @@ def check_manifest(checkpoint: Path) -> None:
     path = checkpoint / MANIFEST_FILE
     if not path.exists():
         raise ValueError(f"it has no {MANIFEST_FILE}, which is written last")
-    try:
+    wrong = (*UNREADABLE, AttributeError, TypeError)
+    with reading(f"its {MANIFEST_FILE} is damaged", errors=wrong):
         files = json.loads(path.read_text())["files"].items()
         expected = [(name, int(entry["size"]), str(entry["sha256"])) for name, entry in files]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"its {MANIFEST_FILE} is damaged: {error}") from error
     if not expected:
         raise ValueError(f"its {MANIFEST_FILE} is damaged: it names no file")
 
@@ -77,6 +78,7 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
     """Return the newest complete checkpoint in `folder`, or None. Warn of broken ones."""
+    # The newest may be broken, if the run was killed while writing it. Then take the one before.
     for checkpoint in checkpoints_in(folder):
         try:
             check_manifest(checkpoint)

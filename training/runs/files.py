@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -16,6 +17,17 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name this file in errors of writing it: of a full disk, the system says no name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary_name(path))):
+            error.filename = str(path)
+        raise
+
+
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file, then rename it. A kill never leaves half a file.
 
@@ -23,8 +35,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = temporary_name(path)
     try:
-        write(temporary)
-        os.replace(temporary, path)
+        with naming(path):
+            write(temporary)
+            os.replace(temporary, path)
     except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
         raise

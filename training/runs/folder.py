@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hyenadna.errors import InputError
+from hyenadna.errors import InputError, read_json
 
 from .checkpoints import last_complete_checkpoint
 from .outputs import locked
@@ -129,16 +129,7 @@ def read_settings(output: Path) -> dict:
     Raises:
         InputError: The file cannot be read, or holds something else.
     """
-    path = output / SETTINGS_FILE
-    try:
-        settings = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error}; choose another folder") from error
-    if not isinstance(settings, dict):
-        raise InputError(
-            f"{path} holds a {type(settings).__name__}, not the settings of a run; choose another folder"
-        )
-    return settings
+    return read_json(output / SETTINGS_FILE, "; choose another folder")
 
 
 def _check_same_run(output: Path, earlier: dict, settings: dict) -> None:
@@ -168,15 +159,10 @@ def finished_results(output: Path) -> dict | None:
     path = output / METRICS_FILE
     if not path.exists():
         return None
-    try:
-        results = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read: {error}; delete it, and --resume writes it again"
-        ) from error
-    if not isinstance(results, dict):
-        kind = type(results).__name__
-        raise InputError(f"{path} holds a {kind}, not results; delete it, and --resume writes it again")
+    hint = "; delete it, and --resume writes it again"
+    results = read_json(path, hint)
+    if "metrics" not in results:
+        raise InputError(f"{path} holds no metrics{hint}")
     print(f"{output} holds this run, and it is finished: nothing to do")
     return results
 

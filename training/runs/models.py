@@ -11,13 +11,30 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
-from hyenadna.errors import HyenaDNAError, InputError
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, example_checkpoint
+from hyenadna.errors import HyenaDNAError, InputError, damage_in, one_line
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .settings import setting
 
 Model = TypeVar("Model", bound=PreTrainedModel)
+
+# What `--model` calls the checkpoint in the package, and a model from scratch.
+SHIPPED = Path(example_checkpoint()).name
+SCRATCH = "none"
+
+# Published checkpoints, LongSafari/NAME-hf: longest input in tokens, and parameters with tied
+# embeddings. Larger figures are about: files that store the computable positional embedding and time
+# axis of the filters count those too.
+PUBLISHED = {
+    "hyenadna-tiny-1k-seqlen": (1026, 436_096),
+    "hyenadna-tiny-1k-seqlen-d256": (1026, 1_641_088),
+    "hyenadna-tiny-16k-seqlen-d128": (16386, 436_096),
+    "hyenadna-small-32k-seqlen": (32770, 3_277_568),
+    "hyenadna-medium-160k-seqlen": (160002, 6_550_528),
+    "hyenadna-medium-450k-seqlen": (450002, 6_550_528),
+    "hyenadna-large-1m-seqlen": (1000002, 6_550_528),
+}
 
 
 @dataclass
@@ -43,6 +60,16 @@ class ScratchArguments(BackboneArguments):
         None, "Standard deviation of the initial weights, from scratch (0.02)."
     )
 
+    def choose_checkpoint(self) -> None:
+        """Start from the checkpoint in the package, unless a model or a shape was chosen.
+
+        `model` is None afterwards if the model is to start from scratch.
+        """
+        if self.model is None and not given(self, self.SHAPE):
+            self.model = SHIPPED
+        elif self.model == SCRATCH:
+            self.model = None
+
 
 @dataclass
 class RunResult:
@@ -57,6 +84,15 @@ class RunResult:
     results: dict
     model: nn.Module
     tokenizer: HyenaDNATokenizer
+
+
+def published_checkpoints() -> str:
+    """Return the published checkpoints and their sizes, for `--help`."""
+    sizes = [
+        f"{name}-hf ({tokens:,} tokens, {parameters:,} parameters)"
+        for name, (tokens, parameters) in PUBLISHED.items()
+    ]
+    return f"Published checkpoints, --model LongSafari/NAME: {'; '.join(sizes)}."
 
 
 def given(args: Any, names: tuple[str, ...]) -> dict:
@@ -94,11 +130,19 @@ def make_model(
             )
         return load_checkpoint(cls, args.model, settings, new)
 
+    # Transformers checks the types and ranges of a configuration, and raises its own error.
     try:
         config = HyenaDNAConfig(**shape, **settings)
     except StrictDataclassError as error:
         raise InputError(f"the model cannot be made: {error}") from error
     return cls(config), None
+
+
+def checkpoint_path(name: str) -> str:
+    """Return where a checkpoint is: of `SHIPPED` the folder in the package, else the name itself."""
+    if name == SHIPPED and not Path(name).exists():
+        return example_checkpoint()
+    return name
 
 
 def load_checkpoint(
@@ -108,7 +152,7 @@ def load_checkpoint(
 
     Args:
         cls: The class of the model.
-        name: A folder, or an id on the Hub.
+        name: A folder, an id on the Hub, or `SHIPPED`.
         settings: Fields of the configuration to change.
         new: The prefix of parameters that the checkpoint may lack, or have in another shape: those
             of a new head.
@@ -117,19 +161,21 @@ def load_checkpoint(
         InputError: The checkpoint cannot be loaded, is of another architecture, or lacks
             parameters.
     """
-    hint = "(Lightning checkpoints and other layouts: `hyenadna convert` first)"
-    with errors_as_input(
-        f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint
-    ):
-        config = AutoConfig.from_pretrained(name)
+    hint = " (Lightning checkpoints and other layouts: `hyenadna convert` first)"
+    with loading(name, f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint):
+        config = AutoConfig.from_pretrained(checkpoint_path(name))
     # `AutoConfig` above, and not our class: it would read the config.json of any other model.
     if not isinstance(config, HyenaDNAConfig):
         raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
     # Mismatched shapes are allowed here, because a new head may have another number of labels.
     # Below, everything else that does not fit is refused.
-    with errors_as_input(f"model {name!r} cannot be loaded"):
+    with loading(name, f"model {name!r} cannot be loaded"):
         model, report = cls.from_pretrained(
-            name, **settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            checkpoint_path(name),
+            **settings,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     # Transformers only warns of these, and leaves them random.
     wrong = [*report["missing_keys"], *(mismatch[0] for mismatch in report["mismatched_keys"])]
@@ -153,19 +199,20 @@ def check_finite(model: nn.Module, name: str) -> None:
 
 
 @contextmanager
-def errors_as_input(what: str, hint: str = "") -> Iterator[None]:
-    """Turn any error of loading foreign files into an `InputError` that reads `WHAT: ERROR HINT`.
+def loading(name: str | Path, what: str, hint: str = "") -> Iterator[None]:
+    """Turn any error of loading a checkpoint, tokenizer or adapter into one `InputError`.
 
-    Damaged JSON, safetensors and tokenizer files raise a dozen types, from `SafetensorError` to the
-    bare `Exception` of the tokenizers' Rust code. The original error stays the cause.
+    Damaged files raise a dozen types, from `SafetensorError` to a bare `Exception` of the
+    tokenizers' Rust code, and few of them name the file. So the files of a local folder are looked
+    at one by one, and the damaged one is named.
     """
     try:
         yield
     except HyenaDNAError:
         raise
     except Exception as error:
-        text = str(error) or type(error).__name__
-        raise InputError(f"{what}: {text} {hint}".rstrip()) from error
+        text = damage_in(name) or f"{one_line(error)}{hint}"
+        raise InputError(f"{what}: {text}") from error
 
 
 def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
@@ -174,10 +221,11 @@ def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
     Raises:
         InputError: Its files are damaged.
     """
-    has_files = any(Path(name, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
-    with errors_as_input(f"the tokenizer of model {name!r} cannot be loaded"):
+    path = checkpoint_path(name)
+    has_files = any(Path(path, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
+    with loading(name, f"the tokenizer of model {name!r} cannot be loaded"):
         try:
-            return HyenaDNATokenizer.from_pretrained(name, **settings)
+            return HyenaDNATokenizer.from_pretrained(path, **settings)
         except OSError:
             # Raised for missing files and for damaged ones. Only missing ones are fine.
             if has_files:

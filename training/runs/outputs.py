@@ -17,7 +17,7 @@ from typing import TextIO
 
 from hyenadna.errors import InputError
 
-from .files import temporary_name
+from .files import naming, temporary_name
 
 try:
     import fcntl
@@ -32,9 +32,10 @@ def whole_file(path: Path) -> Iterator[TextIO]:
     """Open a text file that gets its name only when it is complete. An error leaves nothing."""
     temporary = temporary_name(path)
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(temporary, path)
+        with naming(path):
+            with open(temporary, "w", encoding="utf-8", newline="") as file:
+                yield file
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

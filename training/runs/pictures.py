@@ -58,3 +58,27 @@ def finish_accuracy(axes: Axes, majority: float, part: str, xlabel: str) -> None
     axes.axhline(majority, color="grey", linestyle=":", label="most frequent class")
     axes.set(xscale="log", xlabel=xlabel, ylabel=f"accuracy ({part} part)")
     axes.legend()
+
+
+def write_learning_curves(
+    path: Path, curves: dict[str, tuple[Sequence[float], Sequence[float]]], level: float, level_name: str
+) -> None:
+    """Draw validation MCC against training rows read, one line for each model, and a dashed level.
+
+    Args:
+        path: PNG file to write.
+        curves: Name of the model -> rows read, and MCC after so many.
+        level: MCC of the model that the others have to beat.
+        level_name: What it is.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    # Colours that colour-blind people can tell apart (Okabe and Ito), and a marker of its own for each.
+    styles = zip(("#0072B2", "#E69F00", "#555555"), ("o", "s", "^"), strict=True)
+    for (name, (rows, values)), (colour, marker) in zip(curves.items(), styles, strict=True):
+        axes.plot(rows, values, color=colour, marker=marker, label=plain_text(name))
+    axes.axhline(level, color="#555555", linestyle="--", linewidth=1, label=plain_text(level_name))
+    axes.set(xlabel="training rows read", ylabel="MCC on the validation rows")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    save_figure(path, figure)

@@ -6,6 +6,7 @@ says whether it decides the result of a run: those are written into the folder o
 resumed run must not change them.
 """
 
+import itertools
 import json
 import sys
 from dataclasses import field, fields
@@ -16,7 +17,7 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.training_args import OptimizerNames
 
-from hyenadna.errors import InputError
+from hyenadna.errors import UNREADABLE, InputError, reading
 
 Settings = TypeVar("Settings")
 
@@ -110,7 +111,7 @@ def refuse_unused(args: Any, names: tuple[str, ...], recipe: str) -> None:
 
 
 def parse_settings(
-    cls: type[Settings], recipe: str, description: str, argv: list[str] | None = None
+    cls: type[Settings], recipe: str, description: str, argv: list[str] | None = None, epilog: str = ""
 ) -> Settings:
     """Read the settings from flags, or from a YAML file and flags that override it.
 
@@ -123,13 +124,14 @@ def parse_settings(
         recipe: Name of the command.
         description: First sentence of its help.
         argv: Arguments; by default those of the command line.
+        epilog: What `--help` ends with.
 
     Raises:
         InputError: The file cannot be read, a setting is unknown, or the class refuses a value.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0].endswith((".yaml", ".yml")):
-        names_checkpoint = any(flag.partition("=")[0] == "--model" for flag in argv)
+        names_checkpoint = _names_checkpoint(argv)
         left_out = ()
         if names_checkpoint:
             left_out = getattr(cls, "SHAPE", ())
@@ -140,6 +142,7 @@ def parse_settings(
         prog=f"hyenadna {recipe}",
         usage=f"hyenadna {recipe} [SETTINGS.yaml] --data DATA --output_dir FOLDER [--SETTING VALUE ...]",
         description=f"{description} The recipe's own settings are at the end, after Trainer's.",
+        epilog=epilog,
         allow_abbrev=False,
     )
     args, unknown = parser.parse_args_into_dataclasses(
@@ -151,6 +154,13 @@ def parse_settings(
             f"{recipe} --help` lists what it uses)"
         )
     return args
+
+
+def _names_checkpoint(argv: list[str]) -> bool:
+    """Return whether a flag names a checkpoint; `--model none` names none."""
+    models = [flag.partition("=")[2] for flag in argv if flag.startswith("--model=")]
+    models += [value for flag, value in itertools.pairwise(argv) if flag == "--model"]
+    return any(model != "none" for model in models)
 
 
 def _check_size(text: str) -> None:
@@ -184,13 +194,11 @@ def _flags_of_file(name: str, left_out: tuple[str, ...]) -> list[str]:
     shipped = Path(__file__).parents[1] / "experiments" / "recipes" / name
     if not path.exists() and shipped.exists():
         path = shipped
-    try:
+    with reading(f"{name} cannot be read", errors=(*UNREADABLE, yaml.YAMLError)):
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES + 1).decode()
         _check_size(text)
         content = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{name} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{name}: expected lines such as `learning_rate: 6e-4`")
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from .metrics import make_compute_metrics, predicted_labels, probabilities
 from .models import RunResult, ScratchArguments, given, load_checkpoint, load_tokenizer, make_model
 from .pictures import write_confusion_matrix
 from .settings import result_settings, setting, settings_not_compared
+from .strands import Strands, mean_of_strands
 from .trainer import HyenaDNATrainer, RecipeArguments
 
 _LABEL_DTYPE = {SINGLE_LABEL: torch.int64, MULTI_LABEL: torch.float32, REGRESSION: torch.float32}
@@ -116,7 +117,7 @@ class SupervisedArguments(RecipeArguments):
     def check_supervised(self) -> None:
         """Raise `InputError` for settings with which such a run cannot train."""
         self.check_training()
-        if not 0 <= self.reverse_complement <= 1:
+        if not 0 <= (self.reverse_complement or 0) <= 1:
             raise InputError(f"reverse_complement is {self.reverse_complement}; it is a probability, 0 to 1")
         if self.patience < 0 or (self.patience and not self.load_best_model_at_end):
             raise InputError(
@@ -178,21 +179,26 @@ class StrandedRows(torch.utils.data.Dataset):
             stay in their genome.
         p: Probability of the other strand.
         seed: Of the coin.
+        both: Give the rows and after the last of them all their reverse complements, in order.
     """
 
-    def __init__(self, rows: Dataset, p: float = 0.0, seed: int = 0):
+    def __init__(self, rows: Dataset, p: float = 0.0, seed: int = 0, both: bool = False):
         self.sequences = rows["sequence"][:]
         self.labels = rows["label"][:]
         self.p = p
         self.seed = seed
+        self.both = both
         # In shared memory: data-loader workers may outlive an epoch, and have to see the next one's
         # number.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
-        return len(self.sequences)
+        return len(self.sequences) * (2 if self.both else 1)
 
     def __getitem__(self, i: int) -> dict:
+        if self.both and i >= len(self.sequences):
+            i -= len(self.sequences)
+            return {"sequence": reverse_complement(self.sequences[i]), "label": self.labels[i]}
         sequence = self.sequences[i]
         if self.p and np.random.default_rng((self.seed, int(self.epoch), i)).random() < self.p:
             sequence = reverse_complement(sequence)
@@ -257,9 +263,12 @@ def check_rows_fit(data: LabelledData, max_seq_len: int, n_special: int, from_sc
         too_long = np.flatnonzero(lengths > max_seq_len)
         if len(too_long):
             first = int(too_long[0])
-            longer = (
-                f"--max_seq_len {lengths.max()}" if from_scratch else "a checkpoint with a larger max_seq_len"
-            )
+            longer = f"--max_seq_len {lengths.max()}"
+            if not from_scratch:
+                longer = (
+                    "--model with a checkpoint of a larger max_seq_len, --model none --max_seq_len "
+                    f"{lengths.max()} to start from scratch,"
+                )
             raise InputError(
                 f"row {rows[first]['row']} of the {part} rows has {lengths[first]} tokens, but "
                 f"max_seq_len of the model is {max_seq_len}; {len(too_long)} of {len(rows)} rows are "
@@ -370,11 +379,28 @@ def make_weighted_loss(labels: np.ndarray, n_labels: int) -> Callable:
 # ------------------------------------------------------------------------------------------ the run
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What simple models say about the same rows before a training, and of its result.
+
+    Attributes:
+        strands: How the run reads the strands.
+        results: Entries of `metrics.json`.
+        verdict: Says how the trained model's metrics compare; called with those of all parts and the
+            name of the tested one.
+    """
+
+    strands: Strands
+    results: dict[str, Any] = field(default_factory=dict)
+    verdict: Callable[[dict[str, dict], str], str] | None = None
+
+
 @one_writer
 def train_and_test(
     args: SupervisedArguments,
     data: Dataset | DatasetDict | LabelledData | None,
     prepare: Callable[[Any, LabelledData], dict],
+    compare: Callable[[Any, LabelledData, Path], Comparison] | None = None,
 ) -> RunResult:
     """Read and check the data, train, evaluate and save, for every supervised recipe.
 
@@ -384,6 +410,8 @@ def train_and_test(
         prepare: Makes arguments of `Trainer` from the settings and the data: the model, its
             tokenizer as `processing_class`, and what depends on them. Predictions have to be logits
             `(rows, labels)`. A `train_dataset` of its own has an `epoch`, like `StrandedRows`.
+        compare: Fits simple models on the same rows, and chooses the strands; see `Comparison`.
+            Without it the settings choose them.
 
     Raises:
         InputError: The data, the checkpoint or the output folder cannot be used; nothing was
@@ -408,9 +436,14 @@ def train_and_test(
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS_FILE, settings)
 
-    trainer = _make_trainer(args, labelled, prepared)
+    comparison = Comparison(Strands(args.reverse_complement, args.test_time_averaging))
+    if compare is not None:
+        comparison = compare(args, labelled, output)
+
+    trainer = _make_trainer(args, labelled, prepared, comparison.strands)
     cost = _train(trainer, output, args.resume)
-    metrics, probability = _evaluate(trainer, args, labelled)
+    trainer.compute_metrics = prepared["compute_metrics"]
+    metrics, probability = _evaluate(trainer, comparison.strands, labelled)
     # every process takes part in this and in the predictions above
     trainer.save_model(args.output_dir)
     result = RunResult({"metrics": metrics}, trainer.model, prepared["processing_class"])
@@ -431,10 +464,13 @@ def train_and_test(
         "hardware": hardware(args.device, args.world_size),
         "versions": versions(),
         "settings": settings,
+        **comparison.results,
     }
     # last: its presence says that the run is finished
     write_json(output / METRICS_FILE, result.results)
     _print_metrics(metrics, tested, output)
+    if comparison.verdict is not None:
+        print(comparison.verdict(metrics, tested))
     return result
 
 
@@ -472,18 +508,23 @@ def _check_problem(args: SupervisedArguments, labelled: LabelledData) -> None:
         args.greater_is_better = is_single
 
 
-def _make_trainer(args: SupervisedArguments, labelled: LabelledData, prepared: dict) -> HyenaDNATrainer:
+def _make_trainer(
+    args: SupervisedArguments, labelled: LabelledData, prepared: dict, strands: Strands
+) -> HyenaDNATrainer:
     train = labelled.parts["train"]
     rows = prepared.get("train_dataset")
     if rows is None:
-        rows = StrandedRows(train, args.reverse_complement, args.seed)
+        rows = StrandedRows(train, strands.flip, args.seed)
     options = {**prepared, "train_dataset": rows}
+    options["eval_dataset"] = StrandedRows(labelled.parts["validation"], both=strands.average)
+    if strands.average:
+        options["compute_metrics"] = mean_of_strands(prepared["compute_metrics"])
     if getattr(args, "class_weights", False):
         options["compute_loss_func"] = make_weighted_loss(
             np.array(train["label"][:]), len(labelled.label_names)
         )
 
-    trainer = HyenaDNATrainer(**options, args=args, eval_dataset=StrandedRows(labelled.parts["validation"]))
+    trainer = HyenaDNATrainer(**options, args=args)
     trainer.add_callback(SetEpoch(rows))
     if args.patience:
         trainer.add_callback(EarlyStoppingCallback(args.patience))
@@ -491,34 +532,37 @@ def _make_trainer(args: SupervisedArguments, labelled: LabelledData, prepared: d
 
 
 def _evaluate(
-    trainer: HyenaDNATrainer, args: SupervisedArguments, labelled: LabelledData
+    trainer: HyenaDNATrainer, strands: Strands, labelled: LabelledData
 ) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
     """Return the metrics and probabilities `(rows, labels)` of validation and test part."""
     metrics = {}
     probability = {}
     for part in ("validation", "test"):
         if part in labelled.parts:
-            metrics[part], logits = _predict(trainer, labelled.parts[part], part, args.test_time_averaging)
+            metrics[part], logits = _predict(trainer, labelled.parts[part], part, strands)
             probability[part] = probabilities(logits, labelled.problem_type)
     return metrics, probability
 
 
 def _predict(
-    trainer: HyenaDNATrainer, rows, part: str, both_strands: bool
+    trainer: HyenaDNATrainer, rows, part: str, strands: Strands
 ) -> tuple[dict[str, float], np.ndarray]:
     """Return metrics and logits `(rows, labels)`; of both strands, the means of their logits."""
     # Timings are left out: `metrics.json` of a resumed run equals that of an uninterrupted one.
     forward = trainer.predict(StrandedRows(rows), metric_key_prefix=part)
     keys = [key for key in forward.metrics if not key.endswith(("_runtime", "_per_second"))]
     metrics = {key.removeprefix(f"{part}_"): forward.metrics[key] for key in keys}
-    if not both_strands:
+    if not strands.average_at_end:
         return metrics, forward.predictions
     # DNA has two strands, and a label belongs to both. Averaging the logits of a strand and its
     # reverse complement makes the prediction the same whichever of them is given.
     reverse = trainer.predict(StrandedRows(rows, p=1.0), metric_key_prefix=part)
     logits = (forward.predictions + reverse.predictions) / 2
     averaged = trainer.compute_metrics(EvalPrediction(predictions=logits, label_ids=forward.label_ids))
-    return {"loss_forward_strand": metrics["loss"], **averaged}, logits
+    losses = {"loss_forward_strand": metrics["loss"]}
+    if strands.average:  # the loss by which the best checkpoint was chosen
+        losses["loss"] = (metrics["loss"] + reverse.metrics[f"{part}_loss"]) / 2
+    return {**losses, **averaged}, logits
 
 
 def _sizes(model: nn.Module) -> dict[str, int]:

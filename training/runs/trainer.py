@@ -7,6 +7,7 @@
 """
 
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,9 +58,10 @@ class RecipeArguments(TrainingArguments):
                 "min_lr_rate": 0.1,
                 "warmup_lr_rate": min(1.0, 1e-6 / self.learning_rate),
             }
+        # `TrainingArguments` refuses settings that contradict each other.
         try:
             super().__post_init__()
-        except ValueError as error:  # settings that contradict each other
+        except ValueError as error:
             raise InputError(str(error)) from error
 
     def check_training(self) -> None:
@@ -238,11 +240,15 @@ class HyenaDNATrainer(Trainer):
                 f"step {self.state.global_step}: no checkpoint, because the weights hold NaN or infinity"
             )
             return
+        checkpoint = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+        if self.args.should_save:
+            # A run that was killed may have left a part of this one. Its files must not mix.
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
         # Every process writes its own random state. The manifest has to list them all.
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            checkpoint = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
             write_manifest(checkpoint)
             remove_old_checkpoints(checkpoint, self._checkpoints_to_keep, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
@@ -287,6 +293,7 @@ class HyenaDNATrainer(Trainer):
         local = [
             parameter.to_local() if hasattr(parameter, "to_local") else parameter for parameter in parameters
         ]
+        # All processes must come to the same answer, or some would stop and the others wait.
         broken = sum(int(not torch.isfinite(weights).all()) for weights in local)
         return not self.accelerator.reduce(torch.tensor(broken, device=self.args.device)).item()
 
