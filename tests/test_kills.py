@@ -21,7 +21,7 @@ def campaign(tmp_path_factory) -> kills.Campaign:
         ("pretrain", r"rmdir out/checkpoint-4"),
         ("finetune_steps", r"open out/\.predictions\..*"),
         # while a checkpoint is written that the second run writes again
-        ("finetune_epochs", r"rename out/checkpoint-5/\.manifest\..*"),
+        ("finetune_epochs", r"rename out/checkpoint-15/\.manifest\..*"),
         # after `metrics.json`, while the parts are removed
         ("embed", r"rmdir out/\.unfinished"),
         ("variants", r"rmdir out/parts"),
