@@ -145,7 +145,7 @@ def test_right_pads_in_chunks(model):
     for size in (10, 20, 32):
         assert torch.equal(model.generate(ids, **settings, prefill_chunk_size=size), expected)
     # the last chunk has one column, which is a pad in rows 1 and 2
-    with pytest.raises(ValueError, match="Row 1 of `attention_mask`.*leave `prefill_chunk_size` out"):
+    with pytest.raises(ValueError, match=r"Row 1 of `attention_mask`.*leave `prefill_chunk_size` out"):
         model.generate(ids, **settings, prefill_chunk_size=39)
 
 
