@@ -438,14 +438,7 @@ def run(args: EmbedArguments) -> np.ndarray:
         _read_parts(parts, vectors)
         embeddings = average(vectors, pieces, len(rows.lengths))
         _write_embeddings(output, rows, embeddings, args.output_format)
-        results = {
-            "task": "biotypes" if args.gtf else Path(args.data).stem,
-            "rows": {"cross-validation": len(rows.ids)},
-            "metrics": {},
-            "hardware": hardware(state.device, state.num_processes),
-            "versions": versions(),
-            "settings": settings,
-        }
+        results = _results(args, rows, settings, state)
         if args.picture:
             _draw(output, rows, embeddings, args)
         if args.classifier:
@@ -490,6 +483,18 @@ def _settings(args: EmbedArguments, rows: Rows) -> dict:
     pairs = [f"{name}\t{label}" for name, label in zip(rows.ids, labels, strict=True)]
     settings["rows_sha256"] = _digest(pairs)
     return settings
+
+
+def _results(args: EmbedArguments, rows: Rows, settings: dict, state: PartialState) -> dict:
+    """Return the content of `metrics.json` without a classifier's results."""
+    return {
+        "task": "biotypes" if args.gtf else Path(args.data).stem,
+        "rows": {"cross-validation": len(rows.ids)},
+        "metrics": {},
+        "hardware": hardware(state.device, state.num_processes),
+        "versions": versions(),
+        "settings": settings,
+    }
 
 
 def _digest(texts: Sequence[str]) -> str:
