@@ -43,7 +43,7 @@ from hyenadna import HyenaDNAConfig, HyenaDNAModel
 from hyenadna.errors import UNREADABLE, InputError, reading
 from hyenadna.genomics.fasta import SequenceFile
 from hyenadna.genomics.genes import GeneSequences, read_genes
-from hyenadna.genomics.labels import check_sequences, label_text
+from hyenadna.genomics.labels import check_sequences, check_spellings, label_text
 from hyenadna.genomics.letters import encode, pad
 from hyenadna.genomics.sources import has_labels, read_parts
 from hyenadna.inputs_hyenadna import pool
@@ -358,6 +358,7 @@ def _labelled_rows(args: EmbedArguments) -> tuple[list[str], list[str], list[str
         # Without the ids: here the same one may occur twice.
         check_sequences(table.drop(columns="id", errors="ignore"))
         labels += [label_text(value, row, table) for row, value in enumerate(table["label"])]
+    check_spellings(dict.fromkeys(labels), args.data)
 
     table = pd.concat(tables, ignore_index=True)
     ids = table["id"].tolist() if "id" in table else [str(row) for row in range(len(table))]

@@ -134,6 +134,31 @@ def read_json(path: Path, hint: str = "", raises: type[HyenaDNAError] = InputErr
     return content
 
 
+# Counts far above those of any published model.
+_MOST = {
+    "num_labels": 1_000_000,
+    "n_layer": 10_000,
+    "num_hidden_layers": 10_000,
+    "num_inner_mlps": 10_000,
+}
+
+
+def check_counts(config: dict, source: object, raises: type[HyenaDNAError] = InputError) -> None:
+    """Refuse absurd numbers of layers or labels: Transformers would make an object for each.
+
+    Args:
+        config: The content of config.json.
+        source: Where it is from, for the message.
+        raises: The class of the error.
+    """
+    for name, most in _MOST.items():
+        value = config.get(name)
+        if isinstance(value, int | float) and value > most:
+            raise raises(
+                f"config.json of {source} says `{name}`: {str(value)[:60]}, but at most {most:,} are expected"
+            )
+
+
 # Files of a model, tokenizer or adapter, and a key that each must have.
 _JSON_OF_MODELS = {
     "config.json": "model_type",

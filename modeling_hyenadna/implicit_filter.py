@@ -1,7 +1,6 @@
-"""The implicit filters of the Hyena operator: a small network over time gives the value of a filter
-at each lag.
+"""The implicit filters of the Hyena operator: a small network over time gives each filter's values.
 
-The same values are computed in three ways: module by module
+There are three ways to the same values: module by module
 (`HyenaDNAFilter.forward(by_modules=True)`), as one differentiable operation in tiles of positions
 (`_FilterOp`), and, without gradients, for a few channels at a time (`FilterValues`).
 
@@ -26,13 +25,15 @@ from .transformers_api import is_tracing
 _KEPT_FILTERS = 2**22
 # Their spectra are kept as well up to this many numbers: 2 MB of filters, 4 MB of spectra.
 _KEPT_SPECTRA = 2**19
-# Long filters are computed for this many channels at a time: fewer channels cost more each.
+# Long filters are computed for this many channels at a time. Fewer would save memory, but each
+# channel would cost more.
 _CHANNELS_AT_A_TIME = 32
 
 
 class HyenaDNAFilterLinear(nn.Linear):
-    """A layer of a filter's MLP. Quantizers that go by the exact class must skip it, hence a class
-    of its own.
+    """A layer of a filter's MLP.
+
+    It has a class of its own so that quantizers, which go by the exact class, pass over it.
     """
 
 
@@ -51,8 +52,8 @@ class HyenaDNAPositionalEmbedding(nn.Module):
     """The time axis of a filter, and the features of it that the filter's MLP reads.
 
     Both follow from the configuration, so neither is a buffer: `from_pretrained` would leave
-    garbage in a buffer, and a half precision model would round it. Only a checkpoint that trained
-    its `z` keeps it, as a parameter.
+    garbage in a buffer, and a model in half precision would round it. Only a checkpoint whose `z`
+    was trained has it, as a parameter.
     """
 
     def __init__(self, config: HyenaDNAConfig):
@@ -75,8 +76,8 @@ class HyenaDNAPositionalEmbedding(nn.Module):
         w = 2 * math.pi * torch.arange(length, device=device, dtype=dtype)[:, None] / self.config.max_seq_len
         f = torch.linspace(1e-4, bands - 1, bands, device=device, dtype=dtype)
 
-        # The two published codes round differently here, and three sine layers amplify that (6e-8
-        # in `z`).
+        # The two published codes differ by 6e-8 in `z`, and three sine layers amplify that. So the
+        # configuration says which of them made the checkpoint.
         if self.config.complex_positional_embedding:
             z = torch.exp(-1j * f * w)
             return torch.cat([t, z.real, z.imag], dim=-1), t
@@ -89,11 +90,11 @@ class HyenaDNAPositionalEmbedding(nn.Module):
 
 
 class HyenaDNAFilter(nn.Module):
-    """The implicit filters: `k(t) = MLP(z(t)) * (exp(-t * |deltas|) + shift)` (arXiv 2302.10866,
-    equation 7).
+    """The implicit filters (arXiv 2302.10866, equation 7).
 
-    Computed in float32 (float64 for a float64 model) and in this order, whatever the type of the
-    model: with frequency 10 the sine layers amplify a rounding error a thousandfold.
+    `k(t) = MLP(z(t)) * (exp(-t * |deltas|) + shift)`, computed in float32 (float64 for a float64
+    model) and in this order, whatever the type of the model: each of the three sines, at frequency
+    10, amplifies an error in its argument tenfold.
     """
 
     def __init__(self, config: HyenaDNAConfig):
@@ -120,21 +121,23 @@ class HyenaDNAFilter(nn.Module):
         return torch.promote_types(self.bias.dtype, torch.float32)
 
     def deltas(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Decay rates, from slow to fast and negative as published, of shape (d_model *
-        (hyena_order - 1),).
+        """Return the decay rates, from slow to fast, of shape (d_model * (hyena_order - 1),).
+
+        They are negative, as published. At 1.5 times the length of the axis the slowest channel has
+        decayed to 1 %, the fastest at 0.3 times that length.
         """
         target = math.log(1e-2)
         return torch.linspace(target / 1.5, target / 0.3, self.bias.numel(), device=device, dtype=dtype)
 
     def skip(self) -> Tensor:
-        """The weight of each convolution's own input, `D` in the paper, of shape (hyena_order - 1,
-        d_model).
+        """Return the weights of each convolution's own input, (hyena_order - 1, d_model).
+
+        They are `D` in the paper.
         """
         return self.bias.to(self.dtype).unflatten(0, (-1, self.config.d_model))
 
     def forward(self, length: int, by_modules: bool = True) -> tuple[Tensor, Tensor]:
-        """The filters of all long convolutions, (hyena_order - 1, d_model, length), and the weights
-        of their skips.
+        """Return the filters, (hyena_order - 1, d_model, length), and the weights of their skips.
 
         Args:
             length: Number of lags, from 0.
@@ -241,8 +244,9 @@ class _Kept(NamedTuple):
 
 
 class FilterValues:
-    """The filters of one block at lags 0 to `length` - 1, without gradients, computed for some
-    channels at a time.
+    """The filters of one block at lags 0 to `length` - 1, for some channels at a time.
+
+    They have no gradients. For a million lags, 128 channels at once would be 500 MB.
 
     Args:
         filter_fn: Whose filters.
@@ -257,8 +261,8 @@ class FilterValues:
         self.width = width
         self.d_model = filter_fn.config.d_model
         self.shift = filter_fn.config.modulation_shift
-        # Copies where the type is the model's: the weights may be trained on while this object is
-        # kept.
+        # `clone`, since `to` copies only where types differ: the weights may be trained further
+        # while this object is kept.
         self.skip_MD = filter_fn.skip().detach().clone()
         self._spectra_MDF: Tensor | None = None
 
@@ -275,13 +279,14 @@ class FilterValues:
         self._stop = 0
         if width >= self.d_model:
             self._compute(0, self.d_model)
-            # All is known now. Without this a kept object would hold weights that may change, and
+            # Everything is computed. Drop what it was computed from: weights that may change, and
             # the features.
             del self._h_LO, self._t_L, self._deltas_MD, self._last_MDO
 
     def values(self, channels: slice) -> tuple[Tensor, Tensor]:
-        """Filters (M, channels, length), valid until the next call, and skips (M, channels) of
-        these channels.
+        """Return filters (M, channels, length) and skips (M, channels) of these channels.
+
+        The filters are valid until the next call.
         """
         stop = min(channels.stop, self.d_model)
         if not self._start <= channels.start < stop <= self._stop:
@@ -290,9 +295,7 @@ class FilterValues:
         return k_MDL, self.skip_MD[:, channels]
 
     def spectra(self, channels: slice, transform: Transform) -> Tensor:
-        """Spectra of filters and skips, by a `Transform` of `length`, of shape (M, channels,
-        frequencies).
-        """
+        """Return spectra of filters and skips, (M, channels, frequencies), by a `Transform`."""
         whole = self._stop - self._start == self.d_model
         if not whole or self._k_MDL.numel() > _KEPT_SPECTRA:
             return transform.filters(*self.values(channels))
@@ -317,11 +320,11 @@ class FilterValues:
 
 
 class _FilterOp(torch.autograd.Function):
-    """The filters from the positional features, in tiles of positions: nothing is kept for the
-    backward pass but `z`.
+    """The filters from the positional features, in tiles of positions.
 
     `k = W_last h * window` with `h = sin(freq * (W h + b))` from layer to layer; see
-    `HyenaDNAFilter`.
+    `HyenaDNAFilter`. Nothing is kept for the backward pass but `z`: at a million positions the
+    activations of one layer are 256 MB, and computing them again is cheap.
     """
 
     @staticmethod
@@ -361,7 +364,8 @@ class _FilterOp(torch.autograd.Function):
             glast_CO.addmm_(g_CL, inputs.pop())
             g = g_CL.T @ last_CO
 
-            # 3. Through the sine layers: d sin(f s) = cos(f s) (f ds + s df).
+            # 3. Through the sine layers: d sin(f s) = cos(f s) (f ds + s df). All frequencies of a
+            # filter are one parameter, so their gradients add up over the layers.
             for n in reversed(range(len(weights))):
                 g = g.mul_((freq * sums[n]).cos_())
                 gfreq += (g * sums[n]).sum(0)
@@ -393,8 +397,9 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _call_linear(module: nn.Module, x: Tensor) -> Tensor:
-    """The layer in the type of `x`. It is called where its weights have that type, so that an
-    adapter takes effect.
+    """Apply a layer in the type of `x`.
+
+    The module is called if its weights have that type, so that an adapter on it takes effect.
 
     Raises:
         ValueError: The weight was replaced by integers. With 8 bits in front of the sines every
@@ -411,8 +416,8 @@ def _call_linear(module: nn.Module, x: Tensor) -> Tensor:
         )
     bias = getattr(module, "bias", None)
     if not is_tracing(x) and not type(weight).__module__.startswith("torch."):
-        # A quantizer's tensor: rounded weights do little harm, the rounded inputs of its layers
-        # would.
+        # A quantizer's tensor. Rounded weights do little harm, but its own `linear` would round the
+        # inputs as well.
         return F.linear(x, weight.dequantize().to(x.dtype), bias)
     if weight.dtype == x.dtype:
         return module(x)

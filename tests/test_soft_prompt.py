@@ -311,7 +311,7 @@ def test_bad_lora_and_regression_as_next_token(checkpoint, tmp_path):
     for wrong in (
         {"lora_rank": 0},
         {"lora_rank": 2, "freeze_backbone": True},
-        {"lora_rank": 2, "model": None},
+        {"lora_rank": 2, "model": "none"},
     ):
         with pytest.raises(InputError, match="lora_rank is"):
             FinetuneArguments(output_dir=str(tmp_path), **{"model": str(checkpoint), **wrong})

@@ -1,4 +1,4 @@
-"""Train, test, save and reload on real DNA in four minutes on two cores: `hyenadna demo`.
+"""Train, test, save and reload on real DNA in a few minutes on two cores: `hyenadna demo`.
 
     hyenadna demo [--data tata|splice] [--output_dir hyenadna-demo] [--seed 0]
 
