@@ -8,6 +8,7 @@ import csv
 import errno
 import json
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -157,6 +158,21 @@ def check_counts(config: dict, source: object, raises: type[HyenaDNAError] = Inp
             raise raises(
                 f"config.json of {source} says `{name}`: {str(value)[:60]}, but at most {most:,} are expected"
             )
+
+
+def check_index(folder: str | Path, raises: type[HyenaDNAError] = InputError) -> None:
+    """Refuse an index of weights that names a file outside of its folder: Transformers reads it.
+
+    A folder that does not exist, such as an id on the Hub, has no index.
+    """
+    for path in sorted(Path(folder).glob("*.index.json")):
+        names = read_json(path, raises=raises).get("weight_map")
+        if not isinstance(names, dict):
+            raise raises(f"{path} is no index of weights: it has no `weight_map`")
+        for name in names.values():
+            parts = re.split(r"[/\\]", name) if isinstance(name, str) else [".."]
+            if ".." in parts or parts[0] == "" or ":" in parts[0]:
+                raise raises(f"{path} names {str(name)[:100]!r}, which is no file in its own folder")
 
 
 # Files of a model, tokenizer or adapter, and a key that each must have.

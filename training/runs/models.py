@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, example_checkpoint
-from hyenadna.errors import HyenaDNAError, InputError, check_counts, damage_in, one_line
+from hyenadna.errors import HyenaDNAError, InputError, check_counts, check_index, damage_in, one_line
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .settings import setting
@@ -174,6 +174,7 @@ def load_checkpoint(
     # Mismatched shapes are allowed here, because a new head may have another number of labels.
     # Below, everything else that does not fit is refused.
     with loading(name, f"model {name!r} cannot be loaded"):
+        check_index(checkpoint_path(name))
         model, report = cls.from_pretrained(
             checkpoint_path(name),
             **settings,
