@@ -27,6 +27,7 @@ import shutil
 import tempfile
 import time
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,7 @@ from ..helpers.damage import (
     complaint,
     digest_of,
     file_size_limit,
+    half_written,
     run,
     write_whole_files,
 )
@@ -145,7 +147,7 @@ def damage_at_random(path: Path, rng: random.Random) -> None:
             path.write_bytes(change_bytes(path.read_bytes(), rng))
         else:
             path.write_bytes(change(path.read_bytes(), rng))
-    except (ValueError, OSError, EOFError, ArithmeticError, RecursionError):
+    except (ValueError, OSError, EOFError, ArithmeticError, RecursionError, zlib.error):
         path.write_bytes(change_bytes(path.read_bytes(), rng))
 
 
@@ -154,12 +156,12 @@ def damage_at_random(path: Path, rng: random.Random) -> None:
 
 def plain_sequences(path: Path) -> list[tuple[str, str]] | None:
     """Read FASTA or one sequence a line in the most obvious way; None of other files."""
+    if path.suffix not in (".fa", ".txt"):
+        return None
     lines = path.read_bytes().decode("utf-8-sig").split("\n")
     lines = [line.removesuffix("\r") for line in lines]
     if path.suffix == ".txt":
         return [(str(i), line.strip()) for i, line in enumerate(lines[: -1 if not lines[-1] else None])]
-    if path.suffix != ".fa":
-        return None
     records: list[tuple[str, str]] = []
     for line in lines:
         if line.startswith(">"):
@@ -186,7 +188,7 @@ def failure(reader: Reader, files: Path, before: dict, outcome: Outcome, seconds
     after = digest_of(files)
     if seconds > LONGEST:
         return f"{seconds:.0f} seconds"
-    if [name for name in after if "unfinished" in name or ".hyenadna-" in name]:
+    if half_written(after):
         return "half-written files"
     if outcome.code == 0:
         is_score = reader.command.startswith("score") and "model" not in reader.file

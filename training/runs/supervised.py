@@ -41,6 +41,7 @@ from .folder import (
 )
 from .metrics import make_compute_metrics, predicted_labels, probabilities
 from .models import RunResult, ScratchArguments, given, load_checkpoint, load_tokenizer, make_model
+from .outputs import inert
 from .pictures import write_confusion_matrix
 from .settings import result_settings, setting, settings_not_compared
 from .strands import Strands, mean_of_strands
@@ -628,6 +629,9 @@ def _write_predictions(output: Path, data: LabelledData, part: str, probability:
         return
 
     table = predictions_table(rows, probability, data.problem_type, data.label_names)
+    for name in {"id", "label", "predicted"} & set(table):
+        if pd.api.types.is_string_dtype(table[name]):  # of a regression, labels are numbers
+            table[name] = table[name].map(inert)
     write_whole(output / "predictions.csv", lambda path: table.to_csv(path, index=False))
     if data.problem_type == SINGLE_LABEL:
         predicted = predicted_labels(probability, data.problem_type)

@@ -7,6 +7,8 @@
 """
 
 import math
+import pickle
+import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -208,6 +210,11 @@ class HyenaDNATrainer(Trainer):
         self.args.save_total_limit = None
         try:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except pickle.UnpicklingError as error:  # PyTorch runs none
+            raise InputError(
+                f"{resume_from_checkpoint} holds a pickle that would run code: nothing was run. Remove the "
+                "folder, and --resume goes on from the checkpoint before"
+            ) from error
         finally:
             self.args.save_total_limit = self._checkpoints_to_keep
         self.check_weights()
@@ -253,11 +260,15 @@ class HyenaDNATrainer(Trainer):
                 f"step {self.state.global_step}: no checkpoint, because the weights hold NaN or infinity"
             )
             return
+        checkpoint = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+        if self.args.should_save:
+            # A run that was killed may have left a part of this one. Its files must not mix.
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
         # Every process writes its own random state. The manifest has to list them all.
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            checkpoint = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
             write_manifest(checkpoint)
             remove_old_checkpoints(checkpoint, self._checkpoints_to_keep, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
