@@ -2,6 +2,7 @@
 
 import math
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,12 +21,12 @@ from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, Hye
 from hyenadna.errors import InputError
 from hyenadna.training.finetune import FinetuneArguments, finetune
 from hyenadna.training.runs import trainer as trainer_module
-from hyenadna.training.runs.checkpoints import last_complete_checkpoint
+from hyenadna.training.runs.checkpoints import last_complete_checkpoint, write_manifest
 from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_output_folder, finished_results
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments, StopAtNaN
 
 from .conftest import random_ids, random_model
-from .helpers.recipes import make_rows
+from .helpers.recipes import finetune_args, make_rows
 
 
 def arguments(folder, **kwargs) -> TrainingArguments:
@@ -274,3 +275,22 @@ def test_fsdp2_keeps_the_weights_in_float32_under_bf16(tmp_path, monkeypatch):
     monkeypatch.setitem(AcceleratorState._shared_state, "fsdp_plugin", plugin)
     HyenaDNATrainer(model=random_model(), args=args)
     assert plugin.mixed_precision_policy is None
+
+
+class Hostile:
+    def __reduce__(self):
+        return (Path.touch, (Path("ran"),))
+
+
+def test_a_hostile_pickle_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
+    """Its manifest may be right. It was 20 lines of PyTorch's traceback (C12)."""
+    monkeypatch.chdir(tmp_path)
+    args = finetune_args("run", max_steps=1, resume=True)
+    finetune(args, make_rows())
+    (checkpoint,) = Path("run").glob("checkpoint-*")
+    torch.save(Hostile(), checkpoint / "optimizer.pt")
+    write_manifest(checkpoint)
+    Path("run/metrics.json").unlink()
+    with pytest.raises(InputError, match=r"checkpoint-1 holds a pickle that would run code: nothing was run"):
+        finetune(finetune_args("run", max_steps=1, resume=True), make_rows())
+    assert not Path("ran").exists()

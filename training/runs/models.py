@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, example_checkpoint
-from hyenadna.errors import HyenaDNAError, InputError, check_counts, damage_in, one_line
+from hyenadna.errors import HyenaDNAError, InputError, check_counts, check_index, damage_in, one_line
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .settings import setting
@@ -21,13 +21,13 @@ _LARGEST_NEW_HEAD = 10_000_000  # weights
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
-# What `--model` calls the checkpoint in the package, and a model from scratch.
+# The values of `--model` for the checkpoint in the package, and for a model from scratch.
 SHIPPED = Path(example_checkpoint()).name
 SCRATCH = "none"
 
-# Published checkpoints, LongSafari/NAME-hf: longest input in tokens, and parameters with tied
-# embeddings. Larger figures are about: files that store the computable positional embedding and time
-# axis of the filters count those too.
+# Published checkpoints, LongSafari/NAME-hf: the longest input in tokens, and the number of
+# parameters with tied embeddings. Some pages give larger numbers, which count the positional
+# embedding and the time axis that the files store.
 PUBLISHED = {
     "hyenadna-tiny-1k-seqlen": (1026, 436_096),
     "hyenadna-tiny-1k-seqlen-d256": (1026, 1_641_088),
@@ -141,7 +141,7 @@ def make_model(
 
 
 def checkpoint_path(name: str) -> str:
-    """Return where a checkpoint is: of `SHIPPED` the folder in the package, else the name itself."""
+    """Return the folder in the package for `SHIPPED`, and any other name unchanged."""
     if name == SHIPPED and not Path(name).exists():
         return example_checkpoint()
     return name
@@ -174,6 +174,7 @@ def load_checkpoint(
     # Mismatched shapes are allowed here, because a new head may have another number of labels.
     # Below, everything else that does not fit is refused.
     with loading(name, f"model {name!r} cannot be loaded"):
+        check_index(checkpoint_path(name))
         model, report = cls.from_pretrained(
             checkpoint_path(name),
             **settings,

@@ -7,6 +7,7 @@
 """
 
 import math
+import pickle
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -209,6 +210,11 @@ class HyenaDNATrainer(Trainer):
         self.args.save_total_limit = None
         try:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except pickle.UnpicklingError as error:  # PyTorch runs none
+            raise InputError(
+                f"{resume_from_checkpoint} holds a pickle that would run code: nothing was run. Remove the "
+                "folder, and --resume goes on from the checkpoint before"
+            ) from error
         finally:
             self.args.save_total_limit = self._checkpoints_to_keep
         self.check_weights()
