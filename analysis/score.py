@@ -93,10 +93,10 @@ class Totals:
 
     def add(self, scores: dict[str, list[np.ndarray]]) -> None:
         for rows in scores.values():
-            for values in rows:
-                has_score = np.isfinite(values)
-                self.scores += int(np.count_nonzero(has_score))
-                self.log_likelihood += float(np.where(has_score, values, 0).sum(dtype=np.float64))
+            values = np.concatenate(rows)
+            values = values[np.isfinite(values)]
+            self.scores += len(values)
+            self.log_likelihood += float(values.sum(dtype=np.float64))
 
     @property
     def perplexity(self) -> float:

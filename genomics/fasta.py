@@ -19,9 +19,11 @@ import mmap
 import os
 import platform
 import warnings
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -77,18 +79,20 @@ def spellings(name: str) -> list[str]:
 
 
 def _remove_litter(index: Path) -> None:
-    """Remove what killed processes of this machine left when they wrote this index."""
+    """Remove the half-written indexes that killed processes of this machine left."""
     beginning = f".{index.stem}.{platform.node()}-"
     for path in index.parent.glob(f"{glob.escape(beginning)}*.unfinished.*"):
         number = path.name.removeprefix(beginning).partition(".")[0]
         if not number.isdecimal():
             continue
         try:
-            os.kill(int(number), 0)  # sends nothing, but tells whether the process is alive
+            # Signal 0 sends nothing, but shows whether the process is alive.
+            os.kill(int(number), 0)
         except ProcessLookupError:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
         except OSError:
-            continue  # a process of somebody else
+            continue  # alive, but another user's
 
 
 def _check_unique(names: list[str]) -> None:
@@ -144,6 +148,18 @@ def read_fasta(path: str | Path) -> list[tuple[str, str]]:
 # ------------------------------------------------------------------------------------ random access
 
 
+class _IndexWriter(Faidx):
+    """pyfaidx, which writes a `.fai` when it opens a file."""
+
+    def read_fai(self) -> None:
+        """Leave what was written on disk: in memory it would take a kilobyte for each sequence."""
+
+
+def _numbers(column: np.ndarray) -> array:
+    """Return an int64 column as an `array`: as small, and quicker to take single numbers from."""
+    return array("q", column.astype(np.int64).tobytes())
+
+
 class SequenceFile:
     """The sequences of one file, read by position. Line breaks do not count.
 
@@ -170,6 +186,10 @@ class SequenceFile:
 
     names: list[str]
     lengths: npt.NDArray[np.int64]
+    # Where a sequence begins, and how long its lines and their ends are, in bytes: see `_place`.
+    _offset: Sequence[int]
+    _line: Sequence[int]
+    _break: Sequence[int]
 
     def __init__(self, path: str | Path, sequence_column: str = "sequence"):
         self.path = str(path)
@@ -182,9 +202,12 @@ class SequenceFile:
         with reading(path):
             self._open(sequence_column)
         # A file without a single base is surely not what the user meant.
-        self.number = {name: i for i, name in enumerate(self.names)}
         if not self.lengths.sum():
             raise InputError(f"{path}: the file holds no sequence")
+
+    @cached_property
+    def number(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.names)}
 
     def _open(self, sequence_column: str) -> None:
         if has_suffix(self.path, TABLES):
@@ -214,9 +237,9 @@ class SequenceFile:
         self.lengths = np.array(lengths, dtype=np.int64)
         # The same three columns as those of a `.fai` index, so that `_place` serves both: each
         # sequence is one line, and no bytes separate the lines.
-        self._offset = (self.lengths.cumsum() - self.lengths).tolist()
-        self._line = np.maximum(self.lengths, 1).tolist()
-        self._break = [0] * len(lengths)
+        self._offset = _numbers(self.lengths.cumsum() - self.lengths)
+        self._line = _numbers(np.maximum(self.lengths, 1))
+        self._break = _numbers(np.zeros_like(self.lengths))
 
     def _read_table(self, column: str) -> None:
         table = read_table(self.path, (column, "split"))
@@ -299,11 +322,11 @@ class SequenceFile:
 
     def _index_into(self, path: Path, blocks: Path) -> None:
         try:
-            Faidx(self.path, indexname=path, gzi_indexname=blocks).close()
+            _IndexWriter(self.path, indexname=path, gzi_indexname=blocks).close()
         except FastaIndexingError as error:
             raise InputError(f"{self.path}: {str(error).rstrip('.')}{self._line_hint()}") from error
         except OSError as error:
-            # pyfaidx says of any error that the index is not writable, of a damaged block as well.
+            # pyfaidx says "not writable" after any error, even for a damaged block of the file.
             cause = error.__context__
             if isinstance(cause, OSError) and cause.errno is not None:
                 raise self._not_writable(path, cause) from cause
@@ -321,17 +344,22 @@ class SequenceFile:
         Its columns: name, length in bases, offset of the first base in bytes, bases per line, and
         bytes per line (with the line break).
         """
-        records = [line.split("\t") for line in read_lines(index)]
-        if any(len(record) < 5 for record in records):
-            raise ValueError(f"{index.name} has a line that is none of a FASTA index")
-        self.names = [record[0] for record in records]
+        # A line at a time, into arrays of bare numbers: a file may hold millions of reads.
+        self.names = []
+        numbers = array("q")
+        for line in read_lines(index):
+            record = line.split("\t")
+            if len(record) < 5:
+                raise ValueError(f"{index.name} has a line that is none of a FASTA index")
+            self.names.append(record[0])
+            numbers.extend(map(int, record[1:5]))
         _check_unique(self.names)
-        columns = np.array([record[1:5] for record in records]).astype(np.int64).reshape(-1, 4)
+        columns = np.array(numbers, dtype=np.int64).reshape(-1, 4)
         self.lengths = np.ascontiguousarray(columns[:, 0])
-        self._offset = columns[:, 1].tolist()
+        self._offset = _numbers(columns[:, 1])
         # An empty sequence has 0 bases per line, and `_place` divides by them.
-        self._line = np.maximum(columns[:, 2], 1).tolist()
-        self._break = (columns[:, 3] - columns[:, 2]).tolist()  # 1 for \n, 2 for \r\n
+        self._line = _numbers(np.maximum(columns[:, 2], 1))
+        self._break = _numbers(columns[:, 3] - columns[:, 2])  # 1 for \n, 2 for \r\n
 
     def _compare_with_index(self, index: Path) -> None:
         """Check that each sequence ends where the index says, and that no sequence is missing.

@@ -8,6 +8,7 @@ value. A table's name for messages is `attrs["name"]`.
 """
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,15 @@ import pandas as pd
 
 from hyenadna.errors import InputError
 
-__all__ = ["MULTI_LABEL", "REGRESSION", "SINGLE_LABEL", "check_sequences", "encode_labels", "label_text"]
+__all__ = [
+    "MULTI_LABEL",
+    "REGRESSION",
+    "SINGLE_LABEL",
+    "check_sequences",
+    "check_spellings",
+    "encode_labels",
+    "label_text",
+]
 
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
@@ -126,22 +135,31 @@ def _as_number(digits: str) -> tuple[int, str]:
     return len(digits), digits
 
 
-def _check_classes(names: list[str], rows: int, train: str) -> None:
-    if len(names) == 1:
-        raise InputError(
-            f"{train}: every row has the label {names[0]!r}; a classifier needs two classes or more"
-        )
-    # "1" in one row and "1.0" in another are one class, but as texts they would become two.
+def check_spellings(names: Iterable[str], where: str) -> None:
+    """Raise `InputError` if two labels are the same number: as texts they would be two classes.
+
+    >>> check_spellings(["1", "2", "1.0"], "rows.csv")
+    Traceback (most recent call last):
+    hyenadna.errors.InputError: rows.csv: the labels '1' and '1.0' are the same number; write them alike
+    """
     spelling_of: dict[str, str] = {}
     for name in names:
-        number = re.fullmatch(r"(\d+)(\.0*)?", name)
+        number = re.fullmatch(r"(-?\d+)(\.0*)?", name)
         if number is None:
             continue
         first = spelling_of.setdefault(number[1], name)
         if first != name:
             raise InputError(
-                f"{train}: the labels {first!r} and {name!r} are the same number; write them alike"
+                f"{where}: the labels {first!r} and {name!r} are the same number; write them alike"
             )
+
+
+def _check_classes(names: list[str], rows: int, train: str) -> None:
+    if len(names) == 1:
+        raise InputError(
+            f"{train}: every row has the label {names[0]!r}; a classifier needs two classes or more"
+        )
+    check_spellings(names, train)
     # More than half as many classes as rows: most likely the wrong column, or a regression.
     if len(names) > max(20, rows // 2):
         raise InputError(

@@ -92,12 +92,11 @@ def encode(sequence: str) -> npt.NDArray[np.uint8]:
     [23, 24, 11, 11]
     """
     # `replace`, because a lone surrogate has no encoding. It becomes "?", which is refused below.
-    ids = np.frombuffer(sequence.encode(errors="replace").translate(ID_OF_BYTE), np.uint8)
-    wrong = np.flatnonzero(ids == UNK)
-    if len(wrong):
-        position = int(wrong[0])
+    ids = sequence.encode(errors="replace").translate(ID_OF_BYTE)
+    position = ids.find(UNK)  # for short sequences a tenth of the time of a search by numpy
+    if position >= 0:
         raise InputError(f"{sequence[position]!r} at position {position} is no IUPAC letter for a nucleotide")
-    return ids
+    return np.frombuffer(ids, np.uint8)
 
 
 def is_base(ids: np.ndarray) -> npt.NDArray[np.bool_]:

@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 import hyenadna
 from hyenadna import HyenaDNAConfig, HyenaDNAPreTrainedModel
-from hyenadna.errors import CheckpointError
+from hyenadna.errors import CheckpointError, check_index
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .access_tokens import hide_secrets
@@ -229,6 +229,7 @@ def _load(source: str) -> HyenaDNAPreTrainedModel:
         "checkpoints and other layouts: `hyenadna convert` first)",
         source,
     ):
+        check_index(source, raises=CheckpointError)
         config = _load_config(source)
         names = {cls.__name__: cls for cls in HEADS.values()}
         cls = names.get((config.architectures or ["HyenaDNAModel"])[0])

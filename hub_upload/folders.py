@@ -25,13 +25,6 @@ except ImportError:
     # Windows has no such locks. There, killed runs leave their unfinished folders.
     fcntl = None
 
-# Counts far above those of any published model.
-_MOST = {
-    "num_labels": 1_000_000,
-    "n_layer": 10_000,
-    "num_hidden_layers": 10_000,
-    "num_inner_mlps": 10_000,
-}
 USABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 # The `repr` of what a hostile file holds may never end: ten lists of ten lists of ...
@@ -54,7 +47,7 @@ def readable(what: str, folder: str | Path | None = None) -> Iterator[None]:
 
     Args:
         what: The start of the message, such as "config.json cannot be read".
-        folder: That of a model, if one is loaded: the damaged file in it is named.
+        folder: The folder of the model that is loaded, if any, to name the damaged file in it.
     """
     try:
         yield
@@ -87,13 +80,7 @@ def check_counts(config: dict, source: str | Path) -> None:
     Raises:
         CheckpointError: A number is absurd.
     """
-    for name, most in _MOST.items():
-        value = config.get(name)
-        if isinstance(value, int | float) and value > most:
-            raise CheckpointError(
-                f"config.json of {source} says `{name}`: {SHORT.repr(value)}, but at most {most:,} are "
-                "expected"
-            )
+    errors.check_counts(config, source, raises=CheckpointError)
 
 
 def write_json(path: Path, content: dict, sort_keys: bool = False) -> None:

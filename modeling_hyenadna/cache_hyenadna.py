@@ -1,8 +1,10 @@
 """Exact generation in quasi-linear time: the long convolutions are continued, not computed again.
 
-What a token adds to later positions is added in spans of doubling size ("relaxed" or online
+A long convolution reads every earlier position, so a naive step costs as much as the sequence is
+long, and n tokens cost n^2. Here inputs are grouped in spans of doubling size, and what a span
+contributes to later positions is added up by one FFT, ahead of time ("relaxed" or online
 convolution, Fischer and Stockmeyer 1974; for long-convolution models arXiv 2410.12982 and
-2410.03766): n tokens cost O(n log^2 n), not n^2.
+2410.03766). Then n tokens cost O(n log^2 n).
 
 This file keeps the state. `HyenaDNAOperator` and `fused_inference.py` compute with it.
 
@@ -22,10 +24,11 @@ from transformers.cache_utils import CacheLayerMixin, DynamicCache
 from .configuration_hyenadna import HyenaDNAConfig
 from .long_convolution import Transform, channel_groups, next_fast_length
 
-# The newest inputs, up to this many, are summed over directly at each step. Older ones have been
-# added ahead of time.
+# A step sums directly over the newest inputs, up to this many. A shorter tail would mean more FFTs,
+# a longer one more to sum at each step.
 TAIL = 32
-# Spectra of filters are kept for spans up to this size. Larger spans are too rare for it to pay.
+# Spectra of filters are kept for spans of up to this size. A larger span comes too rarely to pay
+# for the memory.
 _KEPT_SPECTRA = 2**12
 
 # From a number of lags to filters (M, D, lags) and their skips (M, D).
@@ -33,8 +36,9 @@ MakeFilters = Callable[[int], tuple[Tensor, Tensor]]
 
 
 class ContinuedFilters:
-    """The filters of one layer up to some lag, and what follows from them. Never changed: copies of
-    a cache share it.
+    """The filters of one layer up to some lag, and what is computed from them.
+
+    It never changes, so copies of a cache share it.
 
     Args:
         make_filters: `HyenaDNAOperator.filters`.
@@ -46,8 +50,8 @@ class ContinuedFilters:
         self.k_MDL, self.skip_MD = make_filters(length)
         self.length = length
 
-        # For single steps: the skip is one more weight on lag 0, and lags run downwards as the
-        # inputs run upwards.
+        # For single steps: the skip adds to the weight of lag 0, and lags run downwards, so that a
+        # product with the newest inputs, oldest first, is the convolution.
         k_MDT = self.k_MDL[..., : TAIL + 1].clone()
         k_MDT[..., 0] += self.skip_MD
         self.direct_MDT = k_MDT.flip(-1)
@@ -61,10 +65,19 @@ class ContinuedFilters:
         return transform.filters(self.k_MDL[:, channels, : transform.length], self.skip_MD[:, channels])
 
     def span_spectrum(self, size: int, reach: int, gap: int, d: slice, n: int) -> Tensor:
-        """Spectrum of the lags from `size` inputs to `reach` positions which follow `gap` positions
-        after them.
+        """Return the spectrum of the lags from a span of inputs to later positions.
+
+        Args:
+            size: Number of inputs.
+            reach: Number of later positions.
+            gap: Number of positions between the last input and the first of them.
+            d: The channels.
+            n: Length of the transform.
         """
+        # Only spans that grow by doubling, one token at a time, ask for the same lags again.
         keep = gap == 0 and size == reach <= _KEPT_SPECTRA
+        # The shortest lag is from the last input to the first position, gap + 1; the longest is from
+        # the first input to the last position, gap + size + reach - 1.
         key = (size, d.start, n)
         if keep and key in self._spectra:
             return self._spectra[key]
@@ -76,8 +89,9 @@ class ContinuedFilters:
 
 @dataclass
 class Span:
-    """Inputs `start` to `end` - 1, whose contributions to the positions `end` to `reach` - 1 have
-    been added up.
+    """Inputs from `start` to `end`, whose contributions are added up as far as `reach`.
+
+    All three are positions in the sequence; the last two are not included.
     """
 
     start: int
@@ -86,15 +100,14 @@ class Span:
 
 
 class HyenaDNACacheLayer(CacheLayerMixin):
-    """What one block remembers of the positions it has seen. `DynamicCache(config=model.config)` is
-    made of these.
+    """What one block remembers. `DynamicCache(config=model.config)` has one for each block.
 
     `keys` are the inputs of the long convolutions, (B, M, D, capacity). `values` are the last
     inputs of the short one, (B, T - 1, C), or all of them since `activate_past_recording`.
 
-    The positions are cut into spans and, after them, the newest positions: the tail. What the
-    inputs of the spans contribute to positions to come has been added to `future`, (B, M, D,
-    positions from `future_start`).
+    The positions are cut into spans, and after those comes the tail, the newest ones. `future`,
+    (B, M, D, positions from `future_start` on), holds what the inputs in the spans contribute to
+    positions to come.
 
     Memory in float32 numbers, for n positions: `keys` up to 2 B M D n (the capacity doubles),
     `future` up to B M D n, and the filters, which the batch shares, up to 4 M D n. Float64 for a
@@ -120,7 +133,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
     def __init__(self, **kwargs):
         super().__init__()
         self.record_past = False
-        # within `branches`: the row of the cache that each row of the input follows
+        # Within `branches`, the row of the cache that each row of the input continues.
         self.rows: Tensor | None = None
         self._clear()
 
@@ -141,17 +154,19 @@ class HyenaDNACacheLayer(CacheLayerMixin):
     # -- what the library's `Cache` calls
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Start from empty tensors of shape (B, M, D, 0) and (B, 0, C) of the type and on the
-        device to keep.
-        """
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys, self.values = key_states, value_states
+        """Start from empty tensors (B, M, D, 0) and (B, 0, C); their type and device are kept."""
+        self.dtype = key_states.dtype
+        self.device = key_states.device
+        self.keys = key_states
+        self.values = value_states
         self.is_initialized = True
         self._forget_contributions()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Append inputs of the long convolutions (B, M, D, L) and of the short one (B, L, C);
-        return all that is kept.
+        """Append inputs of the long convolutions, (B, M, D, L), and of the short one, (B, L, C).
+
+        Returns:
+            All that is kept of both.
 
         Raises:
             ValueError: The batch or the sizes differ from those before.
@@ -179,7 +194,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         return -1
 
     def reset(self) -> None:
-        """Forget everything; also the filters, because the weights may change before the next use."""
+        """Forget everything, the filters too: the weights may change before the next use."""
         self._clear()
 
     def activate_past_recording(self) -> None:
@@ -187,17 +202,17 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         self.record_past = True
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last `-tokens_to_remove` positions (0 or a negative number, as for the
-        library's layers).
+        """Remove the last `-tokens_to_remove` positions: not positive, as in Transformers.
 
-        As there, what was recorded of the positions that stay is dropped: a second call reaches
-        back to the first.
+        As there, the recording begins anew: a second call can go back as far as this one, not
+        further.
 
         Raises:
             ValueError: The number is positive, or there are fewer positions.
             RuntimeError: The inputs of the short convolution before them are no longer kept.
         """
-        # a tensor in Transformers 5.16, which later sums would change in place
+        # In Transformers 5.16 it is a tensor. `self.length` would become one too, and a later `+=`
+        # would change it in place, wherever it is shared.
         count = -int(tokens_to_remove)
         if count < 0 or count > self.length:
             raise ValueError(
@@ -215,7 +230,8 @@ class HyenaDNACacheLayer(CacheLayerMixin):
             )
         self.values = self.values[:, max(0, columns - self.taps + 1) : columns]
         self.length -= count
-        if self.length < self.settled:  # what was removed has contributed to later positions
+        # Inputs that are gone now may be part of `future`. Sums cannot be undone without rounding.
+        if self.length < self.settled:
             self._forget_contributions()
 
     def _apply(self, change: Callable[[Tensor], Tensor]) -> None:
@@ -274,21 +290,26 @@ class HyenaDNACacheLayer(CacheLayerMixin):
 
     def reads_whole_blocks(self, length: int, mask_BL: Tensor | None) -> bool:
         """Whether `fused_inference.run_block` may continue this cache."""
-        if self.record_past:
+        if self.record_past:  # it keeps only the last columns
             return False
         if self.length == 0:
             return True
-        if mask_BL is not None:  # pads after what is cached have to be moved
+        if mask_BL is not None:  # pads after the cached positions have to be moved first
             return False
-        return length > 1 or self.rows is not None  # a single position is faster step by step
+        # A single position is faster as a dot product with the tail. Within `branches` nothing is
+        # added to the tail, so there is no such shortcut.
+        return length > 1 or self.rows is not None
 
     def reserve(self, length: int) -> None:
-        """Make room for `length` more inputs; the capacity doubles."""
+        """Make room for `length` more inputs.
+
+        The capacity doubles, so that the copies of n single steps cost O(n) altogether.
+        """
         needed = self.length + length
         capacity = self.keys.shape[-1]
         if needed <= capacity:
             return
-        # exactly as much at first: after a long prompt there may be few tokens, or none
+        # At first exactly what is needed: a long prompt may be followed by few tokens, or none.
         if capacity == 0:
             capacity = needed
         else:
@@ -298,10 +319,10 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         self.keys = larger
 
     def move_pads_to_the_front(self, pads_B: Tensor, length: int) -> Tensor:
-        """Shift each row's inputs to the right by its number of pads, so that the pads come before
-        all its tokens.
+        """Shift each row right by its number of pads, so that pads come before all its tokens.
 
-        Pads between what is cached and what follows it would be a gap.
+        Pads between the cached positions and the new ones would be a gap in the sequence: every lag
+        across it would be too long. Before all tokens they are zeros that nothing depends on.
 
         Args:
             pads_B: How many of the next `length` positions are pads: the first ones of each row.
@@ -325,18 +346,19 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         index = source_BL.clamp(0, now - 1)[:, None, None].expand(-1, *self.keys.shape[1:3], -1)
         moved = self.keys[..., :now].gather(-1, index).masked_fill(~known_BL[:, None, None], 0)
         self.keys[..., :now] = moved[..., :now]
-        self._forget_contributions()  # they are due later now
+        self._forget_contributions()  # the shifted inputs contribute to other positions now
         return moved[..., now:]
 
     def lags(self, make_filters: MakeFilters, length: int) -> ContinuedFilters:
-        """The filters, up to at least `length` lags."""
+        """Return the filters, up to at least `length` lags."""
         if self.filters is None or self.filters.length < length:
             self.filters = ContinuedFilters(make_filters, min(self.max_length, max(length, 4 * TAIL)))
         return self.filters
 
     def must_settle(self) -> bool:
-        """Whether a single step needs `settle` first: the tail is too long, or what has been added
-        up is used up.
+        """Return whether a single step needs `settle` first.
+
+        It does if the tail is full, or if `future` ends before the next position.
         """
         tail_is_full = self.length - self.settled >= TAIL
         return tail_is_full or (bool(self.spans) and self.spans[-1].reach <= self.length)
@@ -345,9 +367,15 @@ class HyenaDNACacheLayer(CacheLayerMixin):
     def settle(self, make_filters: MakeFilters, length: int) -> None:
         """Add up what all inputs so far, the tail's too, contribute to the next `length` positions.
 
-        The tail becomes a span. When generation has passed a span's reach, that span is merged with
-        all later ones, and contributions are added up for as many positions as the merged span is
-        long: spans double in size.
+        The tail becomes a span. Its contributions are added up for as many positions as it is long.
+        Once generation has passed a span's reach, that span is merged with all later ones, and the
+        merged span again reaches as far as it is long. So spans double, as in a binary counter:
+        each input takes part in log2(n) transforms, each of which costs O(log n) for a position.
+
+            positions      0        32       64       96       128
+            spans          [--------]                              reaches 64
+            merged         [-----------------]                     reaches 128
+            and a new one  [-----------------][--------]           reaches 128
         """
         now = self.length
         stop = now + length
@@ -355,7 +383,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         if start < now:
             self._add_span(make_filters, start, now, stop)
 
-        # A call of several positions may ask for more than a small span had added up.
+        # A call with several positions may need more than the small spans have added up.
         for span in self.spans:
             if span.reach < stop:
                 filters = self.lags(make_filters, stop)
@@ -366,7 +394,8 @@ class HyenaDNACacheLayer(CacheLayerMixin):
     def _take_back_spans(self, now: int, stop: int) -> int:
         """Remove the spans that are to be merged with the tail, and return where the first began."""
         start = self.settled
-        # no span reaches that far: all inputs at once
+        # The first span reaches furthest. If even that is not far enough, begin again with all
+        # inputs as one span: one large transform is cheaper than one for each span.
         if self.spans and self.spans[0].reach < stop:
             self.spans = []
             return 0
@@ -376,8 +405,8 @@ class HyenaDNACacheLayer(CacheLayerMixin):
 
     def _add_span(self, make_filters: MakeFilters, start: int, now: int, stop: int) -> None:
         """Make the inputs from `start` to `now` a span, which reaches to `stop` at least."""
-        # As far as the new span is long, but not beyond the span before it, which has a reach
-        # of its own.
+        # As far as the new span is long, but not further than the span before it: when that one is
+        # used up, both are merged, and sums beyond would have to be computed again.
         reach = max(stop, 2 * now - start, now + TAIL)
         reach = min(reach, self.spans[-1].reach if self.spans else self.max_length)
         filters = self.lags(make_filters, reach)
@@ -397,13 +426,19 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         stop: int,
         new: bool = False,
     ) -> None:
-        """Add to the positions [first, stop) what the inputs [start, end) contribute to them; or
-        write it, if new.
+        """Add to `future`, at `first` to `stop`, what the inputs `start` to `end` contribute there.
+
+        With `new`, write it instead.
+
+        Result i of the convolution of `size` inputs with the lags from gap + 1 on belongs to
+        position start + gap + 1 + i, with gap = first - end. So position `first` is result size -
+        1, the first one in which all inputs take part.
         """
         size = end - start
         reach = stop - first
-        # One period of a circular convolution: what wraps around comes before the positions that
-        # are taken.
+        # The convolution has 2 * size + reach - 2 results. A circular one of length
+        # size + reach - 1 is enough: what wraps around falls on the first size - 1 results, which
+        # are not used.
         n = next_fast_length(size + reach - 1)
         future = self.future[..., first - self.future_start : stop - self.future_start]
         inputs = self.keys[..., start:end]
@@ -421,9 +456,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
                     future[b, :, d] += result
 
     def due(self, b: slice, d: slice, length: int) -> Tensor | None:
-        """What the inputs so far contribute to the next `length` positions: (batch, M, channels,
-        length).
-        """
+        """Return what the spans contribute to the next positions, (B, M, channels, length)."""
         if not self.spans or self.length == 0:
             return None
         start = self.length - self.future_start
@@ -433,15 +466,11 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         return due if len(due) == 1 else due[self.rows[b]]
 
     def tail(self, m: int) -> Tensor:
-        """The inputs of long convolution `m` that are in no span yet, with the newest, just kept:
-        (B, D, tail).
-        """
+        """Return the inputs of convolution `m` in no span yet, up to the newest: (B, D, tail)."""
         return self.keys[:, m, :, self.settled : self.length + 1]
 
     def columns(self) -> Tensor:
-        """The last inputs of the short convolution, (B, T - 1, C); more of them if the past is
-        recorded.
-        """
+        """Return the last inputs of the short convolution, (B, T - 1, C), or all that are recorded."""
         return self.values if self.rows is None else self.values[self.rows]
 
     def keep(self, b: slice, m: int, d: slice, u_BDL: Tensor) -> None:
@@ -450,21 +479,22 @@ class HyenaDNACacheLayer(CacheLayerMixin):
             self.keys[b, m, d, self.length : self.length + u_BDL.shape[-1]] = u_BDL
 
     def advance(self, length: int, window_BLC: Tensor) -> None:
-        """Count `length` positions whose inputs have been kept. `window_BLC` ends in the short
-        convolution's inputs.
+        """Count `length` positions whose inputs have been kept.
+
+        `window_BLC` ends with the inputs of the short convolution at these positions.
         """
         if self.rows is not None:
             return
         self.length += length
         if not self.record_past:
-            # or all of it stays in memory
+            # A copy: a view would keep the whole window in memory.
             window_BLC = window_BLC[:, window_BLC.shape[1] - self.taps + 1 :].clone()
         self.values = window_BLC.detach()
 
 
 @contextmanager
 def branches(cache: DynamicCache, rows: Tensor) -> Iterator[None]:
-    """Many continuations of what is in a cache, which stays as it is; nothing is copied for them.
+    """Let many continuations read one cache, which stays as it is. Nothing is copied for them.
 
         with branches(cache, torch.zeros(24, dtype=torch.long)):
             model(ids, past_key_values=cache)  # 24 rows, each after the one sequence in the cache
@@ -489,7 +519,7 @@ def branches(cache: DynamicCache, rows: Tensor) -> Iterator[None]:
 
 
 def check_cache(config: HyenaDNAConfig, cache: Any) -> list[HyenaDNACacheLayer]:
-    """The layers of a cache, one for each block.
+    """Return the layers of a cache, one for each block.
 
     Raises:
         ValueError: It is no cache of this kind and size.

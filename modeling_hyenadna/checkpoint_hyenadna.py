@@ -14,12 +14,11 @@ logger = logging.get_logger(__name__)
 def check_checkpoint(
     config: HyenaDNAConfig, model: PreTrainedModel, state_dict, checkpoint_files, load_config
 ) -> None:
-    """Refuse an embedding of another size, and make a positional embedding that was trained a
-    parameter.
+    """Refuse an embedding of another size, and recognize a trained positional embedding.
 
-    The first published port trained `pos_emb.z`. Such a file must not be loaded into filters with
-    the analytic `z`. Of the two ways to compute `z`, which differ by one rounding, the one nearer
-    to the file is set.
+    The first published port trained `pos_emb.z`. The filters of such a checkpoint get a parameter
+    for it: with the analytic `z` they would be others. Of the two ways to compute `z`, which differ
+    by one rounding, the one nearer to the file is set.
 
     Raises:
         RuntimeError: The embedding has another size (the library's error for sizes that do not
@@ -68,9 +67,7 @@ def _check_embedding(name: str, tensor: torch.Tensor, config: HyenaDNAConfig) ->
 def _matching_formula(
     tensor: torch.Tensor, formulas: dict[bool, torch.Tensor], config: HyenaDNAConfig
 ) -> bool | None:
-    """Which `complex_positional_embedding` the stored `z` was computed with, or `None`: it was
-    trained.
-    """
+    """Return the `complex_positional_embedding` that gave `z`; `None` if `z` was trained."""
     if tensor.shape != (1, tensor.shape[1], config.emb_dim):
         return None
     # Compare in the type of the file. Other machines differ by a few roundings.
@@ -97,8 +94,9 @@ def _make_trainable(config: HyenaDNAConfig, model: PreTrainedModel) -> None:
 
 
 def _positional_embeddings(config: HyenaDNAConfig, length: int) -> dict[bool, torch.Tensor]:
-    """`z` (1, length, emb_dim) by `complex_positional_embedding`, that of the configuration first:
-    it wins a tie.
+    """Return `z`, (1, length, emb_dim), computed in both ways.
+
+    The way of the configuration comes first, so it wins a tie.
     """
     cpu = torch.device("cpu")
     formulas = {}
@@ -111,7 +109,7 @@ def _positional_embeddings(config: HyenaDNAConfig, length: int) -> dict[bool, to
 
 
 def _stored_tensors(state_dict, checkpoint_files, endings: tuple[str, ...]):
-    """Name and tensor of what the checkpoint holds under these endings, one at a time."""
+    """Yield the name and tensor of what the checkpoint holds under these endings, one at a time."""
     if state_dict is not None or not checkpoint_files:
         yield from ((k, v) for k, v in (state_dict or {}).items() if k.endswith(endings))
         return

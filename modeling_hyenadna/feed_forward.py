@@ -1,5 +1,6 @@
-"""The MLP of a block, in tiles of positions that stay in the cache: `fc2(gelu(fc1(x)))` with the
-tanh form of GELU.
+"""The MLP of a block, `fc2(gelu(fc1(x)))` with the tanh form of GELU, in tiles of positions.
+
+A tile's inner activations, four times as wide as its input, stay in the processor's cache.
 """
 
 import math
@@ -8,26 +9,27 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# gelu(x) = x / 2 * (1 + tanh(z)) = x * sigmoid(2 z) with z = sqrt(2 / pi) * (x + 0.044715 x^3);
-# sigmoid is far cheaper.
+# The tanh form of GELU is x / 2 * (1 + tanh(z)) with z = sqrt(2 / pi) * (x + 0.044715 x^3). It
+# equals x * sigmoid(2 z), and a sigmoid is far cheaper. In these constants, 2 z = x (c1 + c3 x^2).
 _C1 = 2 * math.sqrt(2 / math.pi)
 _C3 = _C1 * 0.044715
 
 
 def compute_dtype(weight: Tensor, device: str) -> torch.dtype:
-    """The type that a layer with this weight computes in: its own, or that of autocast."""
+    """Return the type that a layer with this weight computes in: its own, or that of autocast."""
     if torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return weight.dtype
 
 
 def tile_length(length: int, width: int, device: torch.device) -> int:
-    """Tile size in positions, chosen so that a (tile, width) buffer fits in the L2 cache and all
-    tiles are about equal.
+    """Return the size of a tile in positions.
 
-    A multiple of 16, for aligned rows. On a CPU never a power of two: rows would then compete for
-    the same lines of the cache.
+    A (tile, width) buffer fits in the L2 cache, and all tiles are about equal. The size is a
+    multiple of 16, so that rows are aligned.
     """
+    # 16 less than a power of two: at distances of a power of two, rows would compete for the same
+    # lines of the cache.
     numbers = 2**17 if device.type == "cpu" else 2**26
     most = max(64, numbers // width) - 16
     if length < 1.25 * most:
@@ -42,12 +44,14 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def _polynomial(x: Tensor) -> Tensor:
-    """`c1 + c3 x^2`, in one pass."""
+    """Return `c1 + c3 x^2`, in one pass."""
     return torch.addcmul(x.new_tensor(_C1), x, x, value=_C3)
 
 
 def _gelu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`gelu(x)` and its derivative `s + value (1 - s) (c1 + 3 c3 x^2)`, in few passes."""
+    """Return `gelu(x)` and its derivative `s + value (1 - s) (c1 + 3 c3 x^2)`, in few passes."""
+    # gelu = x s(x c) with c = c1 + c3 x^2 and s the sigmoid. Since s' = s (1 - s), the derivative
+    # is s + x s (1 - s) (c1 + 3 c3 x^2), and c1 + 3 c3 x^2 = 3 (c - 2/3 c1).
     c = _polynomial(x)
     s = (c * x).sigmoid_()
     value = x * s
@@ -56,13 +60,14 @@ def _gelu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _training_tile(rows: Tensor, w2: Tensor) -> int:
-    """Twice the tile of inference: the products for the weights' gradients are slow with few rows."""
+    """Return twice the tile of inference: with few rows, the weights' gradients would be slow."""
     return 2 * tile_length(len(rows), len(w2), rows.device)
 
 
 class _FeedForward(torch.autograd.Function):
-    """Saves its input and `fc1(x)`, not the activation: a third less than the modules save one
-    after another.
+    """Saves its input and `fc1(x)` for the backward pass, but not the activation.
+
+    That is a third less than the modules save when they are called one by one.
     """
 
     @staticmethod
@@ -103,7 +108,8 @@ class _FeedForward(torch.autograd.Function):
 
 
 def feed_forward(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """`gelu(x @ w1.T + b1) @ w2.T + b2`, for `x` of shape (..., d_model). All of one type. Once
-    differentiable.
+    """Return `gelu(x @ w1.T + b1) @ w2.T + b2` for `x` of shape (..., d_model), all of one type.
+
+    It can be differentiated once, not twice.
     """
     return _FeedForward.apply(x, w1, b1, w2, b2)

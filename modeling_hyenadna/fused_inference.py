@@ -1,10 +1,13 @@
-"""A block without gradients, in little memory: it may overwrite its input, and holds `hyena_order -
-1` buffers more.
+"""A block without gradients, in little memory.
 
-Three passes over the sequence:
-1. norm, projection, short convolution and first gate, in tiles of positions;
-2. the long convolutions, in groups of channels;
-3. last gate, output projection, residual sums and MLP, in tiles of positions.
+It may overwrite its input, and needs `hyena_order - 1` buffers of that size besides. Three passes
+over the sequence: 1. norm, projection, short convolution and first gate, in tiles of positions; 2.
+the long convolutions, in groups of channels; 3. last gate, output projection, residual sums and
+MLP, in tiles of positions.
+
+A naive block would hold its projections, which are `hyena_order + 1` times as large as its input.
+Here a tile's projections exist only while they are used, and the last gate is projected a second
+time.
 
 Shape suffixes as in `long_convolution.py`; P pieces of a tile (`pieces`).
 """
@@ -23,8 +26,10 @@ from .long_convolution import Transform, channel_groups, product, short_convolut
 
 @dataclass
 class Workspace:
-    """Memory that one block leaves to the next: fresh pages cost more than what is computed in
-    them.
+    """Memory that one block leaves to the next.
+
+    The system clears fresh pages before it hands them out, which can take longer than the work that
+    is done in them.
 
     Attributes:
         stream_BLD: A residual stream that nobody else holds. The next block, or the final norm,
@@ -140,8 +145,8 @@ class _FusedBlock:
         self.tiles = tiles(self.batch, self.length, self.width, self.device)
         self.one_tile = len(self.tiles) == 1
 
-        # Without a mask, and after the first taps, the projections' bias only adds to that of the
-        # short convolution.
+        # Without a mask, every tap after the first positions reads the projections' bias, which
+        # then only adds a constant to the short convolution's own.
         self.both_biases = parts.short_bias + parts.in_bias * parts.short_weight.sum(1)
 
         # Columns of projections from before these positions, for the taps that reach back to them.
@@ -158,7 +163,8 @@ class _FusedBlock:
         self.middle_gates = torch.empty(middle, dtype=self.dtype, device=self.device)
         self.new_columns = []
 
-        # a single tile is small enough to keep its last gate until pass 3
+        # A single tile is small enough to keep its last gate until pass 3. Several are not: there
+        # gate 0 is projected again.
         first = 0 if self.one_tile else 1
         for b, i in self.tiles:
             if self.past is not None and i.stop == self.length:
@@ -176,15 +182,16 @@ class _FusedBlock:
             if self.hyena_order > 2:
                 pieces(self.middle_gates[b, :, :, i].movedim(-1, 1), halves).copy_(x[:, :-2])
             torch.mul(x[:, -2], x[:, -1], out=pieces(self.value_BDL[b, :, i].transpose(1, 2), halves))
-            # the short convolution has a bias; from here on zeros stay zeros
+            # The short convolution's bias has filled the pads. From here on zeros stay zeros.
             if self.mask_BL is not None:
                 self.value_BDL[b, :, i].masked_fill_(~self.mask_BL[b, None, i], 0)
 
     def project(
         self, first: int, last: int, b: slice, i: slice, shape: Callable, bias: bool = True
     ) -> Tensor:
-        """Projections `first` to `last` - 1 at positions `i`: (P, (last - first) * D, L), cut by
-        `shape`.
+        """Return projections `first` to `last` - 1 at positions `i`: (P, (last - first) * D, L).
+
+        `shape` cuts a tile, positions second, into its pieces, positions last.
         """
         rows = slice(first * self.width, last * self.width)
         normed = self.norm(self.hidden_BLD[b, i], self.parts.norm1)
@@ -199,7 +206,7 @@ class _FusedBlock:
         """The same after the short convolution: (P, last - first, D, L)."""
         rows = slice(first * self.width, last * self.width)
         halves = self.halves(b, i)
-        # The taps reach back `taps` - 1 positions. Eight at a time keep the rows aligned.
+        # The taps reach back `taps` - 1 positions. Rounded up to eight, rows stay aligned.
         halo = min(i.start, -(-(self.taps - 1) // 8) * 8)
         early = slice(i.start - halo, i.stop)
 
@@ -232,6 +239,7 @@ class _FusedBlock:
             if self.past is not None:
                 self.past.keep(b, m, d, u)
             y = transform.inverse(transform.forward(u).mul_(spectra_MGF[m]))
+            # Convolutions are linear: what earlier positions contribute is added to the result.
             if due is not None:
                 y += due[:, m]
             u = y
@@ -245,8 +253,8 @@ class _FusedBlock:
     def finish(self) -> Tensor:
         hidden_BLD = self.hidden_BLD
         out_BLD = hidden_BLD if self.workspace.owns(hidden_BLD) else torch.empty_like(hidden_BLD)
-        # From the end: a tile's short convolution reads the tile before it, which must still be
-        # unchanged.
+        # From the end, because the result may replace the input: a tile's short convolution also
+        # reads the end of the tile before it.
         for b, i in reversed(self.tiles):
             gate_PDL = self.last_gate if self.one_tile else self.project_and_convolve(0, 1, b, i)[:, 0]
             y_PDL = gate_PDL.mul_(pieces(self.value_BDL[b, :, i].transpose(1, 2), self.halves(b, i)))
@@ -274,8 +282,10 @@ class _FusedBlock:
         return module(x.to(module.weight.dtype)).to(self.dtype)
 
     def halves(self, b: slice, i: slice) -> int:
-        """2 if a tile is one sequence of even length, with enough before it for the short
-        convolution; else 1.
+        """Return in how many pieces a tile is multiplied: 2 if it can be cut in the middle, else 1.
+
+        It can if it is one sequence of even length, with enough before it for the short
+        convolution.
         """
         one_sequence = b.stop - b.start == 1
         even = (i.stop - i.start) % 2 == 0
@@ -283,11 +293,10 @@ class _FusedBlock:
 
 
 def pieces(x: Tensor, parts: int, halo: int = 0) -> Tensor:
-    """A tile with positions last, of shape (P, ..., halo + L): P = batch pieces, or the two halves
-    of one sequence.
+    """Return a tile with positions last, (P, ..., halo + L).
 
-    Each half begins `halo` positions early. MKL multiplies a batch of two faster than one matrix of
-    twice the size.
+    The P pieces are the sequences of the tile, or the two halves of one, each of which begins
+    `halo` positions early. MKL multiplies a batch of two faster than one matrix of twice the size.
     """
     if parts == 1:
         return x.movedim(1, -1)
@@ -296,9 +305,7 @@ def pieces(x: Tensor, parts: int, halo: int = 0) -> Tensor:
 
 
 def tiles(batch: int, length: int, width: int, device: torch.device) -> list[tuple[slice, slice]]:
-    """The batch and the length cut into (batch, position) slices, each about as large as the cache
-    likes.
-    """
+    """Cut the batch and the length into slices (batch, positions) that fit in the cache."""
     size = tile_length(length, width, device)
     if length == size:  # whole sequences, several at a time
         rows = max(1, round(tile_length(batch * length, width, device) / length))

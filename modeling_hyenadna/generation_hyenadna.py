@@ -1,6 +1,4 @@
-"""What `generate` needs to know of HyenaDNA: its cache, its length, its vocabulary, pads, and stop
-strings.
-"""
+"""What `generate` asks a model: its cache, length and vocabulary, pads, and stop strings."""
 
 import copy
 from typing import TYPE_CHECKING, Any
@@ -13,8 +11,8 @@ from .configuration_hyenadna import HyenaDNAConfig
 from .inputs_hyenadna import positions_pads_first
 from .transformers_api import CACHE, generates_with_cache, one_cache
 
-# The tokens of the published vocabulary that are no base and no end of sequence: `generate` must
-# not emit them.
+# Tokens of the published vocabulary that are neither a base nor the end of a sequence: `generate`
+# must not emit them.
 _SPECIAL_TOKENS = [0, 2, 3, 4, 5, 6]
 
 
@@ -39,21 +37,21 @@ class HyenaDNAGenerationMixin(_GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As in Transformers. A folder without generation_config.json, as published ones are, gets
-        our defaults.
+        """Load as in Transformers.
+
+        A folder without generation_config.json, such as the published ones, gets our defaults.
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        # Transformers makes up a configuration for such a folder, which does not know the
-        # vocabulary.
+        # Transformers makes a configuration for such a folder, but knows nothing of the vocabulary.
         set_generation_defaults(model.generation_config, model.config)
         return loaded
 
     def generate(self, inputs=None, generation_config=None, *args, **kwargs):
-        """As in Transformers, with the one kind of cache that there is. `use_cache=False` gives the
-        same, slower.
+        """Generate as in Transformers, with the one kind of cache that HyenaDNA has.
 
-        A cache to continue may be passed as `cache` or as `past_key_values`, whatever the release.
+        `use_cache=False` gives the same tokens, more slowly. A cache to continue may be passed as
+        `cache` or as `past_key_values`, whatever the release.
 
         Raises:
             ValueError: Another kind of cache is asked for, or the prompt and `max_new_tokens`
@@ -116,7 +114,8 @@ class HyenaDNAGenerationMixin(_GenerationMixin):
             **{CACHE: cache},
             **kwargs,
         )
-        # peft up to 0.21 looks for the old name on any release, else it reads the prompt again
+        # peft up to 0.21 looks for the older name on every release. Without it, it would put the
+        # soft prompt in front again.
         if CACHE in inputs:
             inputs["past_key_values"] = inputs[CACHE]
         _move_right_pads(inputs)
@@ -161,8 +160,8 @@ class HyenaDNAGenerationMixin(_GenerationMixin):
             return super()._get_stopping_criteria(
                 generation_config, stopping_criteria, tokenizer=tokenizer, **kwargs
             )
-        # The library's own criterion fails: it puts "abcdef" through the tokenizer and wants it
-        # back.
+        # The library's own criterion fails here: it encodes "abcdef" and expects it back from the
+        # tokenizer, which knows bases only.
         criteria = StoppingCriteriaList([*stopping_criteria, *_stop_at(stop_strings, tokenizer)])
         others = copy.copy(generation_config)
         others.stop_strings = None
@@ -178,11 +177,10 @@ class HyenaDNAGenerationMixin(_GenerationMixin):
     def resize_token_embeddings(
         self, new_num_tokens=None, pad_to_multiple_of=None, *args, **kwargs
     ) -> nn.Embedding:
-        """As in Transformers. `generate` may emit the tokens that were added, so `new_num_tokens`
-        must count tokens.
+        """Resize as in Transformers. `new_num_tokens` is the number of tokens: `len(tokenizer)`.
 
-        Rows without a token are never emitted: those of `pad_to_multiple_of`, or the last 4 of 16
-        for 12 tokens.
+        `generate` may then emit the tokens that were added. It never emits rows without a token,
+        such as those of `pad_to_multiple_of`, or the last 4 of the published 16.
         """
         rows = self.config.vocab_size
         embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
@@ -200,14 +198,14 @@ class HyenaDNAGenerationMixin(_GenerationMixin):
 
 
 def set_generation_defaults(generation_config, config: HyenaDNAConfig) -> None:
-    """Emit bases, `N` and the end of the sequence only. What a checkpoint or a user set stays.
+    """Let `generate` emit bases, `N` and the end of the sequence only.
 
-    With another vocabulary all its tokens are emitted, but not the rows of the embedding that have
-    no token.
+    What a checkpoint or a user has set stays. Of another vocabulary all tokens are emitted, but no
+    row of the embedding without a token.
     """
     if generation_config.suppress_tokens is not None:
         return
-    # not read from a file: Trainer's `use_cache=False` is for training
+    # It was not read from a file: Trainer's `use_cache=False` in config.json is for training.
     if generation_config._from_model_config:
         generation_config.use_cache = True
     suppressed = list(range(config.token_count, config.vocab_size))

@@ -1,5 +1,4 @@
-"""What the model does with its inputs before and after the blocks: checks, masks, shifted labels,
-pooling.
+"""What the model does with inputs around its blocks: checks, masks, shifted labels, pooling.
 
 Checks and branches on values run only where values can be read: not while a graph is traced.
 """
@@ -33,7 +32,7 @@ def check_arguments(kwargs: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: The model does not know a name. A cache that comes under an unknown name, as from
-            a newer release of Transformers, would be a wrong result in silence.
+            a newer release of Transformers, would silently give wrong results.
         ValueError: Attentions or segments are asked for.
     """
     unknown = [name for name, value in kwargs.items() if value is not None and name not in OTHER_ARGUMENTS]
@@ -67,8 +66,9 @@ def check_arguments(kwargs: Mapping[str, Any]) -> None:
 def check_positions(
     position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor
 ) -> None:
-    """Raise where positions start again inside a row, as in a padding-free batch: the model would
-    see one sequence.
+    """Raise if positions start again inside a row, as in a padding-free batch.
+
+    The model would read such a row as one sequence.
     """
     if position_ids is None or is_tracing(position_ids) or position_ids.is_meta:
         return
@@ -78,7 +78,7 @@ def check_positions(
             f"`position_ids` has shape {tuple(position_ids.shape)}, but the input has (batch, length) = "
             f"{(batch, length)}. HyenaDNA counts positions by itself: leave it out."
         )
-    if attention_mask is not None:  # what stands at a pad is anybody's convention
+    if attention_mask is not None:  # each library has its own number for a pad
         mask = attention_mask[:, -length:].to(position_ids.device) != 0
         position_ids = torch.where(mask, position_ids, -1)
     before = position_ids.cummax(dim=1).values[:, :-1]
@@ -94,7 +94,7 @@ def check_positions(
 
 
 def one_input(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-    """The token ids or the embeddings, whichever came.
+    """Return the token ids or the embeddings, whichever came.
 
     Raises:
         ValueError: Both came, or neither.
@@ -107,9 +107,7 @@ def one_input(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
 
 
 def check_shape(config: HyenaDNAConfig, name: str, x: torch.Tensor, past: int = 0) -> None:
-    """Raise where the input has another shape than expected, is empty, or is too long with what is
-    in the cache.
-    """
+    """Raise if the input has the wrong shape, is empty, or is too long with what is in the cache."""
     expected = "(batch, length)" if name == "input_ids" else "(batch, length, d_model)"
     if x.ndim != expected.count(",") + 1:
         raise ValueError(f"`{name}` has shape {tuple(x.shape)}, but {expected} was expected.")
@@ -132,8 +130,9 @@ def check_shape(config: HyenaDNAConfig, name: str, x: torch.Tensor, past: int = 
 
 
 def check_range(ids: torch.Tensor, name: str, size: int, ignored: int | None = None) -> None:
-    """Raise where an id is not in [0, size). An index error deep inside, or a dead process on a
-    GPU, would say less.
+    """Raise if an id is not in [0, size).
+
+    Otherwise it would be an index error deep inside, or on a GPU the end of the process.
     """
     if is_tracing(ids) or ids.is_meta:
         return
@@ -151,8 +150,9 @@ def check_range(ids: torch.Tensor, name: str, size: int, ignored: int | None = N
 def read_mask(
     attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor, past_length: int | None = None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The mask as booleans, and for each row its positions with pads first; each `None` where it is
-    not needed.
+    """Return the mask as booleans, and for each row its positions with pads first.
+
+    Each is `None` where it is not needed.
 
     Args:
         attention_mask: Of shape (batch, past + length).
@@ -185,8 +185,8 @@ def read_mask(
         return None, None
 
     if past_length is None:
-        # A causal model never sees what is to the right: only a pad between two tokens is in the
-        # way.
+        # Nothing depends on pads to the right of all tokens, and pads to the left are zeros before
+        # the sequence. Only a pad between two tokens is in the way.
         runs_of_tokens = (on_cpu[:, 1:] & ~on_cpu[:, :-1]).sum(dim=1) + on_cpu[:, 0]
         in_the_way = (runs_of_tokens != 1).any()
     else:
@@ -198,20 +198,21 @@ def read_mask(
 
 
 def positions_pads_first(mask: torch.Tensor) -> torch.Tensor:
-    """For each row the positions of the pads, then those of the tokens, both from left to right:
-    (batch, length).
+    """Return each row's positions, those of pads before those of tokens: (batch, length).
+
+    Both are in order from left to right.
     """
-    # Sorted by a key without ties: a stable sort of the mask gives the same, but has no counterpart
-    # in ONNX.
+    # A key without ties gives what a stable sort of the mask would give, and ONNX has no stable
+    # sort.
     length = mask.shape[1]
     return (mask.to(torch.int64) * length + torch.arange(length, device=mask.device)).argsort(dim=1)
 
 
 def next_token_labels(labels: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The label that each position must predict: that of the next token, skipping pads; -100 where
-    there is none.
+    """Return the label that each position must predict: that of the next token, pads skipped.
 
-    A pad is neither a target nor the context of one: nothing predicts the first token of a row.
+    It is -100 where there is none. A pad is not a target, nor does it predict one, so nothing
+    predicts the first token of a row.
     """
     if attention_mask is None:
         return F.pad(labels, (0, 1), value=-100)[:, 1:]
@@ -232,8 +233,8 @@ def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooli
     if pooling == "max":
         return hidden_states.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
     if pooling == "mean":
-        # One matrix product per row, in at least float32: the sum over a million positions does not
-        # fit half precision.
+        # One matrix product per row, in at least float32: a sum over a million positions is too
+        # large or too coarse for half precision.
         weight = mask / mask.sum(dim=1, keepdim=True)
         dtype = torch.promote_types(hidden_states.dtype, torch.float32)
         return torch.einsum("bl,bld->bd", weight.to(dtype), hidden_states.to(dtype)).to(hidden_states.dtype)
@@ -246,6 +247,7 @@ def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooli
 
 
 def check_labels(labels: torch.Tensor, inputs: torch.Tensor, size: int) -> None:
+    """Raise if the labels of a batch have another shape than its inputs, or an id is out of range."""
     if labels.shape != inputs.shape[:2]:
         raise ValueError(
             f"`labels` has shape {tuple(labels.shape)}, but the input has (batch, length) = "
@@ -256,8 +258,10 @@ def check_labels(labels: torch.Tensor, inputs: torch.Tensor, size: int) -> None:
 
 
 def sequence_labels(config: HyenaDNAConfig, labels: torch.Tensor, batch: int) -> torch.Tensor:
-    """The labels of a sequence classifier: integers for classes, else numbers. Raise if they do not
-    fit.
+    """Return the labels of a sequence classifier: integers for classes, else numbers.
+
+    Raises:
+        ValueError: Their shape or a value does not fit the configuration.
     """
     kind = config.problem_type
     count = config.class_count

@@ -1,13 +1,12 @@
-"""The core of the Hyena operator: short convolution - gates - causal long convolutions - gates, by
-FFT.
+"""The core of the Hyena operator: short convolution, gates and causal long convolutions by FFT.
 
-One differentiable operation. It works through the channels in groups whose transforms stay in the
-cache, keeps no spectrum, and saves only its inputs for the backward pass, which computes the rest
-again.
+It is one differentiable operation. It works through the channels in groups small enough for their
+transforms to stay in the processor's cache. It keeps no spectrum: for the backward pass it saves
+its inputs alone, and computes the rest again.
 
-Shape suffixes: B batch, D channels (`d_model`), N order, C = (N + 1) * D projected channels, M = N
-- 1 convolutions, L length, G channels of one group, R rows of one transform, F frequencies, T taps
-of the short convolution.
+Shape suffixes: B batch, D channels (`d_model`), N order, C = (N + 1) * D projected channels,
+M = N - 1 convolutions, L length, G channels of one group, R rows of one transform, F frequencies,
+T taps of the short convolution.
 """
 
 import math
@@ -17,21 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# glibc gives every large buffer back to the system when it is freed, and fresh pages cost as much
-# as what is computed in them. Once a buffer of up to 32 MB has been freed, glibc keeps 64 MB
-# instead. This buffer is never touched: it costs nothing.
+# By default glibc returns every large buffer to the system when it is freed, and fresh pages cost
+# as much time as what is computed in them. Freeing one buffer of just under 32 MB raises its
+# limits: from then on it keeps up to 64 MB for reuse. Nothing writes to this buffer, so it takes no
+# memory.
 torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
 
 
 def next_fast_length(length: int) -> int:
-    """Smallest multiple of 16 that is >= `length` and has no prime factors but 2, 3, 5 and 7.
+    """Return the smallest multiple of 16 >= `length` whose only prime factors are 2, 3, 5 and 7.
 
-    A transform whose length has a large prime factor costs several times as much; one that is no
-    multiple of the vector width costs twice as much: 2058 = 2 * 3 * 7^3 against 2160 = 2^4 * 3^3 *
-    5.
+    A large prime factor makes a transform several times as slow. A length that is not a multiple of
+    the vector width makes it twice as slow: 2058 = 2 * 3 * 7^3 against 2160 = 2^4 * 3^3 * 5.
 
-    A symbolic length, of a graph that is exported for all lengths, comes back as it is: a search
-    would turn it into a constant.
+    A symbolic length, in a graph that is exported for all lengths, is returned unchanged: the
+    search would turn it into a constant.
     """
     if isinstance(length, torch.SymInt):
         return length
@@ -51,18 +50,19 @@ def _has_small_factors(number: int) -> bool:
 def channel_groups(
     batch: int, channels: int, length: int, device: torch.device
 ) -> tuple[list[slice], list[slice]]:
-    """Cut the batch and the channels into slices of about equal size: (of the batch, of the channels).
+    """Cut the batch and the channels into slices of about equal size, and return both lists.
 
-    One group of rows to transform is a slice of the channels with a slice of the batch.
-
-    On a CPU the buffer of a group's transforms fits in the cache (2**20 float32 numbers). Eight
-    long rows at a time are transformed twice as fast (per row) as two, unless the buffer is so
-    large (2**23) that its memory is always fresh. A GPU wants large launches.
+    A group is one slice of the batch with one slice of the channels. Its rows are transformed
+    together.
     """
     n = next_fast_length(2 * length - 1)
     if device.type == "cpu":
+        # 2**20 float32 numbers fit in the cache. Long sequences need more, but eight rows at a time
+        # still take half the time per row that two take, until the buffer is so large (2**23) that
+        # glibc returns it to the system after each use.
         rows = max(2, 2**20 // n, min(8, 2**23 // n))
     else:
+        # A GPU is busy only with large launches: 2**27 numbers are 512 MB.
         rows = max(2, 2**27 // n)
     batch_size = _even(batch, rows)
     width = _even(channels, max(1, rows // batch_size))
@@ -74,18 +74,17 @@ def _slices(total: int, size: int) -> list[slice]:
 
 
 def _even(total: int, most: int) -> int:
-    """Size of the parts that `total` is cut into: at most `most`, and as equal as possible."""
+    """Return the size of the parts when `total` is cut evenly into parts of at most `most`."""
     count = math.ceil(total / most)
     return math.ceil(total / count)
 
 
 def long_convolution(u_BDL: Tensor, k_DL: Tensor, skip_D: Tensor) -> Tensor:
-    """Causal convolution with one filter per channel, plus a skip: `y[t] = sum_{s<=t} k[t-s] u[s] +
-    skip * u[t]`.
+    """Convolve each channel causally with its filter, and add a skip.
 
-    It is linear, not circular: the transforms are at least `2 * L - 1` long (arXiv 2302.10866,
-        section 2). This is the
-    short form, in one piece: for graphs that are traced, and for continuing a cache.
+    `y[t] = sum_{s<=t} k[t-s] u[s] + skip * u[t]`. It is linear, not circular: the transforms are at
+    least `2 * L - 1` long, so nothing wraps around (arXiv 2302.10866, section 2). This is the short
+    form, in one piece. It serves traced graphs and the continuation of a cache.
 
     Args:
         u_BDL: Input of shape (batch, channels, length).
@@ -97,7 +96,10 @@ def long_convolution(u_BDL: Tensor, k_DL: Tensor, skip_D: Tensor) -> Tensor:
         A tensor of the shape and type of `u_BDL`.
     """
     length = u_BDL.shape[-1]
+    # On a ring of 2 L - 1 or more positions, the zero-padded product wraps around into positions
+    # from L on only, which are cut off.
     n = next_fast_length(2 * length)
+    # In bfloat16 the sums over thousands of lags would lose most of their digits.
     u = u_BDL.to(k_DL.dtype)
     y_BDF = torch.fft.rfft(u, n=n) * torch.fft.rfft(k_DL, n=n)
     y_BDL = torch.fft.irfft(y_BDF, n=n)[..., :length] + skip_D.to(k_DL.dtype)[:, None] * u
@@ -107,12 +109,10 @@ def long_convolution(u_BDL: Tensor, k_DL: Tensor, skip_D: Tensor) -> Tensor:
 def short_convolution(
     x_RL: Tensor, w_RT: Tensor, b_R: Tensor, halo: int = 0, out: Tensor | None = None
 ) -> Tensor:
-    """Causal convolution of T taps along the last dimension, with a bias; rows are all dimensions
-    but the last.
+    """Convolve along the last dimension with T taps, causally, and add a bias.
 
-    A sum of shifted multiples: PyTorch's depthwise `conv1d` is ten times slower on a CPU. The first
-    `halo` positions of
-    `x_RL` are context only: the result begins after them.
+    This is a sum of shifted multiples: PyTorch's depthwise `conv1d` is ten times slower on a CPU.
+    The first `halo` positions of `x_RL` are only read: the result begins after them.
     """
     taps = w_RT.shape[-1]
     length = x_RL.shape[-1]
@@ -126,8 +126,9 @@ def short_convolution(
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Matrix product over a batch; one side may be a single matrix. `matmul` would copy a
-    transposed side.
+    """Multiply matrices over a batch; either side may be a single matrix.
+
+    `matmul` would copy a transposed side first; `mm` and `bmm` read it in place.
     """
     batch = len(a) if a.ndim == 3 else len(b)
     if batch == 1:
@@ -179,15 +180,18 @@ class _ProjectBack(torch.autograd.Function):
 
 
 def project_back(y_BDL: Tensor, weight_DD: Tensor, bias_D: Tensor) -> Tensor:
-    """The linear layer from channels before positions back to (batch, length, d_model); see
-    `project`.
+    """Apply the output layer and put positions first again: (batch, length, d_model).
+
+    See `project` for why it is an operation of its own.
     """
     return _ProjectBack.apply(y_BDL, weight_DD, bias_D)
 
 
 class Transform:
-    """Zero-padded transforms of rows of `length` numbers, in one buffer that every group uses
-    again.
+    """Zero-padded transforms of rows of `length` numbers, all in one reused buffer.
+
+    The padding is written once, when the buffer is made: what is written later are the first
+    `length` numbers of each row, and `rfft` does not change its input.
     """
 
     def __init__(self, length: int, dtype: torch.dtype, device: torch.device):
@@ -207,13 +211,14 @@ class Transform:
 
     def forward(self, x: Tensor) -> Tensor:
         """Spectrum of `x`, of shape (..., length)."""
-        held = self.buffer(*x.shape[:-1])
-        if held.data_ptr() != x.data_ptr():
-            held.copy_(x)
+        padded_x = self.buffer(*x.shape[:-1])
+        # A caller that computes `x` straight into the buffer saves the copy.
+        if padded_x.data_ptr() != x.data_ptr():
+            padded_x.copy_(x)
         return torch.fft.rfft(self.padded[: x.shape[:-1].numel()]).view(*x.shape[:-1], -1)
 
     def filters(self, k_MGL: Tensor, skip_MG: Tensor) -> Tensor:
-        """Spectra of filters. The skip, `y += skip * u`, is one more weight on lag 0."""
+        """Return spectra of filters with their skips: `y += skip * u` adds to the weight of lag 0."""
         k = self.buffer(*k_MGL.shape[:-1]).copy_(k_MGL)
         k[..., 0] += skip_MG
         return self.forward(k)
@@ -224,12 +229,13 @@ class Transform:
 
 
 class _ShortConvolution:
-    """The short convolution of the projections, for one projection (a gate or the value) and one
-    group at a time.
+    """The short convolution, for one projection (a gate or the value) and one group at a time.
 
-    Without a mask it reads the projections as they are, and folds their bias into its own, which
-    saves a pass. The first results then have too much of it: taps from before the sequence read
-    zeros, not the bias.
+    Without a mask, the projections' bias b is folded into the convolution's own, which saves a
+    pass: `sum_lag w[lag] (q[t - lag] + b) = sum_lag w[lag] q[t - lag] + b sum_lag w[lag]`. At the
+    first T - 1 positions that is too much: taps that reach back before the sequence read zeros, not
+    b. `excess` is what has to be subtracted there. With a mask the bias is added first, since pads
+    must be zeros.
     """
 
     def __init__(self, p_BCL, in_bias_C, short_CT, short_bias_C, mask_BL, channels: int, dtype: torch.dtype):
@@ -243,13 +249,16 @@ class _ShortConvolution:
 
         self.pad_BL = None if mask_BL is None else ~mask_BL
         if mask_BL is None:
-            # the last column is that of all taps
+            # Taps run from the highest lag to lag 0, so entry t of the running sum is what the taps
+            # from the highest lag to lag T - 1 - t make of the bias. The last entry is all of them.
+            # The others, in reverse, are what the first positions have too much of: position 0
+            # lacks every lag but 0, position T - 2 only the highest.
             bias_PDT = self.in_bias_PD1 * self.w_PDT.cumsum(-1)
             self.bias_PD1 = self.bias_PD1 + bias_PDT[..., -1:]
             self.excess_PDT = bias_PDT[..., :-1].flip(-1)[..., : p_BCL.shape[-1]]
 
     def input(self, p: int, b: slice, d: slice) -> Tensor:
-        """Projection `p` of a group, with its bias unless that is folded in; pads are zero."""
+        """Return projection `p` of a group, with its bias unless that is folded in; pads are zero."""
         q_BGL = self.p_BPDL[b, p, d].to(self.w_PDT.dtype)
         if self.pad_BL is None:
             return q_BGL
@@ -259,7 +268,9 @@ class _ShortConvolution:
         x_BGL = short_convolution(self.input(p, b, d), self.w_PDT[p, d], self.bias_PD1[p, d, 0])
         if self.pad_BL is None:
             x_BGL[..., : self.taps - 1] -= self.excess_PDT[p, d]
-        elif p == self.value:  # the bias has filled the pads; from here on zeros stay zeros
+        elif p == self.value:
+            # The short convolution's bias has filled the pads. Gates need no mask: the value is a
+            # factor of every product, so zeros stay zeros.
             x_BGL.masked_fill_(self.pad_BL[b, None], 0)
         return x_BGL
 
@@ -270,25 +281,27 @@ class _ShortConvolution:
         self.gin_bias_PD = torch.zeros_like(self.gbias_PD)
 
     def backward(self, gx_BGL: Tensor, p: int, b: slice, d: slice) -> None:
-        """Accumulate the gradients of projection `p` from that of its result, `gx_BGL`, which is
-        overwritten.
+        """Accumulate the gradients of projection `p` from `gx_BGL`, that of its result.
+
+        `gx_BGL` is overwritten.
         """
         if self.pad_BL is not None and p == self.value:
             gx_BGL.masked_fill_(self.pad_BL[b, None], 0)
         q_BGL = self.input(p, b, d)
         gbias_G = gx_BGL.sum((0, 2))
 
-        # y[t] = sum_lag w[lag] q[t - lag]: the input's gradient is correlated with the taps, and
-        # each tap's gradient is the product of the result's gradient with the input `lag` positions
-        # earlier.
+        # From y[t] = sum_lag w[lag] q[t - lag] follow gq[t] = sum_lag w[lag] gy[t + lag], a
+        # correlation, and gw[lag] = sum_t gy[t] q[t - lag].
         gw_GT = self._gradient_of_taps(gx_BGL, q_BGL)
         gq_BGL = self._gradient_of_input(gx_BGL, p, b, d)
 
         if self.pad_BL is None:
-            # The folded bias is an input of ones: a tap reads it wherever it lies inside the
-            # sequence, that is everywhere but at the first `lag` positions.
+            # The folded bias b acts as a constant input. The tap of a lag reads it at all positions
+            # but the first `lag`, so the sum of gy over the rest is what b and this tap have seen:
+            # gw[lag] += b * seen[lag] and gb = sum_lag w[lag] seen[lag].
             length = gx_BGL.shape[-1]
-            missing = max(0, self.taps - 1 - length)  # taps longer than the sequence
+            # A sum over the first `lag` positions for every lag is a running sum with a zero in front.
+            missing = max(0, self.taps - 1 - length)  # lags longer than the sequence
             head_GT = F.pad(gx_BGL[..., : self.taps - 1].sum(0), (1, missing)).cumsum(-1)
             seen_GT = (gbias_G[:, None] - head_GT).flip(-1)
             gw_GT.addcmul_(seen_GT, self.in_bias_PD1[p, d])
@@ -299,13 +312,15 @@ class _ShortConvolution:
 
         self.gw_PDT[p, d] += gw_GT
         self.gbias_PD[p, d] += gbias_G
+        # In mixed precision the gradient was computed in another type than that of the projections.
         gp_BGL = self.gp_BPDL[b, p, d]
         if gq_BGL.data_ptr() != gp_BGL.data_ptr():
             gp_BGL.copy_(gq_BGL)
 
     def _gradient_of_taps(self, gx_BGL: Tensor, q_BGL: Tensor) -> Tensor:
-        """(G, T), from the highest lag to lag 0. A product and a sum: `einsum` is five times slower
-        here.
+        """Return (G, T), from the highest lag to lag 0.
+
+        A product and a sum for each lag: `einsum` takes five times as long.
         """
         length = gx_BGL.shape[-1]
         buffer = torch.empty_like(gx_BGL)
@@ -319,7 +334,7 @@ class _ShortConvolution:
         return torch.stack(sums[::-1], dim=-1)
 
     def _gradient_of_input(self, gx_BGL: Tensor, p: int, b: slice, d: slice) -> Tensor:
-        """(B, G, L), written in place where the projections have the type of the computation."""
+        """Return (B, G, L), written where it will be kept if the projections' type allows that."""
         w_GT = self.w_PDT[p, d]
         gp_BGL = self.gp_BPDL[b, p, d]
         out = gp_BGL if gp_BGL.dtype == gx_BGL.dtype else None
@@ -330,9 +345,7 @@ class _ShortConvolution:
 
 
 class _GatedLongConvolution(torch.autograd.Function):
-    """See `gated_long_convolution`. Projections 0 .. N - 1 are the gates, projection N is the
-    value.
-    """
+    """See `gated_long_convolution`. Projections 0 .. N - 1 are the gates, projection N the value."""
 
     @staticmethod
     def forward(ctx, p_BCL, in_bias_C, short_CT, short_bias_C, k_MDL, skip_MD, mask_BL):
@@ -344,6 +357,7 @@ class _GatedLongConvolution(torch.autograd.Function):
         y_BDL = torch.empty(batch, channels, length, dtype=p_BCL.dtype, device=p_BCL.device)
 
         rows, groups = channel_groups(batch, channels, length, p_BCL.device)
+        # Channels are the outer loop: a filter is transformed once for all rows of the batch.
         for d in groups:
             spectra_MGF = fft.filters(k_MDL[:, d], skip_MD[:, d])
             for b in rows:
@@ -373,6 +387,7 @@ class _GatedLongConvolution(torch.autograd.Function):
             for b in rows:
                 gy_BGL = gy_BDL[b, d].to(k_MDL.dtype)
                 _gradients_of_group(gy_BGL, b, d, short, fft, spectra_MGF, gk_spectra)
+            # The inverse transform is linear: one, of the sum over the batch, is enough.
             for m, spectrum_GF in gk_spectra.items():
                 gk_MDL[m, d] = fft.inverse(spectrum_GF.conj_physical_())
 
@@ -419,10 +434,12 @@ def _gradients_of_group(
         inputs.append(fft.forward(u))
         values.append(fft.inverse(inputs[-1] * spectra_MGF[m]))
 
-    # 2. Back through the gates and the convolutions. The gradients of a convolution are
-    # correlations: with spectra U, K, G of input, filter and gradient they are conj(U) G
-    # and conj(K) G. Both are computed as conj(U conj(G)) and conj(K conj(G)), so that one
-    # conjugate of G serves both, in place.
+    # 2. Back through the gates and the convolutions. Both gradients of a convolution are
+    # correlations. With the spectra U, K and G of its input, its filter and the gradient of its
+    # result, they are conj(U) G and conj(K) G. Computed as conj(U conj(G)) and conj(K conj(G)),
+    # they share one conjugate of G, made in place, and U and K stay as they are. Each value and
+    # spectrum is popped where it is used last, and then overwritten: the peak is what step 1 has
+    # kept.
     short.backward(values.pop().mul_(gy_BGL), 0, b, d)
     gv = torch.mul(gy_BGL, gates[0], out=fft.buffer(*gy_BGL.shape[:2]))
     for m in reversed(range(convolutions)):
@@ -432,7 +449,7 @@ def _gradients_of_group(
         gk_spectra[m] = gk_spectra[m].add_(gk) if m in gk_spectra else gk
         gu = fft.inverse(spectrum.mul_(spectra_MGF[m]).conj_physical_())
         short.backward(values.pop().mul_(gu), convolutions - m, b, d)
-        # the last one is transformed no more
+        # The last gradient is not transformed, so it needs no padded buffer.
         out = fft.buffer(*gu.shape[:2]) if m > 0 else gu
         gv = torch.mul(gu, gates[convolutions - m], out=out)
     short.backward(gv, short.value, b, d)
@@ -447,12 +464,11 @@ def gated_long_convolution(
     skip_MD: Tensor,
     mask_BL: Tensor | None = None,
 ) -> Tensor:
-    """Everything between the two projections of a Hyena operator (arXiv 2302.10866, definition
-    3.1).
+    """Everything between the two projections of a Hyena operator (arXiv 2302.10866, def. 3.1).
 
-    `x_0 .. x_{N-1}, v` = short convolution of `p + in_bias`; then for i = N-1 .. 1: `v = k * (v
-    x_i) + skip v x_i`, where `*` is the causal convolution; the result is `v x_0`. Once
-    differentiable.
+    `x_0 .. x_{N-1}, v` are the short convolution of `p + in_bias`. For i = N-1 .. 1 then `v = k_i *
+    (v x_i) + skip_i v x_i`, where `*` is the causal convolution. The result is `v x_0`. It can be
+    differentiated once, not twice.
 
     Args:
         p_BCL: Projections of shape (batch, (N + 1) * d_model, length), any strides, any floating
@@ -463,8 +479,8 @@ def gated_long_convolution(
         k_MDL: Filters of shape (N - 1, d_model, length), in float32 or float64: the type of the
             computation.
         skip_MD: Skip weights of shape (N - 1, d_model).
-        mask_BL: True where there is a token; masked positions, all in front of the tokens, count as
-            zeros.
+        mask_BL: True where there is a token. Masked positions count as zeros. They all come before
+            the tokens.
 
     Returns:
         A tensor of shape (batch, d_model, length) and of the type of `p_BCL`.

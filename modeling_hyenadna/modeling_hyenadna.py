@@ -1,10 +1,10 @@
-"""HyenaDNA: a decoder-only stack of Hyena operators over single bases (arXiv 2306.15794, arXiv
-2302.10866).
+"""HyenaDNA: a decoder-only stack of Hyena operators over single bases.
 
-Read top to bottom: operator, block, which form of them runs, model, heads. Inside the operator a
-tensor's name ends in
-its shape: B batch, L sequence length, D `d_model`, C (`hyena_order` + 1) * D projected channels, M
-`hyena_order` - 1 convolutions, T taps or lags.
+Papers: arXiv 2306.15794 (HyenaDNA), arXiv 2302.10866 (Hyena). Read top to bottom: operator, block,
+which form of them runs, model, heads.
+
+Inside the operator a tensor's name ends in its shape: B batch, L sequence length, D `d_model`,
+C (`hyena_order` + 1) * D projected channels, M `hyena_order` - 1 convolutions, T taps or lags.
 """
 
 import math
@@ -70,9 +70,7 @@ Convolve = Callable[[int, torch.Tensor], torch.Tensor]
 
 
 class HyenaDNAResidualLinear(nn.Linear):
-    """A projection whose output is added to the residual stream: a class of its own for its smaller
-    initial weights.
-    """
+    """A projection onto the residual stream; its class tells `_init_weights` to start it smaller."""
 
 
 class HyenaDNAShortConvolution(nn.Conv1d):
@@ -85,8 +83,9 @@ class HyenaDNAShortConvolution(nn.Conv1d):
 
 
 class HyenaDNAOperator(nn.Module):
-    """The Hyena operator of order N (arXiv 2302.10866, definition 3.1): N gates around N - 1 long
-    convolutions.
+    """The Hyena operator of order N: N gates around N - 1 long convolutions.
+
+    Source: arXiv 2302.10866, definition 3.1.
     """
 
     def __init__(self, config: HyenaDNAConfig):
@@ -112,12 +111,13 @@ class HyenaDNAOperator(nn.Module):
             u_BLD: Input of shape (batch, length, d_model).
             mask_BL: True where there is a token, of shape (batch, length).
             pads_first_BL: For each row its positions, all masked ones first, of shape (batch,
-                length). A causal convolution of zeros adds nothing: pads before all tokens are as
-                good as none.
+                length), or `None` if pads are there already.
             past: The block's layer of the cache, which these positions follow and are added to.
         """
-        # 1. Move pads to the front. Everything outside this operator acts on single positions and
-        # keeps its place.
+        # 1. Move pads to the front. There they are zeros before a sequence, which a causal
+        # convolution cannot tell from no input at all; between two tokens they would change every
+        # lag across them. Everything outside this operator acts on single positions, and keeps its
+        # place.
         if pads_first_BL is not None:
             u_BLD = u_BLD.gather(1, pads_first_BL[..., None].expand_as(u_BLD))
             if mask_BL is not None:
@@ -136,18 +136,21 @@ class HyenaDNAOperator(nn.Module):
         return torch.empty_like(y_BLD).scatter(1, pads_first_BL[..., None].expand_as(y_BLD), y_BLD)
 
     def filters(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The filters (hyena_order - 1, d_model, length) and the weights of their skips
-        (hyena_order - 1, d_model).
+        """Return the filters and the weights of their skips.
+
+        Their shapes are (hyena_order - 1, d_model, length) and (hyena_order - 1, d_model).
         """
-        # A graph must not look at the kept filters: they are compared with the weights by value.
+        # A graph cannot use kept filters: whether they are still right depends on the weights'
+        # values.
         by_modules = is_tracing(self.filter_fn.bias) or not all_untouched(self.filter_fn)
         if by_modules or torch.is_grad_enabled():
             return self.filter_fn(length, by_modules=by_modules)
         return self.filter_fn.evaluated(length).values(slice(0, self.config.d_model))
 
     def _as_one_op(self, u_BLD: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
-        """Everything up to the last gate, (batch, d_model, length), with the little memory of one
-        operation.
+        """Compute everything up to the last gate, (batch, d_model, length), as one operation.
+
+        It saves its inputs alone for the backward pass.
         """
         if is_untouched(self.in_proj):
             device = u_BLD.device.type
@@ -158,6 +161,7 @@ class HyenaDNAOperator(nn.Module):
         else:
             p_BCL = self.in_proj(u_BLD).transpose(1, 2)
             in_bias_C = None
+        # Filters stay in float32 even under autocast: see `HyenaDNAFilter`.
         k_MDL, skip_MD = self.filter_fn(u_BLD.shape[1], by_modules=not all_untouched(self.filter_fn))
         short = self.short_filter
         return gated_long_convolution(
@@ -167,10 +171,10 @@ class HyenaDNAOperator(nn.Module):
     def _step_by_step(
         self, p_BLC: torch.Tensor, mask_BL: torch.Tensor | None, past: HyenaDNACacheLayer | None
     ) -> torch.Tensor:
-        """The same by ordinary operations: for graphs, dropout, adapters, and to continue a cache.
+        """Compute the same by ordinary operations: for graphs, dropout, adapters and caches.
 
-        Positions after those in a cache get what a pass over the whole sequence gives them. With
-        gradients, those within `p_BLC` are exact, and what is in the cache is a constant.
+        Positions after those in a cache get what a pass over the whole sequence would give them.
+        Gradients within `p_BLC` are exact; what is in the cache is a constant.
 
         Args:
             p_BLC: Projections of the new positions, of shape (batch, length, (N + 1) * d_model).
@@ -183,6 +187,8 @@ class HyenaDNAOperator(nn.Module):
         """
         length = p_BLC.shape[1]
         x_BLC = p_BLC.to(self.filter_fn.dtype)
+        # The projection's bias has filled the pads, and the short convolution would carry it on into
+        # the first tokens.
         if mask_BL is not None:
             x_BLC = x_BLC.masked_fill(~mask_BL[..., None], 0)
 
@@ -198,7 +204,9 @@ class HyenaDNAOperator(nn.Module):
         *gates, v_BDL = self._convolve_short(window_BLC, length, p_BLC.dtype).split(
             self.config.d_model, dim=1
         )
-        if mask_BL is not None:  # the short convolution has a bias; from here on zeros stay zeros
+        # The short convolution's bias has filled the pads. The value is a factor of every product
+        # that follows, so from here on zeros stay zeros.
+        if mask_BL is not None:
             v_BDL = v_BDL.masked_fill(~mask_BL[:, None], 0)
 
         # 3. Gates and long convolutions: the new inputs among themselves, and what is due from
@@ -209,9 +217,8 @@ class HyenaDNAOperator(nn.Module):
             convolve = self._convolution_after(past, length)
         for m, gate_BDL in enumerate(reversed(gates[1:])):
             u_BDL = self.dropout(v_BDL * gate_BDL)
-            if (
-                mask_BL is not None and moved_BMDL is not None
-            ):  # inputs from the cache, in the place of the pads
+            # Where pads were moved, inputs from the cache have come into their place.
+            if mask_BL is not None and moved_BMDL is not None:
                 u_BDL = torch.where(mask_BL[:, None], u_BDL, moved_BMDL[:, m])
             v_BDL = convolve(m, u_BDL)
         if past is not None:
@@ -235,23 +242,29 @@ class HyenaDNAOperator(nn.Module):
             return window_BLC, None
         if length == 1 and is_tracing(mask_BL):  # a traced step of one token has no pads
             return window_BLC, None
+        # The pads lie between cached and new tokens. Move them in front of both, in the cache's inputs
+        # of the long convolutions and in this window of the short one.
         pads_B = (~mask_BL).sum(1)
         moved_BMDL = past.move_pads_to_the_front(pads_B, length)
         return _pads_in_front(window_BLC, pads_B, window_BLC.shape[1] - length), moved_BMDL
 
     def _convolution(self, length: int) -> Convolve:
-        """A function (m, u_BDL) -> long convolution m of the inputs."""
+        """Return a function (m, u_BDL) -> long convolution m of the inputs."""
         k_MDL, skip_MD = self.filters(length)
         return lambda m, u_BDL: long_convolution(u_BDL, k_MDL[m], skip_MD[m])
 
     def _convolution_after(self, past: HyenaDNACacheLayer, length: int) -> Convolve:
-        """A function (m, u_BDL) -> long convolution m of the new inputs, which are kept, after
-        those in the cache.
+        """Return a function (m, u_BDL) -> long convolution m, which continues that of the cache.
+
+        A convolution is a sum over inputs. Those of the cache that are in a span have been added
+        up: they are due. The new ones are convolved among themselves. For a single step, the tail
+        of the cache and the new input are summed directly, lag by lag.
         """
         everything = slice(None)
         one_step = length == 1 and past.rows is None and not torch.is_grad_enabled()
         if not one_step or past.must_settle():
             past.settle(self.filters, length)
+        # The filters in the cache have no gradients: with gradients, compute those of the new lags.
         if torch.is_grad_enabled():
             k_MDL, skip_MD = self.filters(length)
         else:
@@ -272,25 +285,24 @@ class HyenaDNAOperator(nn.Module):
         return convolve
 
     def _convolve_short(self, window_BLC: torch.Tensor, length: int, dtype: torch.dtype) -> torch.Tensor:
-        """The short convolution at the last `length` positions of a window, (batch, channels,
-        length).
-        """
+        """Return the short convolution at a window's last positions, (batch, channels, `length`)."""
         short = self.short_filter
         context = self.config.short_filter_order - 1
+        # While the past is recorded, the window has more columns than the taps reach back.
         window_BCL = window_BLC[:, window_BLC.shape[1] - length - context :].transpose(1, 2)
         if is_tracing(window_BCL) or not is_untouched(short):
-            # The module pads both ends itself; those results are cut off.
+            # The module pads both ends itself. Cut those results off.
             x_BCL = short(window_BCL.to(dtype))[..., context : context + length]
             return x_BCL.to(window_BCL.dtype)
         weight_CT = short.weight[:, 0].to(window_BCL.dtype)
         return short_convolution(window_BCL, weight_CT, short.bias.to(window_BCL.dtype), halo=context)
 
     def _project_back(self, y_BDL: torch.Tensor, called: bool) -> torch.Tensor:
-        """The output projection, (batch, length, d_model).
+        """Return the output projection, (batch, length, d_model).
 
         Args:
-            y_BDL: What comes out of the last gate, of shape (batch, d_model, length).
-            called: Call the module in any case.
+            y_BDL: Output of the last gate, of shape (batch, d_model, length).
+            called: Always call the module, even if its weights could be used directly.
         """
         out = self.out_proj
         if called or is_tracing(y_BDL) or not is_untouched(out):
@@ -302,9 +314,11 @@ class HyenaDNAOperator(nn.Module):
 
 
 def _pads_in_front(window_BLC: torch.Tensor, pads_B: torch.Tensor, past: int) -> torch.Tensor:
-    """The same rows with the pads, which follow the first `past` columns, in front of these, as
-    zeros.
+    """Return the rows with their pads, which follow the first `past` columns, moved to the front.
+
+    The pads become zeros.
     """
+    # Up to the last pad, each column comes from `pads` columns to the left; after it none moves.
     position_L = torch.arange(window_BLC.shape[1], device=window_BLC.device)
     source_BL = torch.where(position_L < past + pads_B[:, None], position_L - pads_B[:, None], position_L)
     moved_BLC = window_BLC.gather(1, source_BL.clamp(min=0)[..., None].expand_as(window_BLC))
@@ -346,10 +360,9 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         workspace: Workspace | None = None,
         past: HyenaDNACacheLayer | None = None,
     ) -> torch.Tensor:
-        """Run the block; `HyenaDNAOperator.forward` has the arguments. `workspace`: see
-        `Workspace`.
-        """
+        """Run the block; see `HyenaDNAOperator.forward` and `Workspace` for the arguments."""
         hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+        # As published: in half precision, what late layers add would be rounded away.
         if runs_fused(self, hidden_states, mask, pads_first, past):
             return self._fused(hidden_states, mask, workspace or Workspace(), past)
 
@@ -422,11 +435,9 @@ _MADE_OF = {
 
 
 def runs_as_one_op(operator: HyenaDNAOperator, u_BLD: torch.Tensor) -> bool:
-    """Whether everything between the projections is one differentiable operation,
-    `gated_long_convolution`.
+    """Return whether everything between the projections is one operation, `gated_long_convolution`.
 
-    Dropout between the convolutions, graphs, and modules that somebody wrapped need ordinary
-    operations.
+    Graphs, dropout between the convolutions, and wrapped modules need ordinary operations.
     """
     dropout = operator.training and operator.config.hyena_dropout > 0
     return not (is_tracing(u_BLD) or dropout) and is_untouched(operator.short_filter)
@@ -439,8 +450,9 @@ def runs_fused(
     pads_first: torch.Tensor | None,
     past: HyenaDNACacheLayer | None,
 ) -> bool:
-    """Whether the block needs no gradients and nothing of it is wrapped: then it runs in tiles, in
-    little memory.
+    """Return whether the block runs in tiles, in little memory.
+
+    It does if nobody needs gradients and no module of it is wrapped.
     """
     if block.training or torch.is_grad_enabled() or is_tracing(hidden_states):
         return False
@@ -452,12 +464,12 @@ def runs_fused(
 
 
 def is_untouched(module: nn.Module) -> bool:
-    """Whether calling the module does what its own weights say: no adapter, hook, offloading or
-    quantization.
+    """Return whether a module only does what its own weights say.
 
-    Only then may we read its weights instead of calling it, and overwrite its output in place.
+    No adapter, hook, offloading or quantization has changed it. Only then may we read its weights
+    instead of calling it, and overwrite its output in place.
     """
-    # accelerate hooks in by such an attribute
+    # accelerate replaces `forward` of the instance.
     if type(module) not in _MADE_OF or "forward" in vars(module):
         return False
     if (
@@ -478,8 +490,9 @@ def is_untouched(module: nn.Module) -> bool:
 
 
 def _has_global_hook() -> bool:
-    """Whether PyTorch calls something around every module of the process. Its own such function is
-    younger than 2.6.
+    """Return whether PyTorch calls something around every module of the process.
+
+    PyTorch has a function for this too, but not yet in 2.6.
     """
     module = nn.modules.module
     forward = module._global_forward_hooks or module._global_forward_pre_hooks
@@ -488,7 +501,7 @@ def _has_global_hook() -> bool:
 
 
 def all_untouched(module: nn.Module) -> bool:
-    """The same for the module and all modules in it."""
+    """Return whether a module and all modules in it are untouched."""
     return all(map(is_untouched, module.modules()))
 
 
@@ -544,9 +557,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """N(0, initializer_range), except where the published model differs (arXiv 2306.15794,
-        training repository).
-        """
+        """Draw from N(0, initializer_range), except where the published training code differs."""
         # Transformers calls this only for modules with parameters of their own.
         super()._init_weights(module)
         if isinstance(module, HyenaDNAResidualLinear):
@@ -566,8 +577,9 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in Transformers. Warns when `max_seq_len` is not the checkpoint's, because it changes
-        every filter.
+        """Load as in Transformers, and warn if `max_seq_len` is not the checkpoint's.
+
+        Another `max_seq_len` changes every filter.
         """
         try:
             model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -588,10 +600,9 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             )
         except OSError:  # an adapter comes without a configuration
             return model
-        was, now = (
-            stored.get("max_seq_len"),
-            (model[0] if isinstance(model, tuple) else model).config.max_seq_len,
-        )
+        loaded = model[0] if isinstance(model, tuple) else model  # with `output_loading_info`
+        now = loaded.config.max_seq_len
+        was = stored.get("max_seq_len")
         if was is not None and was != now:
             logger.warning(
                 f"The checkpoint was made with max_seq_len={was}, and is loaded with max_seq_len={now}. "
@@ -688,15 +699,8 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         dropout = self.backbone.dropout
         hidden_states = dropout(inputs_embeds)
         del inputs_embeds
-        workspace = None
-        # A block overwrites what the one before returned, unless a hook or a module in its place
-        # may have kept it.
-        if not (torch.is_grad_enabled() or is_tracing(hidden_states)) and all(
-            map(is_untouched, self.backbone.layers)
-        ):
-            workspace = Workspace()
-            if input_ids is not None and is_untouched(embedding) and is_untouched(dropout):
-                workspace.stream_BLD = hidden_states
+        made_here = input_ids is not None and is_untouched(embedding) and is_untouched(dropout)
+        workspace = self._workspace(hidden_states, made_here)
         # `assistant_early_exit` runs the first few blocks only: it lowers `n_layer` for the time of
         # a draft.
         blocks = list(self.backbone.layers)[: self.config.n_layer]
@@ -711,6 +715,18 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         else:
             hidden_states = norm(hidden_states.to(norm.weight.dtype))
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE: past_key_values})
+
+    def _workspace(self, hidden_states: torch.Tensor, made_here: bool) -> Workspace | None:
+        """Return the memory that blocks leave to each other, or `None` if they must not.
+
+        `made_here`: nobody else holds `hidden_states`, so the first block may overwrite it too.
+        """
+        if torch.is_grad_enabled() or is_tracing(hidden_states):
+            return None
+        # A hook, or a module in a block's place, may have kept what the block before returned.
+        if not all(map(is_untouched, self.backbone.layers)):
+            return None
+        return Workspace(stream_BLD=hidden_states if made_here else None)
 
     def _past(self, cache) -> tuple[list[HyenaDNACacheLayer] | list[None], int | None]:
         """The cache's layers, one for each block, and its length; `None`s where there is no cache."""
@@ -730,10 +746,9 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
 
 
 def _refuse_used_cache(past_length: int) -> None:
-    """Raise where activations are checkpointed and a cache is in use; warn where it is new, and
-    stays empty.
+    """Refuse a cache in use where activations are checkpointed, and warn about a new one.
 
-    A block that runs twice would add its positions to the cache twice.
+    A block that runs twice would add its positions to the cache twice. A new cache stays empty.
     """
     if past_length:
         raise ValueError(
@@ -772,15 +787,15 @@ class HyenaDNAForCausalLM(HyenaDNAGenerationMixin, HyenaDNAPreTrainedModel):
         cache=None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """Predict the next token at every position; see `HyenaDNAModel.forward` for the other
-        arguments.
+        """Predict the next token at every position. For other arguments see
+        `HyenaDNAModel.forward`.
 
         Args:
             labels: Token ids of shape (batch, length), usually the `input_ids`: the shift by one
                 happens here. -100 and masked positions are ignored. The loss is a softmax over all
                 `vocab_size` rows, as published.
-            logits_to_keep: Compute logits only for the last so many positions, or for these
-                positions; 0 for all.
+            logits_to_keep: Compute logits for this many last positions, or for the positions in a
+                tensor; 0 means all.
 
         Returns:
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, length, vocab_size).
@@ -796,7 +811,7 @@ class HyenaDNAForCausalLM(HyenaDNAGenerationMixin, HyenaDNAPreTrainedModel):
             cache=cache,
             **kwargs,
         )
-        # -0 is all of them
+        # A slice from -0 is everything.
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
 
@@ -817,8 +832,9 @@ class HyenaDNAForCausalLM(HyenaDNAGenerationMixin, HyenaDNAPreTrainedModel):
 
 
 class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
-    """The backbone, pooled by `config.pooling`, and a linear head: classes, several labels at once,
-    or regression.
+    """The backbone, pooled by `config.pooling`, and a linear head.
+
+    It predicts one class, several labels at once, or numbers; `config.problem_type` says which.
     """
 
     def __init__(self, config: HyenaDNAConfig):
@@ -873,8 +889,8 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
             loss = self.loss_function(labels=labels, pooled_logits=scores, config=self.config, **kwargs)
             count = kwargs.get("num_items_in_batch")
             if count is not None and labels.is_floating_point():
-                # Transformers divides by it for classes only, and an accumulated batch would count
-                # several times.
+                # Transformers divides by the count for classes only. The losses of accumulated
+                # batches would be summed, not averaged.
                 loss = loss * labels.numel() / count
         return SequenceClassifierOutputWithPast(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: getattr(outputs, CACHE)}
@@ -882,9 +898,7 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
 
 
 class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
-    """The backbone and a linear head that classifies every position, from what is at and to the
-    left of it.
-    """
+    """The backbone and a linear head that classifies each position by it and what precedes it."""
 
     def __init__(self, config: HyenaDNAConfig):
         super().__init__(config)

@@ -21,6 +21,7 @@ from .helpers.damage import (
     damages_of,
     digest_of,
     file_size_limit,
+    half_written,
     run,
     write_whole_files,
 )
@@ -68,7 +69,7 @@ def check_readable(reader: Reader, name: str | None, files: Path) -> None:
         damage(files / reader.file, name)
     outcome = run(reader.command, files, files / "out")
     assert outcome.code == 0, outcome
-    assert not [path for path in digest_of(files) if "unfinished" in path]
+    assert not half_written(digest_of(files))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -107,4 +108,4 @@ def test_a_disk_without_space(command, files):
     with file_size_limit(0):
         outcome = run(command, files, files / "out")
     assert complaint(outcome, command, "out", ".fa") is None, outcome
-    assert not [path for path in digest_of(files) if "unfinished" in path]
+    assert not half_written(digest_of(files))

@@ -347,6 +347,7 @@ def test_what_cannot_be_done_is_said_before_the_work(checkpoint, tmp_path):
     table.assign(label="one").to_csv(tmp_path / "one.csv", index=False)
     pd.concat([table[:2]] * 6).drop(columns="id").to_csv(tmp_path / "copies.csv", index=False)
     table[:4].to_csv(tmp_path / "few.csv", index=False)
+    table.assign(label=["1", "1.0"] * 6).to_csv(tmp_path / "twice.csv", index=False)
 
     def refuse(name: str, match: str, **changes) -> None:
         with pytest.raises(InputError, match=match):
@@ -356,6 +357,7 @@ def test_what_cannot_be_done_is_said_before_the_work(checkpoint, tmp_path):
     refuse("packed.fa.gz", "packed.fa.gz cannot be read")
     refuse("empty.csv", "empty.csv is empty")
     refuse("holes.parquet", "holes.parquet: the label of row 0 is missing")
+    refuse("twice.csv", "the labels '1' and '1.0' are the same number", min_rows=1)
     refuse("one.csv", "two classes and 5 rows of each", classifier="logistic")
     refuse(
         "copies.csv",

@@ -233,6 +233,16 @@ def test_the_card_says_what_metrics_json_says(no_proof, tmp_path):
     assert metrics["metrics"] == METRICS["metrics"] and metrics["settings"]["data"] == "promoters.csv"
 
 
+def test_the_card_says_what_k_mers_reached(no_proof, tmp_path):
+    result = {"metrics": {"test": {"mcc": 0.539, "loss": 0.5}}, "seconds": 3.0, "C": 0.01}
+    run_folder(tmp_path, metrics=METRICS | {"baselines": {"1..6-mer logistic regression": result}})
+    export(str(tmp_path / "run"), tmp_path / "out")
+    text = (tmp_path / "out/README.md").read_text()
+    assert "\n- 1..6-mer logistic regression, test: mcc 0.5390, loss 0.5000\n" in text
+    # they are no results of this model
+    assert 0.539 not in [result.metric_value for result in ModelCard(text).data.eval_results]
+
+
 CARDS = {
     hyenadna.HyenaDNAModel: (r"\(1, 25, 16\)", "feature-extraction"),
     hyenadna.HyenaDNAForCausalLM: (r"\d\.\d{4} nats per base", "text-generation"),

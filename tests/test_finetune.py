@@ -22,6 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
 from hyenadna.errors import InputError
+from hyenadna.genomics.labelled import read_labelled_data
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training import cli
@@ -32,6 +33,7 @@ from hyenadna.training.runs.supervised import (
     SequenceCollator,
     SetEpoch,
     StrandedRows,
+    _write_predictions,
     make_classifier,
     make_weighted_loss,
     predictions_table,
@@ -353,6 +355,19 @@ def test_predictions_tables_by_hand():
     numbers = Dataset.from_dict({"row": [0], "sequence": ["A"], "label": [1.5]})
     table = predictions_table(numbers, np.array([[1.25]]), "regression", ["value"])
     assert table.to_dict("records") == [{"row": 0, "label": 1.5, "predicted": 1.25}]
+
+
+def test_names_that_are_formulas_become_text_in_predictions(tmp_path):
+    """A spreadsheet would run them (C12)."""
+    table = make_rows(20).to_pandas()
+    table["id"] = [f"=1+{i}" for i in range(20)]
+    table["label"] = table["label"].replace("AT rich", "@SUM(A1)")
+    data = read_labelled_data(Dataset.from_pandas(table))
+    part = data.parts["validation"]
+    _write_predictions(tmp_path, data, "validation", np.full((len(part), 2), 0.5))
+    written = pd.read_csv(tmp_path / "predictions.csv")
+    assert written["id"].tolist() == [f"'{name}" for name in part["id"][:]]
+    assert set(written["label"]) | set(written["predicted"]) <= {"'@SUM(A1)", "GC rich"}
 
 
 @pytest.mark.parametrize("n_labels", [2, 40])

@@ -20,6 +20,8 @@ def campaign(tmp_path_factory) -> kills.Campaign:
         # after the last checkpoint is complete, while an older one is removed
         ("pretrain", r"rmdir out/checkpoint-4"),
         ("finetune_steps", r"open out/\.predictions\..*"),
+        # while a checkpoint is written that the second run writes again
+        ("finetune_epochs", r"rename out/checkpoint-15/\.manifest\..*"),
         # after `metrics.json`, while the parts are removed
         ("embed", r"rmdir out/\.unfinished"),
         ("variants", r"rmdir out/parts"),

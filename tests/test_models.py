@@ -153,3 +153,38 @@ def test_published_parameter_counts_are_those_of_the_shapes():
         assert f"{name}-hf ({tokens:,} tokens, {parameters:,} parameters)" in published_checkpoints()
         docs = (Path(__file__).parent.parent / "docs" / "fine-tuning.md").read_text()
         assert f"| `{name}` | {width} x {blocks} | {tokens:,} | {parameters:,} |" in docs
+
+
+@pytest.mark.parametrize("count", ["n_layer", "num_labels", "num_hidden_layers", "num_inner_mlps"])
+def test_absurd_counts_make_no_objects(checkpoint, count):
+    """An object would be made for each, until the memory is full."""
+    content = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**content, count: 10**9}))
+    with pytest.raises(InputError, match=rf"says `{count}`: 1000000000, but at most .* are expected"):
+        load_checkpoint(HyenaDNAForCausalLM, str(checkpoint), {})
+
+
+@pytest.mark.parametrize("size", ["d_model", "d_inner", "vocab_size", "filter_order"])
+def test_sizes_that_the_files_cannot_hold_take_no_memory(checkpoint, size):
+    content = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**content, size: 10**8 + 1}))
+    with pytest.raises(InputError, match=r"which asks for .* weights: its files have .* bytes"):
+        load_checkpoint(HyenaDNAForCausalLM, str(checkpoint), {})
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.safetensors", "/x.safetensors", "a/../../x", "..\\\\x", "C:\\\\x", 5, None]
+)
+def test_an_index_reads_its_own_folder_only(whole, tmp_path, name, capsys):
+    """Transformers follows it anywhere: `convert` refused, all others read the file (C7)."""
+    model = random_model(n_layer=1)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
+    shutil.copy(whole / "model.safetensors", tmp_path / "x.safetensors")
+    index = tmp_path / "shards" / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    load_checkpoint(HyenaDNAForCausalLM, str(tmp_path / "shards"), {})
+    index.write_text(json.dumps({**content, "weight_map": dict.fromkeys(content["weight_map"], name)}))
+    with pytest.raises(InputError, match=r"model.safetensors.index.json names .* is no file in its own"):
+        load_checkpoint(HyenaDNAForCausalLM, str(tmp_path / "shards"), {})
+    assert cli.main(["export", str(tmp_path / "shards"), str(tmp_path / "out")]) == 1
+    assert "which is no file in its own folder" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,13 +19,14 @@ from transformers import (
 
 from hyenadna import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNATokenizer
 from hyenadna.errors import InputError
-from hyenadna.training.finetune import FinetuneArguments
+from hyenadna.training.finetune import FinetuneArguments, finetune
 from hyenadna.training.runs import trainer as trainer_module
-from hyenadna.training.runs.checkpoints import last_complete_checkpoint
+from hyenadna.training.runs.checkpoints import last_complete_checkpoint, write_manifest
 from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_output_folder, finished_results
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments, StopAtNaN
 
 from .conftest import random_ids, random_model
+from .helpers.recipes import finetune_args, make_rows
 
 
 def arguments(folder, **kwargs) -> TrainingArguments:
@@ -136,6 +138,11 @@ def test_threads_do_not_get_each_others_filters():
         ({"num_train_epochs": -1}, "nothing would be trained"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4294967296; it must be .* at most 4,294,967,295"),
+        ({"learning_rate": math.nan}, "learning_rate is nan; it must be a finite number"),
+        ({"weight_decay": math.inf}, "weight_decay is inf; it must be a finite number"),
+        ({"num_train_epochs": math.nan}, "num_train_epochs is nan"),
+        ({"embed_dropout": math.nan}, "embed_dropout is nan"),
         ({"resume_from_checkpoint": "somewhere"}, "--resume"),
         ({"save_only_model": True}, "save_only_model"),
         ({"class_weights": True, "label_smoothing_factor": 0.3}, "do not go together"),
@@ -147,6 +154,20 @@ def test_impossible_training_settings_are_refused_at_once(setting, message, tmp_
     with pytest.raises(InputError, match=message):
         FinetuneArguments(output_dir=str(tmp_path / "run"), use_cpu=True, **setting)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"adam_beta1": 2.0}, r"optimiser takes other settings: Invalid beta parameter at index 0: 2\.0"),
+        ({"lr_scheduler_kwargs": {"a": 1}}, r"lr_scheduler_type takes other lr_scheduler_kwargs: .*'a'"),
+    ],
+)
+def test_settings_that_the_optimiser_refuses(setting, message, tmp_path):
+    """Each was a traceback of PyTorch or Transformers."""
+    args = FinetuneArguments(output_dir=str(tmp_path), use_cpu=True, d_model=8, n_layer=1, **setting)
+    with pytest.raises(InputError, match=message):
+        finetune(args, make_rows())
 
 
 def test_nothing_of_something_else_is_overwritten(tmp_path):
@@ -179,7 +200,7 @@ def test_the_third_step_in_a_row_that_is_not_finite_stops_the_training(tmp_path)
     ) as stopped:
         step(2.0, math.nan)
     assert "learning_rate is 0.5, max_grad_norm is 0" in str(stopped.value)
-    assert "no checkpoint is left" in str(stopped.value)
+    assert "the last checkpoint before that: none" in str(stopped.value)
 
 
 def make_trainer(folder, **settings) -> HyenaDNATrainer:
@@ -254,3 +275,22 @@ def test_fsdp2_keeps_the_weights_in_float32_under_bf16(tmp_path, monkeypatch):
     monkeypatch.setitem(AcceleratorState._shared_state, "fsdp_plugin", plugin)
     HyenaDNATrainer(model=random_model(), args=args)
     assert plugin.mixed_precision_policy is None
+
+
+class Hostile:
+    def __reduce__(self):
+        return (Path.touch, (Path("ran"),))
+
+
+def test_a_hostile_pickle_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
+    """Its manifest may be right. It was 20 lines of PyTorch's traceback (C12)."""
+    monkeypatch.chdir(tmp_path)
+    args = finetune_args("run", max_steps=1, resume=True)
+    finetune(args, make_rows())
+    (checkpoint,) = Path("run").glob("checkpoint-*")
+    torch.save(Hostile(), checkpoint / "optimizer.pt")
+    write_manifest(checkpoint)
+    Path("run/metrics.json").unlink()
+    with pytest.raises(InputError, match=r"checkpoint-1 holds a pickle that would run code: nothing was run"):
+        finetune(finetune_args("run", max_steps=1, resume=True), make_rows())
+    assert not Path("ran").exists()

@@ -213,8 +213,8 @@ def test_a_cut_archive_and_missing_files(folder, capsys):
     assert check_vcf(str(folder / "blocks.vcf.gz"))[0] == 5000
     for flags, message in (
         (("--vcf", folder / "none.vcf"), "no such file"),
-        ((), "one of them"),
-        (("--vcf", folder / "cut.vcf.gz", "--mutagenesis", "chr20"), "one of them"),
+        ((), "either --vcf or --mutagenesis"),
+        (("--vcf", folder / "cut.vcf.gz", "--mutagenesis", "chr20"), "either --vcf or --mutagenesis"),
     ):
         assert run(folder, None, *flags) == 1
         assert message in capsys.readouterr().err

@@ -1,10 +1,9 @@
 """The HyenaDNA tokenizer: one token per base, on the `tokenizers` (Rust) backend.
 
-`tokenizer.json` holds the whole behaviour: a saved tokenizer gives the same ids where only
-Transformers is installed.
-This class adds speed: a plain sequence is looked up in a table of 256 entries, and Rust runs only
-for what the table cannot do (pairs, offsets, special tokens inside the text, tokens that the user
-has added, ...).
+`tokenizer.json` holds the whole behaviour, so a saved tokenizer gives the same ids where only
+Transformers is installed. This class adds speed: it looks a plain sequence up in a table of 256
+entries, and leaves to Rust what the table cannot do (pairs, offsets, special tokens inside the
+text, added tokens, ...).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,16 +18,30 @@ from transformers import BatchEncoding, TokenizersBackend
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]")
 BASES = ("A", "C", "G", "T", "N")
 VOCABULARY = {token: i for i, token in enumerate(SPECIAL_TOKENS + BASES)}  # the published ids
-# RNA, and the IUPAC codes that stand for more than one base
+# Base -> other letters that are read as it: RNA, and the IUPAC codes for more than one base.
 READ_AS = {"T": "U", "N": "RYSWKMBDHV"}
 
 
+# What Transformers calls a special token -> the token.
+_SPECIAL_TOKEN_OF = {
+    "bos": "[BOS]",
+    "eos": "[SEP]",
+    "sep": "[SEP]",
+    "cls": "[CLS]",
+    "pad": "[PAD]",
+    "mask": "[MASK]",
+    "unk": "[UNK]",
+}
+
+
 class LazyBatchEncoding(BatchEncoding):
-    """A `BatchEncoding` that makes its Rust encodings (`tokens()`, `word_ids()`, `enc[0]`, ...)
-    when first asked.
+    """A `BatchEncoding` that makes its Rust encodings only when they are asked for.
+
+    `tokens()`, `word_ids()`, `enc[0]` and the like need them. For a million bases they are most of
+    the time and memory.
     """
 
-    # Not an argument of `__init__`: accelerate rebuilds a batch as `type(batch)(dict)`.
+    # Not an argument of `__init__`, because accelerate rebuilds a batch as `type(batch)(dict)`.
     _make: Callable[[], BatchEncoding] | None = None
     _made: Sequence[Encoding] | None
 
@@ -54,33 +67,37 @@ class LazyBatchEncoding(BatchEncoding):
 
 
 class HyenaDNATokenizer(TokenizersBackend):
-    """One token per base: `[CLS]`0 `[SEP]`1 `[BOS]`2 `[MASK]`3 `[PAD]`4 `[RESERVED]`5 `[UNK]`6
-    `A`7 `C`8 `G`9 `T`10 `N`11.
+    """One token per base, with the published ids.
 
-    `"ACGT"` becomes `[7, 8, 9, 10, 1]`: `[SEP]`, also the end-of-sequence token, is appended;
-    nothing is put in front. `U` is read as `T`, the IUPAC codes `RYSWKMBDHV` as `N` (the published
-    tokenizer made them `[UNK]`). Every other character is one `[UNK]`, a gap, a space and a line
-    break too, so character i is token i. Special tokens in the text (`"ACG[MASK]T"`) are read as
-    those tokens.
+    `[CLS]`0 `[SEP]`1 `[BOS]`2 `[MASK]`3 `[PAD]`4 `[RESERVED]`5 `[UNK]`6 `A`7 `C`8 `G`9 `T`10 `N`11.
+
+    `"ACGT"` becomes `[7, 8, 9, 10, 1]`: `[SEP]`, which is also the end-of-sequence token, is
+    appended, and nothing is put in front. `U` is read as `T`, and the IUPAC codes `RYSWKMBDHV` as
+    `N` (the published tokenizer made them `[UNK]`). Every other character is one `[UNK]`, even a
+    gap, a space or a line break, so character i is token i. Special tokens in the text
+    (`"ACG[MASK]T"`) are read as those tokens.
 
     Args:
-        model_max_length: longest input in tokens, special tokens included; what is longer gives a
+        model_max_length: Longest input in tokens, special tokens included. A longer one brings a
             warning.
-        do_upper_case: read lower case (soft-masked sequence) as upper case. `False` makes it
-            `[UNK]`, as the published tokenizer did. May be changed later: `tokenizer.do_upper_case
-            = False`.
-        add_eos_token: append `[SEP]`, unless a call says `add_special_tokens=False`. If None: what
-            the loaded `tokenizer.json` does, else True. May be changed later:
-            `tokenizer.add_eos_token = False`.
+        do_upper_case: Read lower case (soft-masked sequence) as upper case. With `False` it becomes
+            `[UNK]`, as in the published tokenizer. `tokenizer.do_upper_case = False` changes it
+            later.
+        add_eos_token: Append `[SEP]`, unless a call says `add_special_tokens=False`. None means
+            what the loaded `tokenizer.json` does, or else True. `tokenizer.add_eos_token = False`
+            changes it later.
         padding_side: `"left"`, as published, or `"right"`.
-        kwargs: passed to `TokenizersBackend`. Published files hold `characters`, which must be
-            `["A", "C", "G", "T", "N"]`, and `"add_special_tokens": false`, which is dropped because
-            it had no effect.
+        kwargs: Passed to `TokenizersBackend`. Published files hold `characters`, which must be
+            `["A", "C", "G", "T", "N"]`, and `"add_special_tokens": false`, which had no effect
+            there and is dropped.
 
     Raises:
-        AttributeError: an argument has the name of a method, such as `add_special_tokens`.
-        ValueError: another vocabulary (`characters`, `vocab`), or a backend (`tokenizer_object`,
-            `tokenizer_file`).
+        AttributeError: An argument has the name of a method, such as `add_special_tokens`.
+        ValueError: Another vocabulary was passed (`characters`, `vocab`), or a backend
+            (`tokenizer_object`, `tokenizer_file`).
+
+    >>> HyenaDNATokenizer()("acgtn")["input_ids"]
+    [7, 8, 9, 10, 11, 1]
     """
 
     model_input_names = ["input_ids", "attention_mask"]
@@ -96,15 +113,16 @@ class HyenaDNATokenizer(TokenizersBackend):
         **kwargs: Any,
     ):
         _refuse_other_vocabularies(kwargs)
-        # Published files hold these. They are not saved again: auto_map names code that our folder
-        # does not hold.
+        # Published files hold these, and they must not be saved again: auto_map names code that a
+        # folder of ours does not hold.
         for name in ("auto_map", "clean_up_tokenization_spaces", "merges"):
             kwargs.pop(name, None)
-        # loaded from files; if a user passes it, the library refuses the name of a method
+        # It was read from a file. If a user passes it, the library refuses it: a method has that
+        # name.
         if "name_or_path" in kwargs:
             kwargs.pop("add_special_tokens", None)
         add_bos_token = kwargs.pop("add_bos_token", None)
-        # there is one when tokenizer.json was read
+        # A tokenizer.json that was read has brought a post-processor, which knows.
         if add_eos_token is None and kwargs.get("post_processor") is None:
             add_eos_token = True
 
@@ -112,15 +130,7 @@ class HyenaDNATokenizer(TokenizersBackend):
         self._one_base = self._tokenizer.encode("A")
         self.do_upper_case = do_upper_case
 
-        names = {
-            "bos": "[BOS]",
-            "eos": "[SEP]",
-            "sep": "[SEP]",
-            "cls": "[CLS]",
-            "pad": "[PAD]",
-            "mask": "[MASK]",
-        }
-        for name, token in {**names, "unk": "[UNK]"}.items():
+        for name, token in _SPECIAL_TOKEN_OF.items():
             kwargs.setdefault(f"{name}_token", token)
         kwargs.setdefault("extra_special_tokens", ["[RESERVED]"])
         super().__init__(
@@ -129,8 +139,8 @@ class HyenaDNATokenizer(TokenizersBackend):
             padding_side=padding_side,
             **kwargs,
         )
-        # Transformers saves these two only as the post-processor in tokenizer.json, and drops one
-        # if given the other.
+        # Transformers saves these two as the post-processor in tokenizer.json alone, and given one
+        # of them it drops the other.
         before, after = self._special_ids()
         self._add_bos_token = self.bos_token_id in before if add_bos_token is None else add_bos_token
         self._add_eos_token = self.eos_token_id in after if add_eos_token is None else add_eos_token
@@ -157,6 +167,8 @@ class HyenaDNATokenizer(TokenizersBackend):
 
     @do_upper_case.setter
     def do_upper_case(self, value: bool) -> None:
+        # The table and Rust's normalizer say the same: the one for the fast path, the other for the
+        # rest and for tokenizer.json. 256 entries, one for each byte of an ASCII text.
         self._do_upper_case = value
         self._table = np.full(256, VOCABULARY["[UNK]"])
         steps = []
@@ -169,9 +181,11 @@ class HyenaDNATokenizer(TokenizersBackend):
         self._tokenizer.normalizer = normalizers.Sequence(steps)
 
     def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
-        """As in Transformers, but "m", which is read as `N` in a sequence, becomes a token "m", and
-        `N` stays `N`.
+        """Add tokens as in Transformers, but as they are written.
+
+        "m" in a sequence is read as `N`. As a new token it must not be, or `N` would become "m".
         """
+        # A token that the normalizer would change is matched against the text as it was given.
         tokens: list[str | AddedToken] = []
         for token in new_tokens:
             if not isinstance(token, AddedToken):
@@ -185,7 +199,8 @@ class HyenaDNATokenizer(TokenizersBackend):
         return super()._add_tokens(tokens, special_tokens)
 
     def _special_ids(self) -> tuple[list[int], list[int]]:
-        """Ids that the backend's post-processor puts before and after a sequence."""
+        """Return the ids that the backend's post-processor puts before and after a sequence."""
+        # Ask it with a one-letter sequence: the setting may have come from a tokenizer.json.
         ids = self._tokenizer.post_processor.process(self._one_base).ids
         at = ids.index(VOCABULARY["A"])
         return ids[:at], ids[at + 1 :]
@@ -208,7 +223,7 @@ class HyenaDNATokenizer(TokenizersBackend):
         if data is None:
             return super()._encode_plus(text, text_pair, *args, **kwargs)
         encoding = LazyBatchEncoding(data, tensor_type=kwargs.pop("return_tensors", None), n_sequences=1)
-        # Not `super()._encode_plus`: pickle would take a bound method for the one of this class.
+        # Not `super()._encode_plus`: pickle stores a bound method by name, and would find this one.
         encoding._make = partial(TokenizersBackend._encode_plus, self, text, **{**kwargs, "verbose": False})
         return encoding
 
@@ -226,9 +241,7 @@ class HyenaDNATokenizer(TokenizersBackend):
         verbose: bool = True,
         **others: Any,
     ) -> dict[str, list] | None:
-        """Encode by table what Rust would encode to the same ids, or return None: Rust has to do
-        it.
-        """
+        """Encode by table what Rust would encode to the same ids, or return None: Rust must do it."""
         texts = [text] if isinstance(text, str) else text
         padding_side = padding_side or self.padding_side
         before, after = self._special_ids() if add_special_tokens else ([], [])
@@ -236,6 +249,7 @@ class HyenaDNATokenizer(TokenizersBackend):
         if truncation_strategy != "do_not_truncate":
             keep = (max_length or 0) - len(before) - len(after)
 
+        # 1. Leave to Rust what the table cannot do, and errors: the library words those itself.
         if (
             any(others.values())  # offsets, overflow, words, ...
             or return_tensors not in (None, "pt", "np")
@@ -247,56 +261,79 @@ class HyenaDNATokenizer(TokenizersBackend):
         ):
             return None
 
-        if keep is not None:
-            texts = [t[:keep] if self.truncation_side == "right" else t[-keep:] for t in texts]
+        # 2. Cut the texts, one character for one token, and find the width of each row.
+        texts = self._cut(texts, keep)
         lengths = [len(before) + len(t) + len(after) for t in texts]
-        if padding_strategy == "do_not_pad":
-            widths = lengths
-        else:
-            longest = max_length if padding_strategy == "max_length" else None
-            widths = _padded_lengths(lengths, longest, pad_to_multiple_of)
+        widths = _padded_lengths(lengths, padding_strategy, max_length, pad_to_multiple_of)
         if return_tensors is not None and len(set(widths)) > 1:
-            return None  # for the usual error
+            return None
 
-        data: dict[str, list[Any]] = {"input_ids": [], "attention_mask": []}
-        for t, length, width in zip(texts, lengths, widths, strict=True):
-            start = width - length if padding_side == "left" else 0
-            end = start + length
-            ids = np.full(width, self.pad_token_id or 0, np.int64)
-            ids[start : start + len(before)] = before
-            ids[start + len(before) : end - len(after)] = self._table[np.frombuffer(t.encode(), np.uint8)]
-            ids[end - len(after) : end] = after
-            mask = np.zeros(width, np.int64)
-            mask[start:end] = 1
-            data["input_ids"].append(ids)
-            data["attention_mask"].append(mask)
+        # 3. Look up each row.
+        data = self._rows(texts, before, after, widths, padding_side)
         for row in data["input_ids"]:
             self._eventual_warn_about_too_long_sequence(row, max_length, verbose)
 
+        # 4. Return what was asked for.
         if return_attention_mask is None:
             return_attention_mask = "attention_mask" in self.model_input_names
         if not return_attention_mask:
             del data["attention_mask"]
-        if return_tensors is None:
-            data = {name: [row.tolist() for row in rows] for name, rows in data.items()}
-            if isinstance(text, str):
-                data = {name: rows[0] for name, rows in data.items()}
+        return _as_lists(data, isinstance(text, str)) if return_tensors is None else data
+
+    def _cut(self, texts: list[str], keep: int | None) -> list[str]:
+        """Return the texts cut to `keep` characters, on the tokenizer's side of truncation."""
+        if keep is None:
+            return texts
+        if self.truncation_side == "right":
+            return [text[:keep] for text in texts]
+        return [text[-keep:] for text in texts]
+
+    def _rows(
+        self,
+        texts: list[str],
+        before: list[int],
+        after: list[int],
+        widths: list[int],
+        padding_side: str,
+    ) -> dict[str, list[Any]]:
+        """Return the ids and the masks of ASCII texts, one array for each; see `_row`."""
+        data: dict[str, list[Any]] = {"input_ids": [], "attention_mask": []}
+        for text, width in zip(texts, widths, strict=True):
+            ids, mask = self._row(text, before, after, width, padding_side)
+            data["input_ids"].append(ids)
+            data["attention_mask"].append(mask)
         return data
 
+    def _row(
+        self, text: str, before: list[int], after: list[int], width: int, padding_side: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids and the mask of one ASCII text, each int64 `(width,)`, pads included."""
+        length = len(before) + len(text) + len(after)
+        start = width - length if padding_side == "left" else 0
+        end = start + length
+        # The letters are looked up all at once: the bytes of the text index the table.
+        ids = np.full(width, self.pad_token_id or 0, np.int64)
+        ids[start : start + len(before)] = before
+        ids[start + len(before) : end - len(after)] = self._table[np.frombuffer(text.encode(), np.uint8)]
+        ids[end - len(after) : end] = after
+        mask = np.zeros(width, np.int64)
+        mask[start:end] = 1
+        return ids, mask
+
     def _table_knows(self, texts: Any) -> bool:
-        """Whether the table alone gives the ids: ASCII without special tokens, and no tokens that a
-        user added.
+        """Return whether the table alone gives the ids.
+
+        It does for ASCII without special tokens, as long as nobody has added a token.
         """
-        if "token_type_ids" in self.model_input_names or len(self.added_tokens_decoder) != len(
-            SPECIAL_TOKENS
-        ):
+        has_added_tokens = len(self.added_tokens_decoder) != len(SPECIAL_TOKENS)
+        if has_added_tokens or "token_type_ids" in self.model_input_names:
             return False
         return all(isinstance(t, str) and t.isascii() and "[" not in t for t in texts)
 
 
 def _make_backend() -> Tokenizer:
-    """The Rust tokenizer: BPE without merges is its fastest model that yields single characters."""
-    # A cache of whole sequences would be of no use.
+    """Make the Rust tokenizer. BPE without merges is its fastest model of single characters."""
+    # Its cache would hold whole sequences, which never come twice.
     backend = Tokenizer(BPE(VOCABULARY, [], unk_token="[UNK]", fuse_unk=False, cache_capacity=0))
     backend.add_special_tokens(
         [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
@@ -306,8 +343,10 @@ def _make_backend() -> Tokenizer:
 
 
 def _refuse_other_vocabularies(kwargs: dict[str, Any]) -> None:
-    """Take the vocabulary out of the arguments; raise ValueError if it is not the published one, or
-    a backend came.
+    """Take the vocabulary out of the arguments.
+
+    Raises:
+        ValueError: It is not the published one, or a backend was passed.
     """
     characters = kwargs.pop("characters", BASES)
     vocab = kwargs.pop("vocab", VOCABULARY)
@@ -330,11 +369,23 @@ def _refuse_other_vocabularies(kwargs: dict[str, Any]) -> None:
             )
 
 
-def _padded_lengths(lengths: list[int], longest: int | None, multiple: int | None) -> list[int]:
-    """The length of each row with its pads: up to the longest row, or to `longest` if that is
-    given.
-    """
-    width = max(lengths) if longest is None else longest
+def _as_lists(data: dict[str, list[Any]], single: bool) -> dict[str, list[Any]]:
+    """Return the rows as lists of int; for a single text, its row alone."""
+    lists = {name: [row.tolist() for row in rows] for name, rows in data.items()}
+    if single:
+        return {name: rows[0] for name, rows in lists.items()}
+    return lists
+
+
+def _padded_lengths(
+    lengths: list[int], strategy: str, max_length: int | None, multiple: int | None
+) -> list[int]:
+    """Return the length of each row with its pads, by Transformers' padding strategy."""
+    if strategy == "do_not_pad":
+        return lengths
+    width = max(lengths)
+    if strategy == "max_length" and max_length is not None:
+        width = max_length
     if multiple:
         width += -width % multiple
     return [max(length, width) for length in lengths]

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from hyenadna.errors import HyenaDNAError, disk_error, one_line
 
 COMMANDS = {
-    "demo": "train on built-in real DNA, test, save, reload: four minutes on two cores",
+    "demo": "train on built-in real DNA, test, save, reload: minutes on two cores",
     "finetune": "train a classifier or a regression on your labelled sequences",
     "soft-prompt": "adapt a frozen model by learned tokens in front of your sequences",
     "few-shot": "classify from a few labelled examples in the context",

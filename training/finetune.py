@@ -72,8 +72,8 @@ class FinetuneArguments(RowsArguments, ClassifierArguments):
     reverse_complement: float | None = setting(
         None, "Probability to train on the other strand, in place of strands; .5 in the paper."
     )
-    test_time_averaging: bool | None = setting(
-        None, "Evaluate at the end on the mean of both strands' logits, in place of strands."
+    test_time_averaging: bool = setting(
+        False, "Evaluate at the end on the mean of both strands' logits, in place of strands."
     )
     baselines: bool = setting(True, "Fit a k-mer model on the same rows to compare with.")
     patience: int | None = setting(
@@ -105,7 +105,8 @@ class FinetuneArguments(RowsArguments, ClassifierArguments):
             raise InputError(f"strands is {self.strands!r}: leave {' and '.join(older)} out, which it sets")
 
     def _given(self, name: str) -> bool:
-        return getattr(self, name) is not None
+        value = getattr(self, name)
+        return value is not None and value is not False  # 0.0 is a probability that was given
 
     def asks_strands(self) -> bool:
         """Return whether the validation rows are to choose the strands."""
@@ -154,7 +155,7 @@ def _kmers(args: FinetuneArguments, labelled: LabelledData, path: Path, asks: bo
 def _strands(args: FinetuneArguments, kmers: dict | None) -> Strands:
     """Return how the run reads the strands, and say so if the validation rows chose it."""
     if not args.asks_strands():
-        older = Strands(args.reverse_complement or 0.0, bool(args.test_time_averaging))
+        older = Strands(args.reverse_complement or 0.0, args.test_time_averaging)
         return READ.get(args.strands, older)
     if kmers is None:
         print("strands: one (k-mers cannot be asked about these labels; --strands both reads both)")

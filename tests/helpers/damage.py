@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import re
 import resource
 import shutil
 import traceback
@@ -386,6 +387,11 @@ def digest_of(folder: Path) -> dict[str, str]:
         elif path.is_file() and path.suffix != ".fai":
             digests[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     return digests
+
+
+def half_written(digests: dict[str, str]) -> list[str]:
+    """The files and folders under the names that they have until they are complete."""
+    return [name for name in digests if re.search(r"\.\d+\.unfinished|\.hyenadna-", name)]
 
 
 def complaint(outcome: Outcome, command: str, *names: str) -> str | None:

@@ -53,6 +53,7 @@ from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
 from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.folder import Fingerprint
 from hyenadna.training.runs.models import RunResult
+from hyenadna.training.runs.outputs import inert
 from hyenadna.training.runs.settings import parse_settings, setting
 from hyenadna.training.runs.supervised import ClassifierArguments, classifier_for_trainer, train_and_test
 
@@ -373,7 +374,8 @@ def _write_tracks(output: Path, result: RunResult, labelled: LabelledData, kinds
     part = result.results["predictions_of"]
     names = labelled.label_names
     labels, probability = _read_predictions(output, names)
-    table = pd.DataFrame({"track": names, "kind": kinds, "auroc": auroc_of_tracks(probability, labels)})
+    tracks = [inert(name) for name in names]
+    table = pd.DataFrame({"track": tracks, "kind": kinds, "auroc": auroc_of_tracks(probability, labels)})
     table["positive"] = labels.sum(axis=0)
     table["rows"] = len(labels)
     write_whole(output / "tracks.csv", lambda path: table.to_csv(path, index=False))

@@ -9,23 +9,25 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel, set_seed
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, example_checkpoint
-from hyenadna.errors import HyenaDNAError, InputError, damage_in, one_line
+from hyenadna.errors import HyenaDNAError, InputError, check_counts, check_index, damage_in, one_line
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .settings import setting
 
+_LARGEST_NEW_HEAD = 10_000_000  # weights
+
 Model = TypeVar("Model", bound=PreTrainedModel)
 
-# What `--model` calls the checkpoint in the package, and a model from scratch.
+# The values of `--model` for the checkpoint in the package, and for a model from scratch.
 SHIPPED = Path(example_checkpoint()).name
 SCRATCH = "none"
 
-# Published checkpoints, LongSafari/NAME-hf: longest input in tokens, and parameters with tied
-# embeddings. Larger figures are about: files that store the computable positional embedding and time
-# axis of the filters count those too.
+# Published checkpoints, LongSafari/NAME-hf: the longest input in tokens, and the number of
+# parameters with tied embeddings. Some pages give larger numbers, which count the positional
+# embedding and the time axis that the files store.
 PUBLISHED = {
     "hyenadna-tiny-1k-seqlen": (1026, 436_096),
     "hyenadna-tiny-1k-seqlen-d256": (1026, 1_641_088),
@@ -139,7 +141,7 @@ def make_model(
 
 
 def checkpoint_path(name: str) -> str:
-    """Return where a checkpoint is: of `SHIPPED` the folder in the package, else the name itself."""
+    """Return the folder in the package for `SHIPPED`, and any other name unchanged."""
     if name == SHIPPED and not Path(name).exists():
         return example_checkpoint()
     return name
@@ -163,13 +165,16 @@ def load_checkpoint(
     """
     hint = " (Lightning checkpoints and other layouts: `hyenadna convert` first)"
     with loading(name, f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint):
+        check_counts(PreTrainedConfig.get_config_dict(checkpoint_path(name))[0], name)
         config = AutoConfig.from_pretrained(checkpoint_path(name))
     # `AutoConfig` above, and not our class: it would read the config.json of any other model.
     if not isinstance(config, HyenaDNAConfig):
         raise InputError(f"model {name!r} is a {config.model_type!r} model, not 'hyenadna'")
+    check_size(cls, config, name)
     # Mismatched shapes are allowed here, because a new head may have another number of labels.
     # Below, everything else that does not fit is refused.
     with loading(name, f"model {name!r} cannot be loaded"):
+        check_index(checkpoint_path(name))
         model, report = cls.from_pretrained(
             checkpoint_path(name),
             **settings,
@@ -186,6 +191,26 @@ def load_checkpoint(
         )
     check_finite(model, name)
     return model, config
+
+
+def check_size(cls: type[Model], config: HyenaDNAConfig, name: str) -> None:
+    """Raise `InputError` if config.json asks for far more weights than the files can hold.
+
+    Memory would be taken for them before anybody compares the shapes: a digit too many in `d_inner`
+    is enough to fill that of a machine.
+    """
+    files = list(Path(checkpoint_path(name)).glob("*.safetensors"))
+    if not files:
+        return  # on the Hub
+    with loading(name, f"model {name!r} cannot be made"), torch.device("meta"):
+        weights = sum(parameter.numel() for parameter in cls(config).parameters())
+    size = sum(file.stat().st_size for file in files)
+    # A weight has a byte at least. A new head may come on top.
+    if weights > size + _LARGEST_NEW_HEAD:
+        raise InputError(
+            f"model {name!r} does not fit its config.json, which asks for {weights:,} weights: its files "
+            f"have {size:,} bytes"
+        )
 
 
 def check_finite(model: nn.Module, name: str) -> None:

@@ -60,7 +60,7 @@ def has_second_strand(data: LabelledData) -> bool:
 def _first_rna(data: LabelledData) -> tuple[str, int] | None:
     """Return the part of the first sequence with a U, and its row in its source."""
     for part, rows in data.parts.items():
-        for i, sequence in enumerate(rows["sequence"]):
+        for i, sequence in enumerate(rows["sequence"][:]):
             if "U" in sequence or "u" in sequence:
                 return part, rows[i]["row"]
     return None

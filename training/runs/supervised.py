@@ -41,6 +41,7 @@ from .folder import (
 )
 from .metrics import make_compute_metrics, predicted_labels, probabilities
 from .models import RunResult, ScratchArguments, given, load_checkpoint, load_tokenizer, make_model
+from .outputs import inert
 from .pictures import write_confusion_matrix
 from .settings import result_settings, setting, settings_not_compared
 from .strands import Strands, mean_of_strands
@@ -395,6 +396,11 @@ class Comparison:
     verdict: Callable[[dict[str, dict], str], str] | None = None
 
 
+def _by_settings(args: SupervisedArguments, labelled: LabelledData, output: Path) -> Comparison:
+    """Compare with nothing, and read the strands as the settings say."""
+    return Comparison(Strands(args.reverse_complement, args.test_time_averaging))
+
+
 @one_writer
 def train_and_test(
     args: SupervisedArguments,
@@ -436,13 +442,11 @@ def train_and_test(
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS_FILE, settings)
 
-    comparison = Comparison(Strands(args.reverse_complement, args.test_time_averaging))
-    if compare is not None:
-        comparison = compare(args, labelled, output)
-
+    comparison = (compare or _by_settings)(args, labelled, output)
     trainer = _make_trainer(args, labelled, prepared, comparison.strands)
     cost = _train(trainer, output, args.resume)
-    trainer.compute_metrics = prepared["compute_metrics"]
+    if comparison.strands.average:  # `_predict` averages the strands itself
+        trainer.compute_metrics = prepared["compute_metrics"]
     metrics, probability = _evaluate(trainer, comparison.strands, labelled)
     # every process takes part in this and in the predictions above
     trainer.save_model(args.output_dir)
@@ -455,9 +459,7 @@ def train_and_test(
     _write_predictions(output, labelled, tested, probability[tested])
     result.results |= {
         "predictions_of": tested,
-        "problem_type": labelled.problem_type,
-        "label_names": labelled.label_names,
-        "rows": {part: len(rows) for part, rows in labelled.parts.items()},
+        **_about(labelled),
         **_sizes(prepared["model"]),
         "best_checkpoint": _name_of(trainer.state.best_model_checkpoint),
         **cost,
@@ -565,6 +567,14 @@ def _predict(
     return {**losses, **averaged}, logits
 
 
+def _about(labelled: LabelledData) -> dict:
+    return {
+        "problem_type": labelled.problem_type,
+        "label_names": labelled.label_names,
+        "rows": {part: len(rows) for part, rows in labelled.parts.items()},
+    }
+
+
 def _sizes(model: nn.Module) -> dict[str, int]:
     parameters = list(model.parameters())
     return {
@@ -619,6 +629,9 @@ def _write_predictions(output: Path, data: LabelledData, part: str, probability:
         return
 
     table = predictions_table(rows, probability, data.problem_type, data.label_names)
+    for name in {"id", "label", "predicted"} & set(table):
+        if pd.api.types.is_string_dtype(table[name]):  # of a regression, labels are numbers
+            table[name] = table[name].map(inert)
     write_whole(output / "predictions.csv", lambda path: table.to_csv(path, index=False))
     if data.problem_type == SINGLE_LABEL:
         predicted = predicted_labels(probability, data.problem_type)

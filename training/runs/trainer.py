@@ -7,7 +7,9 @@
 """
 
 import math
-from dataclasses import dataclass
+import pickle
+import shutil
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
-from hyenadna.errors import InputError
+from hyenadna.errors import InputError, reading
 
 from .checkpoints import last_complete_checkpoint, remove_old_checkpoints, write_manifest
 from .settings import setting
@@ -25,6 +27,7 @@ from .settings import setting
 logger = logging.get_logger(__name__)
 
 _SCHEDULE = "cosine_warmup_with_min_lr"
+_LARGEST_SEED = 2**32 - 1  # of NumPy
 
 
 @dataclass
@@ -65,6 +68,11 @@ class RecipeArguments(TrainingArguments):
 
     def check_training(self) -> None:
         """Raise `InputError` if nothing would be trained, or a run could not be resumed."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            # An infinite norm clips nothing, and says so.
+            if isinstance(value, float) and not math.isfinite(value) and f.name != "max_grad_norm":
+                raise InputError(f"{f.name} is {value}; it must be a finite number")
         for name in (
             "per_device_train_batch_size",
             "per_device_eval_batch_size",
@@ -76,8 +84,8 @@ class RecipeArguments(TrainingArguments):
             raise InputError(f"num_train_epochs is {self.num_train_epochs}: nothing would be trained")
         if self.learning_rate <= 0:
             raise InputError(f"learning_rate is {self.learning_rate}; it must be above 0")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; it must be at least 0")
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise InputError(f"seed is {self.seed}; it must be at least 0 and at most {_LARGEST_SEED:,}")
         if self.resume_from_checkpoint:
             raise InputError(
                 "resume_from_checkpoint is not used here: --resume continues the run in output_dir"
@@ -155,6 +163,14 @@ class HyenaDNATrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.add_callback(self._not_finite)
 
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        with reading("the optimiser takes other settings", errors=(TypeError, ValueError)):
+            return super().create_optimizer(*args, **kwargs)
+
+    def create_scheduler(self, *args, **kwargs):
+        with reading("lr_scheduler_type takes other lr_scheduler_kwargs", errors=(TypeError, ValueError)):
+            return super().create_scheduler(*args, **kwargs)
+
     def create_accelerator_and_postprocess(self) -> None:
         """Keep the weights in float32 under FSDP2 with bf16.
 
@@ -194,6 +210,11 @@ class HyenaDNATrainer(Trainer):
         self.args.save_total_limit = None
         try:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except pickle.UnpicklingError as error:  # PyTorch runs none
+            raise InputError(
+                f"{resume_from_checkpoint} holds a pickle that would run code: nothing was run. Remove the "
+                "folder, and --resume goes on from the checkpoint before"
+            ) from error
         finally:
             self.args.save_total_limit = self._checkpoints_to_keep
         self.check_weights()
@@ -239,11 +260,15 @@ class HyenaDNATrainer(Trainer):
                 f"step {self.state.global_step}: no checkpoint, because the weights hold NaN or infinity"
             )
             return
+        checkpoint = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+        if self.args.should_save:
+            # A run that was killed may have left a part of this one. Its files must not mix.
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
         # Every process writes its own random state. The manifest has to list them all.
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            checkpoint = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
             write_manifest(checkpoint)
             remove_old_checkpoints(checkpoint, self._checkpoints_to_keep, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
