@@ -415,21 +415,20 @@ def run(args: EmbedArguments) -> np.ndarray:
     settings = _settings(args, rows)
 
     output = Path(args.output_dir)
+    parts = Parts(output / ".unfinished", ".npz")
     with ExitStack() as at_end:
         if state.is_main_process:
             at_end.enter_context(locked(output))
             _check_folder(output, settings, args.resume)
         if args.resume and (output / METRICS_FILE).exists():
             print(f"{output} holds this run, and it is finished: nothing to do")
+            # A kill may have come between `metrics.json` and the end of the parts.
             if state.is_main_process:
-                Parts(output / ".unfinished", ".npz").remove()  # a kill may have interrupted this
+                parts.remove()
             return _read_embeddings(output, args.output_format)
 
-        parts = Parts(output / ".unfinished", ".npz")
         if state.is_main_process:
-            parts.folder.mkdir(parents=True, exist_ok=True)
-            remove_unfinished(parts.folder)
-            write_json(output / SETTINGS_FILE, settings)
+            _begin(output, parts, settings)
         state.wait_for_everyone()
         pieces = chunks_of(rows.lengths, args.chunk or config.max_seq_len)
         vectors = _embed_in_parts(model.eval().to(state.device), rows.sequences, pieces, args, parts, state)
@@ -440,12 +439,7 @@ def run(args: EmbedArguments) -> np.ndarray:
         _read_parts(parts, vectors)
         embeddings = average(vectors, pieces, len(rows.lengths))
         _write_embeddings(output, rows, embeddings, args.output_format)
-        results = {
-            "task": "biotypes" if args.gtf else Path(args.data).stem,
-            "rows": {"cross-validation": len(rows.ids)},
-        }
-        results |= {"metrics": {}, "hardware": hardware(state.device, state.num_processes)}
-        results |= {"versions": versions(), "settings": settings}
+        results = _results(args, rows, settings, state)
         if args.picture:
             _draw(output, rows, embeddings, args)
         if args.classifier:
@@ -456,6 +450,13 @@ def run(args: EmbedArguments) -> np.ndarray:
         parts.remove()
     print(f"{len(rows.ids):,} embeddings of {config.d_model} numbers are in {output}")
     return embeddings
+
+
+def _begin(output: Path, parts: Parts, settings: dict) -> None:
+    """Make the folders of a run, and write the settings that a resumed run is compared with."""
+    parts.folder.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(parts.folder)
+    write_json(output / SETTINGS_FILE, settings)
 
 
 def _check_tasks(args: EmbedArguments, rows: Rows) -> np.ndarray | None:
@@ -483,6 +484,18 @@ def _settings(args: EmbedArguments, rows: Rows) -> dict:
     pairs = [f"{name}\t{label}" for name, label in zip(rows.ids, labels, strict=True)]
     settings["rows_sha256"] = _digest(pairs)
     return settings
+
+
+def _results(args: EmbedArguments, rows: Rows, settings: dict, state: PartialState) -> dict:
+    """Return the content of `metrics.json` without a classifier's results."""
+    return {
+        "task": "biotypes" if args.gtf else Path(args.data).stem,
+        "rows": {"cross-validation": len(rows.ids)},
+        "metrics": {},
+        "hardware": hardware(state.device, state.num_processes),
+        "versions": versions(),
+        "settings": settings,
+    }
 
 
 def _digest(texts: Sequence[str]) -> str:

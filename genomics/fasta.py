@@ -79,19 +79,20 @@ def spellings(name: str) -> list[str]:
 
 
 def _remove_litter(index: Path) -> None:
-    """Remove what killed processes of this machine left when they wrote this index."""
+    """Remove the half-written indexes that killed processes of this machine left."""
     beginning = f".{index.stem}.{platform.node()}-"
     for path in index.parent.glob(f"{glob.escape(beginning)}*.unfinished.*"):
         number = path.name.removeprefix(beginning).partition(".")[0]
         if not number.isdecimal():
             continue
         try:
-            os.kill(int(number), 0)  # sends nothing, but tells whether the process is alive
+            # Signal 0 sends nothing, but shows whether the process is alive.
+            os.kill(int(number), 0)
         except ProcessLookupError:
             with suppress(OSError):
                 path.unlink()
         except OSError:
-            continue  # a process of somebody else
+            continue  # alive, but another user's
 
 
 def _check_unique(names: list[str]) -> None:
@@ -325,7 +326,7 @@ class SequenceFile:
         except FastaIndexingError as error:
             raise InputError(f"{self.path}: {str(error).rstrip('.')}{self._line_hint()}") from error
         except OSError as error:
-            # pyfaidx says of any error that the index is not writable, of a damaged block as well.
+            # pyfaidx says "not writable" after any error, even for a damaged block of the file.
             cause = error.__context__
             if isinstance(cause, OSError) and cause.errno is not None:
                 raise self._not_writable(path, cause) from cause

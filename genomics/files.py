@@ -173,11 +173,11 @@ def open_text(path: str | Path) -> TextIO:
 
 
 def text_lines(file: TextIO) -> Iterator[str]:
-    """Yield the lines of a text file with their ends.
+    """Yield the lines of a text file with their line breaks.
 
     Raises:
-        ValueError: A line holds NUL, which no text does: the file was damaged, or is in UTF-16. It
-            would become a part of a name or a class.
+        ValueError: A line contains NUL, which no text does. The file is damaged or in UTF-16, and
+            NUL would end up in a name or a class.
     """
     for number, line in enumerate(file, 1):
         if "\0" in line:
@@ -287,7 +287,7 @@ def _read_separated(path: str | Path) -> pd.DataFrame:
 
 
 def _check_nul(column: str, cells: pd.Series) -> None:
-    # as in `text_lines`; pandas keeps what it reads
+    # As in `text_lines`. Pandas keeps NUL in a cell.
     for row, cell in enumerate(cells):
         if isinstance(cell, str) and "\0" in cell:
             raise ValueError(

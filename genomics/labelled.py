@@ -73,10 +73,10 @@ def load_splice_junctions() -> DatasetDict:
 
 
 def load_tata_promoters() -> DatasetDict:
-    """Return the built-in TATA promoters: 4,548 `train`, 595 `validation`, 611 `test` rows of 300 bp.
+    """Return the built-in TATA promoters: 4,548 train, 595 validation and 611 test rows of 300 bp.
 
-    Classes `other` and `promoter`; columns `id`, `sequence`, `label`. Source, licence and what was
-    left out of the set: `tata_promoters.md`.
+    Columns `id`, `sequence` and `label`, with the classes `other` and `promoter`.
+    `tata_promoters.md` has source, licence and what was left out of the set.
 
     >>> load_tata_promoters()["test"].features["label"].names               # doctest: +SKIP
     ['other', 'promoter']
@@ -85,7 +85,7 @@ def load_tata_promoters() -> DatasetDict:
 
 
 def _built_in(file: str, names: list[str]) -> DatasetDict:
-    """Read a table of this folder whose column `split` holds the part of each row."""
+    """Read a table in this folder. Its column `split` has the part of each row."""
     table = pd.read_csv(Path(__file__).with_name(file), dtype=str, keep_default_na=False)
     features = Features(id=Value("string"), sequence=Value("string"), label=ClassLabel(names=names))
     parts = {}

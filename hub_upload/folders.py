@@ -47,7 +47,7 @@ def readable(what: str, folder: str | Path | None = None) -> Iterator[None]:
 
     Args:
         what: The start of the message, such as "config.json cannot be read".
-        folder: That of a model, if one is loaded: the damaged file in it is named.
+        folder: The folder of the model that is loaded, if any, to name the damaged file in it.
     """
     try:
         yield

@@ -255,7 +255,6 @@ def model_card(
     """
     architecture = type(model).__name__
     task = _TASKS[architecture]
-    # A path as origin is shown in the text, but is no `base_model` that the Hub could link to.
     origin = base_model or _section(metrics, "settings").get("model")
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)

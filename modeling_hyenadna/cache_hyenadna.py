@@ -74,7 +74,10 @@ class ContinuedFilters:
             d: The channels.
             n: Length of the transform.
         """
+        # Only spans that grow by doubling, one token at a time, ask for the same lags again.
         keep = gap == 0 and size == reach <= _KEPT_SPECTRA
+        # The shortest lag is from the last input to the first position, gap + 1; the longest is from
+        # the first input to the last position, gap + size + reach - 1.
         key = (size, d.start, n)
         if keep and key in self._spectra:
             return self._spectra[key]
@@ -130,7 +133,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
     def __init__(self, **kwargs):
         super().__init__()
         self.record_past = False
-        # within `branches`: the row of the cache that each row of the input follows
+        # Within `branches`, the row of the cache that each row of the input continues.
         self.rows: Tensor | None = None
         self._clear()
 
@@ -152,8 +155,10 @@ class HyenaDNACacheLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Start from empty tensors (B, M, D, 0) and (B, 0, C); their type and device are kept."""
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys, self.values = key_states, value_states
+        self.dtype = key_states.dtype
+        self.device = key_states.device
+        self.keys = key_states
+        self.values = value_states
         self.is_initialized = True
         self._forget_contributions()
 
@@ -197,8 +202,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         self.record_past = True
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last `-tokens_to_remove` positions: 0 or a negative number, as in
-        Transformers.
+        """Remove the last `-tokens_to_remove` positions: not positive, as in Transformers.
 
         As there, the recording begins anew: a second call can go back as far as this one, not
         further.
@@ -286,13 +290,15 @@ class HyenaDNACacheLayer(CacheLayerMixin):
 
     def reads_whole_blocks(self, length: int, mask_BL: Tensor | None) -> bool:
         """Whether `fused_inference.run_block` may continue this cache."""
-        if self.record_past:
+        if self.record_past:  # it keeps only the last columns
             return False
         if self.length == 0:
             return True
         if mask_BL is not None:  # pads after the cached positions have to be moved first
             return False
-        return length > 1 or self.rows is not None  # a single position is faster step by step
+        # A single position is faster as a dot product with the tail. Within `branches` nothing is
+        # added to the tail, so there is no such shortcut.
+        return length > 1 or self.rows is not None
 
     def reserve(self, length: int) -> None:
         """Make room for `length` more inputs.
@@ -313,8 +319,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         self.keys = larger
 
     def move_pads_to_the_front(self, pads_B: Tensor, length: int) -> Tensor:
-        """Shift each row to the right by its number of pads, so that pads come before all its
-        tokens.
+        """Shift each row right by its number of pads, so that pads come before all its tokens.
 
         Pads between the cached positions and the new ones would be a gap in the sequence: every lag
         across it would be too long. Before all tokens they are zeros that nothing depends on.
@@ -341,7 +346,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         index = source_BL.clamp(0, now - 1)[:, None, None].expand(-1, *self.keys.shape[1:3], -1)
         moved = self.keys[..., :now].gather(-1, index).masked_fill(~known_BL[:, None, None], 0)
         self.keys[..., :now] = moved[..., :now]
-        self._forget_contributions()  # each input stands at a later position now
+        self._forget_contributions()  # the shifted inputs contribute to other positions now
         return moved[..., now:]
 
     def lags(self, make_filters: MakeFilters, length: int) -> ContinuedFilters:
@@ -401,7 +406,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
     def _add_span(self, make_filters: MakeFilters, start: int, now: int, stop: int) -> None:
         """Make the inputs from `start` to `now` a span, which reaches to `stop` at least."""
         # As far as the new span is long, but not further than the span before it: when that one is
-        # used up, both are merged.
+        # used up, both are merged, and sums beyond would have to be computed again.
         reach = max(stop, 2 * now - start, now + TAIL)
         reach = min(reach, self.spans[-1].reach if self.spans else self.max_length)
         filters = self.lags(make_filters, reach)
@@ -421,8 +426,9 @@ class HyenaDNACacheLayer(CacheLayerMixin):
         stop: int,
         new: bool = False,
     ) -> None:
-        """Add to positions `first` to `stop` what inputs `start` to `end` contribute; write it, if
-        new.
+        """Add to `future`, at `first` to `stop`, what the inputs `start` to `end` contribute there.
+
+        With `new`, write it instead.
 
         Result i of the convolution of `size` inputs with the lags from gap + 1 on belongs to
         position start + gap + 1 + i, with gap = first - end. So position `first` is result size -
@@ -450,9 +456,7 @@ class HyenaDNACacheLayer(CacheLayerMixin):
                     future[b, :, d] += result
 
     def due(self, b: slice, d: slice, length: int) -> Tensor | None:
-        """Return what the settled inputs contribute to the next positions, (B, M, channels,
-        `length`).
-        """
+        """Return what the spans contribute to the next positions, (B, M, channels, length)."""
         if not self.spans or self.length == 0:
             return None
         start = self.length - self.future_start

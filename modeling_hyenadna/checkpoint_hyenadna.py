@@ -67,9 +67,7 @@ def _check_embedding(name: str, tensor: torch.Tensor, config: HyenaDNAConfig) ->
 def _matching_formula(
     tensor: torch.Tensor, formulas: dict[bool, torch.Tensor], config: HyenaDNAConfig
 ) -> bool | None:
-    """Return the `complex_positional_embedding` that gave the stored `z`, or `None`: it was
-    trained.
-    """
+    """Return the `complex_positional_embedding` that gave `z`; `None` if `z` was trained."""
     if tensor.shape != (1, tensor.shape[1], config.emb_dim):
         return None
     # Compare in the type of the file. Other machines differ by a few roundings.

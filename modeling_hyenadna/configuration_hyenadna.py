@@ -194,8 +194,9 @@ class HyenaDNAConfig(PreTrainedConfig):
 
     @property
     def token_count(self) -> int:
-        """Number of tokens of the vocabulary: the rows of the embedding from here on are padding,
-        and never emitted.
+        """Number of tokens in the vocabulary. Later rows of the embedding are padding.
+
+        `generate` never emits those.
 
         It is not saved, but `suppress_tokens` in generation_config.json is, which follows from it.
         """
@@ -211,9 +212,7 @@ class HyenaDNAConfig(PreTrainedConfig):
         return ["hyena"] * self.n_layer
 
     def validate_layer_type(self) -> None:
-        """Nothing to check: the kind follows from the architecture, and the library knows attention
-        only.
-        """
+        """Check nothing: the library knows only kinds of attention, and there is none."""
 
     def validate_sizes(self) -> None:
         """Raise if a size is impossible. Runs after `__init__` and before saving."""
@@ -249,9 +248,7 @@ class HyenaDNAConfig(PreTrainedConfig):
             )
 
     def validate_constants(self) -> None:
-        """Raise if a probability or a constant is impossible. Runs after `__init__` and before
-        saving.
-        """
+        """Raise if a probability or a constant is impossible; runs like `validate_sizes`."""
         for name in (
             "embed_dropout",
             "resid_dropout",

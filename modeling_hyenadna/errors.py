@@ -1,7 +1,7 @@
-"""The errors that a person can mend, and the one place where other errors become messages.
+"""The errors that a user can mend, and the one place where other errors become messages.
 
-What reads a file that a person gave does so inside `reading`, and JSON by `read_json`. Errors of
-writing need nothing: the command line asks `disk_error` about every error that reaches it.
+Whoever reads a file that a user gave does it inside `reading`, or by `read_json`. Writing needs
+nothing of the kind: the command line asks `disk_error` about every error that reaches it.
 """
 
 import csv
@@ -24,26 +24,28 @@ class HyenaDNAError(ValueError):
 
 
 class InputError(HyenaDNAError):
-    """Data, a file or a setting cannot be used as it is. The command line prints the message
-    without a traceback.
+    """Data, a file or a setting cannot be used as it is.
+
+    The command line prints the message without a traceback.
     """
 
 
 class CheckpointError(HyenaDNAError):
-    """A checkpoint, a folder or a setting cannot be used as it is. The command line prints it
-    without a traceback.
+    """A checkpoint or an exported folder cannot be used as it is.
+
+    The command line prints the message without a traceback.
     """
 
 
 class PushError(CheckpointError):
-    """The Hub refused an upload, or could not be reached. The message says what was published:
-    nothing, as a rule.
+    """The Hub refused an upload, or could not be reached.
+
+    The message says what was published; usually nothing was.
     """
 
 
-# What readers of damaged files raise: Python's own, zlib's, pandas' and Arrow's, whose errors
-# derive from these (ArrowInvalid is a ValueError, ArrowKeyError a KeyError). A damaged size asks
-# for more memory than there is.
+# What readers raise on a damaged file. Pandas' and Arrow's errors derive from these: ArrowInvalid
+# is a ValueError, ArrowKeyError a KeyError. A MemoryError comes from a damaged size.
 UNREADABLE = (
     OSError,
     EOFError,
@@ -74,8 +76,9 @@ _LONGEST = 300  # characters of another library's message
 
 
 def one_line(error: BaseException, longest: int = _LONGEST) -> str:
-    """Return the message of an error on one line, of bounded length; its kind where it has no
-    message.
+    """Return the message of an error as one line of bounded length.
+
+    Without a message, return the name of its class.
 
     >>> one_line(EOFError())
     'EOFError'
@@ -97,14 +100,14 @@ def reading(
     errors: type[Exception] | tuple[type[Exception], ...] = UNREADABLE,
     raises: type[HyenaDNAError] = InputError,
 ) -> Iterator[None]:
-    """Turn the errors of reading a file into one of a single line: WHAT: ERROR HINT.
+    """Turn errors of reading a file into a single line: WHAT: ERROR HINT.
 
     Args:
         what: The file, and what cannot be done with it.
-        hint: What to do.
-        errors: Those that the file may be to blame for. A mistake of ours keeps its type, unless
-            the work is done by another library, which may raise any `Exception`.
-        raises: Of what class the error is to be. The original one is kept as the cause.
+        hint: What to do about it.
+        errors: The errors that the file may be to blame for. Others keep their type, because they
+            are bugs of ours. Where another library does the work, pass `Exception`.
+        raises: The class of the new error. The original stays as its cause.
 
     >>> with reading("cut.fa.gz cannot be read"):
     ...     raise EOFError("Compressed file ended")
@@ -114,7 +117,7 @@ def reading(
     try:
         yield
     except HyenaDNAError:
-        raise  # it is a ValueError, and says already what is wrong
+        raise  # a ValueError too, but it already says what is wrong
     except errors as error:
         raise raises(f"{what}: {one_line(error)}{hint}") from error
 
@@ -123,7 +126,7 @@ def read_json(path: Path, hint: str = "", raises: type[HyenaDNAError] = InputErr
     """Return the object in a JSON file.
 
     Raises:
-        InputError: It cannot be read, is no JSON, or holds something other than an object.
+        InputError: It cannot be read, is not JSON, or holds something other than an object.
     """
     with reading(f"{path} cannot be read", hint, raises=raises):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -147,7 +150,7 @@ def check_counts(config: dict, source: object, raises: type[HyenaDNAError] = Inp
     Args:
         config: The content of config.json.
         source: Where it is from, for the message.
-        raises: Of what class the error is to be.
+        raises: The class of the error.
     """
     for name, most in _MOST.items():
         value = config.get(name)
@@ -172,7 +175,7 @@ def check_index(folder: str | Path, raises: type[HyenaDNAError] = InputError) ->
                 raise raises(f"{path} names {str(name)[:100]!r}, which is no file in its own folder")
 
 
-# Files of a model, tokenizer or adapter, and what they must have.
+# Files of a model, tokenizer or adapter, and a key that each must have.
 _JSON_OF_MODELS = {
     "config.json": "model_type",
     "adapter_config.json": "peft_type",
@@ -186,8 +189,8 @@ _JSON_OF_MODELS = {
 def damage_in(folder: str | Path) -> str | None:
     """Return what is wrong with the first damaged file of a model, tokenizer or adapter, or None.
 
-    For use after its loading failed: the error of the library seldom names the file. JSON must hold
-    an object, and a safetensors file all that its header promises.
+    Called after loading has failed, because the error of the library seldom names the file. JSON
+    must hold an object, and a safetensors file everything that its header promises.
     """
     try:
         for pattern, key in _JSON_OF_MODELS.items():
@@ -197,7 +200,8 @@ def damage_in(folder: str | Path) -> str | None:
                     raise InputError(f"{path} has no {key!r}")
         for path in sorted(Path(folder).glob("*.safetensors")):
             with reading(f"{path} cannot be read", errors=Exception):
-                path.open("rb").close()  # its error says more than that of safetensors
+                # First by Python, whose error says more than that of safetensors.
+                path.open("rb").close()
                 safe_open(path, framework="numpy")
     except InputError as error:
         return f"{error}. Copy or download it again"
@@ -208,10 +212,7 @@ def damage_in(folder: str | Path) -> str | None:
 
 
 def disk_error(error: BaseException) -> str | None:
-    """Return what to say if a file or the disk is to blame for this error, or None.
-
-    safetensors and PyTorch raise types of their own, which tell it in their text alone.
-    """
+    """Return a message if a file or the disk is to blame for this error, else None."""
     for link in _chain(error):
         reason = _disk_reason(link)
         if reason is not None:
@@ -220,7 +221,7 @@ def disk_error(error: BaseException) -> str | None:
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
-    """Return an error, its cause, the cause of that, and so on."""
+    """Return an error and what led to it, as a traceback would show them."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)
@@ -238,6 +239,7 @@ def _disk_reason(error: BaseException) -> str | None:
             return f"{where}{_CURES[error.errno]} ({error.strerror})"
         if where:
             return f"{where}{error.strerror}"
+    # safetensors and PyTorch raise types of their own. Only their text names the reason.
     for number, cure in _CURES.items():
         if os.strerror(number) in str(error):
             return f"{cure} ({one_line(error)})"

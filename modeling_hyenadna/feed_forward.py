@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# gelu(x) = x / 2 * (1 + tanh(z)) = x * sigmoid(2 z) with z = sqrt(2 / pi) * (x + 0.044715 x^3);
-# sigmoid is far cheaper.
+# The tanh form of GELU is x / 2 * (1 + tanh(z)) with z = sqrt(2 / pi) * (x + 0.044715 x^3). It
+# equals x * sigmoid(2 z), and a sigmoid is far cheaper. In these constants, 2 z = x (c1 + c3 x^2).
 _C1 = 2 * math.sqrt(2 / math.pi)
 _C3 = _C1 * 0.044715
 

@@ -89,6 +89,12 @@ class HyenaDNAGenerationMixin(_GenerationMixin):
         **kwargs: Any,
     ) -> dict[str, Any]:
         cache = one_cache(past_key_values, cache)
+        if next_sequence_length is not None and next_sequence_length <= 0:
+            raise ValueError(
+                f"The cache holds {cache.get_seq_length()} positions, but the prompt has "
+                f"{cache.get_seq_length() + next_sequence_length}: nothing is left to read. Leave the "
+                "prompt's last token out of the cache, or pass all tokens so far and one more."
+            )
         kwargs.pop("tokenizer", None)  # for stop strings: `generate` hands it on to every model
         if inputs_embeds is not None and is_first_iteration:
             self._prompt_length = input_ids.shape[1]  # in token ids: 0 where only embeddings came
@@ -209,16 +215,38 @@ def set_generation_defaults(generation_config, config: HyenaDNAConfig) -> None:
 
 
 def _move_right_pads(inputs: dict) -> None:
-    """Move pads that follow a prompt in front of it, in place: `generate` reads the last column."""
+    """Move pads that follow a row's tokens in front of them, in place: `generate` reads the last
+    column.
+
+    Only new positions move. The mask's first columns belong to what is in the cache.
+
+    Raises:
+        ValueError: A row has tokens in the cache and none after them, so there is no last one to
+            read.
+    """
     mask = inputs.get("attention_mask")
     if mask is None or mask.ndim != 2 or not (mask[:, -1] == 0).any():
         return
-    positions = positions_pads_first(mask != 0)
+    new = inputs.get("inputs_embeds")
+    if new is None:
+        new = inputs["input_ids"]
+    past = mask.shape[1] - new.shape[1]
+    cached_mask, new_mask = mask.tensor_split([past], dim=1)
+
+    no_token = (cached_mask != 0).any(dim=1) & ~(new_mask != 0).any(dim=1)
+    if no_token.any():
+        raise ValueError(
+            f"Row {no_token.nonzero()[0].item()} of `attention_mask` has tokens among the {past} cached "
+            f"positions, but none among the {new.shape[1]} that follow, and `generate` continues the last "
+            "one. Pad on the left; or, if the prompts are read in pieces, leave `prefill_chunk_size` out."
+        )
+    positions = positions_pads_first(new_mask != 0)
     rows = torch.arange(len(positions))[:, None]
-    for name in ("input_ids", "inputs_embeds", "attention_mask"):
+    for name in ("input_ids", "inputs_embeds"):
         x = inputs.get(name)
-        if x is not None and x.shape[1] == positions.shape[1]:
+        if x is not None:
             inputs[name] = x[rows, positions]
+    inputs["attention_mask"] = torch.cat([cached_mask, new_mask[rows, positions]], dim=1)
 
 
 class _StopAtTokens(StoppingCriteria):

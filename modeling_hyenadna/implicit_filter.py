@@ -103,8 +103,9 @@ class HyenaDNAFilter(nn.Module):
         width = config.d_model * (config.hyena_order - 1)
         self.bias = nn.Parameter(torch.empty(width))
 
-        # The published model has one sine at 1, 3, 5, ...: here 1 holds its frequency and serves
-        # the others, because Transformers cannot save a module that is shared inside one layer.
+        # The published model has the same sine module at 1, 3, 5, ... Transformers cannot save a
+        # module that occurs twice in one layer. So here it is at 1 only, and is called after every
+        # hidden layer. The identities keep the other layers at their published positions.
         layers = [HyenaDNAFilterLinear(config.emb_dim, config.filter_order), HyenaDNASin(config)]
         for _ in range(config.num_inner_mlps):
             layers += [HyenaDNAFilterLinear(config.filter_order, config.filter_order), nn.Identity()]
@@ -113,7 +114,7 @@ class HyenaDNAFilter(nn.Module):
         )
 
         self.pos_emb = HyenaDNAPositionalEmbedding(config)
-        self._kept: _Kept | None = None
+        self._kept: _Kept | None = None  # see `evaluated`
 
     @property
     def dtype(self) -> torch.dtype:
@@ -155,7 +156,7 @@ class HyenaDNAFilter(nn.Module):
         return k_CL.unflatten(0, (-1, self.config.d_model)), self.skip()
 
     def _call_modules(self, z_LE: Tensor) -> Tensor:
-        """The MLP's values, (C, L), by calling its layers."""
+        """Return the output of the MLP, (C, L), by calling its layers."""
         modules = list(self.implicit_filter)
         *layers, last = modules[::2]
         sin = modules[1]
@@ -165,14 +166,15 @@ class HyenaDNAFilter(nn.Module):
         return _call_linear(last, h_LO).T
 
     def _as_one_op(self, z_LE: Tensor, t_L: Tensor, deltas_C: Tensor) -> Tensor:
-        """The filters, (C, L), from the layers' weights."""
+        """Return the filters, (C, L), from the layers' weights."""
         mlp = self._weights(z_LE.dtype)
         layers = [tensor for layer in mlp.layers for tensor in layer]
         shift = self.config.modulation_shift
         return _FilterOp.apply(z_LE, t_L, deltas_C, shift, mlp.freq, mlp.last_CO, *layers)
 
     def _weights(self, dtype: torch.dtype) -> "_MLPWeights":
-        """The weights of the MLP; only for modules that are as this file made them."""
+        """Return the weights of the MLP, whose modules must be untouched (`is_untouched`)."""
+        # By base class: a plain linear layer in the place of ours must not be left out.
         *layers, last = [module for module in self.implicit_filter if isinstance(module, nn.Linear)]
         [sin] = [module for module in self.implicit_filter if isinstance(module, HyenaDNASin)]
         return _MLPWeights(
@@ -184,11 +186,10 @@ class HyenaDNAFilter(nn.Module):
     # -- without gradients
 
     def evaluated(self, length: int) -> "FilterValues":
-        """The filters without gradients; only for modules that are as this file made them.
+        """Return the filters without gradients. The modules must be untouched (`is_untouched`).
 
-        Filters that take up little memory are kept as long as neither a weight nor the length
-        changes. The weights are compared with a copy of them: a counter of versions would miss a
-        write to `weight.data`.
+        Small filters are kept until a weight or the length changes. To notice that, the weights are
+        compared with a copy: a version counter would miss a write to `weight.data`.
         """
         if self.bias.numel() * length > _KEPT_FILTERS or self.bias.device.type != "cpu":
             return FilterValues(self, length, _CHANNELS_AT_A_TIME)
@@ -210,7 +211,7 @@ class HyenaDNAFilter(nn.Module):
         return values
 
     def features(self, length: int) -> tuple[Tensor, Tensor]:
-        """What the last layer of the filters' MLP reads, (length, filter_order), and its weight."""
+        """Return the input of the MLP's last layer, (length, filter_order), and its weight."""
         z_LE, _ = self.pos_emb(length, self.bias.device, self.dtype)
         mlp = self._weights(z_LE.dtype)
         *layers, (last_weight, last_bias) = mlp.layers
@@ -223,22 +224,22 @@ class HyenaDNAFilter(nn.Module):
         return h_LO, mlp.last_CO
 
     def __getstate__(self) -> dict:
-        # Copies and pickles of a model leave the kept filters out: they can be computed.
+        # Leave the kept filters out of copies and pickles: they can be computed again.
         return {**self.__dict__, "_kept": None}
 
 
 class _MLPWeights(NamedTuple):
-    """Weights of a filter's MLP, in one type."""
+    """Weights of the filters' MLP, all of one type."""
 
-    layers: list[tuple[Tensor, Tensor]]  # weight and bias in front of each sine
+    layers: list[tuple[Tensor, Tensor]]  # weight and bias of each layer that a sine follows
     freq: Tensor
     last_CO: Tensor
 
 
 class _Kept(NamedTuple):
-    """Filters that were kept, with what they were computed from."""
+    """Kept filters, with everything that they were computed from."""
 
-    state: tuple
+    state: tuple  # the length, and the settings that matter
     weights: list[Tensor]
     values: "FilterValues"
 
@@ -249,10 +250,9 @@ class FilterValues:
     They have no gradients. For a million lags, 128 channels at once would be 500 MB.
 
     Args:
-        filter_fn: Whose filters.
+        filter_fn: The block's filters.
         length: Number of lags.
-        width: Compute the filters of this many channels whenever one of them is asked for, and keep
-            those.
+        width: Number of channels to compute and to hold at a time.
     """
 
     @torch.no_grad()
@@ -266,6 +266,8 @@ class FilterValues:
         self.skip_MD = filter_fn.skip().detach().clone()
         self._spectra_MDF: Tensor | None = None
 
+        # The hidden layers are narrow and the same for all channels: evaluate them once. The last
+        # layer is wide, and is left to `_compute`.
         with torch.autocast(self.skip_MD.device.type, enabled=False):
             self._h_LO, last_CO = filter_fn.features(length)
         self._t_L = filter_fn.pos_emb.times(length, self._h_LO.device, self._h_LO.dtype)[:, 0]
@@ -273,7 +275,7 @@ class FilterValues:
         self._deltas_MD = deltas_C.unflatten(0, (-1, self.d_model))
         self._last_MDO = last_CO.unflatten(0, (-1, self.d_model))
 
-        # The buffer, and the channels that it holds now.
+        # The buffer, and the channels whose filters it holds: from start to stop.
         self._k_MDL = self._h_LO.new_empty(len(self._last_MDO), 0, length)
         self._start = 0
         self._stop = 0
@@ -296,6 +298,7 @@ class FilterValues:
 
     def spectra(self, channels: slice, transform: Transform) -> Tensor:
         """Return spectra of filters and skips, (M, channels, frequencies), by a `Transform`."""
+        # Filters that are kept between calls are transformed once. Others are used once.
         whole = self._stop - self._start == self.d_model
         if not whole or self._k_MDL.numel() > _KEPT_SPECTRA:
             return transform.filters(*self.values(channels))
@@ -352,19 +355,19 @@ class _FilterOp(torch.autograd.Function):
         g_biases = [torch.zeros_like(bias) for bias in biases]
 
         for i in _tiles(z_LE):
-            # 1. Forward again: what each layer reads, and the sums inside its sine.
+            # 1. Run forward again. Keep the input of each layer, and the sum inside its sine.
             inputs = [z_LE[i]]
             sums = []
             for weight, bias in zip(weights, biases, strict=True):
                 sums.append(torch.addmm(bias, inputs[-1], weight.T))
                 inputs.append((freq * sums[-1]).sin_())
 
-            # 2. Through the window and the last layer.
+            # 2. Backwards through the window, which has no parameters, and the last layer.
             g_CL = gk_CL[:, i] * _window(t_L[i], deltas_C, ctx.shift)
             glast_CO.addmm_(g_CL, inputs.pop())
             g = g_CL.T @ last_CO
 
-            # 3. Through the sine layers: d sin(f s) = cos(f s) (f ds + s df). All frequencies of a
+            # 3. Backwards through the sine layers: d sin(f s) = cos(f s) (f ds + s df). All frequencies of a
             # filter are one parameter, so their gradients add up over the layers.
             for n in reversed(range(len(weights))):
                 g = g.mul_((freq * sums[n]).cos_())
@@ -382,13 +385,14 @@ class _FilterOp(torch.autograd.Function):
 
 
 def _tiles(z_LE: Tensor) -> list[slice]:
-    """Slices of the positions, each small enough for its features to stay in the cache."""
+    """Return slices of the positions, small enough for their features to stay in the cache."""
     size = 2**12 if z_LE.device.type == "cpu" else 2**20
     return [slice(i, min(i + size, len(z_LE))) for i in range(0, len(z_LE), size)]
 
 
 def _window(t_L: Tensor, deltas_C: Tensor, shift: float) -> Tensor:
-    """The exponential decay that a filter is multiplied by, of shape (channels, length)."""
+    """Return the window of each filter, (channels, length): an exponential decay and a floor."""
+    # In place: every further tensor would be as large as the filters themselves.
     return torch.mul(-deltas_C.abs()[:, None], t_L).exp_().add_(shift)
 
 
@@ -402,17 +406,17 @@ def _call_linear(module: nn.Module, x: Tensor) -> Tensor:
     The module is called if its weights have that type, so that an adapter on it takes effect.
 
     Raises:
-        ValueError: The weight was replaced by integers. With 8 bits in front of the sines every
-            output is wrong.
+        ValueError: The weight was replaced by integers. Eight bits before a sine make every output
+            wrong.
     """
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         kind = weight.dtype if isinstance(weight, Tensor) else type(module)
         raise ValueError(
             f"A layer of the Hyena filters was quantized ({kind}), which makes every output wrong: "
-            "their sines amplify rounding a thousandfold. Leave out all layers with `filter_fn` in "
-            "their name; they hold few weights. `from_pretrained(..., quantization_config=...)` does so "
-            "by itself, unless it was told otherwise."
+            "their sines amplify rounding a thousandfold. Exclude all layers with `filter_fn` in "
+            "their name; they hold few weights. `from_pretrained(..., quantization_config=...)` excludes "
+            "them unless told otherwise."
         )
     bias = getattr(module, "bias", None)
     if not is_tracing(x) and not type(weight).__module__.startswith("torch."):

@@ -24,8 +24,7 @@ torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
 
 
 def next_fast_length(length: int) -> int:
-    """Return the smallest multiple of 16, from `length` on, with no prime factors but 2, 3, 5 and
-    7.
+    """Return the smallest multiple of 16 >= `length` whose only prime factors are 2, 3, 5 and 7.
 
     A large prime factor makes a transform several times as slow. A length that is not a multiple of
     the vector width makes it twice as slow: 2058 = 2 * 3 * 7^3 against 2160 = 2^4 * 3^3 * 5.
@@ -97,6 +96,8 @@ def long_convolution(u_BDL: Tensor, k_DL: Tensor, skip_D: Tensor) -> Tensor:
         A tensor of the shape and type of `u_BDL`.
     """
     length = u_BDL.shape[-1]
+    # On a ring of 2 L - 1 or more positions, the zero-padded product wraps around into positions
+    # from L on only, which are cut off.
     n = next_fast_length(2 * length)
     # In bfloat16 the sums over thousands of lags would lose most of their digits.
     u = u_BDL.to(k_DL.dtype)
@@ -210,9 +211,10 @@ class Transform:
 
     def forward(self, x: Tensor) -> Tensor:
         """Spectrum of `x`, of shape (..., length)."""
-        held = self.buffer(*x.shape[:-1])
-        if held.data_ptr() != x.data_ptr():
-            held.copy_(x)
+        padded_x = self.buffer(*x.shape[:-1])
+        # A caller that computes `x` straight into the buffer saves the copy.
+        if padded_x.data_ptr() != x.data_ptr():
+            padded_x.copy_(x)
         return torch.fft.rfft(self.padded[: x.shape[:-1].numel()]).view(*x.shape[:-1], -1)
 
     def filters(self, k_MGL: Tensor, skip_MG: Tensor) -> Tensor:
@@ -298,7 +300,8 @@ class _ShortConvolution:
             # but the first `lag`, so the sum of gy over the rest is what b and this tap have seen:
             # gw[lag] += b * seen[lag] and gb = sum_lag w[lag] seen[lag].
             length = gx_BGL.shape[-1]
-            missing = max(0, self.taps - 1 - length)  # taps longer than the sequence
+            # A sum over the first `lag` positions for every lag is a running sum with a zero in front.
+            missing = max(0, self.taps - 1 - length)  # lags longer than the sequence
             head_GT = F.pad(gx_BGL[..., : self.taps - 1].sum(0), (1, missing)).cumsum(-1)
             seen_GT = (gbias_G[:, None] - head_GT).flip(-1)
             gw_GT.addcmul_(seen_GT, self.in_bias_PD1[p, d])
@@ -309,6 +312,7 @@ class _ShortConvolution:
 
         self.gw_PDT[p, d] += gw_GT
         self.gbias_PD[p, d] += gbias_G
+        # In mixed precision the gradient was computed in another type than that of the projections.
         gp_BGL = self.gp_BPDL[b, p, d]
         if gq_BGL.data_ptr() != gp_BGL.data_ptr():
             gp_BGL.copy_(gq_BGL)
@@ -433,7 +437,7 @@ def _gradients_of_group(
     # 2. Back through the gates and the convolutions. Both gradients of a convolution are
     # correlations. With the spectra U, K and G of its input, its filter and the gradient of its
     # result, they are conj(U) G and conj(K) G. Computed as conj(U conj(G)) and conj(K conj(G)),
-    # they share one conjugate of G, made in place, and U and K stay as they are.  Each value and
+    # they share one conjugate of G, made in place, and U and K stay as they are. Each value and
     # spectrum is popped where it is used last, and then overwritten: the peak is what step 1 has
     # kept.
     short.backward(values.pop().mul_(gy_BGL), 0, b, d)
@@ -460,8 +464,7 @@ def gated_long_convolution(
     skip_MD: Tensor,
     mask_BL: Tensor | None = None,
 ) -> Tensor:
-    """Everything between the two projections of a Hyena operator (arXiv 2302.10866, definition
-    3.1).
+    """Everything between the two projections of a Hyena operator (arXiv 2302.10866, def. 3.1).
 
     `x_0 .. x_{N-1}, v` are the short convolution of `p + in_bias`. For i = N-1 .. 1 then `v = k_i *
     (v x_i) + skip_i v x_i`, where `*` is the causal convolution. The result is `v x_0`. It can be

@@ -161,6 +161,7 @@ class HyenaDNAOperator(nn.Module):
         else:
             p_BCL = self.in_proj(u_BLD).transpose(1, 2)
             in_bias_C = None
+        # Filters stay in float32 even under autocast: see `HyenaDNAFilter`.
         k_MDL, skip_MD = self.filter_fn(u_BLD.shape[1], by_modules=not all_untouched(self.filter_fn))
         short = self.short_filter
         return gated_long_convolution(
@@ -186,6 +187,8 @@ class HyenaDNAOperator(nn.Module):
         """
         length = p_BLC.shape[1]
         x_BLC = p_BLC.to(self.filter_fn.dtype)
+        # The projection's bias has filled the pads, and the short convolution would carry it on into
+        # the first tokens.
         if mask_BL is not None:
             x_BLC = x_BLC.masked_fill(~mask_BL[..., None], 0)
 
@@ -239,6 +242,8 @@ class HyenaDNAOperator(nn.Module):
             return window_BLC, None
         if length == 1 and is_tracing(mask_BL):  # a traced step of one token has no pads
             return window_BLC, None
+        # The pads lie between cached and new tokens. Move them in front of both, in the cache's inputs
+        # of the long convolutions and in this window of the short one.
         pads_B = (~mask_BL).sum(1)
         moved_BMDL = past.move_pads_to_the_front(pads_B, length)
         return _pads_in_front(window_BLC, pads_B, window_BLC.shape[1] - length), moved_BMDL
@@ -259,6 +264,7 @@ class HyenaDNAOperator(nn.Module):
         one_step = length == 1 and past.rows is None and not torch.is_grad_enabled()
         if not one_step or past.must_settle():
             past.settle(self.filters, length)
+        # The filters in the cache have no gradients: with gradients, compute those of the new lags.
         if torch.is_grad_enabled():
             k_MDL, skip_MD = self.filters(length)
         else:
@@ -282,20 +288,21 @@ class HyenaDNAOperator(nn.Module):
         """Return the short convolution at a window's last positions, (batch, channels, `length`)."""
         short = self.short_filter
         context = self.config.short_filter_order - 1
+        # While the past is recorded, the window has more columns than the taps reach back.
         window_BCL = window_BLC[:, window_BLC.shape[1] - length - context :].transpose(1, 2)
         if is_tracing(window_BCL) or not is_untouched(short):
-            # The module pads both ends itself; those results are cut off.
+            # The module pads both ends itself. Cut those results off.
             x_BCL = short(window_BCL.to(dtype))[..., context : context + length]
             return x_BCL.to(window_BCL.dtype)
         weight_CT = short.weight[:, 0].to(window_BCL.dtype)
         return short_convolution(window_BCL, weight_CT, short.bias.to(window_BCL.dtype), halo=context)
 
     def _project_back(self, y_BDL: torch.Tensor, called: bool) -> torch.Tensor:
-        """The output projection, (batch, length, d_model).
+        """Return the output projection, (batch, length, d_model).
 
         Args:
-            y_BDL: What comes out of the last gate, of shape (batch, d_model, length).
-            called: Call the module in any case.
+            y_BDL: Output of the last gate, of shape (batch, d_model, length).
+            called: Always call the module, even if its weights could be used directly.
         """
         out = self.out_proj
         if called or is_tracing(y_BDL) or not is_untouched(out):
@@ -311,6 +318,7 @@ def _pads_in_front(window_BLC: torch.Tensor, pads_B: torch.Tensor, past: int) ->
 
     The pads become zeros.
     """
+    # Up to the last pad, each column comes from `pads` columns to the left; after it none moves.
     position_L = torch.arange(window_BLC.shape[1], device=window_BLC.device)
     source_BL = torch.where(position_L < past + pads_B[:, None], position_L - pads_B[:, None], position_L)
     moved_BLC = window_BLC.gather(1, source_BL.clamp(min=0)[..., None].expand_as(window_BLC))

@@ -135,6 +135,51 @@ def test_prefill_in_chunks(model):
         assert torch.equal(out, expected)
 
 
+def test_right_pads_in_chunks(model):
+    ids = random_ids(3, 40)
+    mask = torch.ones_like(ids)
+    mask[1, 37:] = 0
+    mask[2, 34:] = 0
+    settings = {"attention_mask": mask, "max_new_tokens": 20, "do_sample": False}
+    expected = model.generate(ids, **settings, use_cache=False)
+    for size in (10, 20, 32):
+        assert torch.equal(model.generate(ids, **settings, prefill_chunk_size=size), expected)
+    # the last chunk has one column, which is a pad in rows 1 and 2
+    with pytest.raises(ValueError, match=r"Row 1 of `attention_mask`.*leave `prefill_chunk_size` out"):
+        model.generate(ids, **settings, prefill_chunk_size=39)
+
+
+@pytest.mark.parametrize("way", ["ids", "embeds"])
+def test_a_second_turn_of_unequal_lengths(model, way):
+    """Replies are padded on either side, and so are the prompts before them."""
+    prompts = random_ids(3, 20)
+    mask = torch.ones_like(prompts)
+    mask[1, :6] = 0
+    settings = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False}
+    first = model.generate(prompts, attention_mask=mask, return_dict_in_generate=True, **settings)
+    ids = torch.cat([first.sequences, random_ids(3, 12, seed=5)], dim=1)
+    mask = torch.cat([mask, torch.ones(3, 22, dtype=mask.dtype)], dim=1)
+    mask[0, 30:35] = 0
+    mask[1, 37:] = 0
+    expected = model.generate(ids, attention_mask=mask, use_cache=False, **settings)[:, 42:]
+    inputs = {"input_ids": ids}
+    if way == "embeds":
+        inputs = {"inputs_embeds": model.get_input_embeddings()(ids)}
+    out = model.generate(**inputs, attention_mask=mask, **{CACHE: first[CACHE]}, **settings)
+    assert torch.equal(out[:, -10:], expected)
+
+
+@pytest.mark.parametrize("length", [20, 25])
+def test_a_cache_of_the_whole_prompt_is_refused(model, length):
+    """Transformers would read the prompt again, as if it came twice."""
+    ids = random_ids(1, 25)
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(ids[:, :length], cache=cache)
+    with pytest.raises(ValueError, match=f"holds {length} positions, but the prompt has 20: nothing is left"):
+        model.generate(ids[:, :20], **{CACHE: cache}, max_new_tokens=5)
+
+
 def test_going_on_from_a_returned_cache(model):
     ids, more = random_ids(2, 30), random_ids(2, 5, seed=2)
     kwargs = {"min_new_tokens": 10, "max_new_tokens": 10, "do_sample": False}

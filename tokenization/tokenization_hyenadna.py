@@ -167,6 +167,8 @@ class HyenaDNATokenizer(TokenizersBackend):
 
     @do_upper_case.setter
     def do_upper_case(self, value: bool) -> None:
+        # The table and Rust's normalizer say the same: the one for the fast path, the other for the
+        # rest and for tokenizer.json. 256 entries, one for each byte of an ASCII text.
         self._do_upper_case = value
         self._table = np.full(256, VOCABULARY["[UNK]"])
         steps = []
@@ -183,6 +185,7 @@ class HyenaDNATokenizer(TokenizersBackend):
 
         "m" in a sequence is read as `N`. As a new token it must not be, or `N` would become "m".
         """
+        # A token that the normalizer would change is matched against the text as it was given.
         tokens: list[str | AddedToken] = []
         for token in new_tokens:
             if not isinstance(token, AddedToken):
@@ -197,6 +200,7 @@ class HyenaDNATokenizer(TokenizersBackend):
 
     def _special_ids(self) -> tuple[list[int], list[int]]:
         """Return the ids that the backend's post-processor puts before and after a sequence."""
+        # Ask it with a one-letter sequence: the setting may have come from a tokenizer.json.
         ids = self._tokenizer.post_processor.process(self._one_base).ids
         at = ids.index(VOCABULARY["A"])
         return ids[:at], ids[at + 1 :]
@@ -245,6 +249,7 @@ class HyenaDNATokenizer(TokenizersBackend):
         if truncation_strategy != "do_not_truncate":
             keep = (max_length or 0) - len(before) - len(after)
 
+        # 1. Leave to Rust what the table cannot do, and errors: the library words those itself.
         if (
             any(others.values())  # offsets, overflow, words, ...
             or return_tensors not in (None, "pt", "np")
@@ -256,31 +261,47 @@ class HyenaDNATokenizer(TokenizersBackend):
         ):
             return None
 
-        if keep is not None:
-            texts = [t[:keep] if self.truncation_side == "right" else t[-keep:] for t in texts]
-        widths = [len(before) + len(t) + len(after) for t in texts]
-        if padding_strategy != "do_not_pad":
-            longest = max_length if padding_strategy == "max_length" else None
-            widths = _padded_lengths(widths, longest, pad_to_multiple_of)
+        # 2. Cut the texts, one character for one token, and find the width of each row.
+        texts = self._cut(texts, keep)
+        lengths = [len(before) + len(t) + len(after) for t in texts]
+        widths = _padded_lengths(lengths, padding_strategy, max_length, pad_to_multiple_of)
         if return_tensors is not None and len(set(widths)) > 1:
-            return None  # the library's own error says what to do
+            return None
 
-        data: dict[str, list[Any]] = {"input_ids": [], "attention_mask": []}
-        for t, width in zip(texts, widths, strict=True):
-            ids, mask = self._row(t, before, after, width, padding_side)
-            data["input_ids"].append(ids)
-            data["attention_mask"].append(mask)
+        # 3. Look up each row.
+        data = self._rows(texts, before, after, widths, padding_side)
         for row in data["input_ids"]:
             self._eventual_warn_about_too_long_sequence(row, max_length, verbose)
 
+        # 4. Return what was asked for.
         if return_attention_mask is None:
             return_attention_mask = "attention_mask" in self.model_input_names
         if not return_attention_mask:
             del data["attention_mask"]
-        if return_tensors is None:
-            data = {name: [row.tolist() for row in rows] for name, rows in data.items()}
-            if isinstance(text, str):
-                data = {name: rows[0] for name, rows in data.items()}
+        return _as_lists(data, isinstance(text, str)) if return_tensors is None else data
+
+    def _cut(self, texts: list[str], keep: int | None) -> list[str]:
+        """Return the texts cut to `keep` characters, on the tokenizer's side of truncation."""
+        if keep is None:
+            return texts
+        if self.truncation_side == "right":
+            return [text[:keep] for text in texts]
+        return [text[-keep:] for text in texts]
+
+    def _rows(
+        self,
+        texts: list[str],
+        before: list[int],
+        after: list[int],
+        widths: list[int],
+        padding_side: str,
+    ) -> dict[str, list[Any]]:
+        """Return the ids and the masks of ASCII texts, one array for each; see `_row`."""
+        data: dict[str, list[Any]] = {"input_ids": [], "attention_mask": []}
+        for text, width in zip(texts, widths, strict=True):
+            ids, mask = self._row(text, before, after, width, padding_side)
+            data["input_ids"].append(ids)
+            data["attention_mask"].append(mask)
         return data
 
     def _row(
@@ -290,6 +311,7 @@ class HyenaDNATokenizer(TokenizersBackend):
         length = len(before) + len(text) + len(after)
         start = width - length if padding_side == "left" else 0
         end = start + length
+        # The letters are looked up all at once: the bytes of the text index the table.
         ids = np.full(width, self.pad_token_id or 0, np.int64)
         ids[start : start + len(before)] = before
         ids[start + len(before) : end - len(after)] = self._table[np.frombuffer(text.encode(), np.uint8)]
@@ -347,9 +369,23 @@ def _refuse_other_vocabularies(kwargs: dict[str, Any]) -> None:
             )
 
 
-def _padded_lengths(lengths: list[int], longest: int | None, multiple: int | None) -> list[int]:
-    """Return the length of each row with its pads: that of the longest row, or `longest` if given."""
-    width = max(lengths) if longest is None else longest
+def _as_lists(data: dict[str, list[Any]], single: bool) -> dict[str, list[Any]]:
+    """Return the rows as lists of int; for a single text, its row alone."""
+    lists = {name: [row.tolist() for row in rows] for name, rows in data.items()}
+    if single:
+        return {name: rows[0] for name, rows in lists.items()}
+    return lists
+
+
+def _padded_lengths(
+    lengths: list[int], strategy: str, max_length: int | None, multiple: int | None
+) -> list[int]:
+    """Return the length of each row with its pads, by Transformers' padding strategy."""
+    if strategy == "do_not_pad":
+        return lengths
+    width = max(lengths)
+    if strategy == "max_length" and max_length is not None:
+        width = max_length
     if multiple:
         width += -width % multiple
     return [max(length, width) for length in lengths]

@@ -2,17 +2,17 @@
 
     hyenadna demo [--data tata|splice] [--output_dir hyenadna-demo] [--seed 0]
 
-- `--data tata` (default): does a gene with a TATA box start in these 300 bases of human DNA? The demo
-  fine-tunes the model that comes with the package, pretrained on human chromosome 20. For comparison
-  it trains the same shape from scratch, and a k-mer model, on the same rows. `learning_curves.png`
-  shows how each of them learns.
+- `--data tata` (default): does a gene with a TATA box start in these 300 bases of human DNA? The
+  demo fine-tunes the model that comes with the package, pretrained on human chromosome 20. For
+  comparison it trains the same shape from scratch, and a k-mer model, on the same rows.
+  `learning_curves.png` shows how each of them learns.
 - `--data splice`: does an exon end (EI) in these 60 bases of primate DNA, does one begin (IE), or
   neither (N)? Here the model from scratch has its own shape, for sequences this short.
 
 Either way the demo tests on rows that it never saw, saves the model, loads it in a new process
 through `AutoModelForSequenceClassification`, and compares the logits. Last it exports a folder for
-the Hub, with a model card that shows the results. `tata_promoters.md` and `splice_junctions.md` have
-sources, licences and splits of the data.
+the Hub, with a model card that shows the results. Sources, licences and splits of the data are in
+`tata_promoters.md` and `splice_junctions.md`.
 
 A second run with the same seed replaces the folder, but only after it has succeeded. An interrupted
 run is continued.
@@ -289,7 +289,7 @@ def _train_both(
     """Do both trainings of a demo.
 
     Returns:
-        The main run, its logits on the test part `(rows, labels)`, and the results of the other run.
+        The main run, its logits on the test part `(rows, labels)`, and the results of the other.
     """
 
     def arguments(training: Training, **settings) -> FinetuneArguments:

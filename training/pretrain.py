@@ -592,9 +592,7 @@ def pretrain(args: PretrainArguments) -> RunResult:
         trained, _ = load_checkpoint(HyenaDNAForCausalLM, str(output), {})
         return RunResult(finished, trained, tokenizer)
     if is_main:
-        output.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(output / _STAGING, ignore_errors=True)  # of a run that was killed
-        write_json(output / SETTINGS_FILE, settings)
+        _begin(output, settings)
         _print_plan(plan)
 
     markov = {}
@@ -623,6 +621,14 @@ def pretrain(args: PretrainArguments) -> RunResult:
         write_json(output / METRICS_FILE, result.results)
         print(_summary(result.results, output))
     return result
+
+
+def _begin(output: Path, settings: dict) -> None:
+    """Make the folder of a run, and write the settings that a resumed run is compared with."""
+    output.mkdir(parents=True, exist_ok=True)
+    # A run that was killed may have left half a checkpoint.
+    shutil.rmtree(output / _STAGING, ignore_errors=True)
+    write_json(output / SETTINGS_FILE, settings)
 
 
 def _window(args: PretrainArguments, max_seq_len: int) -> int:

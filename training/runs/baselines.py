@@ -5,8 +5,8 @@
 - logistic regression on 1- to 6-mers, with the penalty chosen on the validation part.
 
 All are scikit-learn's, fitted on the training part alone and evaluated like the networks.
-`fit_kmers` fits the last one alone, in bounded time, and asks it whether the labels belong to one
-strand or to both.
+`fit_kmers` fits only the last one, in bounded time, and uses it to find out whether the labels
+depend on the strand.
 """
 
 import itertools
@@ -37,15 +37,15 @@ NAIVE_BAYES = "5-mer naive Bayes"
 LOGISTIC = "1..6-mer logistic regression"
 PENALTIES = (0.001, 0.01, 0.1, 1.0)  # values of C, from strong to weak
 
-# Bounds of `fit_kmers`: about ten million bases are counted in half a minute.
+# Bounds of `fit_kmers`: counting ten million bases takes about half a minute.
 MOST_ROWS = 20_000
 MOST_BASES = 10_000_000
 SHARES_OF_CURVE = (0.125, 0.25, 0.5, 1.0)
-# Validation rows that tell strands apart. Of fewer, the training rows are asked too, fold by fold.
+# With fewer validation rows than this, the training rows are used too, by cross-validation.
 ENOUGH_ROWS = 500
 FOLDS = 5
 # One strand is chosen only if it predicts these rows better by this many standard errors. In doubt
-# both are better: they double the data.
+# both are better, because they double the data.
 CLEARLY = 2.0
 
 _UPPER_CASE = str.maketrans("acgtuU", "ACGTTT")
@@ -116,19 +116,19 @@ def fit_baselines(data: LabelledData) -> dict[str, dict]:
 
 
 def fit_kmers(data: LabelledData, compare_strands: bool = True) -> dict[str, Any]:
-    """Fit logistic regression on 1- to 6-mers in bounded time, and ask it about strands.
+    """Fit logistic regression on 1- to 6-mers in bounded time, and compare one strand with both.
 
-    Of huge data it takes a sample: `MOST_ROWS` rows or `MOST_BASES` bases of each part.
+    A large data set is sampled: at most `MOST_ROWS` rows and `MOST_BASES` bases of each part.
 
     Args:
-        data: Of single labels; others have no such baseline.
-        compare_strands: Fit it a second time, on the k-mers of both strands together.
+        data: Data with single labels.
+        compare_strands: Fit a second model, on the k-mers of both strands together.
 
     Returns:
-        `metrics`, `seconds` and `C`, as in `fit_baselines`; `rows` of each part that were used;
-        `curve`, the validation MCC after an eighth, a quarter, a half and all of the rows. With
-        `compare_strands` also `strands`: the mean log loss on the validation rows with one strand
-        and with both, the standard error of their difference, and `better`, "one" or "both".
+        `metrics`, `seconds` and `C`, as in `fit_baselines`; `rows`, how many of each part were used;
+        `curve`, the validation MCC with an eighth, a quarter, a half and all of the rows. With
+        `compare_strands` also `strands`: the mean log loss on held-out rows with one strand and with
+        both, the standard error of their difference, and `better`, "one" or "both".
     """
     start = time.monotonic()
     sequences = {}
@@ -150,15 +150,16 @@ def fit_kmers(data: LabelledData, compare_strands: bool = True) -> dict[str, Any
 
 
 def _sample(sequences: list[str], labels: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Draw rows up to the bounds of `fit_kmers`, in their order; few rows are taken as they are."""
+    """Draw rows up to the bounds of `fit_kmers`, and keep their order. Few rows are all taken."""
     lengths = np.array([len(sequence) for sequence in sequences])
     if len(lengths) <= MOST_ROWS and lengths.sum() <= MOST_BASES:
         return sequences, labels
+    # A fixed seed: the baseline must not change with the seed of the network.
     drawn = np.random.default_rng(0).permutation(len(lengths))
     bases = np.cumsum(lengths[drawn])
     fitting = max(1, int(np.searchsorted(bases, MOST_BASES, side="right")))
     kept = drawn[: min(fitting, MOST_ROWS)]
-    # A class that was not drawn could not be predicted: take its first row too.
+    # A class that was not drawn could not be predicted, so take its first row too.
     missing = [np.flatnonzero(labels == label)[0] for label in np.setdiff1d(labels, labels[kept])]
     kept = np.sort(np.concatenate([kept, np.array(missing, dtype=kept.dtype)]))
     return [sequences[i] for i in kept], labels[kept]
@@ -167,7 +168,7 @@ def _sample(sequences: list[str], labels: np.ndarray) -> tuple[list[str], np.nda
 def _learning_curve(
     inputs: dict[str, sparse.csr_matrix], labels: dict[str, np.ndarray], penalty: float
 ) -> list[dict[str, float]]:
-    """Return `rows` and validation `mcc` of models of ever more rows, drawn at random."""
+    """Return `rows` and validation `mcc` of models fitted on more and more random rows."""
     rows = inputs["train"].shape[0]
     drawn = np.random.default_rng(0).permutation(rows)
     curve = []
@@ -187,10 +188,11 @@ def _compare_strands(
     shares: dict[str, sparse.csr_matrix],
     penalty: float,
 ) -> dict[str, Any]:
-    """Fit on the k-mers of both strands together, and compare its losses with those of one strand.
+    """Fit on the k-mers of both strands together, and compare the losses with those of one strand.
 
-    Where the strand carries the label (splice sites, promoters that all point one way), such a model
-    loses what tells the classes apart; where it does not, it has twice the data.
+    Does the label depend on the strand, as for splice sites, or promoters that all point the same
+    way? Then the model of both strands loses what tells the classes apart. If not, it has twice the
+    data.
     """
     of_both = {}
     for part in ("train", "validation"):
@@ -200,7 +202,7 @@ def _compare_strands(
     losses_one = _held_out_losses(shares, labels, penalty)
     losses_both = _held_out_losses(of_both, labels, penalty)
 
-    # The losses of a row are paired, so their differences vary less than either does.
+    # Both models predict the same rows. The difference for each row varies less than its losses do.
     difference = losses_both - losses_one
     error = 0.0
     if len(difference) > 1:
@@ -218,7 +220,10 @@ def _compare_strands(
 def _held_out_losses(
     inputs: dict[str, sparse.csr_matrix], labels: dict[str, np.ndarray], penalty: float
 ) -> np.ndarray:
-    """Return the log loss of each validation row; if they are few, of the training rows in folds too."""
+    """Return the log loss of each validation row and, if these are few, of each training row.
+
+    The training rows are cross-validated, so no row is predicted by a model that has seen it.
+    """
     train = inputs["train"]
     truth = labels["train"]
     model = _logistic(penalty).fit(train, truth)
@@ -232,7 +237,7 @@ def _held_out_losses(
 
 
 def _log_losses(probability: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the log loss of each row, float64 `(rows,)`, of probabilities `(rows, classes)`."""
+    """Return the log loss of each row, float64 `(rows,)`, from probabilities `(rows, classes)`."""
     columns = np.searchsorted(classes, labels)
     return -np.log(np.maximum(probability[np.arange(len(labels)), columns], 1e-12))
 

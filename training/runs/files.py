@@ -19,7 +19,7 @@ def temporary_name(path: Path) -> Path:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name this file in errors of writing it: of a full disk, the system says no name."""
+    """Put the name of a file into errors of writing it. On a full disk the system names none."""
     try:
         yield
     except OSError as error:

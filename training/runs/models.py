@@ -21,13 +21,13 @@ _LARGEST_NEW_HEAD = 10_000_000  # weights
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
-# What `--model` calls the checkpoint in the package, and a model from scratch.
+# The values of `--model` for the checkpoint in the package, and for a model from scratch.
 SHIPPED = Path(example_checkpoint()).name
 SCRATCH = "none"
 
-# Published checkpoints, LongSafari/NAME-hf: longest input in tokens, and parameters with tied
-# embeddings. Larger figures are about: files that store the computable positional embedding and time
-# axis of the filters count those too.
+# Published checkpoints, LongSafari/NAME-hf: the longest input in tokens, and the number of
+# parameters with tied embeddings. Some pages give larger numbers, which count the positional
+# embedding and the time axis that the files store.
 PUBLISHED = {
     "hyenadna-tiny-1k-seqlen": (1026, 436_096),
     "hyenadna-tiny-1k-seqlen-d256": (1026, 1_641_088),
@@ -141,7 +141,7 @@ def make_model(
 
 
 def checkpoint_path(name: str) -> str:
-    """Return where a checkpoint is: of `SHIPPED` the folder in the package, else the name itself."""
+    """Return the folder in the package for `SHIPPED`, and any other name unchanged."""
     if name == SHIPPED and not Path(name).exists():
         return example_checkpoint()
     return name

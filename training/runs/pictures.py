@@ -63,17 +63,17 @@ def finish_accuracy(axes: Axes, majority: float, part: str, xlabel: str) -> None
 def write_learning_curves(
     path: Path, curves: dict[str, tuple[Sequence[float], Sequence[float]]], level: float, level_name: str
 ) -> None:
-    """Draw validation MCC against training rows read, one line for each model, and a dashed level.
+    """Draw validation MCC against the number of training rows read, one line for each model.
 
     Args:
-        path: PNG file to write.
-        curves: Name of the model -> rows read, and MCC after so many.
-        level: MCC of the model that the others have to beat.
-        level_name: What it is.
+        path: The PNG file to write.
+        curves: Name of the model -> the numbers of rows read, and the MCC after each.
+        level: The MCC of the model to beat, drawn as a dashed line.
+        level_name: The name of that model.
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    # Colours that colour-blind people can tell apart (Okabe and Ito), and a marker of its own for each.
+    # Colours that colour-blind people can tell apart (Okabe and Ito), and different markers.
     styles = zip(("#0072B2", "#E69F00", "#555555"), ("o", "s", "^"), strict=True)
     for (name, (rows, values)), (colour, marker) in zip(curves.items(), styles, strict=True):
         axes.plot(rows, values, color=colour, marker=marker, label=plain_text(name))

@@ -396,6 +396,11 @@ class Comparison:
     verdict: Callable[[dict[str, dict], str], str] | None = None
 
 
+def _by_settings(args: SupervisedArguments, labelled: LabelledData, output: Path) -> Comparison:
+    """Compare with nothing, and read the strands as the settings say."""
+    return Comparison(Strands(args.reverse_complement, args.test_time_averaging))
+
+
 @one_writer
 def train_and_test(
     args: SupervisedArguments,
@@ -437,13 +442,11 @@ def train_and_test(
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / SETTINGS_FILE, settings)
 
-    comparison = Comparison(Strands(args.reverse_complement, args.test_time_averaging))
-    if compare is not None:
-        comparison = compare(args, labelled, output)
-
+    comparison = (compare or _by_settings)(args, labelled, output)
     trainer = _make_trainer(args, labelled, prepared, comparison.strands)
     cost = _train(trainer, output, args.resume)
-    trainer.compute_metrics = prepared["compute_metrics"]
+    if comparison.strands.average:  # `_predict` averages the strands itself
+        trainer.compute_metrics = prepared["compute_metrics"]
     metrics, probability = _evaluate(trainer, comparison.strands, labelled)
     # every process takes part in this and in the predictions above
     trainer.save_model(args.output_dir)
@@ -456,9 +459,7 @@ def train_and_test(
     _write_predictions(output, labelled, tested, probability[tested])
     result.results |= {
         "predictions_of": tested,
-        "problem_type": labelled.problem_type,
-        "label_names": labelled.label_names,
-        "rows": {part: len(rows) for part, rows in labelled.parts.items()},
+        **_about(labelled),
         **_sizes(prepared["model"]),
         "best_checkpoint": _name_of(trainer.state.best_model_checkpoint),
         **cost,
@@ -564,6 +565,14 @@ def _predict(
     if strands.average:  # the loss by which the best checkpoint was chosen
         losses["loss"] = (metrics["loss"] + reverse.metrics[f"{part}_loss"]) / 2
     return {**losses, **averaged}, logits
+
+
+def _about(labelled: LabelledData) -> dict:
+    return {
+        "problem_type": labelled.problem_type,
+        "label_names": labelled.label_names,
+        "rows": {part: len(rows) for part, rows in labelled.parts.items()},
+    }
 
 
 def _sizes(model: nn.Module) -> dict[str, int]:
