@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hyenadna import HyenaDNATokenizer
-from hyenadna.analysis import score
-from hyenadna.analysis.score import log_likelihoods, read_sequences, summary
+from hyenadna.analysis import scoring as score
+from hyenadna.analysis.scoring import log_likelihoods, read_sequences, summary
 from hyenadna.errors import InputError
 from hyenadna.training import cli
 

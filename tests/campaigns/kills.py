@@ -112,8 +112,8 @@ CASES = {
 
 # So that runs of a second have several parts and blocks.
 SMALL = {
-    "hyenadna.analysis.embed": {"_BASES_PER_PART": 100},
-    "hyenadna.analysis.score": {"_SEQUENCES_PER_BLOCK": 20},
+    "hyenadna.analysis.embedding": {"_BASES_PER_PART": 100},
+    "hyenadna.analysis.scoring": {"_SEQUENCES_PER_BLOCK": 20},
     "hyenadna.analysis.variants": {"_RECORDS_PER_PART": 20},
 }
 
