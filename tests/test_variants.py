@@ -192,7 +192,7 @@ def test_a_part_without_any_scorable_allele(folder, flags, content, skipped, sco
     ],
 )
 def test_bad_files_are_named_before_any_work(folder, content, message, capsys, monkeypatch):
-    monkeypatch.setattr(variants, "load_language_model", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(variants, "borrowed", lambda *a: pytest.fail("the model was loaded"))
     assert run(folder, content) == 1
     assert re.search(message, capsys.readouterr().err)
     assert not (folder / "out").exists()
