@@ -182,7 +182,8 @@ def test_long_inputs(device, length):
     there = copy_to(device, model)
     ids = random_ids(1, length)
     with torch.no_grad():
-        assert difference(model(ids).logits, there(ids.to(device)).logits) < CLOSE
+        # A random filter does not decay, and rounding in a transform is relative to its largest number.
+        assert difference(model(ids).logits, there(ids.to(device)).logits) < 3 * CLOSE
     loss, gradients = step(model, {"input_ids": ids, "labels": ids})
     other_loss, other_gradients = step(there, to(device, {"input_ids": ids, "labels": ids}))
     assert difference(loss, other_loss) < CLOSE
