@@ -9,6 +9,9 @@
 | `scoring.py`, `likelihoods.py` | `score`, `hyenadna score`; log-probabilities of bases |
 | `variants.py` | `variant_effects`, `hyenadna variants`: effects of the alleles of a VCF |
 | `mutations.py` | `mutagenesis`: effects of all changes in a region |
+| `attribution.py` | `attributions`, `OneHotModel`: which bases an output rests on |
+| `dependencies.py` | `dependency_map`: how a base's distribution shifts when another is changed |
+| `changes.py` | changed sequences, read in batches, what they share read once |
 | `prediction.py` | `predict`, `predict_windows`, `hyenadna predict`: classes, also along a genome |
 | `models.py`, `sequences.py` | the model and the sequences of a call, in whatever form they come |
 | `pictures.py`, `map.html` | maps of embeddings, heat maps of changes |
@@ -22,11 +25,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .attribution import OneHotModel, attributions, deep_lift_rules, one_hot_of
     from .classifier import cross_validate, groups_of
+    from .dependencies import dependency_map
     from .embedding import embed
     from .likelihoods import log_likelihoods
     from .mutations import mutagenesis
-    from .pictures import draw_map, draw_mutagenesis, map_to_plane, write_html
+    from .pictures import draw_effects, draw_logo, draw_map, map_to_plane, write_html
     from .prediction import predict, predict_windows
     from .scoring import score
     from .sequences import open_sequences, read_sequences, sequences_of
@@ -34,14 +39,20 @@ if TYPE_CHECKING:
 
 # A name is imported on first use, so that one command does not load the libraries of all others.
 _FILE_OF_NAME = {
+    "OneHotModel": "attribution",
+    "attributions": "attribution",
     "cross_validate": "classifier",
+    "deep_lift_rules": "attribution",
+    "dependency_map": "dependencies",
+    "draw_effects": "pictures",
+    "draw_logo": "pictures",
     "draw_map": "pictures",
-    "draw_mutagenesis": "pictures",
     "embed": "embedding",
     "groups_of": "classifier",
     "log_likelihoods": "likelihoods",
     "map_to_plane": "pictures",
     "mutagenesis": "mutations",
+    "one_hot_of": "attribution",
     "open_sequences": "sequences",
     "predict": "prediction",
     "predict_windows": "prediction",
@@ -54,14 +65,20 @@ _FILE_OF_NAME = {
 }
 
 __all__ = [
+    "OneHotModel",
+    "attributions",
     "cross_validate",
+    "deep_lift_rules",
+    "dependency_map",
+    "draw_effects",
+    "draw_logo",
     "draw_map",
-    "draw_mutagenesis",
     "embed",
     "groups_of",
     "log_likelihoods",
     "map_to_plane",
     "mutagenesis",
+    "one_hot_of",
     "open_sequences",
     "predict",
     "predict_windows",

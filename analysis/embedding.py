@@ -36,7 +36,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.utils import logging
 
 from hyenadna import HyenaDNAConfig, HyenaDNAModel
@@ -62,7 +62,7 @@ from hyenadna.training.runs.settings import parse_settings, setting
 from hyenadna.training.runs.shards import Parts, changed_settings, read_earlier_settings, share
 
 from .classifier import CLASSIFIERS, check_classes, cross_validate, groups_of, majority
-from .likelihoods import check_strand, strands_of
+from .likelihoods import check_lengths, check_strand, strands_of
 from .models import BACKBONE, ModelOrName, borrowed
 from .pictures import METHODS, check_map, draw_map, map_to_plane, write_html
 from .sequences import Data, read_sequences, sequences_of
@@ -75,6 +75,7 @@ POOLINGS = ("mean", "last", "max")
 _BASES_PER_PART = 2**22  # a process writes a part of the work after this many bases
 # The settings that the vectors of an unfinished run depend on. All others may change.
 _SETTINGS_OF_VECTORS = ("model", "pooling", "layer", "chunk", "data_sha256")
+_CHUNK = 2**16  # positions of a long sequence to read at once, where it is read whole
 _LARGEST_SEED = 2**32 - 1  # the largest that scikit-learn takes
 
 
@@ -210,13 +211,15 @@ def embed(
     pooling: str = "mean",
     layer: int = -1,
     chunk: int | None = None,
+    whole: bool = False,
+    per_base: bool = False,
     strand: str = "forward",
     batch_bases: int = 2**16,
     device: str | torch.device | None = None,
     progress: bool = False,
     sequence_column: str = "sequence",
-) -> np.ndarray:
-    """Return an embedding of each sequence, float32 `(sequences, d_model)`.
+) -> np.ndarray | list[np.ndarray]:
+    """Return an embedding of each sequence, float32 `(sequences, d_model)`, or of each base.
 
     Args:
         model: Any HyenaDNA model, with or without a head; a folder, or an id on the Hub. An object
@@ -228,6 +231,10 @@ def embed(
             block after the final norm.
         chunk: The most bases to read at once, by default `max_seq_len`. A longer sequence is cut,
             and the embeddings of its chunks are averaged with their lengths as weights.
+        whole: Read a sequence longer than `chunk` as one, through the cache, instead of cutting it:
+            the same as a single pass, in less memory. Up to `max_seq_len`.
+        per_base: Return the vectors of the bases, a list of float32 `(length, d_model)`, in the order
+            of the sequence; `pooling` has no effect, and sequences are read whole.
         strand: The strand to read: `"forward"`, `"reverse"`, or `"both"` for the mean of the two.
         batch_bases: The most bases in one batch, padding included.
         device: Where to compute, such as `"cuda:1"`. By default an object stays where it is, and a
@@ -245,11 +252,17 @@ def embed(
     """
     check_strand(strand)
     # A list: `series[0]` of a pandas column looks in its index, which may be in another order.
-    _, sequences = sequences_of(data, sequence_column)
+    names, sequences = sequences_of(data, sequence_column)
     lengths = [len(sequence) for sequence in sequences]
     by_strand = []
     with borrowed(model, BACKBONE, "embed", device) as borrowed_model:
         _check(borrowed_model.config, lengths, pooling, layer, chunk)
+        if whole or per_base:
+            check_lengths(borrowed_model, lengths, names)
+            reader = _Whole(
+                layer, chunk or min(_CHUNK, borrowed_model.config.max_seq_len), batch_bases, progress
+            )
+            return reader.read(borrowed_model, sequences, strand, None if per_base else pooling)
         pieces = chunks_of(lengths, chunk or borrowed_model.config.max_seq_len)
         batches = batches_of(pieces, batch_bases)
         for which in strands_of(strand):
@@ -283,6 +296,80 @@ def _check(
         raise InputError("there are no sequences")
     if min(lengths) == 0:
         raise InputError(f"sequence {list(lengths).index(0)} is empty")
+
+
+@dataclass
+class _Whole:
+    """Reads each sequence as one: shorter ones in batches, longer ones through the cache."""
+
+    layer: int
+    chunk: int
+    batch_bases: int
+    progress: bool
+
+    def read(
+        self, model: PreTrainedModel, sequences: Sequence[str], strand: str, pooling: str | None
+    ) -> np.ndarray | list[np.ndarray]:
+        """Return vectors `(sequences, d_model)`, or without a pooling those of the bases."""
+        by_strand = []
+        for which in strands_of(strand):
+            texts = sequences
+            if which == "reverse":
+                texts = [reverse_complement(sequence) for sequence in sequences]
+            parts: list[list[np.ndarray]] = [[] for _ in texts]
+            for number, states in self._states(model, texts):
+                parts[number].append(states if pooling is None else _part(states, pooling))
+            if pooling is not None:
+                by_strand.append([_joined(part, pooling) for part in parts])
+                continue
+            vectors = [np.concatenate(part) for part in parts]
+            by_strand.append([rows[::-1] for rows in vectors] if which == "reverse" else vectors)
+        means = [np.mean(rows, axis=0, dtype=np.float32) for rows in zip(*by_strand, strict=True)]
+        return means if pooling is None else np.stack(means)
+
+    @torch.no_grad()
+    def _states(self, model: PreTrainedModel, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the number of a sequence and the next of its states, float32 `(positions, d_model)`."""
+        lengths = np.array([len(text) for text in texts])
+        short = np.flatnonzero(lengths <= self.chunk)
+        with tqdm(total=int(lengths.sum()), unit="base", unit_scale=True, disable=not self.progress) as bar:
+            pieces = np.stack([short, np.zeros_like(short), lengths[short]], axis=1)
+            for numbers in batches_of(pieces, self.batch_bases):
+                rows = short[numbers].tolist()
+                tokens, counts = pad([encode(texts[i]) for i in rows])
+                # No state sees the pads to its right, so no mask is needed.
+                states = self._read(model, torch.from_numpy(tokens).to(model.device), None)
+                for i, row, count in zip(rows, states, counts.tolist(), strict=True):
+                    yield i, row[:count]
+                bar.update(int(counts.sum()))
+            for i in np.flatnonzero(lengths > self.chunk).tolist():
+                ids = torch.from_numpy(pad([encode(texts[i])])[0]).to(model.device)
+                cache = DynamicCache(config=model.config)
+                for start in range(0, len(texts[i]), self.chunk):
+                    states = self._read(model, ids[:, start : start + self.chunk], cache)
+                    yield i, states[0]
+                    bar.update(states.shape[1])
+
+    def _read(self, model: PreTrainedModel, ids: torch.Tensor, cache: DynamicCache | None) -> np.ndarray:
+        is_inner = self.layer not in (-1, model.config.n_layer)
+        outputs = model.base_model(input_ids=ids, past_key_values=cache, output_hidden_states=is_inner)
+        states = outputs.hidden_states[self.layer] if is_inner else outputs.last_hidden_state
+        return states.float().cpu().numpy()
+
+
+def _part(states: np.ndarray, pooling: str) -> np.ndarray:
+    """Return what the pooling needs of a part of a sequence: its sum and count, its maximum or end."""
+    if pooling == "mean":
+        return np.append(states.sum(0, dtype=np.float64), len(states))
+    return states.max(0) if pooling == "max" else states[-1]
+
+
+def _joined(parts: list[np.ndarray], pooling: str) -> np.ndarray:
+    """Return the embedding of a sequence from its parts."""
+    if pooling == "mean":
+        total = np.sum(parts, axis=0)
+        return total[:-1] / total[-1]
+    return np.max(parts, axis=0) if pooling == "max" else parts[-1]
 
 
 def average(vectors: np.ndarray, pieces: np.ndarray, count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Draw maps of embeddings, and the effects of substitutions.
+"""Draw maps of embeddings, effects of changes, and sequence logos.
 
     plane = map_to_plane(vectors, "tsne")
     draw_map(Path("map.png"), plane, labels, "my sequences")
@@ -10,23 +10,45 @@ matplotlib nor a browser interprets them.
 
 import importlib.util
 import json
+import math
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import PathPatch
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
 from hyenadna.errors import InputError
+from hyenadna.genomics.files import has_suffix
 from hyenadna.training.runs.files import write_whole
+from hyenadna.training.runs.pictures import plain_text
 
-__all__ = ["METHODS", "check_map", "colours_of", "draw_map", "draw_mutagenesis", "map_to_plane", "write_html"]
+__all__ = [
+    "METHODS",
+    "check_map",
+    "check_picture",
+    "colours_of",
+    "draw_dependencies",
+    "draw_effects",
+    "draw_frequencies",
+    "draw_logo",
+    "draw_map",
+    "map_to_plane",
+    "save_figure",
+    "write_html",
+]
 
 METHODS = ("tsne", "pca", "umap")
 
@@ -153,34 +175,173 @@ def write_html(
     write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
 
-# ------------------------------------------------------------------------------ mutagenesis
+# ------------------------------------------------------------------------------ bases in a row
+
+# A, C, G and T as in most sequence logos.
+_COLOUR_OF_BASE = {"A": "#109648", "C": "#255c99", "G": "#e8a200", "T": "#d62839"}
+_PICTURES = (".png", ".svg", ".pdf")
 
 
-def draw_mutagenesis(path: Path, scores: np.ndarray, start: int, title: str) -> None:
-    """Draw the scores of substitutions as a PNG: blue for less likely, red for more likely.
+def check_picture(path: str | Path) -> None:
+    """Raise `InputError` if a file's suffix is no picture's."""
+    if not has_suffix(path, _PICTURES):
+        raise InputError(f"{path}: a picture ends in one of {', '.join(_PICTURES)}")
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as .png (150 dots per inch), .svg or .pdf, completely or not at all."""
+    check_picture(path)
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=150))
+
+
+def draw_logo(axes: Axes, letters: str, heights: np.ndarray, start: int = 0) -> None:
+    """Draw each base as high as its value; below the axis, upside down, where that is negative.
 
     Args:
-        path: The picture.
-        scores: Log-likelihood ratios `(positions, 4)`, for A, C, G, T.
+        axes: Where to draw.
+        letters: The bases. Others than A, C, G and T are grey.
+        heights: Their values `(length,)`; NaN draws nothing.
+        start: The position of the first base.
+    """
+    for i, (letter, height) in enumerate(zip(letters, heights.tolist(), strict=True)):
+        _draw_letter(axes, letter, start + i, 0.0, height)
+    known = heights[np.isfinite(heights)]
+    _frame(axes, start, len(letters), float(known.min(initial=0)), float(known.max(initial=0)))
+
+
+def draw_frequencies(axes: Axes, frequencies: np.ndarray, start: int = 0) -> None:
+    """Draw the bases of aligned sequences, stacked as high as their information in bits.
+
+    Args:
+        axes: Where to draw.
+        frequencies: Shares of A, C, G and T `(positions, 4)`, each row adding up to 1.
+        start: The position of the first row.
+    """
+    logs = np.log2(np.where(frequencies > 0, frequencies, 1))
+    bits = 2 + (frequencies * logs).sum(1, keepdims=True)
+    heights = frequencies * bits
+    for i, row in enumerate(heights):
+        below = 0.0
+        for column in np.argsort(row).tolist():  # the most frequent on top
+            _draw_letter(axes, "ACGT"[column], start + i, below, float(row[column]))
+            below += float(row[column])
+    _frame(axes, start, len(heights), 0.0, 2.0)
+
+
+def _draw_letter(axes: Axes, letter: str, at: int, below: float, height: float) -> None:
+    if not height or math.isnan(height):
+        return
+    outline = _outline(letter)
+    box = outline.get_extents()
+    # From the letter's own box to one base wide (with a small gap) and `height` high.
+    place = Affine2D().translate(-box.x0, -box.y0).scale(0.95 / box.width, height / box.height)
+    path = place.translate(at - 0.475, below).transform_path(outline)
+    axes.add_patch(PathPatch(path, facecolor=_COLOUR_OF_BASE.get(letter, "grey"), edgecolor="none"))
+
+
+@lru_cache
+def _outline(letter: str) -> TextPath:
+    return TextPath((0, 0), letter, size=1, prop=FontProperties(weight="bold"))
+
+
+def _frame(axes: Axes, start: int, length: int, low: float, high: float) -> None:
+    margin = 0.05 * max(high - low, 1e-6)
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_xlim(start - 0.5, start + length - 0.5)
+    axes.axhline(0, color="black", linewidth=0.5)
+
+
+def draw_effects(
+    effects: np.ndarray,
+    alternatives: Sequence[str],
+    letters: str,
+    heights: np.ndarray,
+    start: int,
+    label: str,
+    title: str,
+) -> Figure:
+    """Draw the effects of changes as a heat map, and a logo above: blue below 0, red above.
+
+    Args:
+        effects: `(positions, alternatives)`.
+        alternatives: The names of the rows of the picture.
+        letters: The bases of the logo; without them there is none.
+        heights: Their heights `(positions,)`.
         start: The first position, counted from 0.
+        label: What the colours mean.
         title: The heading.
     """
-    end = start + len(scores)
-    # Symmetric, so that white is 0. At least 1e-6: all scores may be 0 or NaN.
-    limit = float(np.nanmax(np.abs(scores), initial=1e-6))
-    figure = Figure(figsize=(min(30.0, 4 + len(scores) / 12), 2.6), layout="constrained")
-    axes = figure.subplots()
-    picture = axes.imshow(
-        scores.T,
+    end = start + len(effects)
+    # Symmetric, so that white is 0. At least 1e-6: all effects may be 0 or NaN.
+    limit = float(np.nanmax(np.abs(effects), initial=1e-6))
+    width = min(30.0, 4 + len(effects) / 8)
+    high = 0.8 + 0.25 * min(len(alternatives), 16)
+    figure = Figure(figsize=(width, high + 1.8 if letters else high + 0.8), layout="constrained")
+    axes = figure.subplots(
+        1 + bool(letters), 1, sharex=True, squeeze=False, height_ratios=_ratios(letters, high)
+    )
+    below = axes[-1, 0]
+    if letters:
+        draw_logo(axes[0, 0], letters, heights, start)
+        axes[0, 0].set_ylabel("mean loss")
+    picture = below.imshow(
+        effects.T,
         aspect="auto",
         cmap="RdBu_r",
         vmin=-limit,
         vmax=limit,
-        extent=(start - 0.5, end - 0.5, 3.5, -0.5),
+        extent=(start - 0.5, end - 0.5, len(alternatives) - 0.5, -0.5),
+        interpolation="nearest",
     )
-    axes.set_yticks(range(4), list("ACGT"))
-    axes.ticklabel_format(axis="x", useOffset=False, style="plain")
-    axes.set_xlabel("position, counted from 0")
-    axes.set_title(title, parse_math=False)
-    figure.colorbar(picture, ax=axes, label="log-likelihood ratio")
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=150))
+    below.set_facecolor("lightgrey")  # where there is no effect to show
+    if len(alternatives) <= 16:
+        below.set_yticks(range(len(alternatives)), alternatives, fontsize=8)
+    if letters and len(alternatives) == 4:
+        _mark_reference(below, letters, alternatives, start)
+    below.ticklabel_format(axis="x", useOffset=False, style="plain")
+    below.set_xlabel("position, counted from 0")
+    axes[0, 0].set_title(title, parse_math=False)
+    figure.colorbar(picture, ax=below, label=plain_text(label))
+    return figure
+
+
+def _ratios(letters: str, high: float) -> list[float]:
+    return [1.2, high] if letters else [high]
+
+
+def _mark_reference(axes: Axes, letters: str, alternatives: Sequence[str], start: int) -> None:
+    """Put a dot where the base is the one that is there: its effect is 0 by definition."""
+    places = [(start + i, alternatives.index(base)) for i, base in enumerate(letters) if base in alternatives]
+    if places:
+        axes.scatter(*np.array(places).T, s=3, color="black", linewidths=0)
+
+
+def draw_dependencies(values: np.ndarray, letters: str, start: int, title: str) -> Figure:
+    """Draw a map of dependencies; its colours end at the 99.9 % largest of its values.
+
+    Args:
+        values: `(positions, positions)`; rows are changed bases.
+        letters: The bases, written along both axes if there are at most 80.
+        start: The first position, counted from 0.
+        title: The heading.
+    """
+    end = start + len(values)
+    side = min(12.0, 4 + len(values) / 20)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    # A few neighbours depend on each other far more than all others, and would hide them.
+    limit = float(np.nanpercentile(values, 99.9)) if np.isfinite(values).any() else 1.0
+    extent = (start - 0.5, end - 0.5, end - 0.5, start - 0.5)
+    picture = axes.imshow(
+        values, cmap="viridis", vmin=0, vmax=max(limit, 1e-6), extent=extent, interpolation="nearest"
+    )
+    if len(letters) <= 80:
+        axes.set_xticks(range(start, end), list(letters), fontsize=6)
+        axes.set_yticks(range(start, end), list(letters), fontsize=6)
+    else:
+        axes.ticklabel_format(useOffset=False, style="plain")
+    axes.set_xlabel("base that depends on it" if len(letters) <= 80 else "base that depends on it, from 0")
+    axes.set_ylabel("changed base")
+    axes.set_title(title, parse_math=False, fontsize=10)
+    figure.colorbar(picture, ax=axes, label="largest change of log2 odds", shrink=0.8)
+    return figure

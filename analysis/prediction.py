@@ -17,9 +17,7 @@ Positions count from 0, and ends are not included, as in BED.
 """
 
 import argparse
-import csv
-import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +32,7 @@ from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.intervals import Intervals, merge, read_regions, whole_sequences
 from hyenadna.genomics.letters import SOFT_MASKED, complement_ids, is_base, pad
+from hyenadna.genomics.tracks import BEDGRAPH, BIGWIG, check_track, write_track
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.metrics import predicted_labels
@@ -68,7 +67,8 @@ __all__ = [
 
 _HEADS = (CLASSIFIER, TOKENS)
 _TABLES = (".tsv", ".csv")
-_TRACKS = (".bed", ".bedgraph", ".bdg", ".bw", ".bigwig")
+_TRACKS = BEDGRAPH + BIGWIG
+_OF_GENOME = (".bed", *_TRACKS)
 
 
 # ------------------------------------------------------------------------------ logits
@@ -520,37 +520,28 @@ def write_segments(
         target: The number of the output that bedGraph and bigWig hold.
     """
     kind = path.suffix.lower()
-    if kind in (".bw", ".bigwig"):
-        return _write_bigwig(path, parts, genome, target)
+    if kind in _TRACKS:
+        lengths = dict(zip(genome.names, genome.lengths.tolist(), strict=True))
+        counts = []
+        write_whole(path, lambda name: counts.append(write_track(name, lengths, _values(parts, target))))
+        return counts[0]
+    count = 0
     with whole_file(path) as file:
-        if kind in _TABLES:
-            count = 0
-            for part in parts:
-                table = _segment_table(part, outputs, output)
-                table["chrom"] = table["chrom"].map(inert)
-                table.to_csv(file, sep=_separator(path), index=False, header=count == 0)
-                count += len(table)
+        if kind == ".bed":
+            for row in _bed_rows(parts, outputs):
+                file.write("\t".join(map(str, row)) + "\n")
+                count += 1
             return count
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE)
-        rows = _bedgraph_rows(parts, target) if kind != ".bed" else _bed_rows(parts, outputs)
-        return _write_rows(writer.writerow, rows)
+        for part in parts:
+            table = _segment_table(part, outputs, output)
+            table["chrom"] = table["chrom"].map(inert)
+            table.to_csv(file, sep=_separator(path), index=False, header=count == 0)
+            count += len(table)
+        return count
 
 
 def _separator(path: Path) -> str:
     return "\t" if path.suffix.lower() == ".tsv" else ","
-
-
-def _write_rows(write: Callable[[Any], Any], rows: Iterator[Sequence]) -> int:
-    count = 0
-    for row in rows:
-        write(row)
-        count += 1
-    return count
-
-
-def _bedgraph_rows(parts: Iterator[Segments], target: int) -> Iterator[tuple]:
-    for chromosome, start, end, value in _values(parts, target):
-        yield chromosome, start, end, f"{value:.6g}"
 
 
 def _values(parts: Iterator[Segments], target: int) -> Iterator[tuple[str, int, int, float]]:
@@ -589,22 +580,6 @@ def _bed_row(place: tuple[str, int, int, int], total: float, outputs: Outputs) -
     return chromosome, start, end, name, round(1000 * total / (end - start))
 
 
-def _write_bigwig(path: Path, parts: Iterator[Segments], genome: SequenceFile, target: int) -> int:
-    import pybigtools  # an extra
-
-    chromosomes = dict(zip(genome.names, genome.lengths.tolist(), strict=True))
-    count = 0
-
-    def counted() -> Iterator[tuple[str, int, int, float]]:
-        nonlocal count
-        for row in _values(parts, target):
-            count += 1
-            yield row
-
-    write_whole(path, lambda temporary: pybigtools.open(str(temporary), "w").write(chromosomes, counted()))
-    return count
-
-
 # ------------------------------------------------------------------------------ the command
 
 
@@ -618,7 +593,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         required=True,
-        help=f"file to write: {', '.join(_TABLES)}; of a genome also {', '.join(_TRACKS)}",
+        help=f"file to write: {', '.join(_TABLES)}; of a genome also {', '.join(_OF_GENOME)}",
     )
     parser.add_argument(
         "--regions", nargs="+", help="of the genome: chr20, chr20:0-100,000 (from 0) or a BED file"
@@ -654,11 +629,11 @@ def _check_arguments(args: argparse.Namespace) -> Path:
         raise InputError(f"batch_bases is {args.batch_bases}; at least 1 is needed")
 
     path = Path(args.output)
-    known = _TABLES if args.data is not None else _TABLES + _TRACKS
+    known = _TABLES if args.data is not None else _TABLES + _OF_GENOME
     if path.suffix.lower() not in known:
         raise InputError(f"output is {args.output!r}; it must end in one of {', '.join(known)}")
-    if path.suffix.lower() in (".bw", ".bigwig") and importlib.util.find_spec("pybigtools") is None:
-        raise InputError("bigWig needs pybigtools (pip install pybigtools); bedGraph needs nothing")
+    if path.suffix.lower() in _TRACKS:
+        check_track(path)
     source = args.data or args.fasta
     if path.resolve() == Path(source).resolve():
         raise InputError(f"output would overwrite the input {source}")
@@ -675,7 +650,7 @@ def _target_of(args: argparse.Namespace, outputs: Outputs, kind: str) -> int:
         raise InputError("BED holds probabilities: leave --scale out")
     if args.target is not None:
         return outputs.number_of(args.target)
-    if len(outputs.names) > 2 and kind not in (".bed", *_TABLES):
+    if len(outputs.names) > 2 and kind in _TRACKS:
         raise InputError(f"a track shows one class; choose it with --target: {outputs.names}")
     return len(outputs.names) - 1
 
@@ -736,7 +711,7 @@ def _predict_genome(args: argparse.Namespace, path: Path, strand: str) -> str:
         )
         count = write_segments(path, parts, genome, outputs, args.scale, target)
     shown = ""
-    if kind not in (".bed", *_TABLES):
+    if kind in _TRACKS:
         shown = f" of {outputs.names[target]!r}"
     return f"{total:,} windows, {count:,} rows{shown}: {path}"
 

@@ -148,7 +148,7 @@ def mutagenesis_cost(settings: dict, batch_size: int, rounds: int) -> list[str]:
     runs = (
         lambda: [model(ids) for _ in range(batch_size)],
         lambda: model(batch),
-        lambda: mutagenesis(model, sequence, first, first + 200, batch_size),
+        lambda: mutagenesis(model, sequence, first, first + 200, batch_size=batch_size),
     )
     with torch.no_grad():
         times = [[cpu_time(run) for run in runs] for _ in range(rounds + 1)][1:]

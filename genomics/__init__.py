@@ -16,6 +16,7 @@
 | `labelled.py`, `sources.py`, `labels.py`, `splits.py` | labelled sequences: read, check, split |
 | `genes.py` | GTF and GFF |
 | `vcf.py` | VCF in and out |
+| `tracks.py` | bedGraph and bigWig out |
 
 Every coordinate is 0-based and half-open. Only the text of GTF and VCF files counts from 1.
 """
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .intervals import Intervals, centre, merge, overlapping, read_bed, read_regions, subtract, tile
     from .labelled import LabelledData, load_splice_junctions, read_labelled_data
     from .letters import encode, reverse_complement
+    from .tracks import check_track, write_track
     from .vcf import check_vcf, vcf_lines, vcf_records, write_vcf
     from .window_rows import WindowRows
     from .windows import WindowCollator, WindowDataset, WindowSampler
@@ -48,6 +50,7 @@ _FILE_OF_NAME = {
     "WindowRows": "window_rows",
     "WindowSampler": "windows",
     "centre": "intervals",
+    "check_track": "tracks",
     "check_vcf": "vcf",
     "encode": "letters",
     "load_splice_junctions": "labelled",
@@ -66,6 +69,7 @@ _FILE_OF_NAME = {
     "tile": "intervals",
     "vcf_lines": "vcf",
     "vcf_records": "vcf",
+    "write_track": "tracks",
     "write_vcf": "vcf",
 }
 
@@ -80,6 +84,7 @@ __all__ = [
     "WindowRows",
     "WindowSampler",
     "centre",
+    "check_track",
     "check_vcf",
     "encode",
     "load_splice_junctions",
@@ -98,6 +103,7 @@ __all__ = [
     "tile",
     "vcf_lines",
     "vcf_records",
+    "write_track",
     "write_vcf",
 ]
 

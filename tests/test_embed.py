@@ -84,6 +84,38 @@ def test_long_sequences_are_averages_of_chunks(sequences):
                 np.array([[0, 0, 30], [0, 30, 60], [0, 60, 91]]), 1)[0], abs=2e-5)  # fmt: skip
 
 
+@pytest.mark.parametrize("layer", [0, 1, -1])
+@pytest.mark.parametrize("strand", ["forward", "both"])
+def test_vectors_of_bases_and_of_whole_sequences(layer, strand):
+    """Through the cache, five positions at a time, beside one full pass in float64."""
+    model = random_model(d_model=8, max_seq_len=34, seed=5)
+    exact = random_model(d_model=8, max_seq_len=34, seed=5).double()
+    texts = ["ACGTTGCANNACCGTGAGGCATTACGA", "GGCA", "TTACG", "acgtn"]
+    tokenizer = hyenadna.HyenaDNATokenizer()
+
+    def states(text):
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        with torch.no_grad():
+            return exact.hyena(ids, output_hidden_states=True).hidden_states[layer][0].numpy()
+
+    expected = [states(text) for text in texts]
+    if strand == "both":
+        other = [states(reverse_complement(text))[::-1] for text in texts]
+        expected = [(a + b) / 2 for a, b in zip(expected, other, strict=True)]
+    options = {"layer": layer, "strand": strand, "chunk": 5, "batch_bases": 12}
+    for rows, wanted in zip(embed(model, texts, per_base=True, **options), expected, strict=True):
+        assert rows.dtype == np.float32
+        np.testing.assert_allclose(rows, wanted, atol=1e-5)
+    mean = embed(model, texts, whole=True, **options)
+    np.testing.assert_allclose(mean, [rows.mean(0) for rows in expected], atol=1e-5)
+    if strand == "forward":
+        for pooling, wanted in (("max", [r.max(0) for r in expected]), ("last", [r[-1] for r in expected])):
+            found = embed(model, texts, whole=True, pooling=pooling, **options)
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+    with pytest.raises(InputError, match="1 has 35 bases, but the model reads at most"):
+        embed(model, ["ACG", "A" * 35], per_base=True)
+
+
 def test_pieces_and_batches():
     pieces = chunks_of([10, 0 + 3, 7], 4)
     assert pieces.tolist() == [[0, 0, 3], [0, 3, 6], [0, 6, 10], [1, 0, 3], [2, 0, 3], [2, 3, 7]]

@@ -57,7 +57,10 @@ STAY = {"__init__.py", "__main__.py", "errors.py"}
 PUBLIC = {
     "training/trainer.py",  # documented import path
     "training/adapters.py",  # documented import path
-    "analysis/classifier.py",  # public functions, as are those below
+    "analysis/attribution.py",  # public functions, as are those below
+    "analysis/changes.py",
+    "analysis/classifier.py",
+    "analysis/dependencies.py",
     "analysis/likelihoods.py",
     "analysis/models.py",
     "analysis/mutations.py",

@@ -460,7 +460,7 @@ def test_two_processes_killed_and_resumed_equal_one(folder):
 
 def test_mutagenesis_equals_full_passes(model):
     sequence, first, last = GENOME[90:150], 20, 40  # the first of the region are N
-    scores = variants.mutagenesis(model, sequence, first, last)
+    scores = variants.mutagenesis(model, sequence, first, last).effects
     assert scores.shape == (20, 4)
     for i in range(first, last):
         for j, base in enumerate("ACGT"):
@@ -471,14 +471,14 @@ def test_mutagenesis_equals_full_passes(model):
             pair = [total(model, mutant) - total(model, sequence)]
             pair.append(total(model, reverse_complement(mutant)) - total(model, reverse_complement(sequence)))
             assert scores[i - first, j] == pytest.approx(sum(pair) / 2, abs=1e-4)
-    ends = variants.mutagenesis(model, sequence, 0, len(sequence))
+    ends = variants.mutagenesis(model, sequence, 0, len(sequence)).effects
     np.testing.assert_allclose(ends[first:last], scores, atol=1e-4)
 
 
 def test_mutagenesis_checks_its_positions_and_drops_nothing_out():
     model = random_model(seed=5, embed_dropout=0.5)
-    expected = variants.mutagenesis(model, GENOME[:40], 5, 9)
-    np.testing.assert_array_equal(variants.mutagenesis(model.train(), GENOME[:40], 5, 9), expected)
+    expected = variants.mutagenesis(model, GENOME[:40], 5, 9).effects
+    np.testing.assert_array_equal(variants.mutagenesis(model.train(), GENOME[:40], 5, 9).effects, expected)
     for first, last in ((-1, 3), (5, 5), (30, 41)):
         with pytest.raises(InputError, match=f"positions {first} to {last}.*40 bases"):
             variants.mutagenesis(model, GENOME[:40], first, last)
