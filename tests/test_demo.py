@@ -55,7 +55,7 @@ def test_it_trains_from_scratch_and_never_on_the_test_part(result):
 def test_the_same_rows_from_the_checkpoint(result):
     folder, measured = result
     tuned = json.loads((folder / SPLICE.other.folder / "metrics.json").read_text())
-    assert tuned["settings"]["model"] == "human_chr20" and tuned["rows"] == measured["rows"]
+    assert tuned["settings"]["model"] == "starter_1k" and tuned["rows"] == measured["rows"]
     assert f"from checkpoint  accuracy {tuned['metrics']['test']['accuracy']:.4f}" in measured["summary"]
     assert tuned["parameters"] > 400_000 and tuned["settings"]["num_train_epochs"] == pytest.approx(0.15)
     assert not (folder / SPLICE.export_folder / SPLICE.other.folder).exists()
@@ -255,7 +255,7 @@ def tata(tmp_path_factory):
 def test_it_starts_from_the_checkpoint_and_compares_with_scratch_and_k_mers(tata):
     folder, measured = tata
     scratch = json.loads((folder / "from-scratch" / "metrics.json").read_text())
-    assert measured["settings"]["model"] == "human_chr20" and scratch["settings"]["model"] is None
+    assert measured["settings"]["model"] == "starter_1k" and scratch["settings"]["model"] is None
     assert measured["parameters"] == scratch["parameters"]
     kmers = measured["baselines"][LOGISTIC]["metrics"]["test"]
     text = measured["summary"]

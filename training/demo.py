@@ -159,7 +159,7 @@ DEMOS = {
         # The shape is that of the checkpoint. Of the learning rates 1e-3 and 2e-3, this one had the
         # lower validation loss.
         other=Training(
-            "from-human-chr20",
+            "from-checkpoint",
             "from checkpoint",
             12,
             {**_SPLICE, "model": SHIPPED, "embed_dropout": 0.1, "learning_rate": 2e-3},
