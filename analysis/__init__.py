@@ -10,7 +10,7 @@
 | `mutagenesis.py` | effects of all substitutions in a region |
 | `embed.py`, `classifier.py` | `hyenadna embed`; a cross-validated classifier on embeddings |
 | `pictures.py`, `map.html` | the map of embeddings, the picture of substitutions |
-| `sequences.py` | sequences of a file that a user names, read on access |
+| `sequences.py` | sequences of a file that a user names |
 
 `embed` and `mutagenesis` are modules; their functions are `embed.embed` and
 `mutagenesis.mutagenesis`. Positions count from 0, except those of a VCF, which count from 1.
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from .classifier import cross_validate, groups_of
     from .likelihoods import log_likelihoods
     from .pictures import draw_map, draw_mutagenesis, map_to_plane, write_html
-    from .sequences import open_sequences, read_sequences
+    from .sequences import NamedSequences, read_sequences
     from .variants import score_variants
 
 # A name is imported on first use, so that one command does not load the libraries of all others.
 _FILE_OF_NAME = {
+    "NamedSequences": "sequences",
     "cross_validate": "classifier",
     "draw_map": "pictures",
     "draw_mutagenesis": "pictures",
     "groups_of": "classifier",
     "log_likelihoods": "likelihoods",
     "map_to_plane": "pictures",
-    "open_sequences": "sequences",
     "read_sequences": "sequences",
     "score_variants": "variants",
     "write_html": "pictures",
@@ -42,6 +42,7 @@ _FILE_OF_NAME = {
 _MODULES = ("classifier", "embed", "likelihoods", "mutagenesis", "pictures", "score", "sequences", "variants")
 
 __all__ = [
+    "NamedSequences",
     "cross_validate",
     "draw_map",
     "draw_mutagenesis",
@@ -50,7 +51,6 @@ __all__ = [
     "log_likelihoods",
     "map_to_plane",
     "mutagenesis",
-    "open_sequences",
     "read_sequences",
     "score",
     "score_variants",

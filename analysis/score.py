@@ -11,13 +11,13 @@ lower-case letters with `--ignore_soft_masked`.
 On the reverse strand, the context of a base is what follows it. By default both strands are scored
 and averaged.
 
-The command reads, scores and writes a block of sequences at a time, so a file may hold any number
-of them.
+The command reads FASTA and text twice: once to check every letter, then to score a block of sequences
+at a time. So a file may hold any number of them.
 """
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from hyenadna.training.runs.models import load_language_model
 from hyenadna.training.runs.outputs import inert, locked, whole_file
 
 from .likelihoods import STRANDS, check_lengths, log_likelihoods
-from .sequences import encode_named, open_sequences, read_sequences
+from .sequences import NamedSequences, encode_named, read_sequences
 
 __all__ = ["log_likelihoods", "main", "read_sequences", "score_file", "summary"]
 
@@ -105,34 +105,35 @@ class Totals:
         return math.exp(-self.log_likelihood / self.scores)
 
 
-def blocks_of(lengths: Sequence[int]) -> Iterator[range]:
-    """Yield ranges of sequences to score at once. Each has one at least.
+def blocks_of(sequences: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """Yield lists of sequences, with their ids, to score at once. Each has one at least.
 
-    >>> list(blocks_of([2**20, 2**20, 5]))
-    [range(0, 2), range(2, 3)]
+    >>> pairs = [("a", "A" * 2**20), ("b", "C" * 2**20), ("c", "ACGTT")]
+    >>> [[name for name, _ in block] for block in blocks_of(pairs)]
+    [['a', 'b'], ['c']]
     """
-    start = 0
+    block: list[tuple[str, str]] = []
     bases = 0
     # Limited in bases and in number: a million reads of 100 bases are few bases but many objects.
-    for i, length in enumerate(lengths):
-        is_full = bases + length > _BASES_PER_BLOCK or i - start == _SEQUENCES_PER_BLOCK
-        if is_full and i > start:
-            yield range(start, i)
-            start = i
+    for name, sequence in sequences:
+        is_full = bases + len(sequence) > _BASES_PER_BLOCK or len(block) == _SEQUENCES_PER_BLOCK
+        if is_full and block:
+            yield block
+            block = []
             bases = 0
-        bases += length
-    if start < len(lengths):
-        yield range(start, len(lengths))
+        block.append((name, sequence))
+        bases += len(sequence)
+    if block:
+        yield block
 
 
 def score_file(
     model: HyenaDNAForCausalLM,
-    names: Sequence[str],
-    sequences: Sequence[str],
-    lengths: Sequence[int],
+    sequences: Iterable[tuple[str, str]],
     table: TextIO,
     per_position: TextIO | None = None,
     *,
+    bases: int | None = None,
     strands: Sequence[str] = ("forward", "reverse"),
     ignore_soft_masked: bool = False,
     batch_bases: int = 2**16,
@@ -142,11 +143,10 @@ def score_file(
 
     Args:
         model: A language model.
-        names: The ids of the sequences.
-        sequences: The sequences; they are read when their block is scored.
-        lengths: Their lengths in bases.
+        sequences: The ids and the sequences, `NamedSequences` for instance.
         table: An open file for a line per sequence, separated by tabs.
         per_position: An open file for a line per base, or None. Positions count from 0.
+        bases: How many bases the sequences have in all, for the progress bar.
         strands: The strands to read.
         ignore_soft_masked: See `log_likelihoods`, as for `batch_bases` and `chunk`.
 
@@ -155,17 +155,18 @@ def score_file(
     """
     options = {"ignore_soft_masked": ignore_soft_masked, "batch_bases": batch_bases, "chunk": chunk}
     totals = Totals()
-    with tqdm(total=sum(lengths) * len(strands), unit="base", unit_scale=True) as bar:
-        for block in blocks_of(lengths):
-            texts = [sequences[i] for i in block]
+    steps = None if bases is None else bases * len(strands)
+    with tqdm(total=steps, unit="base", unit_scale=True) as bar:
+        for number, block in enumerate(blocks_of(sequences)):
+            texts = [sequence for _, sequence in block]
             scores = {}
             for strand in strands:
                 scores[strand] = log_likelihoods(model, texts, strand=strand, **options)
-                bar.update(sum(lengths[i] for i in block))
+                bar.update(sum(map(len, texts)))
 
             # The header goes before the first block only.
-            ids = [inert(str(names[i])) for i in block]
-            is_first = block.start == 0
+            ids = [inert(name) for name, _ in block]
+            is_first = number == 0
             _write_table(_summary_table(ids, texts, scores), table, is_first)
             if per_position is not None:
                 _write_table(_position_table(ids, texts, scores), per_position, is_first)
@@ -242,14 +243,30 @@ def _check_files(args: argparse.Namespace) -> list[Path]:
     return outputs
 
 
-def _check_sequences(path: str, names: Sequence[str], sequences: Sequence[str]) -> list[int]:
-    """Read and check all sequences once, and return their lengths."""
+@dataclass
+class Extent:
+    """What a file holds: the number of its sequences and bases, and the longest sequence."""
+
+    sequences: int = 0
+    bases: int = 0
+    longest: int = 0
+    name_of_longest: str = ""
+
+
+def _check_sequences(sequences: NamedSequences) -> Extent:
+    """Read and check all sequences once."""
     # A bad letter in the last sequence should not be found after hours of work.
-    lengths = []
-    for name, sequence in zip(names, sequences, strict=True):
-        encode_named(sequence, f"{path}: {name}")
-        lengths.append(len(sequence))
-    return lengths
+    extent = Extent()
+    for name, sequence in sequences.with_unique_names():
+        encode_named(sequence, f"{sequences.path}: {name}")
+        extent.sequences += 1
+        extent.bases += len(sequence)
+        if len(sequence) > extent.longest:
+            extent.longest = len(sequence)
+            extent.name_of_longest = name
+    if not extent.sequences:
+        raise InputError(f"{sequences.path}: the file holds no sequence")
+    return extent
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -259,11 +276,11 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"batch_bases is {args.batch_bases} and chunk is {args.chunk}; both must be at least 1"
         )
-    names, sequences = open_sequences(args.data, args.sequence_column, args.id_column)
-    lengths = _check_sequences(args.data, names, sequences)
+    sequences = NamedSequences(args.data, args.sequence_column, args.id_column)
+    extent = _check_sequences(sequences)
     outputs = _check_files(args)
     model = load_language_model(args.model, args.device)
-    check_lengths(model, lengths, names, args.data)
+    check_lengths(model, [extent.longest], [extent.name_of_longest], args.data)
 
     # "both" is the first of `STRANDS`; the others are what the model reads.
     strands = STRANDS[1:] if args.strand == "both" else (args.strand,)
@@ -273,9 +290,9 @@ def main(argv: list[str] | None = None) -> None:
         for path in outputs:
             at_end.enter_context(locked(path, is_file=True))
         files = [at_end.enter_context(whole_file(path)) for path in outputs]
-        totals = score_file(model, names, sequences, lengths, *files, strands=strands, **options)
+        totals = score_file(model, sequences, *files, bases=extent.bases, strands=strands, **options)
     print(
-        f"{len(names):,} sequences, {totals.scores:,} scores: perplexity {totals.perplexity:.4f}; "
+        f"{extent.sequences:,} sequences, {totals.scores:,} scores: perplexity {totals.perplexity:.4f}; "
         f"{args.output}"
     )
 
