@@ -107,6 +107,7 @@ CASES = {
     ),
     "convert": Case("convert inputs/published out", refuses="exists and is not empty"),
     "export": Case("export inputs/trained out", refuses="exists and is not empty"),
+    "report": Case("report inputs/trained --output_dir out"),
     "demo": Case("demo --output_dir out --epochs 0.1"),
 }
 
