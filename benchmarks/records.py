@@ -45,7 +45,10 @@ import numpy as np
 from hyenadna.training import cli
 
 def ones(model, sequences, batch_size):
-    return np.ones(len(sequences)), np.ones((len(sequences), model.config.d_model))
+    count, width = len(sequences), model.config.d_model
+    if isinstance(sequences[0], str):  # before there were readings of two alleles
+        return np.ones(count), np.ones((count, width))
+    return np.ones((count, 2)), np.ones((count, 2, 3, width))
 
 if sys.argv[1] == "variants":
     try:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from hyenadna import HyenaDNATokenizer
-from hyenadna.analysis import score
-from hyenadna.analysis.score import log_likelihoods, read_sequences, summary
+from hyenadna.analysis import scoring as score
+from hyenadna.analysis import sequences as sequences_module
+from hyenadna.analysis.scoring import log_likelihoods, read_sequences, summary
 from hyenadna.errors import InputError
 from hyenadna.training import cli
 
@@ -192,7 +193,7 @@ def test_blocks_give_the_same(folder, monkeypatch):
     assert run(folder, "many.fa", *flags) == 0
     whole = [pd.read_csv(folder / name, sep="\t") for name in ("out.tsv", "bases.tsv")]
 
-    monkeypatch.setattr(score, "_BASES_PER_BLOCK", 30)
+    monkeypatch.setattr(sequences_module, "_BASES_PER_BLOCK", 30)
     sizes = []
 
     def watched(model, sequences, **options):
@@ -225,7 +226,7 @@ def test_memory_does_not_grow_with_the_records(folder, monkeypatch):
         return [np.zeros(len(sequence), np.float32) for sequence in sequences]
 
     monkeypatch.setattr(score, "log_likelihoods", one_score)
-    monkeypatch.setattr(score, "_SEQUENCES_PER_BLOCK", 200)
+    monkeypatch.setattr(sequences_module, "_SEQUENCES_PER_BLOCK", 200)
 
     def peak(records):
         path = folder / f"{records}.fa"
