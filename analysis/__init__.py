@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from .pictures import draw_map, draw_mutagenesis, map_to_plane, write_html
     from .prediction import predict, predict_windows
     from .scoring import score
-    from .sequences import open_sequences, read_sequences, sequences_of
+    from .sequences import NamedSequences, read_sequences, sequences_of
     from .variants import score_variants, variant_effects
 
 # A name is imported on first use, so that one command does not load the libraries of all others.
 _FILE_OF_NAME = {
+    "NamedSequences": "sequences",
     "cross_validate": "classifier",
     "draw_map": "pictures",
     "draw_mutagenesis": "pictures",
@@ -42,7 +43,6 @@ _FILE_OF_NAME = {
     "log_likelihoods": "likelihoods",
     "map_to_plane": "pictures",
     "mutagenesis": "mutations",
-    "open_sequences": "sequences",
     "predict": "prediction",
     "predict_windows": "prediction",
     "read_sequences": "sequences",
@@ -54,6 +54,7 @@ _FILE_OF_NAME = {
 }
 
 __all__ = [
+    "NamedSequences",
     "cross_validate",
     "draw_map",
     "draw_mutagenesis",
@@ -62,7 +63,6 @@ __all__ = [
     "log_likelihoods",
     "map_to_plane",
     "mutagenesis",
-    "open_sequences",
     "predict",
     "predict_windows",
     "read_sequences",

@@ -53,8 +53,7 @@ from .models import (
     special_ids,
     tested_strand,
 )
-from .scoring import blocks_of
-from .sequences import Data, encode_named, open_sequences, sequences_of
+from .sequences import Data, NamedSequences, blocks_of, encode_named, sequences_of
 
 __all__ = [
     "Segments",
@@ -682,30 +681,27 @@ def _target_of(args: argparse.Namespace, outputs: Outputs, kind: str) -> int:
 
 def _predict_file(args: argparse.Namespace, path: Path, strand: str) -> str:
     """Write a row for each sequence, or for each base. Return what was written."""
-    names, sequences = open_sequences(args.data, args.sequence_column, args.id_column)
+    sequences = NamedSequences(args.data, args.sequence_column, args.id_column)
     special = special_ids(args.model)
-    lengths = []
-    # A bad letter in the last sequence should not be found after hours of work.
-    for name, sequence in zip(names, sequences, strict=True):
-        lengths.append(len(encode_named(sequence, f"{args.data}: {name}")))
+    extent = sequences.check()
     count = 0
     with ExitStack() as at_end:
         reader = at_end.enter_context(borrowed(args.model, _HEADS, "predict", args.device))
         outputs = Outputs(reader.config)
-        longest = int(np.argmax(lengths))
-        _check_fit(reader, lengths[longest], f"{args.data}: {names[longest]}", special)
+        _check_fit(reader, extent.longest, f"{args.data}: {extent.name_of_longest}", special)
         at_end.enter_context(locked(path, is_file=True))
         file = at_end.enter_context(whole_file(path))
-        bar = at_end.enter_context(tqdm(total=sum(lengths), unit="base", unit_scale=True))
-        for block in blocks_of(lengths):
-            texts = [sequences[i] for i in block]
+        bar = at_end.enter_context(tqdm(total=extent.bases, unit="base", unit_scale=True))
+        for block in blocks_of(sequences):
+            names = [name for name, _ in block]
+            texts = [text for _, text in block]
             rows = [encode_named(text, "") for text in texts]
             logits = logits_of(reader, rows, special, strand, args.batch_bases, bar)
-            table = _table([names[i] for i in block], texts, logits, outputs, args.scale)
+            table = _table(names, texts, logits, outputs, args.scale)
             table["id"] = table["id"].map(inert)
             table.to_csv(file, sep=_separator(path), index=False, header=count == 0)
             count += len(table)
-    return f"{len(names):,} sequences, {count:,} rows: {path}"
+    return f"{extent.sequences:,} sequences, {count:,} rows: {path}"
 
 
 def _predict_genome(args: argparse.Namespace, path: Path, strand: str) -> str:
