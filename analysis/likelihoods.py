@@ -23,17 +23,35 @@ from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
 from hyenadna.genomics.letters import SOFT_MASKED, complement_ids, is_base, pad
 
+from .models import LANGUAGE, borrowed
 from .sequences import encode_named
 
 __all__ = [
     "STRANDS",
     "base_log_probabilities",
     "check_lengths",
+    "check_strand",
     "log_likelihoods",
+    "strands_of",
     "target_log_probabilities",
 ]
 
 STRANDS = ("both", "forward", "reverse")
+
+
+def check_strand(strand: str) -> None:
+    """Raise `InputError` if `strand` is none of `STRANDS`."""
+    if strand not in STRANDS:
+        raise InputError(f"strand is {strand!r}; it must be one of {', '.join(STRANDS)}")
+
+
+def strands_of(strand: str) -> tuple[str, ...]:
+    """Return the strands to read.
+
+    >>> strands_of("both")
+    ('forward', 'reverse')
+    """
+    return STRANDS[1:] if strand == "both" else (strand,)
 
 
 def log_probabilities_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -119,7 +137,7 @@ def log_likelihoods(
     """Score the bases of sequences, in batches of similar length.
 
     Args:
-        model: A language model; it is put into evaluation mode.
+        model: A language model. It is left unchanged.
         sequences: Texts of IUPAC letters, none empty and none longer than `max_seq_len`.
         strand: The strand that the model reads, `"forward"` or `"reverse"`. On the reverse strand,
             the context of a base is what follows it.
@@ -155,12 +173,14 @@ def log_likelihoods(
     lengths = [len(row) for row in ids]
     check_lengths(model, lengths, [f"sequence {i}" for i in range(len(ids))])
 
-    model.eval()
     results: list[np.ndarray] = [np.empty(0)] * len(ids)
-    with tqdm(total=sum(lengths), unit="base", unit_scale=True, disable=not progress) as bar:
+    with (
+        borrowed(model, LANGUAGE, "log_likelihoods") as lm,
+        tqdm(total=sum(lengths), unit="base", unit_scale=True, disable=not progress) as bar,
+    ):
         for rows in _batches(lengths, batch_bases):
             batch = [ids[i] for i in rows]
-            for i, scores in zip(rows, _score_batch(model, batch, chunk, ignore_soft_masked), strict=True):
+            for i, scores in zip(rows, _score_batch(lm, batch, chunk, ignore_soft_masked), strict=True):
                 results[i] = scores[::-1].copy() if strand == "reverse" else scores
             bar.update(sum(lengths[i] for i in rows))
     return results

@@ -77,6 +77,7 @@ class FinetuneArguments(RowsArguments, ClassifierArguments):
     }
     EXAMPLE: ClassVar = "hyenadna finetune --data promoters.csv --output_dir promoters"
     NEXT: ClassVar = {
+        "hyenadna predict --model {output_dir} --data NEW.fa --output new.csv": "classes of new sequences",
         "hyenadna export {output_dir} {output_dir}-hub": "a folder to publish, with a card",
     }
 

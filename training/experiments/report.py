@@ -21,6 +21,7 @@ from hyenadna.errors import InputError, read_json, reading
 from hyenadna.flags import CommandParser
 from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.folder import METRICS_FILE
+from hyenadna.training.runs.outputs import locked
 from hyenadna.training.runs.pictures import plain_text, save_figure
 
 # The paper's sets. A cell is empty if the paper has no figure.
@@ -395,14 +396,16 @@ def write_report(paths: Sequence[str | Path], output: str | Path) -> str:
     """Write `report.md` and `report.png` into `output` and return the text.
 
     Raises:
-        InputError: See `collect`.
+        InputError: See `collect`, or another process is writing the same report.
     """
     tasks = summarize(collect(paths))
-    output = Path(output)
     text = report_text(tasks)
-    output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / "report.md", lambda path: path.write_text(text + "\n"))
-    draw_report(tasks, output / "report.png")
+    page = Path(output) / "report.md"
+    picture = Path(output) / "report.png"
+    # Not the folder: by default it is the current one, where other commands may write.
+    with locked(page, is_file=True), locked(picture, is_file=True):
+        write_whole(page, lambda path: path.write_text(text + "\n"))
+        draw_report(tasks, picture)
     return text
 
 

@@ -59,6 +59,7 @@ class SpeciesArguments(ClassifierArguments):
     }
     EXAMPLE: ClassVar = "hyenadna species species.yaml --data genomes --output_dir species-1k"
     NEXT: ClassVar = {
+        "hyenadna predict --model {output_dir} --data NEW.fa --output new.csv": "classes of new sequences",
         "hyenadna export {output_dir} {output_dir}-hub": "a folder to publish, with a card",
     }
 

@@ -1,7 +1,7 @@
 """Log-likelihoods of sequences: `hyenadna score --model M --data x.fa --output scores.tsv`.
 
-    from hyenadna.analysis.score import log_likelihoods
-    log_likelihoods(model, ["ACGTTG", "GGCA"])          # the log-probability of each base
+    from hyenadna.analysis import score
+    score(model, ["ACGTTG", "GGCA"])                    # a table with a row for each sequence
 
 The score of a base is its log-probability given all bases before it, as in the loss: the natural
 logarithm of the language model's softmax over the whole vocabulary. The first base has no context
@@ -11,13 +11,13 @@ lower-case letters with `--ignore_soft_masked`.
 On the reverse strand, the context of a base is what follows it. By default both strands are scored
 and averaged.
 
-The command reads, scores and writes a block of sequences at a time, so a file may hold any number
-of them.
+The command reads FASTA and text twice: once to check every letter, then to score a block of sequences
+at a time. So a file may hold any number of them.
 """
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,23 +25,80 @@ from typing import TextIO
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
 from hyenadna.flags import CommandParser
-from hyenadna.training.runs.models import load_language_model
 from hyenadna.training.runs.outputs import inert, locked, whole_file
 
-from .likelihoods import STRANDS, check_lengths, log_likelihoods
-from .sequences import encode_named, open_sequences, read_sequences
+from .likelihoods import STRANDS, check_lengths, check_strand, log_likelihoods, strands_of
+from .models import LANGUAGE, ModelOrName, borrowed
+from .sequences import Data, NamedSequences, blocks_of, encode_named, read_sequences, sequences_of
 
-__all__ = ["log_likelihoods", "main", "read_sequences", "score_file", "summary"]
+__all__ = ["log_likelihoods", "main", "read_sequences", "score", "score_file", "summary"]
 
-# A block is scored and written at once. A larger one makes batches of more similar lengths, but
-# costs more memory.
-_BASES_PER_BLOCK = 2**21
-_SEQUENCES_PER_BLOCK = 2**15
+
+def score(
+    model: ModelOrName,
+    data: Data,
+    *,
+    strand: str = "both",
+    ignore_soft_masked: bool = False,
+    per_base: bool = False,
+    batch_bases: int = 2**16,
+    chunk: int = 2**16,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+    sequence_column: str = "sequence",
+    id_column: str = "id",
+) -> pd.DataFrame:
+    """Return the log-likelihoods (natural logarithm) of sequences, or of each of their bases.
+
+    Args:
+        model: A language model, a folder, or an id on the Hub. An object is left unchanged.
+        data: Sequences; see `sequences_of`. None may be longer than `max_seq_len`.
+        strand: The strand that the model reads: `"forward"`, `"reverse"` or `"both"`.
+        ignore_soft_masked: Give lower-case letters no score; they are still context.
+        per_base: Return a row for each base.
+        batch_bases: The most bases in one batch, padding included.
+        chunk: The most positions of a long sequence to read at once. A longer one is streamed
+            through the cache, with the same result.
+        device: Where to compute. By default an object stays where it is, and a loaded model goes to
+            the GPU if there is one.
+        progress: Show a progress bar.
+        sequence_column: The column of a table that holds the sequences.
+        id_column: The column of a table that holds the names, if there is one.
+
+    Returns:
+        A row for each sequence, as `hyenadna score` writes it: `id`, `length`,
+        `log_likelihood_STRAND`, `log_likelihood` (the mean of the strands), `scored_bases` and
+        `perplexity`. With `per_base`: `id`, `position` (from 0), `base` and
+        `log_probability_STRAND`. NaN where there is no score.
+
+    Raises:
+        InputError: The model has no head of a language model, or a sequence is empty, too long, or
+            has other letters.
+
+    >>> from hyenadna import HyenaDNAConfig
+    >>> model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66))
+    >>> score(model, ["ACGTTG", "GGCA"])["scored_bases"].tolist()
+    [5, 3]
+    """
+    check_strand(strand)
+    names, sequences = sequences_of(data, sequence_column, id_column)
+    texts = list(sequences)
+    for name, text in zip(names, texts, strict=True):
+        encode_named(text, name)
+    scores = {}
+    with borrowed(model, LANGUAGE, "score", device) as lm:
+        check_lengths(lm, [len(text) for text in texts], names)
+        options = {"ignore_soft_masked": ignore_soft_masked, "batch_bases": batch_bases, "chunk": chunk}
+        for which in strands_of(strand):
+            scores[which] = log_likelihoods(lm, texts, strand=which, progress=progress, **options)
+    table = _position_table if per_base else _summary_table
+    return table(names, texts, scores)
 
 
 def summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
@@ -106,34 +163,13 @@ class Totals:
         return math.exp(-self.log_likelihood / self.scores)
 
 
-def blocks_of(lengths: Sequence[int]) -> Iterator[range]:
-    """Yield ranges of sequences to score at once. Each has one at least.
-
-    >>> list(blocks_of([2**20, 2**20, 5]))
-    [range(0, 2), range(2, 3)]
-    """
-    start = 0
-    bases = 0
-    # Limited in bases and in number: a million reads of 100 bases are few bases but many objects.
-    for i, length in enumerate(lengths):
-        is_full = bases + length > _BASES_PER_BLOCK or i - start == _SEQUENCES_PER_BLOCK
-        if is_full and i > start:
-            yield range(start, i)
-            start = i
-            bases = 0
-        bases += length
-    if start < len(lengths):
-        yield range(start, len(lengths))
-
-
 def score_file(
     model: HyenaDNAForCausalLM,
-    names: Sequence[str],
-    sequences: Sequence[str],
-    lengths: Sequence[int],
+    sequences: Iterable[tuple[str, str]],
     table: TextIO,
     per_position: TextIO | None = None,
     *,
+    bases: int | None = None,
     strands: Sequence[str] = ("forward", "reverse"),
     ignore_soft_masked: bool = False,
     batch_bases: int = 2**16,
@@ -143,11 +179,10 @@ def score_file(
 
     Args:
         model: A language model.
-        names: The ids of the sequences.
-        sequences: The sequences; they are read when their block is scored.
-        lengths: Their lengths in bases.
+        sequences: The ids and the sequences, `NamedSequences` for instance.
         table: An open file for a line per sequence, separated by tabs.
         per_position: An open file for a line per base, or None. Positions count from 0.
+        bases: How many bases the sequences have in all, for the progress bar.
         strands: The strands to read.
         ignore_soft_masked: See `log_likelihoods`, as for `batch_bases` and `chunk`.
 
@@ -156,17 +191,18 @@ def score_file(
     """
     options = {"ignore_soft_masked": ignore_soft_masked, "batch_bases": batch_bases, "chunk": chunk}
     totals = Totals()
-    with tqdm(total=sum(lengths) * len(strands), unit="base", unit_scale=True) as bar:
-        for block in blocks_of(lengths):
-            texts = [sequences[i] for i in block]
+    steps = None if bases is None else bases * len(strands)
+    with tqdm(total=steps, unit="base", unit_scale=True) as bar:
+        for number, block in enumerate(blocks_of(sequences)):
+            texts = [sequence for _, sequence in block]
             scores = {}
             for strand in strands:
                 scores[strand] = log_likelihoods(model, texts, strand=strand, **options)
-                bar.update(sum(lengths[i] for i in block))
+                bar.update(sum(map(len, texts)))
 
             # The header goes before the first block only.
-            ids = [inert(str(names[i])) for i in block]
-            is_first = block.start == 0
+            ids = [inert(name) for name, _ in block]
+            is_first = number == 0
             _write_table(_summary_table(ids, texts, scores), table, is_first)
             if per_position is not None:
                 _write_table(_position_table(ids, texts, scores), per_position, is_first)
@@ -239,16 +275,6 @@ def _check_files(args: argparse.Namespace) -> list[Path]:
     return outputs
 
 
-def _check_sequences(path: str, names: Sequence[str], sequences: Sequence[str]) -> list[int]:
-    """Read and check all sequences once, and return their lengths."""
-    # A bad letter in the last sequence should not be found after hours of work.
-    lengths = []
-    for name, sequence in zip(names, sequences, strict=True):
-        encode_named(sequence, f"{path}: {name}")
-        lengths.append(len(sequence))
-    return lengths
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna score` with these arguments (default: those of the command line)."""
     args = _parser().parse_args(argv)
@@ -256,23 +282,21 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"batch_bases is {args.batch_bases} and chunk is {args.chunk}; both must be at least 1"
         )
-    names, sequences = open_sequences(args.data, args.sequence_column, args.id_column)
-    lengths = _check_sequences(args.data, names, sequences)
+    sequences = NamedSequences(args.data, args.sequence_column, args.id_column)
+    extent = sequences.check()
     outputs = _check_files(args)
-    model = load_language_model(args.model, args.device)
-    check_lengths(model, lengths, names, args.data)
-
-    # "both" is the first of `STRANDS`; the others are what the model reads.
-    strands = STRANDS[1:] if args.strand == "both" else (args.strand,)
+    strands = strands_of(args.strand)
     options = {name: getattr(args, name) for name in ("ignore_soft_masked", "batch_bases", "chunk")}
     with ExitStack() as at_end:
+        model = at_end.enter_context(borrowed(args.model, LANGUAGE, "score", args.device))
+        check_lengths(model, [extent.longest], [extent.name_of_longest], args.data)
         # Take both locks before opening a file: a run that is refused must not have begun one.
         for path in outputs:
             at_end.enter_context(locked(path, is_file=True))
         files = [at_end.enter_context(whole_file(path)) for path in outputs]
-        totals = score_file(model, names, sequences, lengths, *files, strands=strands, **options)
+        totals = score_file(model, sequences, *files, bases=extent.bases, strands=strands, **options)
     print(
-        f"{len(names):,} sequences, {totals.scores:,} scores: perplexity {totals.perplexity:.4f}; "
+        f"{extent.sequences:,} sequences, {totals.scores:,} scores: perplexity {totals.perplexity:.4f}; "
         f"{args.output}"
     )
 

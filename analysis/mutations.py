@@ -1,6 +1,6 @@
 """In-silico mutagenesis: the effect of every single substitution in a region on its likelihood.
 
-    from hyenadna.analysis.mutagenesis import mutagenesis
+    from hyenadna.analysis.mutations import mutagenesis
     mutagenesis(model, window, first=400, last=600)           # float64 (200, 4), for A, C, G, T
 
 The command is `hyenadna variants --mutagenesis chr20:1000-1200`. Positions count from 0.
