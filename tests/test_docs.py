@@ -43,7 +43,7 @@ def command_lines() -> list[list[str]]:
 @functools.cache
 def help_of(name: str) -> str:
     with redirect_stdout(StringIO()) as printed, pytest.raises(SystemExit):
-        cli.main([name, "--help"])
+        cli.main([name, "--help-all"])
     return printed.getvalue()
 
 
