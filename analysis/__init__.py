@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     from .pictures import draw_effects, draw_logo, draw_map, map_to_plane, write_html
     from .prediction import predict, predict_windows
     from .scoring import score
-    from .sequences import open_sequences, read_sequences, sequences_of
+    from .sequences import NamedSequences, read_sequences, sequences_of
     from .variants import score_variants, variant_effects
 
 # A name is imported on first use, so that one command does not load the libraries of all others.
 _FILE_OF_NAME = {
+    "NamedSequences": "sequences",
     "OneHotModel": "attribution",
     "attributions": "attribution",
     "cross_validate": "classifier",
@@ -53,7 +54,6 @@ _FILE_OF_NAME = {
     "map_to_plane": "pictures",
     "mutagenesis": "mutations",
     "one_hot_of": "attribution",
-    "open_sequences": "sequences",
     "predict": "prediction",
     "predict_windows": "prediction",
     "read_sequences": "sequences",
@@ -65,6 +65,7 @@ _FILE_OF_NAME = {
 }
 
 __all__ = [
+    "NamedSequences",
     "OneHotModel",
     "attributions",
     "cross_validate",
@@ -79,7 +80,6 @@ __all__ = [
     "map_to_plane",
     "mutagenesis",
     "one_hot_of",
-    "open_sequences",
     "predict",
     "predict_windows",
     "read_sequences",

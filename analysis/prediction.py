@@ -29,6 +29,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from hyenadna.errors import InputError
+from hyenadna.flags import CommandParser
 from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.intervals import Intervals, merge, read_regions, whole_sequences
 from hyenadna.genomics.letters import SOFT_MASKED, complement_ids, is_base, pad
@@ -52,8 +53,7 @@ from .models import (
     special_ids,
     tested_strand,
 )
-from .scoring import blocks_of
-from .sequences import Data, encode_named, open_sequences, sequences_of
+from .sequences import Data, NamedSequences, blocks_of, encode_named, sequences_of
 
 __all__ = [
     "Segments",
@@ -584,8 +584,10 @@ def _bed_row(place: tuple[str, int, int, int], total: float, outputs: Outputs) -
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hyenadna predict", description=__doc__.split("\n")[0], allow_abbrev=False
+    parser = CommandParser(
+        "predict",
+        "Classes or numbers of new sequences, or along a genome, from a trained model.",
+        example="hyenadna predict --model promoters --data new.fa --output new.csv",
     )
     parser.add_argument("--model", required=True, help="folder or Hub id of a model with a head for classes")
     parser.add_argument("--data", help="sequences: FASTA, csv, tsv, parquet, or text")
@@ -603,16 +605,14 @@ def _parser() -> argparse.ArgumentParser:
         "--stride", type=int, help="bases from one window to the next; where windows overlap, their mean"
     )
     parser.add_argument("--target", help="the class (name or number) that bedGraph and bigWig show")
-    parser.add_argument(
-        "--scale", choices=SCALES, default="probability", help="of the outputs (default: probability)"
-    )
+    parser.add_argument("--scale", choices=SCALES, default="probability", help="of the outputs")
     parser.add_argument(
         "--strand", choices=STRANDS, help="strand to read (default: as the model was tested, or forward)"
     )
-    parser.add_argument("--sequence_column", default="sequence", help="column of --data (default: sequence)")
-    parser.add_argument("--id_column", default="id", help="column with the names, if any (default: id)")
-    parser.add_argument("--batch_bases", type=int, default=2**16, help="bases in a batch (default: 65536)")
-    parser.add_argument("--device", help="such as cpu or cuda:1")
+    parser.add_argument("--sequence_column", default="sequence", help="column of --data")
+    parser.add_argument("--id_column", default="id", help="column with the names, if any")
+    parser.add_argument("--batch_bases", type=int, default=2**16, help="bases in a batch")
+    parser.add_argument("--device", help="such as cpu or cuda:1; the GPU if there is one")
     return parser
 
 
@@ -657,30 +657,27 @@ def _target_of(args: argparse.Namespace, outputs: Outputs, kind: str) -> int:
 
 def _predict_file(args: argparse.Namespace, path: Path, strand: str) -> str:
     """Write a row for each sequence, or for each base. Return what was written."""
-    names, sequences = open_sequences(args.data, args.sequence_column, args.id_column)
+    sequences = NamedSequences(args.data, args.sequence_column, args.id_column)
     special = special_ids(args.model)
-    lengths = []
-    # A bad letter in the last sequence should not be found after hours of work.
-    for name, sequence in zip(names, sequences, strict=True):
-        lengths.append(len(encode_named(sequence, f"{args.data}: {name}")))
+    extent = sequences.check()
     count = 0
     with ExitStack() as at_end:
         reader = at_end.enter_context(borrowed(args.model, _HEADS, "predict", args.device))
         outputs = Outputs(reader.config)
-        longest = int(np.argmax(lengths))
-        _check_fit(reader, lengths[longest], f"{args.data}: {names[longest]}", special)
+        _check_fit(reader, extent.longest, f"{args.data}: {extent.name_of_longest}", special)
         at_end.enter_context(locked(path, is_file=True))
         file = at_end.enter_context(whole_file(path))
-        bar = at_end.enter_context(tqdm(total=sum(lengths), unit="base", unit_scale=True))
-        for block in blocks_of(lengths):
-            texts = [sequences[i] for i in block]
+        bar = at_end.enter_context(tqdm(total=extent.bases, unit="base", unit_scale=True))
+        for block in blocks_of(sequences):
+            names = [name for name, _ in block]
+            texts = [text for _, text in block]
             rows = [encode_named(text, "") for text in texts]
             logits = logits_of(reader, rows, special, strand, args.batch_bases, bar)
-            table = _table([names[i] for i in block], texts, logits, outputs, args.scale)
+            table = _table(names, texts, logits, outputs, args.scale)
             table["id"] = table["id"].map(inert)
             table.to_csv(file, sep=_separator(path), index=False, header=count == 0)
             count += len(table)
-    return f"{len(names):,} sequences, {count:,} rows: {path}"
+    return f"{extent.sequences:,} sequences, {count:,} rows: {path}"
 
 
 def _predict_genome(args: argparse.Namespace, path: Path, strand: str) -> str:

@@ -11,13 +11,13 @@ lower-case letters with `--ignore_soft_masked`.
 On the reverse strand, the context of a base is what follows it. By default both strands are scored
 and averaged.
 
-The command reads, scores and writes a block of sequences at a time, so a file may hold any number
-of them.
+The command reads FASTA and text twice: once to check every letter, then to score a block of sequences
+at a time. So a file may hold any number of them.
 """
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,18 +30,14 @@ from tqdm.auto import tqdm
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
+from hyenadna.flags import CommandParser
 from hyenadna.training.runs.outputs import inert, locked, whole_file
 
 from .likelihoods import STRANDS, check_lengths, check_strand, log_likelihoods, strands_of
 from .models import LANGUAGE, ModelOrName, borrowed
-from .sequences import Data, encode_named, open_sequences, read_sequences, sequences_of
+from .sequences import Data, NamedSequences, blocks_of, encode_named, read_sequences, sequences_of
 
 __all__ = ["log_likelihoods", "main", "read_sequences", "score", "score_file", "summary"]
-
-# A block is scored and written at once. A larger one makes batches of more similar lengths, but
-# costs more memory.
-_BASES_PER_BLOCK = 2**21
-_SEQUENCES_PER_BLOCK = 2**15
 
 
 def score(
@@ -167,34 +163,13 @@ class Totals:
         return math.exp(-self.log_likelihood / self.scores)
 
 
-def blocks_of(lengths: Sequence[int]) -> Iterator[range]:
-    """Yield ranges of sequences to score at once. Each has one at least.
-
-    >>> list(blocks_of([2**20, 2**20, 5]))
-    [range(0, 2), range(2, 3)]
-    """
-    start = 0
-    bases = 0
-    # Limited in bases and in number: a million reads of 100 bases are few bases but many objects.
-    for i, length in enumerate(lengths):
-        is_full = bases + length > _BASES_PER_BLOCK or i - start == _SEQUENCES_PER_BLOCK
-        if is_full and i > start:
-            yield range(start, i)
-            start = i
-            bases = 0
-        bases += length
-    if start < len(lengths):
-        yield range(start, len(lengths))
-
-
 def score_file(
     model: HyenaDNAForCausalLM,
-    names: Sequence[str],
-    sequences: Sequence[str],
-    lengths: Sequence[int],
+    sequences: Iterable[tuple[str, str]],
     table: TextIO,
     per_position: TextIO | None = None,
     *,
+    bases: int | None = None,
     strands: Sequence[str] = ("forward", "reverse"),
     ignore_soft_masked: bool = False,
     batch_bases: int = 2**16,
@@ -204,11 +179,10 @@ def score_file(
 
     Args:
         model: A language model.
-        names: The ids of the sequences.
-        sequences: The sequences; they are read when their block is scored.
-        lengths: Their lengths in bases.
+        sequences: The ids and the sequences, `NamedSequences` for instance.
         table: An open file for a line per sequence, separated by tabs.
         per_position: An open file for a line per base, or None. Positions count from 0.
+        bases: How many bases the sequences have in all, for the progress bar.
         strands: The strands to read.
         ignore_soft_masked: See `log_likelihoods`, as for `batch_bases` and `chunk`.
 
@@ -217,17 +191,18 @@ def score_file(
     """
     options = {"ignore_soft_masked": ignore_soft_masked, "batch_bases": batch_bases, "chunk": chunk}
     totals = Totals()
-    with tqdm(total=sum(lengths) * len(strands), unit="base", unit_scale=True) as bar:
-        for block in blocks_of(lengths):
-            texts = [sequences[i] for i in block]
+    steps = None if bases is None else bases * len(strands)
+    with tqdm(total=steps, unit="base", unit_scale=True) as bar:
+        for number, block in enumerate(blocks_of(sequences)):
+            texts = [sequence for _, sequence in block]
             scores = {}
             for strand in strands:
                 scores[strand] = log_likelihoods(model, texts, strand=strand, **options)
-                bar.update(sum(lengths[i] for i in block))
+                bar.update(sum(map(len, texts)))
 
             # The header goes before the first block only.
-            ids = [inert(str(names[i])) for i in block]
-            is_first = block.start == 0
+            ids = [inert(name) for name, _ in block]
+            is_first = number == 0
             _write_table(_summary_table(ids, texts, scores), table, is_first)
             if per_position is not None:
                 _write_table(_position_table(ids, texts, scores), per_position, is_first)
@@ -262,8 +237,10 @@ def _write_table(table: pd.DataFrame, file: TextIO, with_header: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hyenadna score", description=__doc__.split("\n")[0], allow_abbrev=False
+    parser = CommandParser(
+        "score",
+        "Log-likelihood and perplexity of sequences, on both strands.",
+        example="hyenadna score --model pretrained --data genes.fa --output scores.tsv",
     )
     parser.add_argument("--model", required=True, help="folder or Hub id of a language model")
     parser.add_argument("--data", required=True, help="FASTA (plain or bgzip), csv, tsv, parquet, or text")
@@ -271,21 +248,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--per_position", help="also write this table (.tsv): a line per base, positions from 0"
     )
-    parser.add_argument("--strand", choices=STRANDS, default="both", help="strand to read (default: both)")
+    parser.add_argument("--strand", choices=STRANDS, default="both", help="strand to read")
     parser.add_argument(
         "--ignore_soft_masked", action="store_true", help="lower-case letters are context only"
     )
-    parser.add_argument(
-        "--sequence_column", default="sequence", help="column with the sequences (default: sequence)"
-    )
-    parser.add_argument(
-        "--id_column", default="id", help="column with the ids, if there is one (default: id)"
-    )
-    parser.add_argument("--batch_bases", type=int, default=2**16, help="bases in one batch (default: 65536)")
-    parser.add_argument(
-        "--chunk", type=int, default=2**16, help="bases of a long sequence to read at a time (default: 65536)"
-    )
-    parser.add_argument("--device", help="such as cpu or cuda:1")
+    parser.add_argument("--sequence_column", default="sequence", help="column with the sequences")
+    parser.add_argument("--id_column", default="id", help="column with the ids, if there is one")
+    parser.add_argument("--batch_bases", type=int, default=2**16, help="bases in one batch")
+    parser.add_argument("--chunk", type=int, default=2**16, help="bases of a long sequence to read at a time")
+    parser.add_argument("--device", help="such as cpu or cuda:1; the GPU if there is one")
     return parser
 
 
@@ -304,16 +275,6 @@ def _check_files(args: argparse.Namespace) -> list[Path]:
     return outputs
 
 
-def _check_sequences(path: str, names: Sequence[str], sequences: Sequence[str]) -> list[int]:
-    """Read and check all sequences once, and return their lengths."""
-    # A bad letter in the last sequence should not be found after hours of work.
-    lengths = []
-    for name, sequence in zip(names, sequences, strict=True):
-        encode_named(sequence, f"{path}: {name}")
-        lengths.append(len(sequence))
-    return lengths
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna score` with these arguments (default: those of the command line)."""
     args = _parser().parse_args(argv)
@@ -321,21 +282,21 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"batch_bases is {args.batch_bases} and chunk is {args.chunk}; both must be at least 1"
         )
-    names, sequences = open_sequences(args.data, args.sequence_column, args.id_column)
-    lengths = _check_sequences(args.data, names, sequences)
+    sequences = NamedSequences(args.data, args.sequence_column, args.id_column)
+    extent = sequences.check()
     outputs = _check_files(args)
     strands = strands_of(args.strand)
     options = {name: getattr(args, name) for name in ("ignore_soft_masked", "batch_bases", "chunk")}
     with ExitStack() as at_end:
         model = at_end.enter_context(borrowed(args.model, LANGUAGE, "score", args.device))
-        check_lengths(model, lengths, names, args.data)
+        check_lengths(model, [extent.longest], [extent.name_of_longest], args.data)
         # Take both locks before opening a file: a run that is refused must not have begun one.
         for path in outputs:
             at_end.enter_context(locked(path, is_file=True))
         files = [at_end.enter_context(whole_file(path)) for path in outputs]
-        totals = score_file(model, names, sequences, lengths, *files, strands=strands, **options)
+        totals = score_file(model, sequences, *files, bases=extent.bases, strands=strands, **options)
     print(
-        f"{len(names):,} sequences, {totals.scores:,} scores: perplexity {totals.perplexity:.4f}; "
+        f"{extent.sequences:,} sequences, {totals.scores:,} scores: perplexity {totals.perplexity:.4f}; "
         f"{args.output}"
     )
 
