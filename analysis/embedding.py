@@ -29,7 +29,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -81,6 +81,14 @@ _LARGEST_SEED = 2**32 - 1  # the largest that scikit-learn takes
 @dataclass
 class EmbedArguments:
     """Settings of `hyenadna embed`."""
+
+    SHOWN: ClassVar = {
+        "your data": ("data", "gtf", "fasta", "biotypes", "sequence_column", "label_column", "id_column"),
+        "the model": ("model", "pooling", "layer", "chunk"),
+        "what to make of them": ("classifier", "folds", "picture", "min_rows", "max_rows", "output_format"),
+        "the run": ("output_dir", "resume", "batch_bases", "seed", "use_cpu"),
+    }
+    EXAMPLE: ClassVar = "hyenadna embed --model pretrained --data promoters.csv --picture tsne"
 
     model: str | None = setting(None, "Checkpoint: a folder or an id on the Hub.")
     data: str | None = setting(None, "csv, tsv, parquet or FASTA file, or folder, with labels or without.")

@@ -31,6 +31,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from hyenadna.errors import InputError
+from hyenadna.flags import CommandParser
 from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.intervals import Intervals, merge, read_regions, whole_sequences
 from hyenadna.genomics.letters import SOFT_MASKED, complement_ids, is_base, pad
@@ -608,8 +609,10 @@ def _write_bigwig(path: Path, parts: Iterator[Segments], genome: SequenceFile, t
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hyenadna predict", description=__doc__.split("\n")[0], allow_abbrev=False
+    parser = CommandParser(
+        "predict",
+        "Classes or numbers of new sequences, or along a genome, from a trained model.",
+        example="hyenadna predict --model promoters --data new.fa --output new.csv",
     )
     parser.add_argument("--model", required=True, help="folder or Hub id of a model with a head for classes")
     parser.add_argument("--data", help="sequences: FASTA, csv, tsv, parquet, or text")
@@ -627,16 +630,14 @@ def _parser() -> argparse.ArgumentParser:
         "--stride", type=int, help="bases from one window to the next; where windows overlap, their mean"
     )
     parser.add_argument("--target", help="the class (name or number) that bedGraph and bigWig show")
-    parser.add_argument(
-        "--scale", choices=SCALES, default="probability", help="of the outputs (default: probability)"
-    )
+    parser.add_argument("--scale", choices=SCALES, default="probability", help="of the outputs")
     parser.add_argument(
         "--strand", choices=STRANDS, help="strand to read (default: as the model was tested, or forward)"
     )
-    parser.add_argument("--sequence_column", default="sequence", help="column of --data (default: sequence)")
-    parser.add_argument("--id_column", default="id", help="column with the names, if any (default: id)")
-    parser.add_argument("--batch_bases", type=int, default=2**16, help="bases in a batch (default: 65536)")
-    parser.add_argument("--device", help="such as cpu or cuda:1")
+    parser.add_argument("--sequence_column", default="sequence", help="column of --data")
+    parser.add_argument("--id_column", default="id", help="column with the names, if any")
+    parser.add_argument("--batch_bases", type=int, default=2**16, help="bases in a batch")
+    parser.add_argument("--device", help="such as cpu or cuda:1; the GPU if there is one")
     return parser
 
 

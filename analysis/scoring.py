@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
+from hyenadna.flags import CommandParser
 from hyenadna.training.runs.outputs import inert, locked, whole_file
 
 from .likelihoods import STRANDS, check_lengths, check_strand, log_likelihoods, strands_of
@@ -236,8 +237,10 @@ def _write_table(table: pd.DataFrame, file: TextIO, with_header: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hyenadna score", description=__doc__.split("\n")[0], allow_abbrev=False
+    parser = CommandParser(
+        "score",
+        "Log-likelihood and perplexity of sequences, on both strands.",
+        example="hyenadna score --model pretrained --data genes.fa --output scores.tsv",
     )
     parser.add_argument("--model", required=True, help="folder or Hub id of a language model")
     parser.add_argument("--data", required=True, help="FASTA (plain or bgzip), csv, tsv, parquet, or text")
@@ -245,21 +248,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--per_position", help="also write this table (.tsv): a line per base, positions from 0"
     )
-    parser.add_argument("--strand", choices=STRANDS, default="both", help="strand to read (default: both)")
+    parser.add_argument("--strand", choices=STRANDS, default="both", help="strand to read")
     parser.add_argument(
         "--ignore_soft_masked", action="store_true", help="lower-case letters are context only"
     )
-    parser.add_argument(
-        "--sequence_column", default="sequence", help="column with the sequences (default: sequence)"
-    )
-    parser.add_argument(
-        "--id_column", default="id", help="column with the ids, if there is one (default: id)"
-    )
-    parser.add_argument("--batch_bases", type=int, default=2**16, help="bases in one batch (default: 65536)")
-    parser.add_argument(
-        "--chunk", type=int, default=2**16, help="bases of a long sequence to read at a time (default: 65536)"
-    )
-    parser.add_argument("--device", help="such as cpu or cuda:1")
+    parser.add_argument("--sequence_column", default="sequence", help="column with the sequences")
+    parser.add_argument("--id_column", default="id", help="column with the ids, if there is one")
+    parser.add_argument("--batch_bases", type=int, default=2**16, help="bases in one batch")
+    parser.add_argument("--chunk", type=int, default=2**16, help="bases of a long sequence to read at a time")
+    parser.add_argument("--device", help="such as cpu or cuda:1; the GPU if there is one")
     return parser
 
 

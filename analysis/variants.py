@@ -46,6 +46,7 @@ from transformers import DynamicCache
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.cache_hyenadna import branches
 from hyenadna.errors import InputError, reading
+from hyenadna.flags import CommandParser
 from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.files import is_compressed
 from hyenadna.genomics.intervals import merge, read_regions
@@ -871,8 +872,10 @@ def checksum_of(model: HyenaDNAForCausalLM) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hyenadna variants", description=__doc__.split("\n")[0], allow_abbrev=False
+    parser = CommandParser(
+        "variants",
+        "Log-likelihood of alternative against reference alleles, or of all substitutions in a region.",
+        example="hyenadna variants --model pretrained --vcf calls.vcf --fasta hg38.fa --output_dir effects",
     )
     parser.add_argument("--model", required=True, help="folder or Hub id of a language model")
     parser.add_argument("--fasta", required=True, help="the genome, plain or bgzip")
@@ -881,12 +884,8 @@ def _parser() -> argparse.ArgumentParser:
         "--mutagenesis", help="instead of a VCF: a region (from 0, half-open), such as chr20:1000-1200"
     )
     parser.add_argument("--output_dir", required=True, help="folder for everything that the run writes")
-    parser.add_argument(
-        "--window", type=int, default=_WINDOW, help="bases around a variant to read (default: 1024)"
-    )
-    parser.add_argument(
-        "--batch_size", type=int, default=_BATCH_SIZE, help="windows in one batch (default: 32)"
-    )
+    parser.add_argument("--window", type=int, default=_WINDOW, help="bases around a variant to read")
+    parser.add_argument("--batch_size", type=int, default=_BATCH_SIZE, help="windows in one batch")
     parser.add_argument(
         "--share_prefix",
         action="store_true",
@@ -897,7 +896,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--regions", nargs="+", help="score only variants in these: a BED file, chr20, or chr20:0-100,000"
     )
-    parser.add_argument("--device", help="such as cpu or cuda:1")
+    parser.add_argument("--device", help="such as cpu or cuda:1; the GPU if there is one")
     return parser
 
 

@@ -1,7 +1,8 @@
 """The model on a second device against the CPU: its numbers, gradients, caches, files and commands.
 
 It runs on whatever `torch.accelerator` finds: a GPU, or another device whose package is imported.
-Without one it is skipped. The CPU computes in float32 what the device is compared with.
+Without one it is skipped; `test_second_device.py` runs it on a device in the host's memory. The CPU
+computes in float32 what the device is compared with.
 """
 
 import copy
@@ -166,7 +167,7 @@ def test_outputs_and_gradients_of_every_head(device, head, mask, hyena_order):
 def real(outputs: torch.Tensor, batch: dict) -> torch.Tensor:
     """Return the outputs of tokens: those of pads mean nothing."""
     mask = batch.get("attention_mask")
-    return outputs if mask is None or outputs.ndim == 2 else outputs.cpu()[mask.bool()]
+    return outputs if mask is None or outputs.ndim == 2 else outputs.cpu()[mask.cpu().bool()]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "first", "max"])
@@ -319,15 +320,16 @@ def test_wrong_inputs_are_told_before_the_device_fails(device, wrong):
 
 @contextmanager
 def no_waiting(device: str):
-    """Raise where the host waits for the device. PyTorch can tell on CUDA only."""
-    if device != "cuda":
+    """Raise where the host waits for the device. PyTorch can tell on CUDA only; so can ours."""
+    module = torch.get_device_module(device)
+    if not hasattr(module, "set_sync_debug_mode"):
         pytest.skip(f"PyTorch does not report when the host waits for {device}")
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
+    module.synchronize()
+    module.set_sync_debug_mode("error")
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        module.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("hyena_order", [2, 3])

@@ -22,7 +22,7 @@ PAGES = sorted(
     ]
 )
 # Written by a command of the page, which names it without its suffix.
-WRITTEN = {"docs/generation", "docs/speed_measured", "docs/variants"}
+WRITTEN = {"docs/generation", "docs/speed_measured", "docs/speed_gpu", "docs/variants"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -43,7 +43,7 @@ def command_lines() -> list[list[str]]:
 @functools.cache
 def help_of(name: str) -> str:
     with redirect_stdout(StringIO()) as printed, pytest.raises(SystemExit):
-        cli.main([name, "--help"])
+        cli.main([name, "--help-all"])
     return printed.getvalue()
 
 

@@ -9,7 +9,6 @@ run is a point. For comparison there are simple baselines on the same rows, and 
 are percentages except errors (mse, loss).
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hyenadna.errors import InputError, read_json, reading
+from hyenadna.flags import CommandParser
 from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.folder import METRICS_FILE
 from hyenadna.training.runs.outputs import locked
@@ -411,11 +411,15 @@ def write_report(paths: Sequence[str | Path], output: str | Path) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna report` with these arguments (default: those of the command line)."""
-    parser = argparse.ArgumentParser(
-        prog="hyenadna report", description=__doc__.split("\n")[0], allow_abbrev=False
+    parser = CommandParser(
+        "report",
+        "Results of runs in one table and picture, beside the paper's.",
+        example="hyenadna report runs/promoters runs/enhancers --output_dir report",
     )
-    parser.add_argument("runs", nargs="+", help="folders of runs; every metrics.json below them is read")
-    parser.add_argument("--output_dir", default=".", help="folder for report.md and report.png (%(default)s)")
+    parser.add_argument(
+        "runs", metavar="FOLDER", nargs="+", help="folders of runs; every metrics.json below them is read"
+    )
+    parser.add_argument("--output_dir", default=".", help="folder for report.md and report.png")
     args = parser.parse_args(argv)
     print(write_report(args.runs, args.output_dir))
     print(f"report.md and report.png are in {args.output_dir}")

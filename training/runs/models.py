@@ -12,7 +12,15 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, example_checkpoint
-from hyenadna.errors import HyenaDNAError, InputError, check_counts, check_index, damage_in, one_line
+from hyenadna.errors import (
+    HyenaDNAError,
+    InputError,
+    check_counts,
+    check_index,
+    damage_in,
+    one_line,
+    only_a_path,
+)
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .settings import setting
@@ -164,7 +172,11 @@ def load_checkpoint(
             parameters.
     """
     hint = " (Lightning checkpoints and other layouts: `hyenadna convert` first)"
-    with loading(name, f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint):
+    nowhere = f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub"
+    reason = only_a_path(checkpoint_path(name))
+    if reason is not None:
+        raise InputError(f"{nowhere}: {reason}")
+    with loading(name, nowhere, hint):
         check_counts(PreTrainedConfig.get_config_dict(checkpoint_path(name))[0], name)
         config = AutoConfig.from_pretrained(checkpoint_path(name))
     # `AutoConfig` above, and not our class: it would read the config.json of any other model.

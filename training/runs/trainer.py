@@ -9,6 +9,7 @@
 import math
 import pickle
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from transformers.utils import logging
 
 from hyenadna.errors import InputError, reading
 
+from .averaging import WeightAverage
 from .checkpoints import last_complete_checkpoint, remove_old_checkpoints, write_manifest
+from .progress import print_readably
 from .settings import setting
 
 logger = logging.get_logger(__name__)
@@ -96,6 +99,18 @@ class RecipeArguments(TrainingArguments):
             )
 
 
+def let_others_read(folder: Path) -> None:
+    """Give weights the permissions of the configuration beside them.
+
+    safetensors lets nobody but their owner read them, whatever the umask says.
+    """
+    for name in ("adapter_config.json", "config.json"):
+        if (folder / name).exists():
+            for weights in folder.glob("*.safetensors"):
+                shutil.copymode(folder / name, weights)
+            return
+
+
 def advice_on_divergence(args: TrainingArguments) -> str:
     """Return a text with the settings that can make a training diverge, and what to change."""
     names = ("learning_rate", "max_grad_norm", "weight_decay", "adam_epsilon")
@@ -154,14 +169,17 @@ class HyenaDNATrainer(Trainer):
     """`Trainer` for HyenaDNA.
 
     It knows which parameters must not decay and which tokens have no prediction. Its checkpoints
-    can be verified, a finished run can be resumed, and a training that diverges is stopped.
+    can be verified, a finished run can be resumed, and a training that diverges is stopped. With
+    `weight_averaging` among its arguments, it evaluates and keeps the average of the weights.
     """
 
     def __init__(self, *args, **kwargs):
         self._not_finite = StopAtNaN()
         self._checkpoints_to_keep = None  # set by `train`
+        self._average: WeightAverage | None = None  # during a training with `weight_averaging`
         super().__init__(*args, **kwargs)
         self.add_callback(self._not_finite)
+        print_readably(self)
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         with reading("the optimiser takes other settings", errors=(TypeError, ValueError)):
@@ -208,6 +226,7 @@ class HyenaDNATrainer(Trainer):
         # and takes `checkpoint-3 (copy)` for one of its own.
         self._checkpoints_to_keep = self.args.save_total_limit
         self.args.save_total_limit = None
+        self._begin_average(resume_from_checkpoint)
         try:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         except pickle.UnpicklingError as error:  # PyTorch runs none
@@ -217,6 +236,7 @@ class HyenaDNATrainer(Trainer):
             ) from error
         finally:
             self.args.save_total_limit = self._checkpoints_to_keep
+        self._end_average()
         self.check_weights()
 
         best = self.state.best_model_checkpoint
@@ -246,12 +266,47 @@ class HyenaDNATrainer(Trainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
+    # ---------------------------------------------------------------------- averages of the weights
+
+    def _begin_average(self, checkpoint: str | bool | None) -> None:
+        """Start the average of the weights if the settings ask for one, or read that of a checkpoint."""
+        epochs = getattr(self.args, "weight_averaging", 0)
+        if not epochs:
+            return
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            logger.warning("weight_averaging is left out: FSDP and DeepSpeed divide the weights")
+            return
+        batches = len(self.get_train_dataloader())
+        steps = math.ceil(batches / self.args.gradient_accumulation_steps)
+        self._average = WeightAverage(self.model, epochs * steps)
+        if checkpoint:
+            self._average.load(Path(str(checkpoint)))
+        self.add_callback(self._average)
+
+    def _end_average(self) -> None:
+        """Leave the average in the model: that of the best checkpoint, if there is a best one."""
+        if self._average is None:
+            return
+        best = self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None:
+            self._average.load(Path(best))
+        self._average.take_over()
+        self.remove_callback(self._average)
+        self._average = None
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Evaluate, during a training with `weight_averaging` the average of the weights."""
+        with nullcontext() if self._average is None else self._average.in_place():
+            return super().evaluate(*args, **kwargs)
+
     # ---------------------------------------------------------------------------------- checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Save the model without `training_args.bin`, a pickle that contains `hub_token`."""
         super()._save(output_dir, state_dict)
-        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        folder = Path(output_dir or self.args.output_dir)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        let_others_read(folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: dict | None) -> None:
         """Write a checkpoint, then its manifest, then delete older ones. NaN is never written."""
@@ -269,6 +324,8 @@ class HyenaDNATrainer(Trainer):
         # Every process writes its own random state. The manifest has to list them all.
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            if self._average is not None:
+                self._average.save(checkpoint)
             write_manifest(checkpoint)
             remove_old_checkpoints(checkpoint, self._checkpoints_to_keep, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
