@@ -107,6 +107,8 @@ class OneHotModel(nn.Module):
         super().__init__()
         check_strand(strand)
         self.model = model
+        # Tools set a mode and go back to that of the wrapper, which starts with that of the model.
+        self.training = model.training
         self.head = head_of(model)
         self.strands = strands_of(strand)
         self.position = position
@@ -180,7 +182,9 @@ class OneHotModel(nn.Module):
 
     def _log_likelihood(self, logits: torch.Tensor, x: torch.Tensor, at: int | None) -> torch.Tensor:
         """Return the log-probability of what a soft sequence holds, `(batch, 1)`."""
-        log_p = logits[:, :-1].float().log_softmax(-1)[..., FIRST_BASE : FIRST_BASE + 4]
+        # At least float32, and float64 where the model computes in it.
+        logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
+        log_p = logits.log_softmax(-1)[..., FIRST_BASE : FIRST_BASE + 4]
         of_base = (log_p.to(x.dtype) * x[:, 1:]).sum(2)
         if at is None:
             return of_base.sum(1, keepdim=True)
@@ -208,7 +212,12 @@ def deep_lift_rules(points: int = 8) -> dict[type[nn.Module], Callable[..., Any]
         from tangermeme.deep_lift_shap import integrated_gradients_op
     except ImportError as error:
         raise InputError(f"deep_lift_rules needs tangermeme 1.6 (pip install tangermeme): {error}") from error
-    rule = integrated_gradients_op(K=points)
+    of_input = integrated_gradients_op(K=points)
+
+    def rule(module: nn.Module, grad_input: tuple[Any, ...], grad_output: tuple[Any, ...]) -> tuple[Any, ...]:
+        # The hidden states come first; the others, such as a mask, have no gradient.
+        return (*of_input(module, grad_input, grad_output), *[None] * (len(grad_input) - 1))
+
     return {HyenaDNAOperator: rule, HyenaDNAMLP: rule, nn.LayerNorm: rule}
 
 
@@ -343,7 +352,8 @@ def attributions(
             the log-probability of the base there.
         strand: `"forward"`, `"reverse"`, or `"both"` for the mean; by default what the folder was
             tested with (see `predict`), and forward for a language model.
-        steps: Points of integrated gradients (Gauss-Legendre) on the way from the neutral input.
+        steps: Points of integrated gradients (Gauss-Legendre) on the way from the neutral input. With
+            max pooling the gradient jumps: take some 500, and look at `gaps`.
         batch_size: Inputs to read at once.
         tokenizer: See `predict`.
         device: Where to compute. By default an object stays where it is, and a loaded model goes to

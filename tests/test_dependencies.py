@@ -35,7 +35,7 @@ def by_full_passes(model, text):
         changed = [text[:i] + other + text[i + 1 :] for other in "ACGT" if other != base]
         shifts = np.abs(log2_odds(model, changed) - reference).max((0, 2))
         values[i, i + 1 :] = shifts[i + 1 :]
-        assert not shifts[: i + 1].any()  # causal
+        assert shifts[: i + 1].max() < 1e-12  # causal, but for the rounding of a Fourier transform
     return values
 
 

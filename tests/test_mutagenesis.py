@@ -183,8 +183,8 @@ def test_an_output_at_one_position(kind, size, strand):
         if is_deleted or (kind == "substitutions" and SEQUENCE[i] == "N"):
             expected[row] = math.nan
     np.testing.assert_allclose(result.effects.ravel(), expected, atol=1e-5)
-    if strand == "forward" and kind == "substitutions":  # causal
-        assert np.array_equal(result.effects[followed - first + 1 :][:, 0], np.zeros(last - followed - 1))
+    if strand == "forward" and kind == "substitutions":  # causal, but for the rounding of a Fourier transform
+        assert np.abs(result.effects[followed - first + 1 :]).max() < 1e-6
 
 
 def test_numbers():
