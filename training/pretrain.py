@@ -5,6 +5,7 @@
     hyenadna pretrain --data human.fa mouse.fa.gz --weights 1 0.5 --reverse_complement 0.5  # several species
     hyenadna pretrain --data hg38.fa --bed classes.bed --class_weights exon=4 repeat=0.1  # by class
     hyenadna pretrain --data hg38.fa --output_dir pretrained --resume  # go on after a kill
+    hyenadna pretrain --data proteins.fa --alphabet protein  # other letters than those of DNA
     accelerate launch -m hyenadna pretrain --data hg38.fa  # on several devices
 
 Every position predicts the next base (arXiv 2306.15794): cross-entropy over all rows of the
@@ -42,9 +43,9 @@ from hyenadna.errors import InputError, read_json
 from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.held_out import split_windows
 from hyenadna.genomics.intervals import Intervals, class_weights
-from hyenadna.genomics.letters import FIRST_BASE, SEP, SOFT_MASKED
+from hyenadna.genomics.letters import SEP, SOFT_MASKED, is_exact
 from hyenadna.genomics.windows import WindowCollator, WindowDataset, WindowSampler
-from hyenadna.tokenization import HyenaDNATokenizer
+from hyenadna.tokenization import Alphabet, HyenaDNATokenizer
 from hyenadna.training.runs.checkpoints import last_complete_checkpoint, remove_old_checkpoints
 from hyenadna.training.runs.files import write_json
 from hyenadna.training.runs.folder import (
@@ -57,9 +58,17 @@ from hyenadna.training.runs.folder import (
     saying_how_to_go_on,
     versions,
 )
-from hyenadna.training.runs.markov import ContextCounts, MarkovModels, count_contexts
-from hyenadna.training.runs.models import RunResult, ScratchArguments, load_checkpoint, make_model
+from hyenadna.training.runs.markov import ContextCounts, MarkovModels, count_contexts, highest_order
+from hyenadna.training.runs.models import (
+    RunResult,
+    ScratchArguments,
+    alphabet_of,
+    load_checkpoint,
+    make_model,
+    new_tokenizer,
+)
 from hyenadna.training.runs.settings import parse_settings, result_settings, setting, settings_not_compared
+from hyenadna.training.runs.strands import check_strand_settings
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
 MARKOV_FILE = "markov.json"
@@ -119,7 +128,9 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
     length_warmup_stages: list[int] = setting(
         [], "Their lengths in bases, equally long stages (64, doubled up to window)."
     )
-    markov_order: int = setting(8, "Highest order of the Markov models to compare with; 0 for none.")
+    markov_order: int = setting(
+        8, "Highest order of the Markov models to compare with; 0 for none. Of proteins 3 at most."
+    )
     eval_windows: int = setting(
         512, "Validation windows, evenly spaced, for evaluations on the way; at the end: all.", compared=False
     )
@@ -491,6 +502,11 @@ def _contexts(
     strands = [False]
     if both_strands:
         strands.append(True)
+    # 0, 1, ... for the letters in order, 255 for all other ids.
+    exact = is_exact(dataset.genomes[0].alphabet)
+    digit_of_id = np.full(2 * SOFT_MASKED, 255, dtype=np.uint8)
+    for case in (0, SOFT_MASKED):
+        digit_of_id[case + np.flatnonzero(exact)] = np.arange(exact.sum())
 
     # Batches of about half a million bases, to bound the memory at any length of window.
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -500,15 +516,14 @@ def _contexts(
                 items = [(row, dataset.window, flip) for row in rows[i : i + size].tolist()]
                 # Without the last column, which holds [SEP] or pads.
                 ids = dataset.__getitems__(items)[:, :-1]
-                # 0 to 3 for A, C, G and T. All other ids, below A too, wrap around to above 3.
-                bases = (ids % SOFT_MASKED - FIRST_BASE).astype(np.uint8)
+                bases = digit_of_id[ids]
                 if keep_soft_masked:
                     targets = np.ones_like(bases, dtype=bool)
                 else:
                     targets = ids < SOFT_MASKED
                 yield bases, targets
 
-    return count_contexts(batches(), order)
+    return count_contexts(batches(), order, int(exact.sum()))
 
 
 def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> dict:
@@ -521,7 +536,8 @@ def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> d
     keep = args.soft_masked_weight > 0
     both_strands = args.reverse_complement > 0
     train = datasets["train"]
-    order = args.markov_order
+    letters = int(is_exact(train.genomes[0].alphabet).sum())
+    order = min(args.markov_order, highest_order(letters))
     # `MarkovModels` tunes itself on one half against the other. Every second window, so that both
     # halves come from all over the genome.
     halves = [
@@ -578,9 +594,11 @@ def pretrain(args: PretrainArguments) -> RunResult:
         )
     output = Path(args.output_dir)
     is_main = args.process_index == 0
+    alphabet = alphabet_of(args)
+    check_strand_settings(args, alphabet)
     model, _ = make_model(HyenaDNAForCausalLM, args)
-    tokenizer = HyenaDNATokenizer(model_max_length=model.config.max_seq_len)
-    plan = _plan(args, _window(args, model.config.max_seq_len))
+    tokenizer = new_tokenizer(alphabet, model_max_length=model.config.max_seq_len)
+    plan = _plan(args, _window(args, model.config.max_seq_len), alphabet)
 
     settings = {**result_settings(args), **_fingerprints(plan)}
     settings["rows_per_step"] = plan.sampler.rows_per_step
@@ -645,11 +663,11 @@ def _window(args: PretrainArguments, max_seq_len: int) -> int:
     return window
 
 
-def _plan(args: PretrainArguments, window: int) -> _Plan:
+def _plan(args: PretrainArguments, window: int, alphabet: Alphabet) -> _Plan:
     """Open the data, split them into windows, and lay out the training."""
     # The main process goes first and writes the indexes that are missing. The others read them.
     with args.main_process_first(local=False, desc="indexing"):
-        genomes = open_genomes(args.data, args.sequence_column)
+        genomes = open_genomes(args.data, args.sequence_column, alphabet)
     parts = split_windows(
         genomes,
         window,
@@ -739,7 +757,7 @@ def _make_trainer(
         train_dataset=plan.datasets["train"],
         eval_dataset=plan.datasets["eval"],
         processing_class=tokenizer,
-        data_collator=WindowCollator(args.soft_masked_weight),
+        data_collator=WindowCollator(args.soft_masked_weight, plan.genomes[0].alphabet),
         sampler=plan.sampler,
         markov={part: min(markov[part]["perplexity"].values()) for part in plan.datasets if part in markov},
     )
