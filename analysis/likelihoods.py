@@ -8,7 +8,8 @@
     [(6,), (4,)]
 
 As in the loss, they are natural logarithms of the softmax over the whole vocabulary. The first base
-of a sequence has no context and no score. Letters other than A, C, G and T are context only.
+of a sequence has no context and no score. Letters other than A, C, G and T are context only. A
+model of another alphabet scores all letters that stand for themselves alone; see `alphabet_of_model`.
 """
 
 import math
@@ -17,23 +18,40 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.genomics.letters import SOFT_MASKED, complement_ids, is_base, pad
+from hyenadna.genomics.letters import SOFT_MASKED, Alphabet, complement_ids, is_base, is_exact, pad
+from hyenadna.tokenization import find_alphabet
 
 from .sequences import encode_named
 
 __all__ = [
     "STRANDS",
+    "alphabet_of_model",
     "base_log_probabilities",
+    "check_dna",
     "check_lengths",
     "log_likelihoods",
     "target_log_probabilities",
 ]
 
 STRANDS = ("both", "forward", "reverse")
+
+
+def alphabet_of_model(model: PreTrainedModel) -> Alphabet:
+    """Return the alphabet that the configuration of a model names."""
+    return find_alphabet(model.config.alphabet, model.config.complement)
+
+
+def check_dna(model: PreTrainedModel, what: str) -> None:
+    """Raise `InputError` for a model of another alphabet than DNA."""
+    if model.config.alphabet != "dna":
+        raise InputError(
+            f"{what} is for DNA, with its two strands and four bases, but the alphabet of the model is "
+            f"{model.config.alphabet!r}"
+        )
 
 
 def log_probabilities_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -133,7 +151,8 @@ def log_likelihoods(
         is no score. The bases are in the order of the sequence, on the reverse strand too.
 
     Raises:
-        InputError: A sequence is empty, too long, or has other characters, or `strand` is neither.
+        InputError: A sequence is empty, too long, or has other characters, or `strand` is neither,
+            or `"reverse"` for letters without a complement.
 
     >>> from hyenadna import HyenaDNAConfig
     >>> model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66))
@@ -146,10 +165,11 @@ def log_likelihoods(
         raise InputError(f"batch_bases is {batch_bases} and chunk is {chunk}; both must be at least 1")
 
     ids = []
+    alphabet = alphabet_of_model(model)
     for i, sequence in enumerate(sequences):
         # The model reads the reverse strand from its own 5' end. The scores are reversed below.
-        forward = encode_named(sequence, f"sequence {i}")
-        ids.append(complement_ids(forward) if strand == "reverse" else forward)
+        forward = encode_named(sequence, f"sequence {i}", alphabet)
+        ids.append(complement_ids(forward, alphabet) if strand == "reverse" else forward)
     if not ids:
         return []
     lengths = [len(row) for row in ids]
@@ -188,7 +208,7 @@ def _score_batch(
 
     # One comparison for the whole batch. Row by row, this would take longer than the layers of a
     # small model on short reads.
-    has_score = is_base(tokens)
+    has_score = is_exact(alphabet_of_model(model))[tokens]
     if ignore_soft_masked:
         for row, ids in enumerate(batch):
             has_score[row, : len(ids)] &= ids < SOFT_MASKED

@@ -9,7 +9,8 @@ and no score. Letters other than A, C, G and T have no score either; they are co
 lower-case letters with `--ignore_soft_masked`.
 
 On the reverse strand, the context of a base is what follows it. By default both strands are scored
-and averaged.
+and averaged. A model of letters without a complement, such as one of proteins, reads the forward
+strand alone.
 
 The command reads, scores and writes a block of sequences at a time, so a file may hold any number
 of them.
@@ -29,10 +30,11 @@ from tqdm.auto import tqdm
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.training.runs.models import load_language_model
+from hyenadna.tokenization import Alphabet
+from hyenadna.training.runs.models import alphabet_of_checkpoint, load_language_model
 from hyenadna.training.runs.outputs import inert, locked, whole_file
 
-from .likelihoods import STRANDS, check_lengths, log_likelihoods
+from .likelihoods import STRANDS, alphabet_of_model, check_lengths, log_likelihoods
 from .sequences import encode_named, open_sequences, read_sequences
 
 __all__ = ["log_likelihoods", "main", "read_sequences", "score_file", "summary"]
@@ -155,6 +157,7 @@ def score_file(
     """
     options = {"ignore_soft_masked": ignore_soft_masked, "batch_bases": batch_bases, "chunk": chunk}
     totals = Totals()
+    alphabet = alphabet_of_model(model)
     with tqdm(total=sum(lengths) * len(strands), unit="base", unit_scale=True) as bar:
         for block in blocks_of(lengths):
             texts = [sequences[i] for i in block]
@@ -166,29 +169,31 @@ def score_file(
             # The header goes before the first block only.
             ids = [inert(str(names[i])) for i in block]
             is_first = block.start == 0
-            _write_table(_summary_table(ids, texts, scores), table, is_first)
+            sizes = [lengths[i] for i in block]
+            _write_table(_summary_table(ids, sizes, scores), table, is_first)
             if per_position is not None:
-                _write_table(_position_table(ids, texts, scores), per_position, is_first)
+                table_of_block = _position_table(ids, texts, scores, alphabet)
+                _write_table(table_of_block, per_position, is_first)
             totals.add(scores)
     return totals
 
 
-def _summary_table(ids: list[str], sequences: list[str], scores: dict[str, list[np.ndarray]]) -> pd.DataFrame:
+def _summary_table(ids: list[str], lengths: list[int], scores: dict[str, list[np.ndarray]]) -> pd.DataFrame:
     rows = []
-    for i, (name, sequence) in enumerate(zip(ids, sequences, strict=True)):
+    for i, (name, length) in enumerate(zip(ids, lengths, strict=True)):
         scores_of_sequence = {strand: values[i] for strand, values in scores.items()}
-        rows.append({"id": name, "length": len(sequence), **summary(scores_of_sequence)})
+        rows.append({"id": name, "length": length, **summary(scores_of_sequence)})
     return pd.DataFrame(rows)
 
 
 def _position_table(
-    ids: list[str], sequences: list[str], scores: dict[str, list[np.ndarray]]
+    ids: list[str], sequences: list[str], scores: dict[str, list[np.ndarray]], alphabet: Alphabet
 ) -> pd.DataFrame:
-    lengths = [len(sequence) for sequence in sequences]
+    lengths = [alphabet.count(sequence) for sequence in sequences]
     columns = {
         "id": np.repeat(np.array(ids, dtype=object), lengths),
         "position": np.concatenate([np.arange(length) for length in lengths]),
-        "base": list("".join(sequences)),
+        "base": [token for sequence in sequences for token in alphabet.tokens(alphabet.pack(sequence))],
     }
     for strand, values in scores.items():
         columns[f"log_probability_{strand}"] = np.concatenate(values)
@@ -209,7 +214,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--per_position", help="also write this table (.tsv): a line per base, positions from 0"
     )
-    parser.add_argument("--strand", choices=STRANDS, default="both", help="strand to read (default: both)")
+    parser.add_argument(
+        "--strand", choices=STRANDS, help="strand to read (default: both, if the letters have a complement)"
+    )
     parser.add_argument(
         "--ignore_soft_masked", action="store_true", help="lower-case letters are context only"
     )
@@ -242,13 +249,27 @@ def _check_files(args: argparse.Namespace) -> list[Path]:
     return outputs
 
 
-def _check_sequences(path: str, names: Sequence[str], sequences: Sequence[str]) -> list[int]:
+def _strands(asked: str | None, alphabet: Alphabet) -> tuple[str, ...]:
+    """Return which strands the model reads, `forward` or `reverse` or both."""
+    if alphabet.complement is None:
+        if asked not in (None, "forward"):
+            raise InputError(
+                f"strand is {asked!r}, but the alphabet {alphabet.spec!r} of the model has no complement: "
+                "use forward"
+            )
+        return ("forward",)
+    # "both" is the first of `STRANDS`; the others are what the model reads.
+    return STRANDS[1:] if asked in (None, "both") else (asked,)
+
+
+def _check_sequences(
+    path: str, names: Sequence[str], sequences: Sequence[str], alphabet: Alphabet
+) -> list[int]:
     """Read and check all sequences once, and return their lengths."""
     # A bad letter in the last sequence should not be found after hours of work.
     lengths = []
     for name, sequence in zip(names, sequences, strict=True):
-        encode_named(sequence, f"{path}: {name}")
-        lengths.append(len(sequence))
+        lengths.append(len(encode_named(sequence, f"{path}: {name}", alphabet)))
     return lengths
 
 
@@ -259,14 +280,14 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"batch_bases is {args.batch_bases} and chunk is {args.chunk}; both must be at least 1"
         )
-    names, sequences = open_sequences(args.data, args.sequence_column, args.id_column)
-    lengths = _check_sequences(args.data, names, sequences)
+    alphabet = alphabet_of_checkpoint(args.model)
+    strands = _strands(args.strand, alphabet)
+    names, sequences = open_sequences(args.data, args.sequence_column, args.id_column, alphabet)
+    lengths = _check_sequences(args.data, names, sequences, alphabet)
     outputs = _check_files(args)
     model = load_language_model(args.model, args.device)
     check_lengths(model, lengths, names, args.data)
 
-    # "both" is the first of `STRANDS`; the others are what the model reads.
-    strands = STRANDS[1:] if args.strand == "both" else (args.strand,)
     options = {name: getattr(args, name) for name in ("ignore_soft_masked", "batch_bases", "chunk")}
     with ExitStack() as at_end:
         # Take both locks before opening a file: a run that is refused must not have begun one.

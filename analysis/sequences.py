@@ -13,7 +13,7 @@ import numpy as np
 from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.files import TABLES
-from hyenadna.genomics.letters import encode
+from hyenadna.genomics.letters import DNA, Alphabet, encode
 from hyenadna.genomics.sources import read_parts
 
 __all__ = ["FileSequences", "encode_named", "open_sequences", "read_sequences"]
@@ -37,7 +37,7 @@ class FileSequences(Sequence):
 
 
 def open_sequences(
-    path: str, sequence_column: str = "sequence", id_column: str = "id"
+    path: str, sequence_column: str = "sequence", id_column: str = "id", alphabet: Alphabet = DNA
 ) -> tuple[list[str], Sequence[str]]:
     """Return the ids and sequences of a FASTA file (plain or bgzip), a table or a text file.
 
@@ -48,6 +48,7 @@ def open_sequences(
         sequence_column: The column of a table that holds the sequences.
         id_column: The column of a table that holds the ids. Without it, rows are named by their
             number, from 0.
+        alphabet: Which letters the sequences have.
 
     Raises:
         InputError: The file cannot be read, or holds no sequences.
@@ -55,7 +56,7 @@ def open_sequences(
     >>> names, sequences = open_sequences("reads.fa")                       # doctest: +SKIP
     """
     if not path.lower().endswith(TABLES):
-        (file,) = open_genomes([path])
+        (file,) = open_genomes([path], alphabet=alphabet)
         return list(file.names), FileSequences(file)
 
     # A single table has no parts, and is called "train".
@@ -70,22 +71,22 @@ def open_sequences(
 
 
 def read_sequences(
-    path: str, sequence_column: str = "sequence", id_column: str = "id"
+    path: str, sequence_column: str = "sequence", id_column: str = "id", alphabet: Alphabet = DNA
 ) -> tuple[list[str], list[str]]:
     """Do the same as `open_sequences`, with all sequences in memory."""
-    names, sequences = open_sequences(path, sequence_column, id_column)
+    names, sequences = open_sequences(path, sequence_column, id_column, alphabet)
     return names, list(sequences)
 
 
-def encode_named(sequence: str, name: str) -> np.ndarray:
+def encode_named(sequence: str, name: str, alphabet: Alphabet = DNA) -> np.ndarray:
     """Return the ids of a sequence, uint8 `(length,)`. Errors begin with its name.
 
     Raises:
-        InputError: The sequence is empty, or a character is no IUPAC letter for a nucleotide.
+        InputError: The sequence is empty, or a character is no letter of the alphabet.
     """
     if not sequence:
         raise InputError(f"{name} is empty")
     try:
-        return encode(sequence)
+        return encode(sequence, alphabet)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error

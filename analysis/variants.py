@@ -54,7 +54,7 @@ from hyenadna.training.runs.models import load_language_model
 from hyenadna.training.runs.outputs import inert, locked, remove_unfinished, whole_file
 from hyenadna.training.runs.shards import Parts, changed_settings, read_earlier_settings, share
 
-from .likelihoods import target_log_probabilities
+from .likelihoods import check_dna, target_log_probabilities
 from .mutagenesis import mutagenesis, read_region, run_mutagenesis
 
 __all__ = ["COLUMNS", "main", "mutagenesis", "run_vcf", "score_variants", "skip_reason"]
@@ -684,6 +684,7 @@ def main(argv: list[str] | None = None) -> None:
 
     device = args.device or (str(state.device) if state.device.type == "cuda" else None)
     model = load_language_model(args.model, device)
+    check_dna(model, "variants")
     if args.window > model.config.max_seq_len:
         raise InputError(
             f"window is {args.window}, but the model reads at most max_seq_len={model.config.max_seq_len}"

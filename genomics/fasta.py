@@ -50,7 +50,7 @@ from .files import (
     reading,
     text_lines,
 )
-from .letters import DNA, UNK, Alphabet, in_all, bytes_to_ids
+from .letters import DNA, UNK, Alphabet, bytes_to_ids, in_all
 
 __all__ = ["SequenceFile", "fasta_records", "open_genomes", "read_fasta", "spellings"]
 

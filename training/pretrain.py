@@ -637,7 +637,7 @@ def pretrain(args: PretrainArguments) -> RunResult:
         }
         # Last, because its presence says that the run is finished.
         write_json(output / METRICS_FILE, result.results)
-        print(_summary(result.results, output))
+        print(_summary(result.results, output, alphabet.unit))
     return result
 
 
@@ -812,7 +812,8 @@ def _print_plan(plan: _Plan) -> None:
             in_file = windows[windows.file == file]
             if len(in_file):
                 bases = in_file.lengths.sum()
-                print(f"{part:>12}: {len(in_file):>10,} windows, {bases:>14,} bases of {genome.path}")
+                unit = genome.alphabet.unit
+                print(f"{part:>12}: {len(in_file):>10,} windows, {bases:>14,} {unit}s of {genome.path}")
     sampler = plan.sampler
     print(f"{plan.steps:,} steps of {sampler.rows_per_step} windows, {sampler.steps_per_epoch:,} an epoch")
     if len(sampler.stages) > 1:
@@ -850,12 +851,12 @@ def _markov_table(markov: dict) -> str:
     return "\n".join(lines)
 
 
-def _summary(results: dict, output: Path) -> str:
+def _summary(results: dict, output: Path, unit: str) -> str:
     lines = []
     if results["markov"]:
         lines.append(_markov_table(results["markov"]))
     for part, values in results["metrics"].items():
-        line = f"{part}: perplexity {values['perplexity']:.4f} per base, on {values['bases']:,} bases"
+        line = f"{part}: perplexity {values['perplexity']:.4f} per {unit}, on {values['bases']:,} {unit}s"
         if results["markov"]:
             order, best = min(results["markov"][part]["perplexity"].items(), key=lambda item: item[1])
             line += f"; best Markov model (order {order}): {best:.4f}"

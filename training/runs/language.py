@@ -15,9 +15,7 @@ from .metrics import make_compute_metrics
 _LETTERS = {2: "AN", 3: "AGN", 4: "ACGN", 5: "ACGTN"}
 
 
-def letters_of_labels(
-    label_names: list[str], letters: str | None = None, alphabet: Alphabet = DNA
-) -> str:
+def letters_of_labels(label_names: list[str], letters: str | None = None, alphabet: Alphabet = DNA) -> str:
     """Return a letter for each class, in the order of `label_names`.
 
     Raises:

@@ -76,8 +76,8 @@ class ContextCounts:
 
         # All windows and positions at once: shift the digits of the windows against themselves, one
         # position further in each round. After round h, at every position,
-        # - `code` is a number in base 4 (or how many letters there are). Its lowest digit is the base itself, digit j the base j
-        #   positions before it, up to j = h;
+        # - `code` is a number in base 4 (or as many as there are letters). Its lowest digit is the
+        #   base itself, digit j the base j positions before it, up to j = h;
         # - `unbroken` says whether all of these h positions are bases inside the window;
         # - `history` counts the rounds so far in which that held: the length of the context.
         code = digits.copy()

@@ -243,7 +243,7 @@ def check_alphabet(data: Alphabet, model: HyenaDNAConfig) -> None:
     """Raise `InputError` if sequences have other letters than the model."""
     if data.spec != model.alphabet:
         raise InputError(
-            f"the sequences have the alphabet {data.spec!r}, but the model has {model.alphabet!r}: use a model "
+            f"the sequences have the alphabet {data.spec!r}, but the model has {model.alphabet!r}; use one "
             f"of {data.spec!r}"
         )
 
