@@ -6,8 +6,11 @@ entries, and leaves to Rust what the table cannot do (pairs, offsets, special to
 text, added tokens, ...).
 """
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -172,6 +175,7 @@ class HyenaDNATokenizer(TokenizersBackend):
                 "pass it to a call, `tokenizer(text, add_special_tokens=False)`, or load with "
                 "`add_eos_token=False`."
             )
+        kwargs = {**_alphabet_of_model(args[0] if args else None), **kwargs}
         tokenizer = super().from_pretrained(*args, **kwargs)
         if kwargs.get("_from_pipeline") == "text-generation":
             tokenizer.add_eos_token = False  # a prompt will be continued, and [SEP] would end it
@@ -370,6 +374,18 @@ class HyenaDNATokenizer(TokenizersBackend):
         if has_added_tokens or "token_type_ids" in self.model_input_names:
             return False
         return all(isinstance(t, str) and t.isascii() and not _has_special_token(t) for t in texts)
+
+
+def _alphabet_of_model(folder: Any) -> dict[str, Any]:
+    """Return the alphabet that the model of a folder names, if the folder has no tokenizer files."""
+    if not isinstance(folder, str | os.PathLike):
+        return {}
+    config = Path(folder, "config.json")
+    has_tokenizer = any(Path(folder, f"{name}.json").is_file() for name in ("tokenizer", "tokenizer_config"))
+    if has_tokenizer or not config.is_file():
+        return {}
+    stored = json.loads(config.read_text())
+    return {name: stored[name] for name in ("alphabet", "complement") if name in stored}
 
 
 def _has_special_token(text: str) -> bool:
