@@ -8,6 +8,7 @@ text, added tokens, ...).
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,9 @@ _SPECIAL_TOKEN_OF = {
     "mask": "[MASK]",
     "unk": "[UNK]",
 }
+
+
+_ANY_SPECIAL_TOKEN = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
 
 class LazyBatchEncoding(BatchEncoding):
@@ -390,7 +394,7 @@ def _alphabet_of_model(folder: Any) -> dict[str, Any]:
 
 def _has_special_token(text: str) -> bool:
     # Most texts have no bracket at all, and are done after one search.
-    return "[" in text and any(token in text for token in SPECIAL_TOKENS)
+    return "[" in text and _ANY_SPECIAL_TOKEN.search(text) is not None
 
 
 def _make_backend(alphabet: Alphabet) -> Tokenizer:
