@@ -1,19 +1,21 @@
-"""What a trained model says: likelihoods, effects of variants, embeddings, and their pictures.
+"""What a trained model says about a sequence: functions for notebooks, and the commands on top.
 
-    from hyenadna.analysis import log_likelihoods, score_variants
-    log_likelihoods(model, ["ACGTTG"])               # the log-probability of each base
+    from hyenadna.analysis import embed, score, variant_effects, mutagenesis, predict
+    score("my-model", ["ACGTTG"])                    # a table of log-likelihoods
 
 | file | what it holds |
 |---|---|
-| `score.py`, `likelihoods.py` | `hyenadna score`; log-probabilities of bases |
-| `variants.py` | `hyenadna variants`: effects of the alleles of a VCF |
-| `mutagenesis.py` | effects of all substitutions in a region |
-| `embed.py`, `classifier.py` | `hyenadna embed`; a cross-validated classifier on embeddings |
-| `pictures.py`, `map.html` | the map of embeddings, the picture of substitutions |
-| `sequences.py` | sequences of a file that a user names, read on access |
+| `embedding.py`, `classifier.py` | `embed`, `hyenadna embed`; a cross-validated classifier on vectors |
+| `scoring.py`, `likelihoods.py` | `score`, `hyenadna score`; log-probabilities of bases |
+| `variants.py` | `variant_effects`, `hyenadna variants`: effects of the alleles of a VCF |
+| `mutations.py` | `mutagenesis`: effects of all changes in a region |
+| `prediction.py` | `predict`, `predict_windows`, `hyenadna predict`: classes, also along a genome |
+| `models.py`, `sequences.py` | the model and the sequences of a call, in whatever form they come |
+| `pictures.py`, `map.html` | maps of embeddings, heat maps of changes |
 
-`embed` and `mutagenesis` are modules; their functions are `embed.embed` and
-`mutagenesis.mutagenesis`. Positions count from 0, except those of a VCF, which count from 1.
+A function takes a model (an object, a folder, or an id on the Hub) and sequences (texts, a table, a
+file, or a one-hot array), and leaves the model as it was. Positions count from 0, except those of a
+VCF and the column `pos`, which count from 1.
 """
 
 from importlib import import_module
@@ -21,27 +23,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .classifier import cross_validate, groups_of
+    from .embedding import embed
     from .likelihoods import log_likelihoods
+    from .mutations import mutagenesis
     from .pictures import draw_map, draw_mutagenesis, map_to_plane, write_html
-    from .sequences import open_sequences, read_sequences
-    from .variants import score_variants
+    from .prediction import predict, predict_windows
+    from .scoring import score
+    from .sequences import NamedSequences, read_sequences, sequences_of
+    from .variants import score_variants, variant_effects
 
 # A name is imported on first use, so that one command does not load the libraries of all others.
 _FILE_OF_NAME = {
+    "NamedSequences": "sequences",
     "cross_validate": "classifier",
     "draw_map": "pictures",
     "draw_mutagenesis": "pictures",
+    "embed": "embedding",
     "groups_of": "classifier",
     "log_likelihoods": "likelihoods",
     "map_to_plane": "pictures",
-    "open_sequences": "sequences",
+    "mutagenesis": "mutations",
+    "predict": "prediction",
+    "predict_windows": "prediction",
     "read_sequences": "sequences",
+    "score": "scoring",
     "score_variants": "variants",
+    "sequences_of": "sequences",
+    "variant_effects": "variants",
     "write_html": "pictures",
 }
-_MODULES = ("classifier", "embed", "likelihoods", "mutagenesis", "pictures", "score", "sequences", "variants")
 
 __all__ = [
+    "NamedSequences",
     "cross_validate",
     "draw_map",
     "draw_mutagenesis",
@@ -50,21 +63,21 @@ __all__ = [
     "log_likelihoods",
     "map_to_plane",
     "mutagenesis",
-    "open_sequences",
+    "predict",
+    "predict_windows",
     "read_sequences",
     "score",
     "score_variants",
-    "variants",
+    "sequences_of",
+    "variant_effects",
     "write_html",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FILE_OF_NAME:
-        return getattr(import_module(f"{__name__}.{_FILE_OF_NAME[name]}"), name)
-    if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _FILE_OF_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_FILE_OF_NAME[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@
 
 As in the loss, they are natural logarithms of the softmax over the whole vocabulary. The first base
 of a sequence has no context and no score. Letters other than A, C, G and T are context only. A
-model of another alphabet scores all letters that stand for themselves alone; see `alphabet_of_model`.
+model of another alphabet scores all letters that stand for themselves alone.
 """
 
 import math
@@ -18,40 +18,51 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.genomics.letters import SOFT_MASKED, Alphabet, complement_ids, is_base, is_exact, pad
-from hyenadna.tokenization import find_alphabet
+from hyenadna.genomics.letters import DNA, SOFT_MASKED, Alphabet, complement_ids, is_base, is_exact, pad
 
+from .models import LANGUAGE, alphabet_of_model, borrowed
 from .sequences import encode_named
 
 __all__ = [
     "STRANDS",
-    "alphabet_of_model",
     "base_log_probabilities",
-    "check_dna",
     "check_lengths",
+    "check_strand",
     "log_likelihoods",
+    "strands_of",
     "target_log_probabilities",
 ]
 
 STRANDS = ("both", "forward", "reverse")
 
 
-def alphabet_of_model(model: PreTrainedModel) -> Alphabet:
-    """Return the alphabet that the configuration of a model names."""
-    return find_alphabet(model.config.alphabet, model.config.complement)
+def check_strand(strand: str | None) -> None:
+    """Raise `InputError` if `strand` is none of `STRANDS`, nor None."""
+    if strand not in (None, *STRANDS):
+        raise InputError(f"strand is {strand!r}; it must be one of {', '.join(STRANDS)}")
 
 
-def check_dna(model: PreTrainedModel, what: str) -> None:
-    """Raise `InputError` for a model of another alphabet than DNA."""
-    if model.config.alphabet != "dna":
-        raise InputError(
-            f"{what} is for DNA, with its two strands and four bases, but the alphabet of the model is "
-            f"{model.config.alphabet!r}"
-        )
+def strands_of(strand: str | None, alphabet: Alphabet = DNA) -> tuple[str, ...]:
+    """Return the strands to read. None means both, or the only one of letters without a complement.
+
+    Raises:
+        InputError: The second strand of such letters is asked for.
+
+    >>> strands_of("both")
+    ('forward', 'reverse')
+    """
+    if alphabet.complement is None:
+        if strand not in (None, "forward"):
+            raise InputError(
+                f"strand is {strand!r}, but the alphabet {alphabet.spec!r} of the model has no complement: "
+                "use forward"
+            )
+        return ("forward",)
+    return STRANDS[1:] if strand in (None, "both") else (strand,)
 
 
 def log_probabilities_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -137,7 +148,7 @@ def log_likelihoods(
     """Score the bases of sequences, in batches of similar length.
 
     Args:
-        model: A language model; it is put into evaluation mode.
+        model: A language model. It is left unchanged.
         sequences: Texts of IUPAC letters, none empty and none longer than `max_seq_len`.
         strand: The strand that the model reads, `"forward"` or `"reverse"`. On the reverse strand,
             the context of a base is what follows it.
@@ -175,12 +186,14 @@ def log_likelihoods(
     lengths = [len(row) for row in ids]
     check_lengths(model, lengths, [f"sequence {i}" for i in range(len(ids))])
 
-    model.eval()
     results: list[np.ndarray] = [np.empty(0)] * len(ids)
-    with tqdm(total=sum(lengths), unit="base", unit_scale=True, disable=not progress) as bar:
+    with (
+        borrowed(model, LANGUAGE, "log_likelihoods") as lm,
+        tqdm(total=sum(lengths), unit="base", unit_scale=True, disable=not progress) as bar,
+    ):
         for rows in _batches(lengths, batch_bases):
             batch = [ids[i] for i in rows]
-            for i, scores in zip(rows, _score_batch(model, batch, chunk, ignore_soft_masked), strict=True):
+            for i, scores in zip(rows, _score_batch(lm, batch, chunk, ignore_soft_masked), strict=True):
                 results[i] = scores[::-1].copy() if strand == "reverse" else scores
             bar.update(sum(lengths[i] for i in rows))
     return results

@@ -3,7 +3,8 @@
     python benchmarks/records.py --records 20000 100000
     python benchmarks/records.py --commands score --records 500000 --before OTHER_ENVIRONMENT/bin/python
 
-Each run is a process of its own: its CPU time and its peak of memory, imports and all. Several
+Each run is a process of its own: its CPU time and its peak of memory, imports and all. (Linux only:
+the peak that `wait4` gives would include the memory of this process before `exec`.) Several
 numbers of records show what grows with them. With `--before`, the Python of an environment that
 holds an earlier version, each run is followed by one of that version, and their outputs are
 compared: variants byte by byte; of the scores, which depend on the model's rounding, the last column
@@ -44,7 +45,10 @@ import numpy as np
 from hyenadna.training import cli
 
 def ones(model, sequences, batch_size):
-    return np.ones(len(sequences)), np.ones((len(sequences), model.config.d_model))
+    count, width = len(sequences), model.config.d_model
+    if isinstance(sequences[0], str):  # before there were readings of two alleles
+        return np.ones(count), np.ones((count, width))
+    return np.ones((count, 2)), np.ones((count, 2, 3, width))
 
 if sys.argv[1] == "variants":
     try:
@@ -53,7 +57,10 @@ if sys.argv[1] == "variants":
         from hyenadna.training import variants
     (name,) = [name for name in ("score_windows", "read_windows") if hasattr(variants, name)]
     setattr(variants, name, ones)
-sys.exit(cli.main(sys.argv[1:]))
+code = cli.main(sys.argv[1:])
+with open("/proc/self/status") as status:
+    print([line for line in status if line.startswith("VmHWM")][0])
+sys.exit(code)
 """
 
 
@@ -81,7 +88,8 @@ def run(python: str, arguments: list[str]) -> Cost:
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"{arguments[0]} failed:\n{said.decode()[-2000:]}")
-    return Cost(usage.ru_utime + usage.ru_stime, time.monotonic() - start, usage.ru_maxrss / 1024)
+    kilobytes = int(said.split(b"VmHWM:")[1].split()[0])
+    return Cost(usage.ru_utime + usage.ru_stime, time.monotonic() - start, kilobytes / 1024)
 
 
 # ------------------------------------------------------------------------------ inputs

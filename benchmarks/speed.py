@@ -3,13 +3,15 @@
     python benchmarks/speed.py --out docs/speed_measured
     python benchmarks/speed.py --lengths 1026 16384 --rounds 5
     python benchmarks/speed.py --d_model 256 --n_layer 8 --lengths 1000000 --modes forward --models ours
+    python benchmarks/speed.py --device cuda --out speed_gpu       # speed_device.py: less than a minute
 
 Each figure is the median over `--rounds` processes of one implementation, run in turn (ours, plain,
 ours, plain, ...), so that a drift of the machine affects all of them alike. A process makes the
 model, does one run that does not count (up to 100,000 bases), and reports the fastest of its
 `--repeats` runs and its peak memory above what it held before.
 
-ours       hyenadna; `ours+checkpointing` with activation checkpointing
+ours       hyenadna; `ours+checkpointing` with activation checkpointing, `ours+unchecked` with
+           `check_inputs=False`, on accelerators only
 plain      `plain.py`: straight from the paper, as the published code does it
 gpt2       Transformers' GPT-2 with SDPA attention, of the same width and depth
 multimolecule   if it is installed
@@ -29,7 +31,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-MODELS = ("ours", "ours+checkpointing", "plain", "gpt2", "multimolecule", "floor")
+MODELS = ("ours", "ours+unchecked", "ours+checkpointing", "plain", "gpt2", "multimolecule", "floor")
 MODES = ("forward", "training")
 COLUMNS = {"model": str, "mode": str, "length": int, "seconds": float, "peak_mb": float, "rounds": int}
 
@@ -49,6 +51,8 @@ def make(name: str, d_model: int, n_layer: int, length: int):
 
         config = HyenaDNAConfig(d_model=d_model, n_layer=n_layer, max_seq_len=length, embed_dropout=0.0)
         model = HyenaDNAModel(config)
+        if name.endswith("unchecked"):
+            config.check_inputs = False
         if name.endswith("checkpointing"):
             model.activation_checkpointing_enable()
         return lambda ids: model(ids).last_hidden_state, model
@@ -74,7 +78,7 @@ def make(name: str, d_model: int, n_layer: int, length: int):
     return lambda ids: model(ids).last_hidden_state, model
 
 
-def floor(d_model: int, n_layer: int, length: int, training: bool, device: str) -> float:
+def floor(d_model: int, n_layer: int, length: int, training: bool) -> float:
     """Return the seconds that the matrix products and transforms take at best on this machine."""
     import torch
 
@@ -83,15 +87,12 @@ def floor(d_model: int, n_layer: int, length: int, training: bool, device: str) 
     def fastest(run, repeats=20):
         times = []
         for _ in range(repeats + 1):
-            finish(device)
             start = time.perf_counter()
             run()
-            finish(device)
             times.append(time.perf_counter() - start)
         return min(times[1:])
 
-    torch.set_default_device(device)
-    tile = min(length, 1024) if device == "cpu" else length
+    tile = min(length, 1024)
     seconds = 0.0
     # Per position: in_proj, out_proj, fc1 and fc2, then the layers of the filter network. Training
     # takes three times as much: two more products in the backward pass.
@@ -109,7 +110,7 @@ def floor(d_model: int, n_layer: int, length: int, training: bool, device: str) 
     n = next_fast_length(2 * length - 1)
     per_channel = []
     for rows in (2, 4, 8, 16, 32, 64, 128, d_model):
-        if rows > d_model or (per_channel and rows * n > (2**22 if device == "cpu" else 2**28)):
+        if rows > d_model or (per_channel and rows * n > 2**22):
             continue
         x = torch.randn(rows, n)
         spectrum = torch.fft.rfft(x)
@@ -120,22 +121,15 @@ def floor(d_model: int, n_layer: int, length: int, training: bool, device: str) 
     return seconds * n_layer
 
 
-def finish(device: str) -> None:
-    import torch
-
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def child(name: str, mode: str, device: str, length: int, d_model: int, n_layer: int, repeats: int) -> dict:
+def child(name: str, mode: str, length: int, d_model: int, n_layer: int, repeats: int) -> dict:
     import torch
 
     torch.manual_seed(0)
     if name == "floor":
-        return {"seconds": floor(d_model, n_layer, length, mode == "training", device), "peak_mb": math.nan}
+        return {"seconds": floor(d_model, n_layer, length, mode == "training"), "peak_mb": math.nan}
     run, model = make(name, d_model, n_layer, length)
-    model.to(device).train(mode == "training")
-    ids = torch.randint(7, 11, (1, length), device=device)
+    model.train(mode == "training")
+    ids = torch.randint(7, 11, (1, length))
 
     def step():
         if mode == "forward":
@@ -145,23 +139,14 @@ def child(name: str, mode: str, device: str, length: int, d_model: int, n_layer:
             run(ids).square().mean().backward()
             model.zero_grad()
 
-    def held(field):
-        if device == "cpu":
-            return memory(field)
-        return (
-            torch.cuda.memory_allocated() if field == "VmRSS" else torch.cuda.max_memory_allocated()
-        ) / 2**20
-
-    idle = held("VmRSS")
+    idle = memory("VmRSS")
     times = []
     warm_up = length <= 100_000  # in a longer run, the extra cost of a first one does not matter
     for _ in range(repeats + warm_up):
-        finish(device)
         start = time.perf_counter()
         step()
-        finish(device)
         times.append(time.perf_counter() - start)
-    return {"seconds": min(times[warm_up:]), "peak_mb": held("VmHWM") - idle}
+    return {"seconds": min(times[warm_up:]), "peak_mb": memory("VmHWM") - idle}
 
 
 def measure(args: argparse.Namespace) -> list[dict]:
@@ -173,12 +158,12 @@ def measure(args: argparse.Namespace) -> list[dict]:
                 for name in list(results):
                     if name == "multimolecule" and importlib.util.find_spec(name) is None:
                         continue
-                    if name == "ours+checkpointing" and mode == "forward":
+                    if name == "ours+unchecked" or (name == "ours+checkpointing" and mode == "forward"):
                         continue
                     if name == "gpt2" and length > args.gpt2_until:
                         continue
                     repeats = args.repeats if length <= 10_000 else 2 if length <= 100_000 else 1
-                    command = [sys.executable, __file__, "--child", name, mode, args.device, str(length)]
+                    command = [sys.executable, __file__, "--child", name, mode, str(length)]
                     command += [str(args.d_model), str(args.n_layer), str(repeats)]
                     done = subprocess.run(command, capture_output=True, text=True, check=False)
                     if done.returncode:
@@ -260,19 +245,17 @@ def save_picture(figure, path: Path) -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
-        name, mode, device, *numbers = sys.argv[2:]
+        name, mode, *numbers = sys.argv[2:]
         sys.path.insert(0, str(Path(__file__).parent))
-        print(json.dumps(child(name, mode, device, *map(int, numbers))))
+        print(json.dumps(child(name, mode, *map(int, numbers))))
         return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or another accelerator")
     parser.add_argument("--d_model", type=int, default=128)
     parser.add_argument("--n_layer", type=int, default=2)
-    parser.add_argument(
-        "--lengths", type=int, nargs="+", default=[1026, 16384, 65537, 160_000, 160_002, 450_002]
-    )
+    parser.add_argument("--lengths", type=int, nargs="+", help="by default some from 1,024 to a million")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument(
@@ -280,8 +263,17 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=5, help="runs in a process, fewer above 10,000 bases")
     parser.add_argument("--gpt2_until", type=int, default=20_000, help="longest length for attention")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="on accelerators")
+    parser.add_argument("--budget", type=float, default=45.0, help="seconds for all, on accelerators")
     parser.add_argument("--out", help="write OUT.md, OUT.csv and OUT.png, or add to them")
     args = parser.parse_args()
+    if args.device != "cpu":
+        import speed_device
+
+        rows = speed_device.measure(args, make)
+        print(f"\n{speed_device.table(rows)}")
+        return
+    args.lengths = args.lengths or [1026, 16384, 65537, 160_000, 160_002, 450_002]
     rows = measure(args)
     if not args.out:
         print(f"\n{table(rows)}")

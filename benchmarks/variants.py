@@ -137,7 +137,7 @@ def cpu_time(run) -> float:
 
 
 def mutagenesis_cost(settings: dict, batch_size: int, rounds: int) -> list[str]:
-    from hyenadna.analysis.mutagenesis import mutagenesis
+    from hyenadna.analysis.mutations import mutagenesis
 
     model = HyenaDNAForCausalLM.from_pretrained(settings["model"], dtype=torch.float32).eval()
     length, tokenizer = settings["window"], HyenaDNATokenizer()

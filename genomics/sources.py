@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 
-from hyenadna.errors import InputError, one_line
+from hyenadna.errors import InputError, one_line, only_a_path
 
 from .fasta import fasta_records, read_fasta
 from .files import (
@@ -111,9 +111,9 @@ def has_labels(source: str | Path, label_column: str) -> bool:
 
 
 def _from_hub(source: str, columns: Columns) -> dict[str, pd.DataFrame]:
-    is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", source) is not None
-    if not is_hub_id or has_suffix(source, TABLES + FASTA):
-        raise InputError(f"{source}: there is no such file or folder")
+    reason = only_a_path(source)
+    if reason is not None:
+        raise InputError(f"{source}: {reason}")
     name, _, configuration = source.partition(":")
     try:
         parts = load_dataset(name, configuration or None)

@@ -9,7 +9,6 @@ MultiMolecule's and our own, from a file, a folder or a repository on the Hub. P
 without running them (`safe_pickle.py`).
 """
 
-import argparse
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -24,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hyenadna.configuration_hyenadna import HyenaDNAConfig
-from hyenadna.errors import CheckpointError
+from hyenadna.errors import CheckpointError, only_a_path
+from hyenadna.flags import CommandParser
 from hyenadna.modeling_hyenadna import (
     HyenaDNAForSequenceClassification,
     HyenaDNAForTokenClassification,
@@ -125,6 +125,11 @@ def _files_of_index(path: Path) -> list[str]:
 
 def _fetch(repo_id: str) -> Path:
     """Download the weights and config.json of a repository, and return the file of weights."""
+    reason = only_a_path(repo_id)
+    if reason is not None:
+        raise CheckpointError(
+            f"{repo_id!r} is neither a file or folder here, nor loads from the Hub: {reason}"
+        )
     # Only these files: the rest of a repository may be large, or code.
     try:
         names = HfApi().list_repo_files(repo_id)
@@ -483,9 +488,10 @@ def convert(source: str, dest: str | Path, to: str = "hyenadna") -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna convert` with these arguments (default: those of the command line)."""
-    parser = argparse.ArgumentParser(
-        prog="hyenadna convert",
-        description="Convert a published or a trained checkpoint, without running its pickle.",
+    parser = CommandParser(
+        "convert",
+        "Convert a published or a trained checkpoint, without running its pickle.",
+        example="hyenadna convert LongSafari/hyenadna-tiny-1k-seqlen tiny",
         epilog=(
             "SOURCE may be PyTorch Lightning's, the standalone (colab) code's, an -hf folder, or one of ours."
         ),
@@ -496,7 +502,7 @@ def main(argv: list[str] | None = None) -> None:
         "--to",
         choices=("hyenadna", "hf"),
         default="hyenadna",
-        help="layout: this package's, or that of the published -hf code (%(default)s)",
+        help="layout: this package's, or that of the published -hf code",
     )
     args = parser.parse_args(argv)
     print(convert(args.source, args.dest, args.to))

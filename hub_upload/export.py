@@ -10,7 +10,6 @@ It appears only once it is proved: a new process, in which `hyenadna` cannot be 
 every head from it and computed the same outputs.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -27,7 +26,8 @@ from transformers.utils import logging
 
 import hyenadna
 from hyenadna import HyenaDNAConfig, HyenaDNAPreTrainedModel
-from hyenadna.errors import CheckpointError, check_index
+from hyenadna.errors import CheckpointError, check_index, only_a_path
+from hyenadna.flags import CommandParser
 from hyenadna.tokenization import HyenaDNATokenizer, find_alphabet
 from hyenadna.tokenization.alphabets_hyenadna import DNA
 
@@ -231,11 +231,14 @@ def _check_close(folder: Path, head: str, ours: torch.Tensor, theirs: torch.Tens
 
 def _load(source: str) -> HyenaDNAPreTrainedModel:
     """Load the model of a folder or repository, of the class that its configuration names."""
-    with readable(
+    nowhere = (
         f"{source!r} is neither a folder with a model nor loads from the Hub (Lightning "
-        "checkpoints and other layouts: `hyenadna convert` first)",
-        source,
-    ):
+        "checkpoints and other layouts: `hyenadna convert` first)"
+    )
+    reason = only_a_path(source)
+    if reason is not None:
+        raise CheckpointError(f"{nowhere}: {reason}")
+    with readable(nowhere, source):
         check_index(source, raises=CheckpointError)
         config = _load_config(source)
         names = {cls.__name__: cls for cls in HEADS.values()}
@@ -517,9 +520,10 @@ def export(
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna export` with these arguments (default: those of the command line)."""
-    parser = argparse.ArgumentParser(
-        prog="hyenadna export",
-        description="Make a folder that loads anywhere, with or without this package.",
+    parser = CommandParser(
+        "export",
+        "Make a folder that loads anywhere, with or without this package.",
+        example='hyenadna export promoters promoters-hub --data_name "My promoters"',
     )
     parser.add_argument(
         "source",
@@ -529,9 +533,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "dest", metavar="DEST", help="folder to make; its name is the model's name in the card"
     )
-    parser.add_argument(
-        "--license", default="apache-2.0", help="of the weights, as the Hub spells it (%(default)s)"
-    )
+    parser.add_argument("--license", default="apache-2.0", help="of the weights, as the Hub spells it")
     parser.add_argument("--data_name", help="what it was trained on, in words (the name of the file)")
     parser.add_argument("--description", help="what the model is, in one or two sentences")
     parser.add_argument("--base_model", help="what it was trained from, on the Hub: USER/NAME")

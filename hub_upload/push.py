@@ -17,7 +17,6 @@ Log in first with `hf auth login`, or set HF_TOKEN. The token is neither printed
 - After the commit the repository is compared with the folder.
 """
 
-import argparse
 import json
 import re
 import tempfile
@@ -34,6 +33,7 @@ from huggingface_hub.utils.sha import git_hash
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from hyenadna.errors import CheckpointError, PushError
+from hyenadna.flags import CommandParser
 
 from .access_tokens import hide_secrets, shown_cause
 from .contents import CODE, Contents, contents_to_push, foreign_code
@@ -469,8 +469,10 @@ def _report(contents: Contents, stale: list[str], repository: str, made: str | N
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna push` with these arguments (default: those of the command line)."""
-    parser = argparse.ArgumentParser(
-        prog="hyenadna push", description="Publish an exported folder, in one commit."
+    parser = CommandParser(
+        "push",
+        "Publish an exported folder, in one commit.",
+        example="hyenadna push promoters-hub me/promoters --dry_run",
     )
     parser.add_argument("folder", metavar="FOLDER", help="what `hyenadna export` made")
     parser.add_argument(
@@ -500,7 +502,6 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--dry_run",
-        "--dry-run",
         action="store_true",
         help="only list what would be uploaded and deleted",
     )

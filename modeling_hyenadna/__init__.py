@@ -1,28 +1,35 @@
-"""HyenaDNA, the long-range DNA language model, for Hugging Face Transformers."""
+"""HyenaDNA, the long-range DNA language model, for Hugging Face Transformers.
 
+    import hyenadna
+    from transformers import AutoModel, AutoTokenizer
+    model = AutoModel.from_pretrained(hyenadna.example_checkpoint())
+
+`import hyenadna` registers the model with Transformers' Auto classes. What else there is:
+
+| package | what it is for |
+|---|---|
+| `hyenadna.tokenization` | letters to ids |
+| `hyenadna.genomics` | FASTA, BED, GTF, VCF and labelled tables, without a model |
+| `hyenadna.training` | `finetune`, `pretrain` and the other commands that train |
+| `hyenadna.analysis` | what a trained model says about sequences |
+| `hyenadna.hub_upload` | checkpoints in and out, publishing |
+"""
+
+import sys
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-from hyenadna.tokenization import HyenaDNATokenizer
-
-from .configuration_hyenadna import HyenaDNAConfig
-from .modeling_hyenadna import (
-    HyenaDNAForCausalLM,
-    HyenaDNAForSequenceClassification,
-    HyenaDNAForTokenClassification,
-    HyenaDNAModel,
-    HyenaDNAPreTrainedModel,
-)
+if TYPE_CHECKING:
+    from .auto_classes import (
+        HyenaDNAConfig,
+        HyenaDNAForCausalLM,
+        HyenaDNAForSequenceClassification,
+        HyenaDNAForTokenClassification,
+        HyenaDNAModel,
+        HyenaDNAPreTrainedModel,
+        HyenaDNATokenizer,
+    )
 
 __all__ = [
     "HyenaDNAConfig",
@@ -35,14 +42,6 @@ __all__ = [
     "example_checkpoint",
 ]
 
-AutoConfig.register("hyenadna", HyenaDNAConfig)
-AutoModel.register(HyenaDNAConfig, HyenaDNAModel)
-AutoModelForCausalLM.register(HyenaDNAConfig, HyenaDNAForCausalLM)
-# Trainer's label smoothing shifts the labels of the classes that it finds here, and of no other.
-MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["hyenadna"] = "HyenaDNAForCausalLM"
-AutoModelForSequenceClassification.register(HyenaDNAConfig, HyenaDNAForSequenceClassification)
-AutoModelForTokenClassification.register(HyenaDNAConfig, HyenaDNAForTokenClassification)
-
 
 def example_checkpoint() -> str:
     """Path of the pretrained model in the package, for `from_pretrained`: the tiny shape, on human
@@ -54,13 +53,27 @@ def example_checkpoint() -> str:
     return str(Path(__file__).parent / "human_chr20")
 
 
-class _ByNameOnly(PreTrainedConfig):
-    """Key under which `AutoTokenizer` knows our tokenizer by its class name alone.
+def _is_command_line() -> bool:
+    """Return whether this process is `hyenadna ...` or `python -m hyenadna ...`."""
+    started = Path(sys.argv[0]).stem if sys.argv else ""
+    if started == "-m":
+        # Python is still looking for the module, and its name is here only.
+        module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+        started = module.partition(".")[0]
+    return started == "hyenadna"
 
-    Registered under `HyenaDNAConfig`, `trust_remote_code=True` would run a published repository's
-    own tokenizer, which breaks on Transformers 5. A class known only by name counts as explicit
-    local code and wins.
-    """
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.auto_classes"), name)
 
 
-AutoTokenizer.register(_ByNameOnly, tokenizer_class=HyenaDNATokenizer)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# The model takes seconds to load, because it loads torch and transformers. The command line does
+# without it until a command runs, so that `hyenadna NAME --help` answers at once.
+if not _is_command_line():
+    import_module(f"{__name__}.auto_classes")

@@ -79,6 +79,11 @@ class HyenaDNAConfig(PreTrainedConfig):
         use_cache: As in Transformers, whose Trainer sets it to false in what it saves. Here it
             decides nothing: `generate` uses a cache unless its own `use_cache` says no, and a
             single call only if it is asked to.
+        check_inputs: Whether ids, labels, masks and positions are checked by their values. Each check
+            makes the host wait for the device. Without them a wrong id ends the process on a GPU, a
+            row without tokens gives numbers without a meaning, and batches with pads take the
+            slower way that is right for pads anywhere. It belongs to a run, not to a model, so it
+            is not saved.
         tie_word_embeddings: Whether the language-model head shares the embedding matrix.
         pad_token_id: `[PAD]`.
         bos_token_id: `[BOS]`.
@@ -137,6 +142,7 @@ class HyenaDNAConfig(PreTrainedConfig):
     classifier_bias: bool = False
     num_attention_heads: int = 1
     use_cache: bool = True
+    check_inputs: bool = True
     tie_word_embeddings: bool = False
     pad_token_id: int | None = 4
     bos_token_id: int | None = 2
@@ -188,6 +194,7 @@ class HyenaDNAConfig(PreTrainedConfig):
             del values["alphabet"]
         if values.get("complement") is None:
             values.pop("complement", None)
+        values.pop("check_inputs", None)
         if not values.get("auto_map"):
             values.pop("auto_map", None)
         return values

@@ -18,6 +18,13 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+# USER/NAME, and of a data set USER/NAME:CONFIGURATION.
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
+_SUFFIXES_OF_FILES = (
+    *(".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensors", ".yaml"),
+    *(".bed", ".csv", ".fa", ".fasta", ".fna", ".gz", ".parquet", ".tsv", ".txt", ".vcf", ".xls", ".xlsx"),
+)
+
 
 class HyenaDNAError(ValueError):
     """What was given cannot be used as it is."""
@@ -205,6 +212,25 @@ def damage_in(folder: str | Path) -> str | None:
                 safe_open(path, framework="numpy")
     except InputError as error:
         return f"{error}. Copy or download it again"
+    return None
+
+
+def only_a_path(name: str) -> str | None:
+    """Return why a name that is not on this disk cannot be on the Hub either; None if it may be.
+
+    A mistyped path is then refused at once. Asking the Hub takes half a minute where there is no
+    network.
+
+    >>> only_a_path("LongSafari/hyenadna-tiny-1k-seqlen-hf") is None
+    True
+    """
+    path = Path(name)
+    if path.exists():
+        return None
+    if not _HUB_NAME.fullmatch(name) or path.suffix.lower() in _SUFFIXES_OF_FILES:
+        return "there is no such file or folder, and a repository has a name of the form USER/NAME"
+    if path.parent.is_dir():
+        return f"there is nothing of this name in the folder {path.parent}"
     return None
 
 

@@ -45,7 +45,8 @@ def gelu(x: Tensor) -> Tensor:
 
 def _polynomial(x: Tensor) -> Tensor:
     """Return `c1 + c3 x^2`, in one pass."""
-    return torch.addcmul(x.new_tensor(_C1), x, x, value=_C3)
+    # Filled there: `new_tensor` would copy it from the host, which waits for the device.
+    return torch.addcmul(x.new_full((), _C1), x, x, value=_C3)
 
 
 def _gelu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:

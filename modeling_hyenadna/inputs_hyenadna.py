@@ -1,6 +1,7 @@
 """What the model does with inputs around its blocks: checks, masks, shifted labels, pooling.
 
-Checks and branches on values run only where values can be read: not while a graph is traced.
+Checks and branches on values run only where values can be read: not while a graph is traced, and
+not with `config.check_inputs=False`, since reading a value makes the host wait for the device.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,12 @@ OTHER_ARGUMENTS = {
 }
 
 
-def check_arguments(kwargs: Mapping[str, Any]) -> None:
+def may_read(config: HyenaDNAConfig, x: torch.Tensor) -> bool:
+    """Return whether the values of `x` may be read in order to check them."""
+    return config.check_inputs and not (is_tracing(x) or x.is_meta)
+
+
+def check_arguments(config: HyenaDNAConfig, kwargs: Mapping[str, Any]) -> None:
     """Raise where an argument would be ignored that was meant to change something.
 
     Raises:
@@ -56,7 +62,7 @@ def check_arguments(kwargs: Mapping[str, Any]) -> None:
             "`output_attentions` was asked for, but HyenaDNA has no attention. `output_hidden_states` works."
         )
     types = kwargs.get("token_type_ids")
-    if types is not None and not (is_tracing(types) or types.is_meta) and types.any():
+    if types is not None and may_read(config, types) and types.any():
         raise ValueError(
             "`token_type_ids` holds other numbers than 0, but HyenaDNA knows no segments. Leave it out, "
             "or, for pairs, join the sequences with `[SEP]`."
@@ -64,13 +70,16 @@ def check_arguments(kwargs: Mapping[str, Any]) -> None:
 
 
 def check_positions(
-    position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor
+    config: HyenaDNAConfig,
+    position_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    inputs_embeds: torch.Tensor,
 ) -> None:
     """Raise if positions start again inside a row, as in a padding-free batch.
 
     The model would read such a row as one sequence.
     """
-    if position_ids is None or is_tracing(position_ids) or position_ids.is_meta:
+    if position_ids is None or not may_read(config, position_ids):
         return
     batch, length = inputs_embeds.shape[:2]
     if position_ids.ndim != 2 or position_ids.shape[0] not in (1, batch) or position_ids.shape[1] != length:
@@ -129,12 +138,14 @@ def check_shape(config: HyenaDNAConfig, name: str, x: torch.Tensor, past: int = 
         )
 
 
-def check_range(ids: torch.Tensor, name: str, size: int, ignored: int | None = None) -> None:
+def check_range(
+    config: HyenaDNAConfig, ids: torch.Tensor, name: str, size: int, ignored: int | None = None
+) -> None:
     """Raise if an id is not in [0, size).
 
     Otherwise it would be an index error deep inside, or on a GPU the end of the process.
     """
-    if is_tracing(ids) or ids.is_meta:
+    if not may_read(config, ids):
         return
     wrong = (ids < 0) | (ids >= size)
     if ignored is not None:
@@ -148,13 +159,17 @@ def check_range(ids: torch.Tensor, name: str, size: int, ignored: int | None = N
 
 
 def read_mask(
-    attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor, past_length: int | None = None
+    config: HyenaDNAConfig,
+    attention_mask: torch.Tensor | None,
+    inputs_embeds: torch.Tensor,
+    past_length: int | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Return the mask as booleans, and for each row its positions with pads first.
 
     Each is `None` where it is not needed.
 
     Args:
+        config: Its `check_inputs` says whether values may be read.
         attention_mask: Of shape (batch, past + length).
         inputs_embeds: Of shape (batch, length, d_model).
         past_length: Number of positions in the cache, or `None` where there is no cache, and
@@ -171,7 +186,7 @@ def read_mask(
             f"{(batch, length)}{follows}."
         )
     mask = attention_mask[:, past:].to(inputs_embeds.device) != 0
-    if is_tracing(mask) or mask.is_meta:  # no branch on values here
+    if not may_read(config, mask):  # no branch on values here
         return mask, positions_pads_first(mask)
 
     on_cpu = mask.cpu()
@@ -246,7 +261,7 @@ def pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, pooli
     return hidden_states[torch.arange(batch, device=hidden_states.device), index]
 
 
-def check_labels(labels: torch.Tensor, inputs: torch.Tensor, size: int) -> None:
+def check_labels(config: HyenaDNAConfig, labels: torch.Tensor, inputs: torch.Tensor, size: int) -> None:
     """Raise if the labels of a batch have another shape than its inputs, or an id is out of range."""
     if labels.shape != inputs.shape[:2]:
         raise ValueError(
@@ -254,7 +269,7 @@ def check_labels(labels: torch.Tensor, inputs: torch.Tensor, size: int) -> None:
             f"{tuple(inputs.shape[:2])}. If a soft prompt stands in front of the input, put as many "
             "-100 in front of the labels."
         )
-    check_range(labels, "labels", size, ignored=-100)
+    check_range(config, labels, "labels", size, ignored=-100)
 
 
 def sequence_labels(config: HyenaDNAConfig, labels: torch.Tensor, batch: int) -> torch.Tensor:
@@ -280,10 +295,10 @@ def sequence_labels(config: HyenaDNAConfig, labels: torch.Tensor, batch: int) ->
             f"{' or '.join(map(str, shapes))} was expected."
         )
     if kind == "single_label_classification":
-        check_range(labels, "labels", count, ignored=-100)
+        check_range(config, labels, "labels", count, ignored=-100)
         return labels.long()
     labels = labels if labels.is_floating_point() else labels.float()
-    if not (is_tracing(labels) or labels.is_meta):
+    if may_read(config, labels):
         wrong = ~labels.isfinite() if kind == "regression" else ~((labels >= 0) & (labels <= 1))
         if wrong.any():
             position = tuple(wrong.nonzero()[0].tolist())

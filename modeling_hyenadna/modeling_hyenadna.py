@@ -678,7 +678,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
             ValueError: The inputs contradict each other or the configuration; see the message.
         """
         # 1. Check, and embed.
-        check_arguments(kwargs)
+        check_arguments(self.config, kwargs)
         past_key_values = one_cache(past_key_values, cache)
         inputs = one_input(input_ids, inputs_embeds)
         if use_cache and past_key_values is None:
@@ -687,12 +687,12 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         embedding = self.get_input_embeddings()
         if inputs_embeds is None:
             check_shape(self.config, "input_ids", inputs, past_length or 0)
-            check_range(inputs, "input_ids", self.config.vocab_size)
+            check_range(self.config, inputs, "input_ids", self.config.vocab_size)
             inputs_embeds = embedding(inputs)
         else:
             check_shape(self.config, "inputs_embeds", inputs, past_length or 0)
-        mask, pads_first = read_mask(attention_mask, inputs_embeds, past_length)
-        check_positions(kwargs.get("position_ids"), attention_mask, inputs_embeds)
+        mask, pads_first = read_mask(self.config, attention_mask, inputs_embeds, past_length)
+        check_positions(self.config, kwargs.get("position_ids"), attention_mask, inputs_embeds)
 
         # 2. Run the blocks. `del` drops the last reference, so the embeddings are freed during the
         # first block.
@@ -801,7 +801,7 @@ class HyenaDNAForCausalLM(HyenaDNAGenerationMixin, HyenaDNAPreTrainedModel):
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, length, vocab_size).
         """
         if labels is not None:
-            check_labels(labels, one_input(input_ids, inputs_embeds), self.config.vocab_size)
+            check_labels(self.config, labels, one_input(input_ids, inputs_embeds), self.config.vocab_size)
         outputs = self.hyena(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -929,7 +929,7 @@ class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
             `loss` (a scalar, when `labels` came) and `logits` of shape (batch, length, num_labels).
         """
         if labels is not None:
-            check_labels(labels, one_input(input_ids, inputs_embeds), self.config.class_count)
+            check_labels(self.config, labels, one_input(input_ids, inputs_embeds), self.config.class_count)
         outputs = self.hyena(
             input_ids=input_ids,
             attention_mask=attention_mask,

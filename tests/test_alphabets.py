@@ -20,9 +20,9 @@ from transformers import AutoTokenizer, TokenizersBackend
 import hyenadna
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNATokenizer
 from hyenadna.analysis.classifier import groups_of
-from hyenadna.analysis.embed import embed
+from hyenadna.analysis.embedding import embed
 from hyenadna.analysis.likelihoods import log_likelihoods
-from hyenadna.analysis.mutagenesis import mutagenesis
+from hyenadna.analysis.mutations import mutagenesis
 from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import open_genomes
 from hyenadna.genomics.held_out import count_bases

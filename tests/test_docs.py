@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hyenadna
@@ -42,7 +43,7 @@ def command_lines() -> list[list[str]]:
 @functools.cache
 def help_of(name: str) -> str:
     with redirect_stdout(StringIO()) as printed, pytest.raises(SystemExit):
-        cli.main([name, "--help"])
+        cli.main([name, "--help-all"])
     return printed.getvalue()
 
 
@@ -83,12 +84,16 @@ def test_the_security_page_names_tests():
 
 
 @pytest.mark.parametrize(
-    "page, first", [("generation_and_variants.md", 0), ("adapting.md", 1)], ids=["generation", "adapting"]
+    "page, first",
+    [("generation_and_variants.md", 0), ("adapting.md", 1), ("analysis.md", 0)],
+    ids=["generation", "adapting", "analysis"],
 )
 def test_python_blocks_run(page, first, tmp_path, monkeypatch):
     """Those that need nothing but a checkpoint; the first of adapting.md needs finished runs."""
     monkeypatch.chdir(tmp_path)
     os.symlink(hyenadna.example_checkpoint(), "pretrained")
+    bases = np.random.default_rng(0).choice(list("ACGT"), 3000)
+    Path("genome.fa").write_text(f">chr20\n{''.join(bases)}\n")
     namespace = {}
     code = blocks(ROOT / "docs" / page, "python")[first:]
     assert code

@@ -19,9 +19,9 @@ import torch
 from sklearn.metrics import f1_score
 
 import hyenadna
-from hyenadna.analysis import embed as module
+from hyenadna.analysis import embedding as module
 from hyenadna.analysis.classifier import check_classes, cross_validate, groups_of
-from hyenadna.analysis.embed import EmbedArguments, average, batches_of, chunks_of, embed, read_rows, run
+from hyenadna.analysis.embedding import EmbedArguments, average, batches_of, chunks_of, embed, read_rows, run
 from hyenadna.analysis.pictures import colours_of, draw_map, map_to_plane, write_html
 from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import SequenceFile
@@ -117,8 +117,7 @@ def test_a_column_of_a_table_counts_by_its_order(sequences):
     column = pd.Series(sequences, index=[3, 0, 5, 1, 2, 4])  # as after `table.sort_values(...)`
     assert np.array_equal(embed(model, column), embed(model, sequences))
     assert np.array_equal(embed(model, iter(sequences)), embed(model, sequences))
-    with pytest.raises(InputError, match=r"takes a list of them: \[text\]"):
-        embed(model, "ACGT")
+    assert np.array_equal(embed(model, "ACGT"), embed(model, ["ACGT"]))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +210,7 @@ def test_killed_and_resumed(checkpoint, tmp_path, monkeypatch):
     program = f"""
 import time
 import torch
-from hyenadna.analysis import embed as module
+from hyenadna.analysis import embedding as module
 torch.set_num_threads(1)
 module._BASES_PER_PART, encode, calls = 1, module.encode, []
 module.encode = lambda text: (calls.append(text), time.sleep(600 * (len(calls) > 60)), encode(text))[2]
@@ -323,7 +322,7 @@ def test_two_processes_share_the_work(checkpoint, tmp_path):
     expected = run(make_args(checkpoint, tmp_path / "rows.csv", tmp_path / "one", batch_bases=40))
     command = (
         f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2 -m "
-        "hyenadna.analysis.embed"
+        "hyenadna.analysis.embedding"
     )
     command += (
         f" --model {checkpoint} --data {tmp_path}/rows.csv --output_dir {tmp_path}/two --batch_bases "

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hyenadna.analysis.embed import EmbedArguments
+from hyenadna.analysis.embedding import EmbedArguments
 from hyenadna.errors import InputError
 from hyenadna.training.experiments.benchmark import BenchmarkArguments
 from hyenadna.training.experiments.chromatin import ChromatinArguments

@@ -26,7 +26,10 @@ def campaign(tmp_path_factory) -> kills.Campaign:
         ("embed", r"rmdir out/\.unfinished"),
         ("variants", r"rmdir out/parts"),
         # while a file has its temporary name
-        ("score", r"rename inputs/\.reads\.fa\..*"),
+        ("mutagenesis", r"rename inputs/\.g\.fa\..*"),
+        ("report", r"rename out/\.report\..*\.png .*"),
+        # between the names of its two tables
+        ("score", r"rename \.scores\..*"),
         ("benchmark", r"rename out/\.report\..*\.png .*"),
         ("convert", r"open \.out\..*/config.json"),
     ],

@@ -628,6 +628,33 @@ def test_bad_input_is_named(inputs, message):
         random_model(HyenaDNAModel)(**inputs)
 
 
+@pytest.mark.parametrize("side", ["left", "right", "inside", "none"])
+@torch.no_grad()
+def test_checks_of_values_can_be_left_out(side, tmp_path):
+    model = random_model()
+    ids = random_ids(2, 20)
+    mask = torch.ones_like(ids)
+    pads = {"left": slice(0, 5), "right": slice(15, 20), "inside": slice(6, 9), "none": slice(0, 0)}[side]
+    mask[1, pads] = 0
+    expected = model(ids, attention_mask=mask, labels=ids)
+    model.config.check_inputs = False
+    out = model(ids, attention_mask=mask, labels=ids)
+    torch.testing.assert_close(out.logits[mask.bool()], expected.logits[mask.bool()])
+    torch.testing.assert_close(out.loss, expected.loss)
+
+    with pytest.raises(IndexError):  # PyTorch's own, on a CPU
+        model(torch.full((1, 3), 99))
+    model(ids, attention_mask=torch.zeros_like(ids))
+
+    # It is a setting of a run, not of a model.
+    model.save_pretrained(tmp_path)
+    assert "check_inputs" not in (tmp_path / "config.json").read_text()
+    assert HyenaDNAForCausalLM.from_pretrained(tmp_path).config.check_inputs
+    unchecked = HyenaDNAForCausalLM.from_pretrained(tmp_path, check_inputs=False)
+    assert not unchecked.config.check_inputs
+    assert not copy.deepcopy(unchecked).config.check_inputs
+
+
 @pytest.mark.parametrize(
     ("cls", "config", "labels", "message"),
     [

@@ -52,13 +52,13 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_command_lines_parse(command, capsys):
-    """`--help` in place of running: every flag that the README names has to be in the command's own
-    help.
+    """`--help-all` in place of running: every flag that the README names has to be in the command's
+    own help.
     """
     name, flags = command[1], [word for word in command[2:] if word.startswith("--")]
     assert name in cli.COMMANDS
     with pytest.raises(SystemExit) as stop:
-        cli.main([name, "--help"])
+        cli.main([name, "--help-all"])
     assert stop.value.code in (0, None)
     text = capsys.readouterr().out
     for flag in flags:

@@ -9,6 +9,8 @@ from hyenadna.errors import InputError
 from hyenadna.training import cli
 from hyenadna.training.experiments.report import collect, report_text, summarize, warnings_of, write_report
 
+from .conftest import locked_by_another_process
+
 HARDWARE = {"device": "Abacus", "processes": 1, "threads": 2}
 
 
@@ -169,6 +171,25 @@ def test_files_and_command_line(tmp_path, capsys):
     assert write_report([tmp_path / "a", tmp_path / "a" / "one"], tmp_path / "out") == text.removesuffix(
         "\n"
     )  # once each
+
+
+def test_one_writer_and_no_litter(tmp_path):
+    write_run(tmp_path / "run")
+    output = tmp_path / "here"
+    output.mkdir()
+    litter = [output / f".report.77.unfinished{ending}" for ending in (".md", ".png")]
+    of_another = output / ".scores.77.unfinished.tsv"
+    for path in (*litter, of_another):
+        path.write_text("half")
+    with (
+        locked_by_another_process(output / ".report.md.lock"),
+        pytest.raises(InputError, match=r"another process is writing into .*report\.md"),
+    ):
+        write_report([tmp_path / "run"], output)
+    assert all(path.exists() for path in litter)
+
+    write_report([tmp_path / "run"], output)
+    assert sorted(path.name for path in output.iterdir()) == [of_another.name, "report.md", "report.png"]
 
 
 def test_what_is_no_run(tmp_path):

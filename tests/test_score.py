@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -6,8 +7,9 @@ import pytest
 import torch
 
 from hyenadna import HyenaDNATokenizer
-from hyenadna.analysis import score
-from hyenadna.analysis.score import log_likelihoods, read_sequences, summary
+from hyenadna.analysis import scoring as score
+from hyenadna.analysis import sequences as sequences_module
+from hyenadna.analysis.scoring import log_likelihoods, read_sequences, summary
 from hyenadna.errors import InputError
 from hyenadna.training import cli
 
@@ -191,7 +193,7 @@ def test_blocks_give_the_same(folder, monkeypatch):
     assert run(folder, "many.fa", *flags) == 0
     whole = [pd.read_csv(folder / name, sep="\t") for name in ("out.tsv", "bases.tsv")]
 
-    monkeypatch.setattr(score, "_BASES_PER_BLOCK", 30)
+    monkeypatch.setattr(sequences_module, "_BASES_PER_BLOCK", 30)
     sizes = []
 
     def watched(model, sequences, **options):
@@ -203,6 +205,43 @@ def test_blocks_give_the_same(folder, monkeypatch):
     assert max(sizes) <= 30 and len(sizes) == 2 * 5
     for before, name in zip(whole, ("out.tsv", "bases.tsv"), strict=True):
         pd.testing.assert_frame_equal(pd.read_csv(folder / name, sep="\t"), before, rtol=1e-5)
+
+
+def test_fasta_needs_no_index(folder, capsys):
+    """It is read from start to end, so its lines may differ in length."""
+    assert run(folder, "x.fa") == 0
+    expected = (folder / "out.tsv").read_text()
+    (folder / "uneven.fa").write_text(">one more\nACG\nTTGCA\n\n>two\nGGNC\nA\n")
+    assert run(folder, "uneven.fa") == 0
+    assert (folder / "out.tsv").read_text() == expected
+    assert not list(folder.glob("*.fai"))
+
+    (folder / "twice.fa").write_text(">one more\nACG\n>two\nGG\n>one other\nAC\n")
+    assert run(folder, "twice.fa") == 1
+    assert "twice.fa has two sequences called 'one'" in capsys.readouterr().err
+
+
+def test_memory_does_not_grow_with_the_records(folder, monkeypatch):
+    def one_score(model, sequences, **options):
+        return [np.zeros(len(sequence), np.float32) for sequence in sequences]
+
+    monkeypatch.setattr(score, "log_likelihoods", one_score)
+    monkeypatch.setattr(sequences_module, "_SEQUENCES_PER_BLOCK", 200)
+
+    def peak(records):
+        path = folder / f"{records}.fa"
+        path.write_text("".join(f">read{i}\nACGTTGCA\n" for i in range(records)))
+        tracemalloc.start()
+        try:
+            assert run(folder, path.name) == 0
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(200)  # what is imported and kept on first use
+    # In bytes a record. A name alone would take 60.
+    assert (peak(5000) - peak(1000)) / 4000 < 25
+    assert len((folder / "out.tsv").read_text().splitlines()) == 1001
 
 
 def test_one_writer_and_no_litter(folder, monkeypatch, capsys):

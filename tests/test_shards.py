@@ -82,6 +82,21 @@ def test_one_writer_at_a_time(tmp_path, name):
     assert not lock.exists()
 
 
+def test_the_files_of_other_writers_are_left(tmp_path):
+    ours = [".a.77.unfinished.tsv", ".a.77.unfinished.tsv.index"]
+    others = [".a.77.unfinished.txt", ".a.b.77.unfinished.tsv"]
+    for name in ours + others:
+        (tmp_path / name).write_text("half")
+    with locked(tmp_path / "a.tsv", is_file=True):
+        left = {path.name for path in tmp_path.glob(".*unfinished*")}
+    assert left == set(others)
+
+    # A run in this folder begins while `score` writes a.txt into it.
+    with locked_by_another_process(tmp_path / ".a.txt.lock"), locked(tmp_path):
+        left = {path.name for path in tmp_path.glob(".*unfinished*")}
+    assert left == {".a.77.unfinished.txt"}
+
+
 def test_a_refused_run_leaves_no_folder(tmp_path):
     with pytest.raises(InputError), locked(tmp_path / "a/b"):
         assert (tmp_path / "a/b").is_dir()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from Bio.bgzf import BgzfWriter
 
-from hyenadna import HyenaDNATokenizer
+from hyenadna import HyenaDNAForSequenceClassification, HyenaDNATokenizer
 from hyenadna.analysis import variants
 from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import open_genomes
@@ -192,7 +192,7 @@ def test_a_part_without_any_scorable_allele(folder, flags, content, skipped, sco
     ],
 )
 def test_bad_files_are_named_before_any_work(folder, content, message, capsys, monkeypatch):
-    monkeypatch.setattr(variants, "load_language_model", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(variants, "borrowed", lambda *a: pytest.fail("the model was loaded"))
     assert run(folder, content) == 1
     assert re.search(message, capsys.readouterr().err)
     assert not (folder / "out").exists()
@@ -538,3 +538,138 @@ def test_the_distance_is_between_mean_embeddings(folder, model):
 def test_names_of_chromosomes(folder):
     (genome,) = open_genomes([folder / "g.fa"])
     assert [genome.number_of(name) for name in ("chr20", "20", "21", "chr2")] == [0, 0, None, None]
+
+
+# ------------------------------------------------------------------------------ variant_effects
+
+
+def states(model, sequence):
+    ids = HyenaDNATokenizer()(sequence, add_special_tokens=False, return_tensors="pt").input_ids
+    with torch.no_grad():
+        return model.hyena(ids).last_hidden_state[0].numpy()
+
+
+def cosine_distance(a, b):
+    return 1 - a @ b / np.sqrt((a @ a) * (b @ b))
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("share", [False, True])
+def test_distances_at_and_around_an_allele(folder, order, share):
+    """Beside full passes in float64, of windows cut here; at the end of the chromosome too."""
+    model = random_model(seed=5, hyena_order=order)
+    exact = random_model(seed=5, hyena_order=order).double()
+    cases = [(50, at(50), other(at(50))), (80, at(80, 4), at(80)), (199, at(199), at(199) + "AC")]
+    table = variants.variant_effects(
+        model, [("chr20", *case) for case in cases], folder / "g.fa", window=WINDOW, share_prefix=share
+    )
+    for (pos, ref, alt), row in zip(cases, table.itertuples(), strict=True):
+        around = WINDOW - max(len(ref), len(alt))
+        before = GENOME[max(0, pos - 1 - around // 2) : pos - 1]
+        after = GENOME[pos - 1 + len(ref) :][: around - around // 2]
+        at_last, local, mean = [], [], []
+        for allele in (ref, alt):
+            strands = [(before, allele, after), tuple(map(reverse_complement, (after, allele, before)))]
+            last_states, local_states, means = [], [], []
+            for first, middle, end in strands:
+                hidden = states(exact, first + middle + end)
+                last_states.append(hidden[len(first) + len(middle) - 1])
+                local_states.append(hidden[len(first) : len(first) + len(middle) + 32].mean(0))
+                text = first + middle + end
+                means.append(total(exact, text) / sum(base in "ACGT" for base in text[1:]))
+            at_last.append(sum(last_states))
+            local.append(sum(local_states))
+            mean.append(np.mean(means))
+        assert row.distance_at == pytest.approx(cosine_distance(*at_last), abs=1e-6)
+        assert row.distance_local == pytest.approx(cosine_distance(*local), abs=1e-6)
+        assert row.llr_per_base == pytest.approx(mean[1] - mean[0], abs=1e-6)
+    # what the mean over the window buries
+    assert (table["distance_at"] > 5 * table["distance"]).all()
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_a_copy_of_the_reference_changes_nothing(model, share):
+    """The control: the reference as its own alternative gives exactly 0 everywhere."""
+    readings = variants.readings_of(GENOME[:20], GENOME[23:40], GENOME[20:23], GENOME[20:23])
+    row = {}
+    variants._add_scores([row], *variants.score_readings(model, readings, 8, share))
+    assert row["llr"] == row["llr_per_base"] == 0
+    assert max(abs(row[name]) for name in ("distance", "distance_at", "distance_local")) < 1e-12
+
+
+def test_variants_come_in_every_form(folder, model, recwarn):
+    cases = [("chr20", 50, at(50), other(at(50))), ("20", 80, at(80, 4), at(80))]
+    (folder / "v.vcf").write_text(HEADER + record(50, at(50), other(at(50))) + record(80, at(80, 4), at(80)))
+    options = {"window": WINDOW}
+    expected = variants.variant_effects(model, cases, folder / "g.fa", **options)
+    assert expected["skip"].tolist() == ["", ""] and expected["llr"].notna().all()
+    spelled = [":".join(map(str, case)) for case in cases]
+    frame = pd.DataFrame(cases, columns=["chrom", "pos", "ref", "alt"])
+    (genome,) = open_genomes([folder / "g.fa"])
+    assert run(folder, None, "--vcf", folder / "v.vcf") == 0
+    for form in (spelled, frame, frame.assign(id="."), folder / "v.vcf"):
+        table = variants.variant_effects(folder / "model", form, genome, **options)
+        pd.testing.assert_frame_equal(table.drop(columns="chrom"), expected.drop(columns="chrom"))
+    written = table_of_all(folder)
+    pd.testing.assert_frame_equal(written, table, check_dtype=False)
+    alone = variants.variant_effects(model, spelled[0], folder / "g.fa", **options)
+    pd.testing.assert_frame_equal(alone, expected[:1])
+    assert not [warning for warning in recwarn if "REF" in str(warning.message)]
+
+
+def table_of_all(folder):
+    return pd.read_csv(folder / "out/variants.tsv", sep="\t", keep_default_na=False, dtype={"chrom": str})
+
+
+def test_only_variants_in_regions(folder, model, capsys):
+    (folder / "r.bed").write_text("chr20\t60\t70\n20\t49\t50\n")
+    cases = [("20", pos, at(pos, size), other(at(pos))) for pos, size in ((50, 1), (51, 1), (60, 1), (60, 2))]
+    cases.append(("21", 65, "A", "C"))
+    regions = [str(folder / "r.bed"), "chr20:150-160"]
+    chosen = variants.variant_effects(model, cases, folder / "g.fa", window=WINDOW, regions=regions)
+    outside = "outside_of_regions"
+    assert chosen["skip"].tolist() == ["", outside, outside, "", outside]
+    every = variants.variant_effects(model, cases, folder / "g.fa", window=WINDOW)
+    assert chosen["llr"][0] == every["llr"][0] and chosen["llr"][3] == every["llr"][3]
+
+    content = HEADER + "".join(record(pos, ref, alt, chrom=chrom) for chrom, pos, ref, alt in cases)
+    assert run(folder, content, "--regions", *regions) == 0
+    assert table(folder)["skip"].tolist() == chosen["skip"].tolist()
+    assert "skipped 3: outside_of_regions" in capsys.readouterr().out
+    # other regions are another run
+    (folder / "r.bed").write_text("chr20\t60\t71\n")
+    assert run(folder, content, "--regions", *regions) == 1
+    assert "other settings (regions" in capsys.readouterr().err
+    assert run(folder, None, "--mutagenesis", "chr20:50-52", "--regions", "chr20") == 1
+    assert "leave them out with --mutagenesis" in capsys.readouterr().err
+
+
+def test_positions_counted_from_0_are_noticed(folder, model, capsys):
+    # runs of equal bases would fit by chance
+    places = [pos for pos in range(20, 80) if at(pos) != at(pos - 1)][:8]
+    cases = [("chr20", pos - 1, at(pos), other(at(pos))) for pos in places]
+    with pytest.warns(UserWarning, match="8 of 8 .* are these positions counted from 0"):
+        variants.variant_effects(model, cases, folder / "g.fa", window=WINDOW)
+    wrong = [("chr20", pos, other(at(pos)), at(pos)) for pos in places]
+    with pytest.warns(UserWarning, match="8 of 8 .* Another genome build"):
+        variants.variant_effects(model, wrong, folder / "g.fa", window=WINDOW)
+    content = HEADER + "".join(record(pos, ref, alt) for _, pos, ref, alt in wrong)
+    assert run(folder, content) == 0
+    assert "another genome build" in capsys.readouterr().out
+
+
+def test_variants_that_cannot_be_read(folder, model):
+    for form, message in [
+        (["chr20:50:A"], "write 'chr20:1000001:A:G'"),
+        ([("chr20", 50.5, "A", "C")], "the position is 50.5"),
+        ([("chr20", 0, "A", "C")], "counted from 1"),
+        (pd.DataFrame({"chrom": ["20"], "position": [3]}), r"lacks \['pos', 'ref', 'alt'\]"),
+        (folder / "missing.vcf", "missing.vcf"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            variants.variant_effects(model, form, folder / "g.fa", window=WINDOW)
+    with pytest.raises(InputError, match="window is 67, but the model reads 2 to"):
+        variants.variant_effects(model, ["20:50:A:C"], folder / "g.fa", window=67)
+    classifier = random_model(HyenaDNAForSequenceClassification)
+    with pytest.raises(InputError, match="needs a language model, but the model is a classifier"):
+        variants.variant_effects(classifier, ["20:50:A:C"], folder / "g.fa")

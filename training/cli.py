@@ -3,10 +3,14 @@
 # Nothing heavy is imported here: `hyenadna --help` must answer at once.
 
 import importlib
+import logging
+import os
 import sys
 from importlib.metadata import version
 
 from hyenadna.errors import HyenaDNAError, disk_error, one_line
+from hyenadna.flags import suggestion
+from hyenadna.training.runs.help_pages import stored_help
 
 COMMANDS = {
     "demo": "train on built-in real DNA, test, save, reload: minutes on two cores",
@@ -20,6 +24,7 @@ COMMANDS = {
     "embed": "embeddings of sequences or genes, a classifier on them, and their picture",
     "report": "results of runs in one table and picture, beside the paper's",
     "pretrain": "train a language model on genomes: FASTA, BED, several species",
+    "predict": "classes or numbers of new sequences, or along a genome, from a trained model",
     "score": "log-likelihood and perplexity of sequences, on both strands",
     "variants": "log-likelihood of alternative against reference alleles of a VCF; mutagenesis of a region",
     "convert": "bring a published checkpoint in, or yours to the published layout; runs no pickle",
@@ -33,8 +38,9 @@ _ELSEWHERE = {  # the others are in `hyenadna.training`; all are imported on dem
     "chromatin": "hyenadna.training.experiments.chromatin",
     "species": "hyenadna.training.experiments.species",
     "report": "hyenadna.training.experiments.report",
-    "embed": "hyenadna.analysis.embed",
-    "score": "hyenadna.analysis.score",
+    "embed": "hyenadna.analysis.embedding",
+    "predict": "hyenadna.analysis.prediction",
+    "score": "hyenadna.analysis.scoring",
     "variants": "hyenadna.analysis.variants",
     "convert": "hyenadna.hub_upload.convert",
     "export": "hyenadna.hub_upload.export",
@@ -63,21 +69,36 @@ def module_of(name: str) -> str:
 
 def run_module(module: str) -> None:
     """Run the command of a module started as `python -m hyenadna.training.finetune ...`."""
+    quieten()
     name = next(name for name in COMMANDS if module_of(name) == module)
     sys.exit(main([name, *sys.argv[1:]]))
+
+
+def quieten() -> None:
+    """Silence what libraries say that a user can do nothing about. Call it before they load."""
+    # In a log file each redraw of a bar is a line.
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "30")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # A table of the weights that a file has too many or too few. The commands look at them by
+    # themselves, and refuse a file that does not fit.
+    loading = logging.getLogger("transformers.modeling_utils")
+    loading.addFilter(lambda record: "LOAD REPORT" not in record.getMessage())
 
 
 def usage() -> str:
     """Return what `hyenadna --help` prints."""
     lines = [f"  {name:<13} {help}" for name, help in COMMANDS.items()]
-    return "\n".join(
-        ["usage: hyenadna NAME ... | --help | --version", "", *lines, "", "hyenadna NAME --help tells more."]
-    )
+    end = "hyenadna NAME --help tells what a command needs and its main settings; --help-all tells all."
+    return "\n".join(["usage: hyenadna NAME ... | --help | --version", "", *lines, "", end])
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Return 0, 1 (bad input), 2 (wrong usage) or 130 (Ctrl-C)."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        quieten()
+        argv = sys.argv[1:]
+    argv = list(argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
@@ -86,15 +107,28 @@ def main(argv: list[str] | None = None) -> int:
         print(f"hyenadna {version('hyenadna')}")
         return 0
     if name not in COMMANDS:
-        print(f"hyenadna: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        near = suggestion([f"--{name}"], [f"--{known}" for known in COMMANDS]).replace("--", "")
+        print(
+            f"hyenadna: there is no command {name!r}; there are {', '.join(COMMANDS)}. {near}".rstrip(),
+            file=sys.stderr,
+        )
         return 2
+    if "--help" in argv or "-h" in argv:
+        # Making the text would load the command, and with it torch: seconds.
+        print(stored_help(name), end="")
+        return 0
     try:
+        importlib.import_module("hyenadna.auto_classes")
         module = importlib.import_module(module_of(name))
     except ModuleNotFoundError as error:
         # Only for packages of an extra. A missing module of our own is a bug: show the traceback.
         if (error.name or "").partition(".")[0] not in _OPTIONAL:
             raise
-        print(f'hyenadna {name} needs {error.name}: pip install "hyenadna[train]"', file=sys.stderr)
+        print(
+            f'hyenadna {name} needs {error.name}, of the extra "train": pip install ".[train]" in a clone '
+            "of the repository",
+            file=sys.stderr,
+        )
         return 1
     # Errors that a user can mend are one line on stderr. Everything else keeps its traceback.
     try:

@@ -26,6 +26,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from datasets import Dataset, DatasetDict
 
@@ -35,7 +36,7 @@ from hyenadna.genomics.letters import DNA, Alphabet
 from hyenadna.training.runs.baselines import fit_kmers, logistic_name
 from hyenadna.training.runs.files import write_json
 from hyenadna.training.runs.models import SHIPPED, RunResult, published_checkpoints
-from hyenadna.training.runs.settings import parse_settings, setting
+from hyenadna.training.runs.settings import SHOWN_OF_TRAINING, parse_settings, say_next, setting
 from hyenadna.training.runs.strands import (
     AUTO,
     BOTH,
@@ -61,6 +62,25 @@ PATIENCE = 8
 @dataclass
 class FinetuneArguments(RowsArguments, ClassifierArguments):
     """Settings of `hyenadna finetune`, beside those of `transformers.TrainingArguments`."""
+
+    SHOWN: ClassVar = {
+        "your data": (
+            "data",
+            "validation_data",
+            "test_data",
+            "sequence_column",
+            "label_column",
+            "problem_type",
+        ),
+        "the model": ("model", "lora_rank", "strands"),
+        "training": (*SHOWN_OF_TRAINING, "patience", "baselines"),
+        "the run": ("output_dir", "resume"),
+    }
+    EXAMPLE: ClassVar = "hyenadna finetune --data promoters.csv --output_dir promoters"
+    NEXT: ClassVar = {
+        "hyenadna predict --model {output_dir} --data NEW.fa --output new.csv": "classes of new sequences",
+        "hyenadna export {output_dir} {output_dir}-hub": "a folder to publish, with a card",
+    }
 
     model: str | None = setting(
         None, "Checkpoint: a folder or an id on the Hub; none: from scratch. By default that in the package."
@@ -244,7 +264,9 @@ def parse(argv: list[str] | None = None) -> FinetuneArguments:
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna finetune` with these arguments (default: those of the command line)."""
-    finetune(parse(argv))
+    args = parse(argv)
+    finetune(args)
+    say_next(args)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -67,7 +68,14 @@ from hyenadna.training.runs.models import (
     make_model,
     new_tokenizer,
 )
-from hyenadna.training.runs.settings import parse_settings, result_settings, setting, settings_not_compared
+from hyenadna.training.runs.settings import (
+    SHOWN_OF_TRAINING,
+    parse_settings,
+    result_settings,
+    say_next,
+    setting,
+    settings_not_compared,
+)
 from hyenadna.training.runs.strands import check_strand_settings
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
@@ -79,6 +87,19 @@ _SHORTEST_STAGE = 64  # bases; the first stage of the paper's warm-up of the seq
 @dataclass
 class PretrainArguments(ScratchArguments, RecipeArguments):
     """Settings of `hyenadna pretrain`, beside those of `transformers.TrainingArguments`."""
+
+    SHOWN: ClassVar = {
+        "your data": ("data", "validation", "test", "bed", "weights", "soft_masked", "reverse_complement"),
+        "the model": ("model", "d_model", "n_layer", "max_seq_len", "window"),
+        "training": ("max_steps", *SHOWN_OF_TRAINING, "gradient_accumulation_steps", "length_warmup_steps"),
+        "the run": ("output_dir", "resume", "eval_steps", "save_steps", "markov_order"),
+    }
+    EXAMPLE: ClassVar = "hyenadna pretrain --data hg38.fa --validation chr8 --output_dir pretrained"
+    NEXT: ClassVar = {
+        "hyenadna finetune --model {output_dir} --data LABELLED.csv": "a classifier from this model",
+        "hyenadna score --model {output_dir} --data NEW.fa --output scores.tsv": "likelihoods",
+        "hyenadna export {output_dir} {output_dir}-hub": "a folder to publish, with a card",
+    }
 
     # data
     data: list[str] = setting(
@@ -875,7 +896,9 @@ def _summary(results: dict, output: Path, unit: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna pretrain` with these arguments (default: those of the command line)."""
-    pretrain(parse_settings(PretrainArguments, "pretrain", "Pretrain HyenaDNA on genomes.", argv))
+    args = parse_settings(PretrainArguments, "pretrain", "Pretrain HyenaDNA on genomes.", argv)
+    pretrain(args)
+    say_next(args)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ adapter (tokens and head) instead of the model. `hyenadna.training.adapters.load
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from datasets import Dataset, DatasetDict
 
@@ -35,7 +36,14 @@ from hyenadna.training.runs.models import (
     make_model,
     new_tokenizer,
 )
-from hyenadna.training.runs.settings import names_of, parse_settings, refuse_unused, setting
+from hyenadna.training.runs.settings import (
+    SHOWN_OF_TRAINING,
+    names_of,
+    parse_settings,
+    refuse_unused,
+    say_next,
+    setting,
+)
 from hyenadna.training.runs.supervised import (
     HeadArguments,
     RowsArguments,
@@ -52,6 +60,17 @@ FORMS = ("classifier", "next_token")
 @dataclass
 class SoftPromptArguments(RowsArguments, HeadArguments, BackboneArguments, SupervisedArguments):
     """Settings of `hyenadna soft-prompt`, beside those of `transformers.TrainingArguments`."""
+
+    SHOWN: ClassVar = {
+        "your data": ("data", "validation_data", "test_data", "sequence_column", "label_column"),
+        "the model": ("model", "form", "num_virtual_tokens", "init_text"),
+        "training": (*SHOWN_OF_TRAINING, "patience"),
+        "the run": ("output_dir", "resume"),
+    }
+    EXAMPLE: ClassVar = "hyenadna soft-prompt --model pretrained --data sites.csv"
+    NEXT: ClassVar = {
+        "hyenadna export {output_dir} {output_dir}-hub": "a folder to publish, with a card",
+    }
 
     form: str = setting(
         "classifier", "classifier (prompt and head) or next_token (prompt alone; the paper's)."
@@ -186,7 +205,9 @@ def soft_prompt(args: SoftPromptArguments, data: Dataset | DatasetDict | None = 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna soft-prompt` with these arguments (default: those of the command line)."""
     help = "Adapt a frozen HyenaDNA by learned tokens."
-    soft_prompt(parse_settings(SoftPromptArguments, "soft-prompt", help, argv))
+    args = parse_settings(SoftPromptArguments, "soft-prompt", help, argv)
+    soft_prompt(args)
+    say_next(args)
 
 
 if __name__ == "__main__":

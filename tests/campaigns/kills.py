@@ -94,6 +94,9 @@ CASES = {
         "score --model inputs/model --data inputs/reads.fa --output scores.tsv --per_position bases.tsv"
         " --batch_bases 200 --device cpu"
     ),
+    "predict": Case(
+        "predict --model inputs/trained --data inputs/reads.fa --output predictions.csv --device cpu"
+    ),
     "variants": Case(
         "variants --model inputs/model --fasta inputs/g.fa --vcf inputs/calls.vcf.gz --window 30 --device cpu"
         " --output_dir out"
@@ -107,13 +110,14 @@ CASES = {
     ),
     "convert": Case("convert inputs/published out", refuses="exists and is not empty"),
     "export": Case("export inputs/trained out", refuses="exists and is not empty"),
+    "report": Case("report inputs/trained --output_dir out"),
     "demo": Case("demo --output_dir out --epochs 0.1"),
 }
 
 # So that runs of a second have several parts and blocks.
 SMALL = {
-    "hyenadna.analysis.embed": {"_BASES_PER_PART": 100},
-    "hyenadna.analysis.score": {"_SEQUENCES_PER_BLOCK": 20},
+    "hyenadna.analysis.embedding": {"_BASES_PER_PART": 100},
+    "hyenadna.analysis.sequences": {"_SEQUENCES_PER_BLOCK": 20},
     "hyenadna.analysis.variants": {"_RECORDS_PER_PART": 20},
 }
 

@@ -19,6 +19,7 @@ number of trained parameters. Without `--data`, the built-in splice junctions ar
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from datasets import DatasetDict
@@ -33,7 +34,7 @@ from hyenadna.training.runs.folder import METRICS_FILE, SETTINGS_FILE, check_out
 from hyenadna.training.runs.language import letters_of_labels
 from hyenadna.training.runs.models import BackboneArguments
 from hyenadna.training.runs.pictures import draw_accuracy, finish_accuracy, save_figure
-from hyenadna.training.runs.settings import names_of, parse_settings, setting
+from hyenadna.training.runs.settings import SHOWN_OF_TRAINING, names_of, parse_settings, say_next, setting
 from hyenadna.training.runs.supervised import (
     HeadArguments,
     RowsArguments,
@@ -71,6 +72,18 @@ _SHARED += tuple(name for name in _CHECKPOINTING if name in names_of(TrainingArg
 @dataclass
 class StudyArguments(RowsArguments, HeadArguments, BackboneArguments, SupervisedArguments):
     """Settings of `hyenadna adapter-study`. Its runs share them."""
+
+    SHOWN: ClassVar = {
+        "your data": ("data", "validation_data", "test_data", "sequence_column", "label_column"),
+        "the model": ("model",),
+        "the study": ("forms", "prompt_lengths", "lora_ranks", "seeds"),
+        "training": (*SHOWN_OF_TRAINING, "patience"),
+        "the run": ("output_dir", "resume"),
+    }
+    EXAMPLE: ClassVar = "hyenadna adapter-study --model pretrained --data sites.csv"
+    NEXT: ClassVar = {
+        "hyenadna finetune --model {model} --data {data} --lora_rank 4": "one of these, to keep",
+    }
 
     prompt_lengths: list[int] = setting([2, 8, 32, 128], "Lengths of the prompts, in tokens.")
     forms: list[str] = setting(list(FORMS), "Forms of the prompts: classifier, next_token.")
@@ -319,7 +332,9 @@ def draw_study(rows: list[dict], majority: float, part: str, path: Path) -> None
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna adapter-study` with these arguments (default: those of the command line)."""
     help = "Compare prompts, LoRA, a linear probe and full fine-tuning."
-    adapter_study(parse_settings(StudyArguments, "adapter-study", help, argv))
+    args = parse_settings(StudyArguments, "adapter-study", help, argv)
+    adapter_study(args)
+    say_next(args)
 
 
 if __name__ == "__main__":

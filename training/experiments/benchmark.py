@@ -29,6 +29,7 @@ A local copy of a suite has a folder for each set, which holds one of these:
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 from datasets import Dataset, DatasetDict, load_dataset
@@ -51,7 +52,7 @@ from hyenadna.training.runs.folder import (
     versions,
 )
 from hyenadna.training.runs.models import SCRATCH, SHIPPED
-from hyenadna.training.runs.settings import names_of, parse_settings, setting
+from hyenadna.training.runs.settings import SHOWN_OF_TRAINING, names_of, parse_settings, say_next, setting
 from hyenadna.training.runs.supervised import classifier_for_trainer, read_data, settings_of
 
 from .report import SETS, write_report
@@ -63,6 +64,17 @@ SPLICE = "splice_junctions"
 @dataclass
 class BenchmarkArguments(FinetuneArguments):
     """Settings of `hyenadna benchmark`, and those of its runs (`hyenadna finetune`)."""
+
+    SHOWN: ClassVar = {
+        "the sets": ("suite", "tasks", "data_dir", "fasta", "data", "seeds", "cross_validation"),
+        "the model": ("model", "lora_rank", "strands"),
+        "training": (*SHOWN_OF_TRAINING, "patience", "baselines"),
+        "the run": ("output_dir", "resume"),
+    }
+    EXAMPLE: ClassVar = "hyenadna benchmark genomic_benchmarks.yaml --tasks human_nontata_promoters"
+    NEXT: ClassVar = {
+        "hyenadna report {output_dir} OTHER_RUNS --output_dir report": "this beside other runs",
+    }
 
     suite: str | None = setting(None, f"Published sets: {', '.join(SUITES)}.")
     tasks: list[str] = setting([], "Sets of the suite; by default all.")
@@ -349,7 +361,9 @@ def _read_task(run: FinetuneArguments, source: str | DatasetDict) -> LabelledDat
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna benchmark` with these arguments (default: those of the command line)."""
-    benchmark(parse_settings(BenchmarkArguments, "benchmark", "The paper's classification benchmarks.", argv))
+    args = parse_settings(BenchmarkArguments, "benchmark", "The paper's classification benchmarks.", argv)
+    benchmark(args)
+    say_next(args)
 
 
 if __name__ == "__main__":

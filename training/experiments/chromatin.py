@@ -29,6 +29,7 @@ import itertools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -54,7 +55,7 @@ from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.folder import Fingerprint
 from hyenadna.training.runs.models import RunResult
 from hyenadna.training.runs.outputs import inert
-from hyenadna.training.runs.settings import parse_settings, setting
+from hyenadna.training.runs.settings import SHOWN_OF_TRAINING, parse_settings, say_next, setting
 from hyenadna.training.runs.supervised import ClassifierArguments, classifier_for_trainer, train_and_test
 
 _COORDINATES = ("chromosome", "start", "end")
@@ -65,6 +66,17 @@ _DEEPSEA = ["DHS"] * 125 + ["TF"] * 690 + ["HM"] * 104
 @dataclass
 class ChromatinArguments(ClassifierArguments):
     """Settings of `hyenadna chromatin`, beside those of a classifier."""
+
+    SHOWN: ClassVar = {
+        "your data": ("data", "fasta", "window", "tracks", "track_kinds", "sequence_column"),
+        "the model": ("model", "lora_rank", "pooling"),
+        "training": (*SHOWN_OF_TRAINING, "patience"),
+        "the run": ("output_dir", "resume"),
+    }
+    EXAMPLE: ClassVar = "hyenadna chromatin chromatin_profile.yaml --data deepsea --fasta hg19.fa"
+    NEXT: ClassVar = {
+        "hyenadna export {output_dir} {output_dir}-hub": "a folder to publish, with a card",
+    }
 
     data: str | None = setting(None, "Folder with a table for each of train, valid and test.", compared=False)
     sequence_column: str = setting("sequence", "Column with the sequences, in place of coordinates.")
@@ -397,9 +409,9 @@ def _read_predictions(output: Path, names: list[str]) -> tuple[np.ndarray, np.nd
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna chromatin` with these arguments (default: those of the command line)."""
-    chromatin(
-        parse_settings(ChromatinArguments, "chromatin", "Predict many tracks of a window at once.", argv)
-    )
+    args = parse_settings(ChromatinArguments, "chromatin", "Predict many tracks of a window at once.", argv)
+    chromatin(args)
+    say_next(args)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -43,7 +44,13 @@ from hyenadna.training.runs.folder import (
 from hyenadna.training.runs.language import NextTokenCollator, letters_of_labels
 from hyenadna.training.runs.models import BackboneArguments
 from hyenadna.training.runs.pictures import draw_accuracy, finish_accuracy, save_figure
-from hyenadna.training.runs.settings import parse_settings, refuse_unused, setting, settings_not_compared
+from hyenadna.training.runs.settings import (
+    parse_settings,
+    refuse_unused,
+    say_next,
+    setting,
+    settings_not_compared,
+)
 from hyenadna.training.runs.supervised import (
     RowsArguments,
     majority_share,
@@ -58,6 +65,18 @@ from hyenadna.training.soft_prompt import language_model_for_letters
 @dataclass
 class FewShotArguments(RowsArguments, BackboneArguments, RecipeArguments):
     """Settings of `hyenadna few-shot`, beside those of `transformers.TrainingArguments`."""
+
+    SHOWN: ClassVar = {
+        "your data": ("data", "validation_data", "test_data", "sequence_column", "label_column"),
+        "the model": ("model", "label_letters"),
+        "the study": ("shots", "samples", "repeats", "tuning_steps"),
+        "training": ("learning_rate", "per_device_train_batch_size", "seed", "use_cpu"),
+        "the run": ("output_dir", "resume"),
+    }
+    EXAMPLE: ClassVar = "hyenadna few-shot --model pretrained --data sites.csv"
+    NEXT: ClassVar = {
+        "hyenadna finetune --model {model} --data {data}": "train on all rows instead",
+    }
 
     shots: list[int] = setting([1, 2, 4], "Numbers k of labelled examples in the context.")
     samples: list[int] = setting([4, 16, 64], "Numbers n of labelled samples to tune on.")
@@ -371,9 +390,10 @@ def _draw(results: dict, path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna few-shot` with these arguments (default: those of the command line)."""
-    few_shot(
-        parse_settings(FewShotArguments, "few-shot", "Classify from labelled examples in the context.", argv)
-    )
+    help = "Classify from labelled examples in the context."
+    args = parse_settings(FewShotArguments, "few-shot", help, argv)
+    few_shot(args)
+    say_next(args)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ run is a point. For comparison there are simple baselines on the same rows, and 
 are percentages except errors (mse, loss).
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hyenadna.errors import InputError, read_json, reading
+from hyenadna.flags import CommandParser
 from hyenadna.training.runs.files import write_whole
 from hyenadna.training.runs.folder import METRICS_FILE
+from hyenadna.training.runs.outputs import locked
 from hyenadna.training.runs.pictures import plain_text, save_figure
 
 # The paper's sets. A cell is empty if the paper has no figure.
@@ -395,24 +396,30 @@ def write_report(paths: Sequence[str | Path], output: str | Path) -> str:
     """Write `report.md` and `report.png` into `output` and return the text.
 
     Raises:
-        InputError: See `collect`.
+        InputError: See `collect`, or another process is writing the same report.
     """
     tasks = summarize(collect(paths))
-    output = Path(output)
     text = report_text(tasks)
-    output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / "report.md", lambda path: path.write_text(text + "\n"))
-    draw_report(tasks, output / "report.png")
+    page = Path(output) / "report.md"
+    picture = Path(output) / "report.png"
+    # Not the folder: by default it is the current one, where other commands may write.
+    with locked(page, is_file=True), locked(picture, is_file=True):
+        write_whole(page, lambda path: path.write_text(text + "\n"))
+        draw_report(tasks, picture)
     return text
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna report` with these arguments (default: those of the command line)."""
-    parser = argparse.ArgumentParser(
-        prog="hyenadna report", description=__doc__.split("\n")[0], allow_abbrev=False
+    parser = CommandParser(
+        "report",
+        "Results of runs in one table and picture, beside the paper's.",
+        example="hyenadna report runs/promoters runs/enhancers --output_dir report",
     )
-    parser.add_argument("runs", nargs="+", help="folders of runs; every metrics.json below them is read")
-    parser.add_argument("--output_dir", default=".", help="folder for report.md and report.png (%(default)s)")
+    parser.add_argument(
+        "runs", metavar="FOLDER", nargs="+", help="folders of runs; every metrics.json below them is read"
+    )
+    parser.add_argument("--output_dir", default=".", help="folder for report.md and report.png")
     args = parser.parse_args(argv)
     print(write_report(args.runs, args.output_dir))
     print(f"report.md and report.png are in {args.output_dir}")

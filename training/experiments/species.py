@@ -19,6 +19,7 @@ pooled by their mean, longer ones by their last position.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
 from hyenadna.genomics.letters import reverse_complement
 from hyenadna.genomics.window_rows import WindowRows, WindowSequences, digest_of
 from hyenadna.training.runs.models import RunResult
-from hyenadna.training.runs.settings import parse_settings, setting
+from hyenadna.training.runs.settings import SHOWN_OF_TRAINING, parse_settings, say_next, setting
 from hyenadna.training.runs.supervised import ClassifierArguments, classifier_for_trainer, train_and_test
 
 _MEAN_UP_TO = 32_768  # bases; the paper pools longer windows by their last position
@@ -42,6 +43,25 @@ _TRIES = 20  # draws, until a window is not an assembly gap
 @dataclass
 class SpeciesArguments(ClassifierArguments):
     """Settings of `hyenadna species`, beside those of a classifier."""
+
+    SHOWN: ClassVar = {
+        "your data": (
+            "data",
+            "species",
+            "window",
+            "validation_chromosomes",
+            "test_chromosomes",
+            "windows_per_epoch",
+        ),
+        "the model": ("model", "n_layer", "d_model", "max_seq_len"),
+        "training": (*SHOWN_OF_TRAINING, "patience"),
+        "the run": ("output_dir", "resume"),
+    }
+    EXAMPLE: ClassVar = "hyenadna species species.yaml --data genomes --output_dir species-1k"
+    NEXT: ClassVar = {
+        "hyenadna predict --model {output_dir} --data NEW.fa --output new.csv": "classes of new sequences",
+        "hyenadna export {output_dir} {output_dir}-hub": "a folder to publish, with a card",
+    }
 
     data: str | None = setting(
         None, "Folder with a sub-folder of FASTA files for each species.", compared=False
@@ -313,7 +333,9 @@ def _check_letters(sequences: WindowSequences) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna species` with these arguments (default: those of the command line)."""
-    species(parse_settings(SpeciesArguments, "species", "Train HyenaDNA to tell species apart.", argv))
+    args = parse_settings(SpeciesArguments, "species", "Train HyenaDNA to tell species apart.", argv)
+    species(args)
+    say_next(args)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,19 @@ def temporary_name(path: Path) -> Path:
     it.
     """
     return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
+
+
+def target_of(temporary: Path) -> Path | None:
+    """Return the path that a file of this `temporary_name` will get; None if it has no such name.
+
+    >>> target_of(Path("out/.scores.77.unfinished.tsv")).as_posix()
+    'out/scores.tsv'
+    """
+    # pysam writes the index of a VCF beside it, with one ending more.
+    parts = re.fullmatch(r"\.(.+)\.\d+\.unfinished(\.[^.]+)?(\.index)?", temporary.name)
+    if parts is None:
+        return None
+    return temporary.with_name(f"{parts[1]}{parts[2] or ''}")
 
 
 @contextmanager

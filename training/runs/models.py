@@ -12,7 +12,15 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, example_checkpoint
-from hyenadna.errors import HyenaDNAError, InputError, check_counts, check_index, damage_in, one_line
+from hyenadna.errors import (
+    HyenaDNAError,
+    InputError,
+    check_counts,
+    check_index,
+    damage_in,
+    one_line,
+    only_a_path,
+)
 from hyenadna.tokenization import Alphabet, HyenaDNATokenizer, find_alphabet
 from hyenadna.tokenization.alphabets_hyenadna import DNA
 
@@ -210,7 +218,11 @@ def load_checkpoint(
 
 def _loading_config(name: str) -> AbstractContextManager[None]:
     hint = " (Lightning checkpoints and other layouts: `hyenadna convert` first)"
-    return loading(name, f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub", hint)
+    nowhere = f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub"
+    reason = only_a_path(checkpoint_path(name))
+    if reason is not None:
+        raise InputError(f"{nowhere}: {reason}")
+    return loading(name, nowhere, hint)
 
 
 def alphabet_of(args: Any) -> Alphabet:

@@ -6,7 +6,6 @@
 A killed process leaves at most a hidden file. The next writer to the same place removes it.
 """
 
-import glob
 import os
 import platform
 import warnings
@@ -17,7 +16,7 @@ from typing import TextIO
 
 from hyenadna.errors import InputError
 
-from .files import naming, temporary_name
+from .files import naming, target_of, temporary_name
 
 try:
     import fcntl
@@ -40,16 +39,26 @@ def whole_file(path: Path) -> Iterator[TextIO]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path, name: str = "*") -> None:
+def remove_unfinished(folder: Path, file: Path | None = None) -> None:
     """Remove half-written files of killed runs. The caller must hold the lock of the place.
 
     Args:
         folder: Where to look. Its sub-folders are left alone.
-        name: A pattern of the names, without suffix.
+        file: Only what would have become this file, whose lock the caller holds. Without it,
+            everything but the files that have locks of their own.
     """
-    for path in folder.glob(f".{name}.*unfinished*"):
-        with suppress(OSError):
-            path.unlink()
+    for path in folder.glob(".*.unfinished*"):
+        target = target_of(path)
+        if target is None:
+            continue
+        # `score` and `report` lock files, not the folder. They may be at work beside us.
+        if target == file or (file is None and not _lock_of_file(target).exists()):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _lock_of_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def inert(text: str) -> str:
@@ -85,7 +94,7 @@ def locked(path: Path, *, is_file: bool = False) -> Iterator[None]:
         InputError: Another process is writing there.
     """
     folder = path.parent if is_file else path
-    lock = folder / (f".{path.name}.lock" if is_file else ".lock")
+    lock = _lock_of_file(path) if is_file else folder / ".lock"
     if fcntl is None:
         warnings.warn(
             f"{platform.system()} has no record locks: do not start two runs in {str(path)!r}", stacklevel=3
@@ -101,7 +110,7 @@ def locked(path: Path, *, is_file: bool = False) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             if fcntl is not None:
                 _acquire(lock, at_end)
-                remove_unfinished(folder, glob.escape(path.stem) if is_file else "*")
+                remove_unfinished(folder, path if is_file else None)
         except BlockingIOError:
             what = f"{str(path)!r}" if is_file else f"output_dir {str(path)!r}"
             raise InputError(

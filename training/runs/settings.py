@@ -6,8 +6,10 @@ says whether it decides the result of a run: those are written into the folder o
 resumed run must not change them.
 """
 
+import argparse
 import itertools
 import json
+import shlex
 import sys
 from dataclasses import field, fields
 from pathlib import Path
@@ -18,6 +20,7 @@ from transformers import HfArgumentParser
 from transformers.training_args import OptimizerNames
 
 from hyenadna.errors import UNREADABLE, InputError, reading
+from hyenadna.flags import Section, next_steps, short_help, suggestion
 
 Settings = TypeVar("Settings")
 
@@ -44,6 +47,31 @@ _DECIDING_FIELDS_OF_TRAINER = (
     "bf16",
     "fp16",
     "seed",
+)
+
+
+# Settings of Trainer that `--help` shows, in our words: Transformers' own take a screen.
+_HELP_OF_TRAINER = {
+    "bf16": "Compute in bfloat16 where that is safe",
+    "eval_steps": "Steps between evaluations",
+    "gradient_accumulation_steps": "Batches in an optimiser step",
+    "max_steps": "Optimiser steps, in place of epochs",
+    "num_train_epochs": "Passes over the training rows",
+    "per_device_train_batch_size": "Rows in a batch on each device",
+    "per_device_eval_batch_size": "Rows in a batch on each device, in evaluation",
+    "save_steps": "Steps between checkpoints",
+    "seed": "Seed of everything that is random",
+    "use_cpu": "Do not use a GPU",
+}
+
+# What `--help` shows of a command that says nothing else (`SHOWN`).
+SHOWN_OF_TRAINING = (
+    "num_train_epochs",
+    "learning_rate",
+    "per_device_train_batch_size",
+    "bf16",
+    "seed",
+    "use_cpu",
 )
 
 
@@ -120,7 +148,9 @@ def parse_settings(
     from scratch, does not count.
 
     Args:
-        cls: Class of the settings.
+        cls: Class of the settings. Its `SHOWN` has the names of the settings in `--help` under
+            their titles, its `EXAMPLE` a command line, its `NEXT` what may follow (`say_next`).
+            `--help-all` lists all settings.
         recipe: Name of the command.
         description: First sentence of its help.
         argv: Arguments; by default those of the command line.
@@ -137,23 +167,68 @@ def parse_settings(
             left_out = getattr(cls, "SHAPE", ())
         argv = _flags_of_file(argv[0], left_out) + argv[1:]
 
+    usage = f"hyenadna {recipe} [SETTINGS.yaml] --SETTING VALUE ..."
     parser = HfArgumentParser(
         cls,
         prog=f"hyenadna {recipe}",
-        usage=f"hyenadna {recipe} [SETTINGS.yaml] --data DATA --output_dir FOLDER [--SETTING VALUE ...]",
-        description=f"{description} The recipe's own settings are at the end, after Trainer's.",
+        usage=usage,
+        description=description,
         epilog=epilog,
         allow_abbrev=False,
     )
+    _answer_help(parser, cls, argv)
+    if "disable_tqdm" in names_of(cls) and not sys.stderr.isatty():
+        argv = ["--disable_tqdm", "True", *argv]  # in a log file, each redraw of a bar is a line
     args, unknown = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
+        near = suggestion(unknown, parser._option_string_actions)
         raise InputError(
-            f"unknown settings: {unknown}; {recipe} does not use them: leave them out (`hyenadna "
-            f"{recipe} --help` lists what it uses)"
+            f"unknown settings: {unknown}; {recipe} does not use them: leave them out (`hyenadna {recipe} "
+            f"--help-all` lists what it uses). {near}".rstrip()
         )
     return args
+
+
+def _answer_help(parser: argparse.ArgumentParser, cls: type, argv: list[str]) -> None:
+    """Print the short or the long help and exit, if the flags ask for one."""
+    if "--help-all" in argv:
+        parser.print_help()
+    elif "--help" in argv or "-h" in argv:
+        more = (
+            f"In brackets: the default. `hyenadna {parser.prog.split()[-1]} --help-all` lists all settings."
+        )
+        epilog = f"{more}\n\n{parser.epilog or ''}"
+        example = getattr(cls, "EXAMPLE", "")
+        print(short_help(parser.usage, parser.description, _shown(parser, cls), example, epilog), end="")
+    else:
+        return
+    sys.exit(0)
+
+
+def _shown(parser: argparse.ArgumentParser, cls: type) -> list[Section]:
+    """Return the settings for `--help`, under their titles."""
+    actions = {}
+    for action in parser._actions:
+        # A setting that is on by default has a second flag, --no_NAME, which is the one to show.
+        if action.dest not in actions or action.option_strings[0].startswith("--no_"):
+            actions[action.dest] = action
+        if action.dest in _HELP_OF_TRAINER and not _has_own_help(cls, action.dest):
+            action.help = _HELP_OF_TRAINER[action.dest]
+    return [(title, [actions[name] for name in names]) for title, names in cls.SHOWN.items()]
+
+
+def _has_own_help(cls: type, name: str) -> bool:
+    return any(f.name == name and isinstance(f.metadata.get("help"), _Help) for f in fields(cls))
+
+
+def say_next(args: Any) -> None:
+    """Print what may follow a run: the command lines in `NEXT` of its settings, filled in."""
+    if getattr(args, "process_index", 0):
+        return
+    values = {f.name: shlex.quote(str(getattr(args, f.name))) for f in fields(args)}
+    print(next_steps({command.format(**values): why for command, why in args.NEXT.items()}))
 
 
 def _names_checkpoint(argv: list[str]) -> bool:

@@ -498,6 +498,8 @@ def train_and_test(
     # last: its presence says that the run is finished
     write_json(output / METRICS_FILE, result.results)
     _print_metrics(metrics, tested, output)
+    if labelled.problem_type == SINGLE_LABEL:
+        print(f"always guessing the most frequent class: accuracy {majority_share(labelled, tested):.4f}")
     if comparison.verdict is not None:
         print(comparison.verdict(metrics, tested))
     return result

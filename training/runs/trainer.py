@@ -22,6 +22,7 @@ from transformers.utils import logging
 from hyenadna.errors import InputError, reading
 
 from .checkpoints import last_complete_checkpoint, remove_old_checkpoints, write_manifest
+from .progress import print_readably
 from .settings import setting
 
 logger = logging.get_logger(__name__)
@@ -96,6 +97,18 @@ class RecipeArguments(TrainingArguments):
             )
 
 
+def let_others_read(folder: Path) -> None:
+    """Give weights the permissions of the configuration beside them.
+
+    safetensors lets nobody but their owner read them, whatever the umask says.
+    """
+    for name in ("adapter_config.json", "config.json"):
+        if (folder / name).exists():
+            for weights in folder.glob("*.safetensors"):
+                shutil.copymode(folder / name, weights)
+            return
+
+
 def advice_on_divergence(args: TrainingArguments) -> str:
     """Return a text with the settings that can make a training diverge, and what to change."""
     names = ("learning_rate", "max_grad_norm", "weight_decay", "adam_epsilon")
@@ -162,6 +175,7 @@ class HyenaDNATrainer(Trainer):
         self._checkpoints_to_keep = None  # set by `train`
         super().__init__(*args, **kwargs)
         self.add_callback(self._not_finite)
+        print_readably(self)
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         with reading("the optimiser takes other settings", errors=(TypeError, ValueError)):
@@ -251,7 +265,9 @@ class HyenaDNATrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Save the model without `training_args.bin`, a pickle that contains `hub_token`."""
         super()._save(output_dir, state_dict)
-        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        folder = Path(output_dir or self.args.output_dir)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        let_others_read(folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: dict | None) -> None:
         """Write a checkpoint, then its manifest, then delete older ones. NaN is never written."""

@@ -1,6 +1,6 @@
 """In-silico mutagenesis: the effect of every single substitution in a region on its likelihood.
 
-    from hyenadna.analysis.mutagenesis import mutagenesis
+    from hyenadna.analysis.mutations import mutagenesis
     mutagenesis(model, window, first=400, last=600)           # float64 (200, 4), for A, C, G, T
 
 The command is `hyenadna variants --mutagenesis chr20:1000-1200`. Positions count from 0.
@@ -25,7 +25,8 @@ from hyenadna.genomics.intervals import read_regions
 from hyenadna.genomics.letters import FIRST_BASE, LAST_BASE, SOFT_MASKED, complement_ids, encode, is_base
 from hyenadna.training.runs.files import write_whole
 
-from .likelihoods import check_dna, target_log_probabilities
+from .likelihoods import target_log_probabilities
+from .models import check_dna
 from .pictures import draw_mutagenesis
 
 __all__ = ["Region", "mutagenesis", "read_region", "run_mutagenesis"]

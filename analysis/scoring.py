@@ -1,7 +1,7 @@
 """Log-likelihoods of sequences: `hyenadna score --model M --data x.fa --output scores.tsv`.
 
-    from hyenadna.analysis.score import log_likelihoods
-    log_likelihoods(model, ["ACGTTG", "GGCA"])          # the log-probability of each base
+    from hyenadna.analysis import score
+    score(model, ["ACGTTG", "GGCA"])                    # a table with a row for each sequence
 
 The score of a base is its log-probability given all bases before it, as in the loss: the natural
 logarithm of the language model's softmax over the whole vocabulary. The first base has no context
@@ -12,13 +12,13 @@ On the reverse strand, the context of a base is what follows it. By default both
 and averaged. A model of letters without a complement, such as one of proteins, reads the forward
 strand alone.
 
-The command reads, scores and writes a block of sequences at a time, so a file may hold any number
-of them.
+The command reads FASTA and text twice: once to check every letter, then to score a block of sequences
+at a time. So a file may hold any number of them.
 """
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,23 +26,84 @@ from typing import TextIO
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
+from hyenadna.flags import CommandParser
 from hyenadna.tokenization import Alphabet
-from hyenadna.training.runs.models import alphabet_of_checkpoint, load_language_model
 from hyenadna.training.runs.outputs import inert, locked, whole_file
 
-from .likelihoods import STRANDS, alphabet_of_model, check_lengths, log_likelihoods
-from .sequences import encode_named, open_sequences, read_sequences
+from .likelihoods import STRANDS, check_lengths, check_strand, log_likelihoods, strands_of
+from .models import LANGUAGE, ModelOrName, alphabet_of_model, borrowed
+from .sequences import Data, NamedSequences, blocks_of, encode_named, read_sequences, sequences_of
 
-__all__ = ["log_likelihoods", "main", "read_sequences", "score_file", "summary"]
+__all__ = ["log_likelihoods", "main", "read_sequences", "score", "score_file", "summary"]
 
-# A block is scored and written at once. A larger one makes batches of more similar lengths, but
-# costs more memory.
-_BASES_PER_BLOCK = 2**21
-_SEQUENCES_PER_BLOCK = 2**15
+
+def score(
+    model: ModelOrName,
+    data: Data,
+    *,
+    strand: str | None = None,
+    ignore_soft_masked: bool = False,
+    per_base: bool = False,
+    batch_bases: int = 2**16,
+    chunk: int = 2**16,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+    sequence_column: str = "sequence",
+    id_column: str = "id",
+) -> pd.DataFrame:
+    """Return the log-likelihoods (natural logarithm) of sequences, or of each of their bases.
+
+    Args:
+        model: A language model, a folder, or an id on the Hub. An object is left unchanged.
+        data: Sequences; see `sequences_of`. None may be longer than `max_seq_len`.
+        strand: The strand that the model reads: `"forward"`, `"reverse"` or `"both"`. By default
+            both, or the only one of letters without a complement.
+        ignore_soft_masked: Give lower-case letters no score; they are still context.
+        per_base: Return a row for each base.
+        batch_bases: The most bases in one batch, padding included.
+        chunk: The most positions of a long sequence to read at once. A longer one is streamed
+            through the cache, with the same result.
+        device: Where to compute. By default an object stays where it is, and a loaded model goes to
+            the GPU if there is one.
+        progress: Show a progress bar.
+        sequence_column: The column of a table that holds the sequences.
+        id_column: The column of a table that holds the names, if there is one.
+
+    Returns:
+        A row for each sequence, as `hyenadna score` writes it: `id`, `length`,
+        `log_likelihood_STRAND`, `log_likelihood` (the mean of the strands), `scored_bases` and
+        `perplexity`. With `per_base`: `id`, `position` (from 0), `base` and
+        `log_probability_STRAND`. NaN where there is no score.
+
+    Raises:
+        InputError: The model has no head of a language model, or a sequence is empty, too long, or
+            has other letters.
+
+    >>> from hyenadna import HyenaDNAConfig
+    >>> model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66))
+    >>> score(model, ["ACGTTG", "GGCA"])["scored_bases"].tolist()
+    [5, 3]
+    """
+    check_strand(strand)
+    names, sequences = sequences_of(data, sequence_column, id_column)
+    texts = list(sequences)
+    alphabet = alphabet_of_model(model)
+    lengths = []
+    for name, text in zip(names, texts, strict=True):
+        lengths.append(len(encode_named(text, name, alphabet)))
+    scores = {}
+    with borrowed(model, LANGUAGE, "score", device) as lm:
+        check_lengths(lm, lengths, names)
+        options = {"ignore_soft_masked": ignore_soft_masked, "batch_bases": batch_bases, "chunk": chunk}
+        for which in strands_of(strand, alphabet):
+            scores[which] = log_likelihoods(lm, texts, strand=which, progress=progress, **options)
+    table = _position_table if per_base else _summary_table
+    return table(names, texts, scores, alphabet)
 
 
 def summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
@@ -107,34 +168,13 @@ class Totals:
         return math.exp(-self.log_likelihood / self.scores)
 
 
-def blocks_of(lengths: Sequence[int]) -> Iterator[range]:
-    """Yield ranges of sequences to score at once. Each has one at least.
-
-    >>> list(blocks_of([2**20, 2**20, 5]))
-    [range(0, 2), range(2, 3)]
-    """
-    start = 0
-    bases = 0
-    # Limited in bases and in number: a million reads of 100 bases are few bases but many objects.
-    for i, length in enumerate(lengths):
-        is_full = bases + length > _BASES_PER_BLOCK or i - start == _SEQUENCES_PER_BLOCK
-        if is_full and i > start:
-            yield range(start, i)
-            start = i
-            bases = 0
-        bases += length
-    if start < len(lengths):
-        yield range(start, len(lengths))
-
-
 def score_file(
     model: HyenaDNAForCausalLM,
-    names: Sequence[str],
-    sequences: Sequence[str],
-    lengths: Sequence[int],
+    sequences: Iterable[tuple[str, str]],
     table: TextIO,
     per_position: TextIO | None = None,
     *,
+    bases: int | None = None,
     strands: Sequence[str] = ("forward", "reverse"),
     ignore_soft_masked: bool = False,
     batch_bases: int = 2**16,
@@ -144,11 +184,10 @@ def score_file(
 
     Args:
         model: A language model.
-        names: The ids of the sequences.
-        sequences: The sequences; they are read when their block is scored.
-        lengths: Their lengths in bases.
+        sequences: The ids and the sequences, `NamedSequences` for instance.
         table: An open file for a line per sequence, separated by tabs.
         per_position: An open file for a line per base, or None. Positions count from 0.
+        bases: How many bases the sequences have in all, for the progress bar.
         strands: The strands to read.
         ignore_soft_masked: See `log_likelihoods`, as for `batch_bases` and `chunk`.
 
@@ -158,19 +197,19 @@ def score_file(
     options = {"ignore_soft_masked": ignore_soft_masked, "batch_bases": batch_bases, "chunk": chunk}
     totals = Totals()
     alphabet = alphabet_of_model(model)
-    with tqdm(total=sum(lengths) * len(strands), unit="base", unit_scale=True) as bar:
-        for block in blocks_of(lengths):
-            texts = [sequences[i] for i in block]
+    steps = None if bases is None else bases * len(strands)
+    with tqdm(total=steps, unit="base", unit_scale=True) as bar:
+        for number, block in enumerate(blocks_of(sequences)):
+            texts = [sequence for _, sequence in block]
             scores = {}
             for strand in strands:
                 scores[strand] = log_likelihoods(model, texts, strand=strand, **options)
-                bar.update(sum(lengths[i] for i in block))
+                bar.update(sum(map(len, texts)))
 
             # The header goes before the first block only.
-            ids = [inert(str(names[i])) for i in block]
-            is_first = block.start == 0
-            sizes = [lengths[i] for i in block]
-            _write_table(_summary_table(ids, sizes, scores), table, is_first)
+            ids = [inert(name) for name, _ in block]
+            is_first = number == 0
+            _write_table(_summary_table(ids, texts, scores, alphabet), table, is_first)
             if per_position is not None:
                 table_of_block = _position_table(ids, texts, scores, alphabet)
                 _write_table(table_of_block, per_position, is_first)
@@ -178,11 +217,13 @@ def score_file(
     return totals
 
 
-def _summary_table(ids: list[str], lengths: list[int], scores: dict[str, list[np.ndarray]]) -> pd.DataFrame:
+def _summary_table(
+    ids: list[str], sequences: list[str], scores: dict[str, list[np.ndarray]], alphabet: Alphabet
+) -> pd.DataFrame:
     rows = []
-    for i, (name, length) in enumerate(zip(ids, lengths, strict=True)):
+    for i, (name, sequence) in enumerate(zip(ids, sequences, strict=True)):
         scores_of_sequence = {strand: values[i] for strand, values in scores.items()}
-        rows.append({"id": name, "length": length, **summary(scores_of_sequence)})
+        rows.append({"id": name, "length": alphabet.count(sequence), **summary(scores_of_sequence)})
     return pd.DataFrame(rows)
 
 
@@ -205,8 +246,10 @@ def _write_table(table: pd.DataFrame, file: TextIO, with_header: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hyenadna score", description=__doc__.split("\n")[0], allow_abbrev=False
+    parser = CommandParser(
+        "score",
+        "Log-likelihood and perplexity of sequences, on both strands.",
+        example="hyenadna score --model pretrained --data genes.fa --output scores.tsv",
     )
     parser.add_argument("--model", required=True, help="folder or Hub id of a language model")
     parser.add_argument("--data", required=True, help="FASTA (plain or bgzip), csv, tsv, parquet, or text")
@@ -215,22 +258,16 @@ def _parser() -> argparse.ArgumentParser:
         "--per_position", help="also write this table (.tsv): a line per base, positions from 0"
     )
     parser.add_argument(
-        "--strand", choices=STRANDS, help="strand to read (default: both, if the letters have a complement)"
+        "--strand", choices=STRANDS, help="strand to read (both, if the letters have a complement)"
     )
     parser.add_argument(
         "--ignore_soft_masked", action="store_true", help="lower-case letters are context only"
     )
-    parser.add_argument(
-        "--sequence_column", default="sequence", help="column with the sequences (default: sequence)"
-    )
-    parser.add_argument(
-        "--id_column", default="id", help="column with the ids, if there is one (default: id)"
-    )
-    parser.add_argument("--batch_bases", type=int, default=2**16, help="bases in one batch (default: 65536)")
-    parser.add_argument(
-        "--chunk", type=int, default=2**16, help="bases of a long sequence to read at a time (default: 65536)"
-    )
-    parser.add_argument("--device", help="such as cpu or cuda:1")
+    parser.add_argument("--sequence_column", default="sequence", help="column with the sequences")
+    parser.add_argument("--id_column", default="id", help="column with the ids, if there is one")
+    parser.add_argument("--batch_bases", type=int, default=2**16, help="bases in one batch")
+    parser.add_argument("--chunk", type=int, default=2**16, help="bases of a long sequence to read at a time")
+    parser.add_argument("--device", help="such as cpu or cuda:1; the GPU if there is one")
     return parser
 
 
@@ -249,30 +286,6 @@ def _check_files(args: argparse.Namespace) -> list[Path]:
     return outputs
 
 
-def _strands(asked: str | None, alphabet: Alphabet) -> tuple[str, ...]:
-    """Return which strands the model reads, `forward` or `reverse` or both."""
-    if alphabet.complement is None:
-        if asked not in (None, "forward"):
-            raise InputError(
-                f"strand is {asked!r}, but the alphabet {alphabet.spec!r} of the model has no complement: "
-                "use forward"
-            )
-        return ("forward",)
-    # "both" is the first of `STRANDS`; the others are what the model reads.
-    return STRANDS[1:] if asked in (None, "both") else (asked,)
-
-
-def _check_sequences(
-    path: str, names: Sequence[str], sequences: Sequence[str], alphabet: Alphabet
-) -> list[int]:
-    """Read and check all sequences once, and return their lengths."""
-    # A bad letter in the last sequence should not be found after hours of work.
-    lengths = []
-    for name, sequence in zip(names, sequences, strict=True):
-        lengths.append(len(encode_named(sequence, f"{path}: {name}", alphabet)))
-    return lengths
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run `hyenadna score` with these arguments (default: those of the command line)."""
     args = _parser().parse_args(argv)
@@ -280,23 +293,22 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"batch_bases is {args.batch_bases} and chunk is {args.chunk}; both must be at least 1"
         )
-    alphabet = alphabet_of_checkpoint(args.model)
-    strands = _strands(args.strand, alphabet)
-    names, sequences = open_sequences(args.data, args.sequence_column, args.id_column, alphabet)
-    lengths = _check_sequences(args.data, names, sequences, alphabet)
+    alphabet = alphabet_of_model(args.model)
+    strands = strands_of(args.strand, alphabet)
+    sequences = NamedSequences(args.data, args.sequence_column, args.id_column, alphabet)
+    extent = sequences.check()
     outputs = _check_files(args)
-    model = load_language_model(args.model, args.device)
-    check_lengths(model, lengths, names, args.data)
-
     options = {name: getattr(args, name) for name in ("ignore_soft_masked", "batch_bases", "chunk")}
     with ExitStack() as at_end:
+        model = at_end.enter_context(borrowed(args.model, LANGUAGE, "score", args.device))
+        check_lengths(model, [extent.longest], [extent.name_of_longest], args.data)
         # Take both locks before opening a file: a run that is refused must not have begun one.
         for path in outputs:
             at_end.enter_context(locked(path, is_file=True))
         files = [at_end.enter_context(whole_file(path)) for path in outputs]
-        totals = score_file(model, names, sequences, lengths, *files, strands=strands, **options)
+        totals = score_file(model, sequences, *files, bases=extent.bases, strands=strands, **options)
     print(
-        f"{len(names):,} sequences, {totals.scores:,} scores: perplexity {totals.perplexity:.4f}; "
+        f"{extent.sequences:,} sequences, {totals.scores:,} scores: perplexity {totals.perplexity:.4f}; "
         f"{args.output}"
     )
 

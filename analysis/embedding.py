@@ -18,7 +18,7 @@ The output folder holds `embeddings.parquet` (or `.npz`).
 - With `--picture`, there is a map in two dimensions: `embeddings.png` and `embeddings.html`, a
   single file that needs no network.
 
-    from hyenadna.analysis.embed import embed
+    from hyenadna.analysis import embed
     embed(model, ["ACGTTG", "GGCA"], pooling="mean")          # float32 (2, d_model)
 """
 
@@ -29,7 +29,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ from hyenadna.errors import UNREADABLE, InputError, reading
 from hyenadna.genomics.fasta import SequenceFile
 from hyenadna.genomics.genes import GeneSequences, read_genes
 from hyenadna.genomics.labels import check_sequences, check_spellings, label_text
-from hyenadna.genomics.letters import DNA, Alphabet, encode, pad
+from hyenadna.genomics.letters import DNA, Alphabet, encode, pad, reverse_complement
 from hyenadna.genomics.sources import has_labels, read_parts
 from hyenadna.inputs_hyenadna import pool
 from hyenadna.training.runs.files import write_json, write_whole
@@ -62,9 +62,10 @@ from hyenadna.training.runs.settings import parse_settings, setting
 from hyenadna.training.runs.shards import Parts, changed_settings, read_earlier_settings, share
 
 from .classifier import CLASSIFIERS, check_classes, cross_validate, groups_of, majority
-from .likelihoods import alphabet_of_model
+from .likelihoods import check_strand, strands_of
+from .models import BACKBONE, ModelOrName, alphabet_of_model, borrowed
 from .pictures import METHODS, check_map, draw_map, map_to_plane, write_html
-from .sequences import read_sequences
+from .sequences import Data, read_sequences, sequences_of
 
 __all__ = ["POOLINGS", "EmbedArguments", "Rows", "embed", "main", "read_rows", "run"]
 
@@ -80,6 +81,14 @@ _LARGEST_SEED = 2**32 - 1  # the largest that scikit-learn takes
 @dataclass
 class EmbedArguments:
     """Settings of `hyenadna embed`."""
+
+    SHOWN: ClassVar = {
+        "your data": ("data", "gtf", "fasta", "biotypes", "sequence_column", "label_column", "id_column"),
+        "the model": ("model", "pooling", "layer", "chunk"),
+        "what to make of them": ("classifier", "folds", "picture", "min_rows", "max_rows", "output_format"),
+        "the run": ("output_dir", "resume", "batch_bases", "seed", "use_cpu"),
+    }
+    EXAMPLE: ClassVar = "hyenadna embed --model pretrained --data promoters.csv --picture tsne"
 
     model: str | None = setting(None, "Checkpoint: a folder or an id on the Hub.")
     data: str | None = setting(None, "csv, tsv, parquet or FASTA file, or folder, with labels or without.")
@@ -211,27 +220,36 @@ def _ids(sequence: str, start: int, end: int, alphabet: Alphabet) -> np.ndarray:
 
 
 def embed(
-    model: PreTrainedModel,
-    sequences: Sequence[str],
+    model: ModelOrName,
+    data: Data,
     *,
     pooling: str = "mean",
     layer: int = -1,
     chunk: int | None = None,
+    strand: str = "forward",
     batch_bases: int = 2**16,
+    device: str | torch.device | None = None,
     progress: bool = False,
+    sequence_column: str = "sequence",
 ) -> np.ndarray:
     """Return an embedding of each sequence, float32 `(sequences, d_model)`.
 
     Args:
-        model: Any HyenaDNA model, with or without a head. It is left unchanged.
-        sequences: Texts of IUPAC letters, none empty.
+        model: Any HyenaDNA model, with or without a head; a folder, or an id on the Hub. An object
+            is left unchanged.
+        data: Sequences of IUPAC letters, none empty: a list or column of texts, one text, a table,
+            a file (FASTA, csv, tsv, parquet, text), or a one-hot array `(sequences, 4, length)`.
         pooling: `"mean"`, `"last"` or `"max"` over the positions.
         layer: 0 for the embeddings of the letters, i for block i, and -1 or `n_layer` for the last
             block after the final norm.
         chunk: The most bases to read at once, by default `max_seq_len`. A longer sequence is cut,
             and the embeddings of its chunks are averaged with their lengths as weights.
+        strand: The strand to read: `"forward"`, `"reverse"`, or `"both"` for the mean of the two.
         batch_bases: The most bases in one batch, padding included.
+        device: Where to compute, such as `"cuda:1"`. By default an object stays where it is, and a
+            loaded model goes to the GPU if there is one.
         progress: Show a progress bar.
+        sequence_column: The column of a table that holds the sequences.
 
     Raises:
         InputError: A sequence is empty or has other letters, or a setting does not fit the model.
@@ -241,29 +259,28 @@ def embed(
     >>> embed(model, ["ACGTTG", "GGCA"]).shape
     (2, 8)
     """
-    if isinstance(sequences, str):
-        raise InputError("sequences is one text; embed takes a list of them: [text]")
-    # `series[0]` of a pandas column looks in its index, which may be in another order.
-    sequences = list(sequences)
+    check_strand(strand)
+    # A list: `series[0]` of a pandas column looks in its index, which may be in another order.
+    _, sequences = sequences_of(data, sequence_column)
     alphabet = alphabet_of_model(model)
     lengths = [alphabet.count(sequence) for sequence in sequences]
-    _check(model.config, lengths, pooling, layer, chunk)
-    pieces = chunks_of(lengths, chunk or model.config.max_seq_len)
-    batches = batches_of(pieces, batch_bases)
-    vectors = np.zeros((len(pieces), model.config.d_model), dtype=np.float32)
-
-    # Every module's mode is restored: a frozen one may be in evaluation mode while others train.
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with tqdm(total=sum(lengths), unit="base", unit_scale=True, disable=not progress) as bar:
-            for numbers, embeddings in _pooled(model, sequences, batches, pieces, pooling, layer):
-                vectors[numbers] = embeddings
-                bar.update(int(_sizes(pieces[numbers]).sum()))
-    finally:
-        for module, training in modes:
-            module.training = training
-    return average(vectors, pieces, len(lengths))
+    by_strand = []
+    with borrowed(model, BACKBONE, "embed", device) as borrowed_model:
+        _check(borrowed_model.config, lengths, pooling, layer, chunk)
+        pieces = chunks_of(lengths, chunk or borrowed_model.config.max_seq_len)
+        batches = batches_of(pieces, batch_bases)
+        for which in strands_of(strand, alphabet):
+            texts = sequences
+            if which == "reverse":
+                texts = [reverse_complement(sequence, alphabet) for sequence in sequences]
+            vectors = np.zeros((len(pieces), borrowed_model.config.d_model), dtype=np.float32)
+            with tqdm(total=sum(lengths), unit="base", unit_scale=True, disable=not progress) as bar:
+                results = _pooled(borrowed_model, texts, batches, pieces, pooling, layer)
+                for numbers, embeddings in results:
+                    vectors[numbers] = embeddings
+                    bar.update(int(_sizes(pieces[numbers]).sum()))
+            by_strand.append(average(vectors, pieces, len(lengths)))
+    return np.mean(by_strand, axis=0, dtype=np.float32)
 
 
 def _check(
@@ -331,7 +348,7 @@ def read_rows(args: EmbedArguments) -> Rows:
     if has_labels(args.data, args.label_column):
         ids, sequences, labels = _labelled_rows(args, alphabet)
     else:
-        ids, sequences = read_sequences(args.data, args.sequence_column, args.id_column, alphabet)
+        ids, sequences = read_sequences(args.data, args.sequence_column, args.id_column)
         labels = None
     lengths = []
     for name, sequence in zip(ids, sequences, strict=True):
