@@ -44,7 +44,7 @@ def one_way(n: int = 120, seed: int = 0) -> Dataset:
 
 
 def test_without_flags_a_run_starts_from_the_checkpoint_in_the_package(tmp_path):
-    assert parse([]).model == SHIPPED == "human_chr20"
+    assert parse([]).model == SHIPPED == "starter_1k"
     assert parse(["--model", "none"]).model is None
     assert parse(["--d_model", "64"]).model is None  # a shape is that of a model from scratch
     assert parse(["--model", "elsewhere"]).model == "elsewhere"
@@ -54,7 +54,7 @@ def test_without_flags_a_run_starts_from_the_checkpoint_in_the_package(tmp_path)
         FinetuneArguments(output_dir=str(tmp_path / "b"), freeze_backbone=True, **QUICK), make_rows(20)
     )
     assert result.results["settings"]["model"] == SHIPPED
-    assert result.model.config.d_model == 128 and result.model.config.pooling == "mean"
+    assert result.model.config.d_model == 256 and result.model.config.pooling == "mean"
     assert load_tokenizer(SHIPPED)("ACGT")["input_ids"][:4] == [7, 8, 9, 10]
 
 

@@ -55,7 +55,7 @@ def test_it_trains_from_scratch_and_never_on_the_test_part(result):
 def test_the_same_rows_from_the_checkpoint(result):
     folder, measured = result
     tuned = json.loads((folder / SPLICE.other.folder / "metrics.json").read_text())
-    assert tuned["settings"]["model"] == "human_chr20" and tuned["rows"] == measured["rows"]
+    assert tuned["settings"]["model"] == "starter_1k" and tuned["rows"] == measured["rows"]
     assert f"from checkpoint  accuracy {tuned['metrics']['test']['accuracy']:.4f}" in measured["summary"]
     assert tuned["parameters"] > 400_000 and tuned["settings"]["num_train_epochs"] == pytest.approx(0.15)
     assert not (folder / SPLICE.export_folder / SPLICE.other.folder).exists()
@@ -233,7 +233,7 @@ def test_data_that_are_not_there(tmp_path):
 
 @pytest.fixture(scope="module")
 def tata(tmp_path_factory):
-    """The demo on 64 training, 40 validation and 40 test rows, four evaluations in each training."""
+    """The demo on 64 training, 40 validation and 40 test rows, an evaluation after each step."""
     data = load_tata_promoters()
     few = {"train": 64, "validation": 40, "test": 40}
 
@@ -255,8 +255,8 @@ def tata(tmp_path_factory):
 def test_it_starts_from_the_checkpoint_and_compares_with_scratch_and_k_mers(tata):
     folder, measured = tata
     scratch = json.loads((folder / "from-scratch" / "metrics.json").read_text())
-    assert measured["settings"]["model"] == "human_chr20" and scratch["settings"]["model"] is None
-    assert measured["parameters"] == scratch["parameters"]
+    assert measured["settings"]["model"] == "starter_1k" and scratch["settings"]["model"] is None
+    assert measured["rows"] == scratch["rows"]
     kmers = measured["baselines"][LOGISTIC]["metrics"]["test"]
     text = measured["summary"]
     assert f"from scratch     accuracy {scratch['metrics']['test']['accuracy']:.4f}" in text
@@ -271,10 +271,12 @@ def test_the_picture_shows_what_was_logged(tata, monkeypatch):
     demo_module._draw_curves(folder, DEMOS["tata"], json.loads((folder / "metrics.json").read_text()))
     ((_, curves, level, name),) = drawn
     assert list(curves) == ["from checkpoint", "from scratch", "k-mers"] and LOGISTIC in name
+    # Rows read, in steps of 32: one pass, and two.
+    rows_read = {"from checkpoint": [32, 64], "from scratch": [32, 64, 96, 128]}
     for start, where in (("from checkpoint", folder), ("from scratch", folder / "from-scratch")):
         log = json.loads((where / "trainer_state.json").read_text())["log_history"]
         assert curves[start][1] == [entry["eval_mcc"] for entry in log if "eval_mcc" in entry]
-        assert curves[start][0] == [32, 64, 96, 128]  # rows read: two epochs of two steps of 32
+        assert curves[start][0] == rows_read[start]
     kmers = json.loads((folder / "baselines.json").read_text())
     assert curves["k-mers"][0] == [8, 16, 32, 64]
     assert curves["k-mers"][1][-1] == level == kmers["metrics"]["validation"]["mcc"]

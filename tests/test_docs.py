@@ -22,7 +22,7 @@ PAGES = sorted(
     ]
 )
 # Written by a command of the page, which names it without its suffix.
-WRITTEN = {"docs/generation", "docs/speed_measured", "docs/variants"}
+WRITTEN = {"docs/generation", "docs/speed_measured", "docs/speed_gpu", "docs/variants"}
 
 
 def blocks(page: Path, language: str) -> list[str]:

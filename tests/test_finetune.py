@@ -636,7 +636,7 @@ def test_yaml_equals_flags_and_flags_override_it(tmp_path):
         "7",
     ]
     assert read.to_dict() == parse(flags).to_dict()
-    assert read.learning_rate == 6e-4 and read.label_column == ["a", "b"] and read.model == "human_chr20"
+    assert read.learning_rate == 6e-4 and read.label_column == ["a", "b"] and read.model == "starter_1k"
     assert parse([str(path), "--learning_rate", "1e-3"]).learning_rate == 1e-3
 
 

@@ -100,6 +100,9 @@ class FinetuneArguments(RowsArguments, ClassifierArguments):
     patience: int | None = setting(
         None, f"Stop after that many evaluations without a better one; 0: never ({PATIENCE} epochs)."
     )
+    weight_averaging: float = setting(
+        1.0, "Evaluate and keep an average of the weights over about so many epochs; 0: the last weights."
+    )
     metric_for_best_model: str = setting(
         "loss", "What the best checkpoint is best in; auto: mcc, or else the loss."
     )

@@ -8,8 +8,14 @@ from hyenadna.training.finetune import FinetuneArguments
 
 TINY = {"d_model": 8, "n_layer": 1, "max_seq_len": 40}
 QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "use_cpu": True, "disable_tqdm": True}
-# One strand, the best epoch by its MCC, no k-mers: what most tests of a run are not about.
-PLAIN = {"reverse_complement": 0.0, "metric_for_best_model": "auto", "patience": 0, "baselines": False}
+# One strand, the best epoch by its MCC, no average, no k-mers: what most tests of a run are not about.
+PLAIN = {
+    "reverse_complement": 0.0,
+    "metric_for_best_model": "auto",
+    "patience": 0,
+    "weight_averaging": 0.0,
+    "baselines": False,
+}
 SPECIES = {**QUICK, "d_model": 8, "n_layer": 1, "windows_per_epoch": 32, "test_windows": 10}
 
 

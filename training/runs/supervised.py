@@ -1,5 +1,6 @@
 """Runs on labelled sequences: settings, rows, collator, and `train_and_test` for all recipes."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -107,6 +108,9 @@ class SupervisedArguments(RecipeArguments):
     reverse_complement: float = setting(0.0, "Probability to train on the other strand; .5 in the paper.")
     test_time_averaging: bool = setting(False, "Evaluate at the end on the mean of both strands' logits.")
     patience: int = setting(0, "Stop after that many evaluations without a better one; 0: never.")
+    weight_averaging: float = setting(
+        0.0, "Evaluate and keep an average of the weights over about so many epochs; 0: the last weights."
+    )
     # other defaults than those of Transformers
     num_train_epochs: float = setting(20.0, "Passes over the training rows.")
     per_device_train_batch_size: int = setting(64, "Batch size on each device.")
@@ -132,6 +136,10 @@ class SupervisedArguments(RecipeArguments):
         if self.patience < 0 or (self.patience and not self.load_best_model_at_end):
             raise InputError(
                 f"patience is {self.patience}; it must be at least 0, and needs load_best_model_at_end"
+            )
+        if not 0 <= self.weight_averaging < math.inf:
+            raise InputError(
+                f"weight_averaging is {self.weight_averaging}; it is a number of epochs, 0 or more"
             )
         if self.patience:
             self.restore_callback_states_from_checkpoint = True  # a resumed run goes on counting

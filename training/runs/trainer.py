@@ -9,6 +9,7 @@
 import math
 import pickle
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from transformers.utils import logging
 
 from hyenadna.errors import InputError, reading
 
+from .averaging import WeightAverage
 from .checkpoints import last_complete_checkpoint, remove_old_checkpoints, write_manifest
 from .progress import print_readably
 from .settings import setting
@@ -167,12 +169,14 @@ class HyenaDNATrainer(Trainer):
     """`Trainer` for HyenaDNA.
 
     It knows which parameters must not decay and which tokens have no prediction. Its checkpoints
-    can be verified, a finished run can be resumed, and a training that diverges is stopped.
+    can be verified, a finished run can be resumed, and a training that diverges is stopped. With
+    `weight_averaging` among its arguments, it evaluates and keeps the average of the weights.
     """
 
     def __init__(self, *args, **kwargs):
         self._not_finite = StopAtNaN()
         self._checkpoints_to_keep = None  # set by `train`
+        self._average: WeightAverage | None = None  # during a training with `weight_averaging`
         super().__init__(*args, **kwargs)
         self.add_callback(self._not_finite)
         print_readably(self)
@@ -222,6 +226,7 @@ class HyenaDNATrainer(Trainer):
         # and takes `checkpoint-3 (copy)` for one of its own.
         self._checkpoints_to_keep = self.args.save_total_limit
         self.args.save_total_limit = None
+        self._begin_average(resume_from_checkpoint)
         try:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         except pickle.UnpicklingError as error:  # PyTorch runs none
@@ -231,6 +236,7 @@ class HyenaDNATrainer(Trainer):
             ) from error
         finally:
             self.args.save_total_limit = self._checkpoints_to_keep
+        self._end_average()
         self.check_weights()
 
         best = self.state.best_model_checkpoint
@@ -260,6 +266,39 @@ class HyenaDNATrainer(Trainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
+    # ---------------------------------------------------------------------- averages of the weights
+
+    def _begin_average(self, checkpoint: str | bool | None) -> None:
+        """Start the average of the weights if the settings ask for one, or read that of a checkpoint."""
+        epochs = getattr(self.args, "weight_averaging", 0)
+        if not epochs:
+            return
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            logger.warning("weight_averaging is left out: FSDP and DeepSpeed divide the weights")
+            return
+        batches = len(self.get_train_dataloader())
+        steps = math.ceil(batches / self.args.gradient_accumulation_steps)
+        self._average = WeightAverage(self.model, epochs * steps)
+        if checkpoint:
+            self._average.load(Path(str(checkpoint)))
+        self.add_callback(self._average)
+
+    def _end_average(self) -> None:
+        """Leave the average in the model: that of the best checkpoint, if there is a best one."""
+        if self._average is None:
+            return
+        best = self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None:
+            self._average.load(Path(best))
+        self._average.take_over()
+        self.remove_callback(self._average)
+        self._average = None
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Evaluate, during a training with `weight_averaging` the average of the weights."""
+        with nullcontext() if self._average is None else self._average.in_place():
+            return super().evaluate(*args, **kwargs)
+
     # ---------------------------------------------------------------------------------- checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -285,6 +324,8 @@ class HyenaDNATrainer(Trainer):
         # Every process writes its own random state. The manifest has to list them all.
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            if self._average is not None:
+                self._average.save(checkpoint)
             write_manifest(checkpoint)
             remove_old_checkpoints(checkpoint, self._checkpoints_to_keep, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
