@@ -22,6 +22,7 @@ from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNATokenizer
 from hyenadna.analysis.classifier import groups_of
 from hyenadna.analysis.embedding import embed
 from hyenadna.analysis.likelihoods import log_likelihoods
+from hyenadna.analysis.models import special_ids
 from hyenadna.analysis.mutations import mutagenesis
 from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import open_genomes
@@ -450,6 +451,14 @@ def test_likelihoods_and_embeddings_of_proteins():
         mutagenesis(model, "MKT", 0, 2)
 
 
+@pytest.mark.parametrize("name", SPECS)
+def test_special_tokens_around_the_letters(name):
+    """They are found with any alphabet, also one in which A is not the first letter, or no letter."""
+    tokenizer = HyenaDNATokenizer(alphabet=SPECS[name])
+    model = random_model(alphabet=SPECS[name], n_layer=1)
+    assert special_ids(model, tokenizer) == ([], [1])
+
+
 def test_embeddings_of_molecules_in_chunks():
     model = random_model(alphabet="smiles")
     texts = ["CC[C@@H](N)Cl", "c1cc[nH]c1"]
@@ -514,6 +523,11 @@ def test_the_commands_on_proteins(proteins, tmp_path, capsys):
     header, line = (tmp_path / "scores.tsv").read_text().splitlines()[:2]
     assert "log_likelihood_forward" in header and "reverse" not in header
     assert line.split("\t")[:2] == ["p0", "42"]
+    command = ["predict", "--model", str(tmp_path / "classifier"), "--data", table]
+    assert cli.main([*command, "--output", str(tmp_path / "classes.tsv")]) == 0
+    header, line = (tmp_path / "classes.tsv").read_text().splitlines()[:2]
+    assert header.split("\t")[:2] == ["id", "length"]
+    assert line.split("\t")[:2] == ["0", "41"]
     command = ["embed", "--model", model, "--data", table, "--use_cpu", "true", "--classifier", "logistic"]
     assert cli.main([*command, "--output_dir", str(tmp_path / "vectors")]) == 0
     assert cli.main(["export", str(tmp_path / "classifier"), str(tmp_path / "exported")]) == 0
