@@ -18,8 +18,9 @@ file, or a one-hot array), and leaves the model as it was. Positions count from 
 VCF and the column `pos`, which count from 1.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hyenadna.lazy import on_first_use
 
 if TYPE_CHECKING:
     from .classifier import cross_validate, groups_of
@@ -73,12 +74,4 @@ __all__ = [
     "write_html",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _FILE_OF_NAME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_FILE_OF_NAME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+on_first_use(globals(), _FILE_OF_NAME)

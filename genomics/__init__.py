@@ -20,8 +20,9 @@
 Every coordinate is 0-based and half-open. Only the text of GTF and VCF files counts from 1.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hyenadna.lazy import on_first_use
 
 if TYPE_CHECKING:
     from .fasta import SequenceFile, open_genomes, read_fasta
@@ -101,12 +102,4 @@ __all__ = [
     "write_vcf",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _FILE_OF_NAME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_FILE_OF_NAME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+on_first_use(globals(), _FILE_OF_NAME)

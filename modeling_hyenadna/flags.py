@@ -161,7 +161,7 @@ def short_help(
         epilog: Paragraphs for the end, with an empty line between them.
     """
     indent = " " * len("usage: hyenadna ")
-    lines = textwrap.wrap(f"usage: {usage}", _WIDTH, subsequent_indent=indent, **_UNBROKEN)
+    lines = _wrap(f"usage: {usage}", _WIDTH, indent)
     lines += ["", *textwrap.wrap(description, _WIDTH)]
     for title, actions in sections:
         if actions:
@@ -171,11 +171,15 @@ def short_help(
     if example:
         lines += ["", "example:", *[f"  {line}" for line in example.splitlines()]]
     for paragraph in filter(None, epilog.split("\n\n")):
-        lines += ["", *textwrap.wrap(paragraph, _WIDTH, **_UNBROKEN)]
+        lines += ["", *_wrap(paragraph, _WIDTH)]
     return "\n".join(lines) + "\n"
 
 
-_UNBROKEN = {"break_long_words": False, "break_on_hyphens": False}
+def _wrap(text: str, width: int, indent: str = "") -> list[str]:
+    """Return the lines of a text. Flags and file names stay whole."""
+    return textwrap.wrap(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _lines_of(action: argparse.Action) -> list[str]:
@@ -187,7 +191,7 @@ def _lines_of(action: argparse.Action) -> list[str]:
     default = _default(action)
     if default:
         text += f" [{default}]"
-    wrapped = textwrap.wrap(text, _WIDTH - _TEXT_FROM, **_UNBROKEN)
+    wrapped = _wrap(text, _WIDTH - _TEXT_FROM)
     if len(flag) > _TEXT_FROM - 2:
         return [flag, *[" " * _TEXT_FROM + line for line in wrapped]]
     first, *rest = wrapped or [""]

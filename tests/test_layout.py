@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import re
 import runpy
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -32,13 +33,13 @@ PACKAGES = {  # room -> its import name
     "hub_upload": "hyenadna.hub_upload",
 }
 FOLDERS = [room for room in PACKAGES if "/" not in room]
-MODEL = {"errors", "modeling_hyenadna", "tokenization"}
+MODEL = {"base", "modeling_hyenadna", "tokenization"}
 # What each room may import of ours. Nobody may import `experiments` or `analysis`: the command line
 # does so by name.
 ALLOWED = {
     "modeling_hyenadna": set(),
     "tokenization": set(),
-    "genomics": {"errors", "tokenization"},
+    "genomics": {"base", "tokenization"},
     "training/runs": {*MODEL, "genomics"},
     "training": {*MODEL, "genomics", "training/runs"},
     "training/experiments": {*MODEL, "genomics", "training/runs", "training"},
@@ -51,7 +52,7 @@ EXCEPTIONS = {
     ("training/demo.py", "hub_upload"),  # the demo ends with an exported folder
 }
 # all else in modeling_hyenadna travels to the Hub
-STAY = {"__init__.py", "__main__.py", "auto_classes.py", "errors.py", "flags.py"}
+STAY = {"__init__.py", "__main__.py", "auto_classes.py", "errors.py", "flags.py", "lazy.py"}
 # Files on top of `training` and `analysis` that are neither a command nor the command line: public
 # functions.
 PUBLIC = {
@@ -69,8 +70,8 @@ SOURCES = sorted(p for room in FOLDERS for p in (ROOT / room).rglob("*.py"))
 
 def room_of(module: str) -> str:
     """The room of a module, or of a name in one."""
-    if module == "hyenadna.errors" or module.startswith("hyenadna.errors."):
-        return "errors"
+    if f"{module}.".startswith(("hyenadna.errors.", "hyenadna.lazy.")):
+        return "base"
     inside = [room for room, package in PACKAGES.items() if f"{module}.".startswith(f"{package}.")]
     return max(inside, key=lambda room: len(PACKAGES[room]))
 
@@ -144,6 +145,17 @@ def test_documented_import_paths(documented):
         real = importlib.import_module(getattr(documented, name).__module__)
         assert real.__name__.startswith("hyenadna.training.runs.")
         assert getattr(documented, name) is getattr(real, name)
+
+
+@pytest.mark.parametrize("room", ["analysis", "genomics", "hub_upload", "training"])
+def test_names_are_imported_on_first_use(room):
+    package = importlib.import_module(PACKAGES[room])
+    assert set(package.__all__) <= set(dir(package))
+    code = f"import sys, {PACKAGES[room]} as room; print(*(m for m in sys.modules if room.__name__ in m))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == [PACKAGES[room]]
+    with pytest.raises(AttributeError, match=f"module '{PACKAGES[room]}' has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
 
 
 @pytest.mark.parametrize("package", PACKAGES.values())

@@ -8,8 +8,9 @@ A recipe is a module with a function of the same name. Import the function from 
 `finetune.finetune`, `pretrain.pretrain`, `soft_prompt.soft_prompt`, `demo.demo`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hyenadna.lazy import on_first_use
 
 if TYPE_CHECKING:
     from .adapters import add_lora, add_prompt, load_adapted
@@ -45,12 +46,4 @@ __all__ = [
     "load_checkpoint",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _FILE_OF_NAME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_FILE_OF_NAME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+on_first_use(globals(), _FILE_OF_NAME)
