@@ -181,6 +181,8 @@ def test_the_script_from_packages_to_files(script, tmp_path, monkeypatch, capsys
             assert not share_words(ROW, genome.letters(sequence, start, end)), name
 
     assert (out / "fly_train.bed").read_text() == "fly_0_0\t0\t500\tfly\nfly_0_900\t0\t500\tfly\n"
+    # A line for each sequence: the digests of the published run are those of such a file.
+    assert (out / "fly.fa").read_text().count("\n") == 4
     assert (out / "chr20.bed").read_text() == "20\t0\t700\tpromoter\n20\t900\t1500\tintergenic\n"
     ((_, peaks),) = read_fasta(out / "open_chromatin_joined.fa")
     assert len(peaks) == 1024 and len(peaks.rstrip("N")) == 200
