@@ -26,6 +26,7 @@ from hyenadna.genomics.letters import FIRST_BASE, LAST_BASE, SOFT_MASKED, comple
 from hyenadna.training.runs.files import write_whole
 
 from .likelihoods import target_log_probabilities
+from .models import check_dna
 from .pictures import draw_mutagenesis
 
 __all__ = ["Region", "mutagenesis", "read_region", "run_mutagenesis"]
@@ -54,7 +55,8 @@ def mutagenesis(
         both strands. 0 for the reference base; NaN where the window has no A, C, G or T.
 
     Raises:
-        InputError: The positions are outside the sequence, or it has other characters.
+        InputError: The positions are outside the sequence, it has other characters, or the model
+            has another alphabet than DNA.
 
     >>> from hyenadna import HyenaDNAConfig
     >>> model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66))
@@ -63,6 +65,7 @@ def mutagenesis(
     """
     if not 0 <= first < last <= len(sequence):
         raise InputError(f"cannot mutate positions {first} to {last}: the sequence has {len(sequence)} bases")
+    check_dna(model, "mutagenesis")
     model.eval()
     ids = encode(sequence) % SOFT_MASKED
     ids_of_reverse = complement_ids(ids)
