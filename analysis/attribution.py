@@ -42,6 +42,7 @@ from .models import (
     Outputs,
     SpecialIds,
     borrowed,
+    check_dna,
     device_of,
     head_of,
     special_ids,
@@ -384,6 +385,7 @@ def attributions(
     outputs = []
     neutral = []
     targets = []
+    check_dna(model, "attributions")
     with borrowed(model, ANY, "attributions", device) as reader:
         if strand is None:
             strand = "forward" if head_of(reader) == LANGUAGE else tested_strand(model)

@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.genes import GeneSequences
+from hyenadna.genomics.letters import DNA, Alphabet
 from hyenadna.genomics.splits import dna_keys
 
 __all__ = ["CLASSIFIERS", "check_classes", "cross_validate", "groups_of", "majority"]
@@ -28,7 +29,7 @@ __all__ = ["CLASSIFIERS", "check_classes", "cross_validate", "groups_of", "major
 CLASSIFIERS = ("logistic", "boosted_trees")
 
 
-def groups_of(sequences: Sequence[str]) -> np.ndarray:
+def groups_of(sequences: Sequence[str], alphabet: Alphabet = DNA) -> np.ndarray:
     """Return a group number for each row, int64 `(rows,)`. Related rows have the same number.
 
     Rows are related if they have the same double-stranded DNA or the same gene, or a relative in
@@ -36,12 +37,13 @@ def groups_of(sequences: Sequence[str]) -> np.ndarray:
 
     Args:
         sequences: The sequences of the rows. Only `GeneSequences` know the genes.
+        alphabet: Without a complement, only equal sequences are related.
 
     >>> groups_of(["AAC", "GGG", "gtt"]).tolist()
     [0, 1, 0]
     """
     rows = len(sequences)
-    shared = [dna_keys(sequences[i] for i in range(rows))]
+    shared = [dna_keys((sequences[i] for i in range(rows)), alphabet)]
     if isinstance(sequences, GeneSequences):
         shared.append([gene.gene for gene in sequences.genes])
 

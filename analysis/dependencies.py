@@ -26,7 +26,7 @@ from hyenadna.genomics.letters import FIRST_BASE, encode, reverse_complement
 
 from .changes import read_changes, substitutions
 from .likelihoods import check_lengths
-from .models import LANGUAGE, ModelOrName, borrowed, device_of
+from .models import LANGUAGE, ModelOrName, borrowed, check_dna, device_of
 from .mutations import text_of_region
 from .pictures import check_picture, draw_dependencies, save_figure
 from .sequences import Data, one_sequence
@@ -121,6 +121,7 @@ def dependency_map(
     >>> dependency_map(model, "ACGTTGCA", 2, 6).values.shape
     (4, 4)
     """
+    check_dna(model, "dependency_map")
     with borrowed(model, LANGUAGE, "dependency_map", device) as lm:
         place = None
         if region is not None:

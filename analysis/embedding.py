@@ -44,7 +44,7 @@ from hyenadna.errors import UNREADABLE, InputError, reading
 from hyenadna.genomics.fasta import SequenceFile
 from hyenadna.genomics.genes import GeneSequences, read_genes
 from hyenadna.genomics.labels import check_sequences, check_spellings, label_text
-from hyenadna.genomics.letters import encode, pad, reverse_complement
+from hyenadna.genomics.letters import DNA, Alphabet, encode, pad, reverse_complement
 from hyenadna.genomics.sources import has_labels, read_parts
 from hyenadna.inputs_hyenadna import pool
 from hyenadna.training.runs.files import write_json, write_whole
@@ -55,7 +55,7 @@ from hyenadna.training.runs.folder import (
     hardware,
     versions,
 )
-from hyenadna.training.runs.models import load_checkpoint
+from hyenadna.training.runs.models import alphabet_of_checkpoint, load_checkpoint
 from hyenadna.training.runs.outputs import locked, remove_unfinished
 from hyenadna.training.runs.pictures import write_confusion_matrix
 from hyenadna.training.runs.settings import parse_settings, setting
@@ -63,7 +63,7 @@ from hyenadna.training.runs.shards import Parts, changed_settings, read_earlier_
 
 from .classifier import CLASSIFIERS, check_classes, cross_validate, groups_of, majority
 from .likelihoods import check_lengths, check_strand, strands_of
-from .models import BACKBONE, ModelOrName, borrowed
+from .models import BACKBONE, ModelOrName, alphabet_of_model, borrowed, check_dna
 from .pictures import METHODS, check_map, draw_map, map_to_plane, write_html
 from .sequences import Data, read_sequences, sequences_of
 
@@ -197,10 +197,11 @@ def _pooled(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the numbers of pieces and their embeddings, float32 `(n, d_model)`, by batches."""
     backbone = model.base_model
+    alphabet = alphabet_of_model(model)
     # Only an inner layer needs the list of all states, which takes n_layer times the memory.
     is_inner = layer not in (-1, model.config.n_layer)
     for numbers in batches:
-        letters = [encode(sequences[i][start:end]) for i, start, end in pieces[numbers].tolist()]
+        letters = [_ids(sequences[i], start, end, alphabet) for i, start, end in pieces[numbers].tolist()]
         # Unlike a likelihood, a mean over positions needs to know which of them are pads.
         tokens, lengths = pad(letters)
         mask = np.arange(tokens.shape[1]) < lengths[:, None]
@@ -210,6 +211,13 @@ def _pooled(
         outputs = backbone(input_ids=ids, attention_mask=mask.long(), output_hidden_states=is_inner)
         states = outputs.hidden_states[layer] if is_inner else outputs.last_hidden_state
         yield numbers, pool(states, mask, pooling).float().cpu().numpy()
+
+
+def _ids(sequence: str, start: int, end: int, alphabet: Alphabet) -> np.ndarray:
+    """Return the ids of the tokens [start, end) of a sequence."""
+    if alphabet.long_letters:  # a position is no character
+        return encode(sequence, alphabet)[start:end]
+    return encode(sequence[start:end], alphabet)
 
 
 def embed(
@@ -261,7 +269,10 @@ def embed(
     check_strand(strand)
     # A list: `series[0]` of a pandas column looks in its index, which may be in another order.
     names, sequences = sequences_of(data, sequence_column)
-    lengths = [len(sequence) for sequence in sequences]
+    alphabet = alphabet_of_model(model)
+    if whole or per_base:
+        check_dna(model, "embed with whole or per_base")
+    lengths = [alphabet.count(sequence) for sequence in sequences]
     by_strand = []
     with borrowed(model, BACKBONE, "embed", device) as borrowed_model:
         _check(borrowed_model.config, lengths, pooling, layer, chunk)
@@ -273,10 +284,10 @@ def embed(
             return reader.read(borrowed_model, sequences, strand, None if per_base else pooling)
         pieces = chunks_of(lengths, chunk or borrowed_model.config.max_seq_len)
         batches = batches_of(pieces, batch_bases)
-        for which in strands_of(strand):
+        for which in strands_of(strand, alphabet):
             texts = sequences
             if which == "reverse":
-                texts = [reverse_complement(sequence) for sequence in sequences]
+                texts = [reverse_complement(sequence, alphabet) for sequence in sequences]
             vectors = np.zeros((len(pieces), borrowed_model.config.d_model), dtype=np.float32)
             with tqdm(total=sum(lengths), unit="base", unit_scale=True, disable=not progress) as bar:
                 results = _pooled(borrowed_model, texts, batches, pieces, pooling, layer)
@@ -415,20 +426,26 @@ def read_rows(args: EmbedArguments) -> Rows:
     Raises:
         InputError: The file or folder cannot be read, or no row is left.
     """
+    alphabet = alphabet_of_checkpoint(args.model)
     if args.gtf is not None:
+        if alphabet != DNA:
+            raise InputError(
+                f"the genes of a GTF file are DNA, but the alphabet of the model is {alphabet.spec!r}"
+            )
         return _gene_rows(args)
 
     if has_labels(args.data, args.label_column):
-        ids, sequences, labels = _labelled_rows(args)
+        ids, sequences, labels = _labelled_rows(args, alphabet)
     else:
         ids, sequences = read_sequences(args.data, args.sequence_column, args.id_column)
         labels = None
+    lengths = []
     for name, sequence in zip(ids, sequences, strict=True):
         try:
-            encode(sequence)
+            lengths.append(len(encode(sequence, alphabet)))
         except InputError as error:
             raise InputError(f"{args.data}: {name}: {error}") from error
-    return Rows(ids, sequences, [len(sequence) for sequence in sequences], labels)
+    return Rows(ids, sequences, lengths, labels)
 
 
 def _gene_rows(args: EmbedArguments) -> Rows:
@@ -455,13 +472,13 @@ def _gene_rows(args: EmbedArguments) -> Rows:
     )
 
 
-def _labelled_rows(args: EmbedArguments) -> tuple[list[str], list[str], list[str]]:
+def _labelled_rows(args: EmbedArguments, alphabet: Alphabet) -> tuple[list[str], list[str], list[str]]:
     columns = (args.sequence_column, (args.label_column,), args.id_column)
     tables = list(read_parts(args.data, columns).values())
     labels = []
     for table in tables:
         # Without the ids: here the same one may occur twice.
-        check_sequences(table.drop(columns="id", errors="ignore"))
+        check_sequences(table.drop(columns="id", errors="ignore"), alphabet)
         labels += [label_text(value, row, table) for row, value in enumerate(table["label"])]
     check_spellings(dict.fromkeys(labels), args.data)
 
@@ -574,7 +591,7 @@ def _check_tasks(args: EmbedArguments, rows: Rows) -> np.ndarray | None:
         check_map(args.picture, len(rows.ids))
     if not args.classifier:
         return None
-    groups = groups_of(rows.sequences)
+    groups = groups_of(rows.sequences, alphabet_of_checkpoint(args.model))
     check_classes(rows.labels, groups, args.folds)
     return groups
 

@@ -8,7 +8,8 @@
     [(6,), (4,)]
 
 As in the loss, they are natural logarithms of the softmax over the whole vocabulary. The first base
-of a sequence has no context and no score. Letters other than A, C, G and T are context only.
+of a sequence has no context and no score. Letters other than A, C, G and T are context only. A
+model of another alphabet scores all letters that stand for themselves alone.
 """
 
 import math
@@ -21,9 +22,9 @@ from transformers import DynamicCache
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.genomics.letters import SOFT_MASKED, complement_ids, is_base, pad
+from hyenadna.genomics.letters import DNA, SOFT_MASKED, Alphabet, complement_ids, is_base, is_exact, pad
 
-from .models import LANGUAGE, borrowed
+from .models import LANGUAGE, alphabet_of_model, borrowed
 from .sequences import encode_named
 
 __all__ = [
@@ -39,19 +40,29 @@ __all__ = [
 STRANDS = ("both", "forward", "reverse")
 
 
-def check_strand(strand: str) -> None:
-    """Raise `InputError` if `strand` is none of `STRANDS`."""
-    if strand not in STRANDS:
+def check_strand(strand: str | None) -> None:
+    """Raise `InputError` if `strand` is none of `STRANDS`, nor None."""
+    if strand not in (None, *STRANDS):
         raise InputError(f"strand is {strand!r}; it must be one of {', '.join(STRANDS)}")
 
 
-def strands_of(strand: str) -> tuple[str, ...]:
-    """Return the strands to read.
+def strands_of(strand: str | None, alphabet: Alphabet = DNA) -> tuple[str, ...]:
+    """Return the strands to read. None means both, or the only one of letters without a complement.
+
+    Raises:
+        InputError: The second strand of such letters is asked for.
 
     >>> strands_of("both")
     ('forward', 'reverse')
     """
-    return STRANDS[1:] if strand == "both" else (strand,)
+    if alphabet.complement is None:
+        if strand not in (None, "forward"):
+            raise InputError(
+                f"strand is {strand!r}, but the alphabet {alphabet.spec!r} of the model has no complement: "
+                "use forward"
+            )
+        return ("forward",)
+    return STRANDS[1:] if strand in (None, "both") else (strand,)
 
 
 def log_probabilities_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -151,7 +162,8 @@ def log_likelihoods(
         is no score. The bases are in the order of the sequence, on the reverse strand too.
 
     Raises:
-        InputError: A sequence is empty, too long, or has other characters, or `strand` is neither.
+        InputError: A sequence is empty, too long, or has other characters, or `strand` is neither,
+            or `"reverse"` for letters without a complement.
 
     >>> from hyenadna import HyenaDNAConfig
     >>> model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66))
@@ -164,10 +176,11 @@ def log_likelihoods(
         raise InputError(f"batch_bases is {batch_bases} and chunk is {chunk}; both must be at least 1")
 
     ids = []
+    alphabet = alphabet_of_model(model)
     for i, sequence in enumerate(sequences):
         # The model reads the reverse strand from its own 5' end. The scores are reversed below.
-        forward = encode_named(sequence, f"sequence {i}")
-        ids.append(complement_ids(forward) if strand == "reverse" else forward)
+        forward = encode_named(sequence, f"sequence {i}", alphabet)
+        ids.append(complement_ids(forward, alphabet) if strand == "reverse" else forward)
     if not ids:
         return []
     lengths = [len(row) for row in ids]
@@ -208,7 +221,7 @@ def _score_batch(
 
     # One comparison for the whole batch. Row by row, this would take longer than the layers of a
     # small model on short reads.
-    has_score = is_base(tokens)
+    has_score = is_exact(alphabet_of_model(model))[tokens]
     if ignore_soft_masked:
         for row, ids in enumerate(batch):
             has_score[row, : len(ids)] &= ids < SOFT_MASKED

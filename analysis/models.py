@@ -25,10 +25,16 @@ from hyenadna import (
     HyenaDNAModel,
 )
 from hyenadna.errors import InputError, reading
-from hyenadna.genomics.letters import FIRST_BASE
-from hyenadna.tokenization import HyenaDNATokenizer
+from hyenadna.genomics.letters import DNA, FIRST_BASE, Alphabet
+from hyenadna.tokenization import HyenaDNATokenizer, find_alphabet
 from hyenadna.training.runs.folder import METRICS_FILE
-from hyenadna.training.runs.models import checkpoint_path, load_checkpoint, load_tokenizer, loading
+from hyenadna.training.runs.models import (
+    alphabet_of_checkpoint,
+    checkpoint_path,
+    load_checkpoint,
+    load_tokenizer,
+    loading,
+)
 from hyenadna.training.runs.strands import BOTH
 
 __all__ = [
@@ -41,7 +47,9 @@ __all__ = [
     "ModelOrName",
     "Outputs",
     "SpecialIds",
+    "alphabet_of_model",
     "borrowed",
+    "check_dna",
     "class_of",
     "described",
     "device_of",
@@ -119,6 +127,29 @@ def _check_head(head: str, wanted: tuple[str, ...], what: str, name: str) -> Non
         return
     needed = " or ".join(f"a {kind}" for kind in wanted)
     raise InputError(f"{what} needs {needed}, but {name} is a {head}: {_ADVICE[head]}")
+
+
+def alphabet_of_model(model: ModelOrName) -> Alphabet:
+    """Return the alphabet that the configuration of a model, or of a checkpoint, names.
+
+    >>> alphabet_of_model(HyenaDNAModel(HyenaDNAConfig(d_model=8, n_layer=1))).name
+    'dna'
+    """
+    if isinstance(model, str | Path):
+        return alphabet_of_checkpoint(str(model))
+    # What is no model of ours is refused by `borrowed`; remote code may be older than alphabets.
+    config = getattr(model, "config", None)
+    return find_alphabet(getattr(config, "alphabet", DNA.name), getattr(config, "complement", None))
+
+
+def check_dna(model: ModelOrName, what: str) -> None:
+    """Raise `InputError` for a model of another alphabet than DNA."""
+    alphabet = alphabet_of_model(model)
+    if alphabet != DNA:
+        raise InputError(
+            f"{what} is for DNA, with its two strands and four bases, but the alphabet of the model is "
+            f"{alphabet.spec!r}"
+        )
 
 
 # ------------------------------------------------------------------------------ borrowing
@@ -255,7 +286,8 @@ def special_ids(model: ModelOrName, tokenizer: HyenaDNATokenizer | None = None) 
         if not isinstance(model, str | Path):
             return SpecialIds([], [])
         tokenizer = load_tokenizer(str(model))
-    ids = list(tokenizer("A")["input_ids"])
+    # The first letter of every alphabet has the same id.
+    ids = list(tokenizer(tokenizer.convert_ids_to_tokens(FIRST_BASE))["input_ids"])
     at = ids.index(FIRST_BASE)
     return SpecialIds(ids[:at], ids[at + 1 :])
 

@@ -44,6 +44,7 @@ from .models import (
     Outputs,
     SpecialIds,
     borrowed,
+    check_dna,
     head_of,
     special_ids,
     tested_strand,
@@ -240,7 +241,8 @@ def mutagenesis(
         progress: Show a progress bar for each strand.
 
     Raises:
-        InputError: The positions are outside of the sequence, or a setting does not fit the model.
+        InputError: The positions are outside of the sequence, a setting does not fit the model, or
+            the model has another alphabet than DNA.
 
     >>> from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
     >>> model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=66))
@@ -248,6 +250,7 @@ def mutagenesis(
     (3, 4)
     """
     _check_kind(kind, size)
+    check_dna(model, "mutagenesis")
     with borrowed(model, ANY, "mutagenesis", device) as reader:
         place = None
         if region is not None:

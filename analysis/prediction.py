@@ -32,7 +32,7 @@ from hyenadna.errors import InputError
 from hyenadna.flags import CommandParser
 from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.intervals import Intervals, merge, read_regions, whole_sequences
-from hyenadna.genomics.letters import SOFT_MASKED, complement_ids, is_base, pad
+from hyenadna.genomics.letters import SOFT_MASKED, Alphabet, complement_ids, is_base, pad
 from hyenadna.genomics.tracks import BEDGRAPH, BIGWIG, check_track, write_track
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training.runs.files import write_whole
@@ -47,7 +47,9 @@ from .models import (
     ModelOrName,
     Outputs,
     SpecialIds,
+    alphabet_of_model,
     borrowed,
+    check_dna,
     device_of,
     head_of,
     special_ids,
@@ -133,11 +135,12 @@ def _both_strands(
 ) -> list[np.ndarray]:
     """Return the mean logits of the strands. On the reverse one, positions run backwards."""
     by_strand = []
-    for which in strands_of(strand):
+    alphabet = alphabet_of_model(model)
+    for which in strands_of(strand, alphabet):
         if which == "forward":
             by_strand.append(logits_of_batch(model, rows, special))
             continue
-        reverse = logits_of_batch(model, [complement_ids(row) for row in rows], special)
+        reverse = logits_of_batch(model, [complement_ids(row, alphabet) for row in rows], special)
         by_strand.append([logits[::-1] if logits.ndim == 2 else logits for logits in reverse])
     return [np.mean(logits, axis=0) for logits in zip(*by_strand, strict=True)]
 
@@ -204,7 +207,9 @@ def predict(
     check_strand(strand)
     names, sequences = sequences_of(data, sequence_column, id_column)
     texts = list(sequences)
-    rows = [encode_named(text, name) for name, text in zip(names, texts, strict=True)]
+    alphabet = alphabet_of_model(model)
+    strands_of(strand, alphabet)  # refuse a second strand that there is not
+    rows = [encode_named(text, name, alphabet) for name, text in zip(names, texts, strict=True)]
     special = special_ids(model, tokenizer)
     with borrowed(model, _HEADS, "predict", device) as reader:
         outputs = Outputs(reader.config)
@@ -213,21 +218,26 @@ def predict(
         total = sum(len(row) for row in rows)
         with tqdm(total=total, unit="base", unit_scale=True, disable=not progress) as bar:
             logits = logits_of(reader, rows, special, strand, batch_bases, bar)
-    return _table(names, texts, logits, outputs, output)
+    return _table(names, texts, logits, outputs, output, alphabet)
 
 
 def _table(
-    names: Sequence[str], texts: Sequence[str], logits: list[np.ndarray], outputs: Outputs, output: str
+    names: Sequence[str],
+    texts: Sequence[str],
+    logits: list[np.ndarray],
+    outputs: Outputs,
+    output: str,
+    alphabet: Alphabet,
 ) -> pd.DataFrame:
+    lengths = [alphabet.count(text) for text in texts]
     if logits[0].ndim == 1:
-        columns = {"id": list(names), "length": [len(text) for text in texts]}
+        columns = {"id": list(names), "length": lengths}
         values = np.stack(logits)
     else:
-        lengths = [len(text) for text in texts]
         columns = {
             "id": np.repeat(np.array(names, dtype=object), lengths),
             "position": np.concatenate([np.arange(length) for length in lengths]),
-            "base": list("".join(texts)),
+            "base": [token for text in texts for token in alphabet.tokens(alphabet.pack(text))],
         }
         values = np.concatenate(logits)
     values = outputs.scaled(torch.from_numpy(values), output).numpy()
@@ -446,6 +456,7 @@ def predict_windows(
 
     >>> predict_windows(model, "hg38.fa", "chr20", window=300)              # doctest: +SKIP
     """
+    check_dna(model, "predict_windows")
     strand = strand or tested_strand(model)
     check_strand(strand)
     if output not in SCALES:
@@ -657,7 +668,9 @@ def _target_of(args: argparse.Namespace, outputs: Outputs, kind: str) -> int:
 
 def _predict_file(args: argparse.Namespace, path: Path, strand: str) -> str:
     """Write a row for each sequence, or for each base. Return what was written."""
-    sequences = NamedSequences(args.data, args.sequence_column, args.id_column)
+    alphabet = alphabet_of_model(args.model)
+    strands_of(strand, alphabet)  # refuse a second strand that there is not
+    sequences = NamedSequences(args.data, args.sequence_column, args.id_column, alphabet)
     special = special_ids(args.model)
     extent = sequences.check()
     count = 0
@@ -671,9 +684,9 @@ def _predict_file(args: argparse.Namespace, path: Path, strand: str) -> str:
         for block in blocks_of(sequences):
             names = [name for name, _ in block]
             texts = [text for _, text in block]
-            rows = [encode_named(text, "") for text in texts]
+            rows = [encode_named(text, "", alphabet) for text in texts]
             logits = logits_of(reader, rows, special, strand, args.batch_bases, bar)
-            table = _table(names, texts, logits, outputs, args.scale)
+            table = _table(names, texts, logits, outputs, args.scale, alphabet)
             table["id"] = table["id"].map(inert)
             table.to_csv(file, sep=_separator(path), index=False, header=count == 0)
             count += len(table)
@@ -682,6 +695,7 @@ def _predict_file(args: argparse.Namespace, path: Path, strand: str) -> str:
 
 def _predict_genome(args: argparse.Namespace, path: Path, strand: str) -> str:
     """Write the predictions along a genome. Return what was written."""
+    check_dna(args.model, "predict --fasta")
     (genome,) = open_genomes([args.fasta])
     regions = regions_of(genome, args.regions)
     special = special_ids(args.model)

@@ -9,7 +9,8 @@ and no score. Letters other than A, C, G and T have no score either; they are co
 lower-case letters with `--ignore_soft_masked`.
 
 On the reverse strand, the context of a base is what follows it. By default both strands are scored
-and averaged.
+and averaged. A model of letters without a complement, such as one of proteins, reads the forward
+strand alone.
 
 The command reads FASTA and text twice: once to check every letter, then to score a block of sequences
 at a time. So a file may hold any number of them.
@@ -31,10 +32,11 @@ from tqdm.auto import tqdm
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.errors import InputError
 from hyenadna.flags import CommandParser
+from hyenadna.tokenization import Alphabet
 from hyenadna.training.runs.outputs import inert, locked, whole_file
 
 from .likelihoods import STRANDS, check_lengths, check_strand, log_likelihoods, strands_of
-from .models import LANGUAGE, ModelOrName, borrowed
+from .models import LANGUAGE, ModelOrName, alphabet_of_model, borrowed
 from .sequences import Data, NamedSequences, blocks_of, encode_named, read_sequences, sequences_of
 
 __all__ = ["log_likelihoods", "main", "read_sequences", "score", "score_file", "summary"]
@@ -44,7 +46,7 @@ def score(
     model: ModelOrName,
     data: Data,
     *,
-    strand: str = "both",
+    strand: str | None = None,
     ignore_soft_masked: bool = False,
     per_base: bool = False,
     batch_bases: int = 2**16,
@@ -59,7 +61,8 @@ def score(
     Args:
         model: A language model, a folder, or an id on the Hub. An object is left unchanged.
         data: Sequences; see `sequences_of`. None may be longer than `max_seq_len`.
-        strand: The strand that the model reads: `"forward"`, `"reverse"` or `"both"`.
+        strand: The strand that the model reads: `"forward"`, `"reverse"` or `"both"`. By default
+            both, or the only one of letters without a complement.
         ignore_soft_masked: Give lower-case letters no score; they are still context.
         per_base: Return a row for each base.
         batch_bases: The most bases in one batch, padding included.
@@ -89,16 +92,18 @@ def score(
     check_strand(strand)
     names, sequences = sequences_of(data, sequence_column, id_column)
     texts = list(sequences)
+    alphabet = alphabet_of_model(model)
+    lengths = []
     for name, text in zip(names, texts, strict=True):
-        encode_named(text, name)
+        lengths.append(len(encode_named(text, name, alphabet)))
     scores = {}
     with borrowed(model, LANGUAGE, "score", device) as lm:
-        check_lengths(lm, [len(text) for text in texts], names)
+        check_lengths(lm, lengths, names)
         options = {"ignore_soft_masked": ignore_soft_masked, "batch_bases": batch_bases, "chunk": chunk}
-        for which in strands_of(strand):
+        for which in strands_of(strand, alphabet):
             scores[which] = log_likelihoods(lm, texts, strand=which, progress=progress, **options)
     table = _position_table if per_base else _summary_table
-    return table(names, texts, scores)
+    return table(names, texts, scores, alphabet)
 
 
 def summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
@@ -191,6 +196,7 @@ def score_file(
     """
     options = {"ignore_soft_masked": ignore_soft_masked, "batch_bases": batch_bases, "chunk": chunk}
     totals = Totals()
+    alphabet = alphabet_of_model(model)
     steps = None if bases is None else bases * len(strands)
     with tqdm(total=steps, unit="base", unit_scale=True) as bar:
         for number, block in enumerate(blocks_of(sequences)):
@@ -203,29 +209,32 @@ def score_file(
             # The header goes before the first block only.
             ids = [inert(name) for name, _ in block]
             is_first = number == 0
-            _write_table(_summary_table(ids, texts, scores), table, is_first)
+            _write_table(_summary_table(ids, texts, scores, alphabet), table, is_first)
             if per_position is not None:
-                _write_table(_position_table(ids, texts, scores), per_position, is_first)
+                table_of_block = _position_table(ids, texts, scores, alphabet)
+                _write_table(table_of_block, per_position, is_first)
             totals.add(scores)
     return totals
 
 
-def _summary_table(ids: list[str], sequences: list[str], scores: dict[str, list[np.ndarray]]) -> pd.DataFrame:
+def _summary_table(
+    ids: list[str], sequences: list[str], scores: dict[str, list[np.ndarray]], alphabet: Alphabet
+) -> pd.DataFrame:
     rows = []
     for i, (name, sequence) in enumerate(zip(ids, sequences, strict=True)):
         scores_of_sequence = {strand: values[i] for strand, values in scores.items()}
-        rows.append({"id": name, "length": len(sequence), **summary(scores_of_sequence)})
+        rows.append({"id": name, "length": alphabet.count(sequence), **summary(scores_of_sequence)})
     return pd.DataFrame(rows)
 
 
 def _position_table(
-    ids: list[str], sequences: list[str], scores: dict[str, list[np.ndarray]]
+    ids: list[str], sequences: list[str], scores: dict[str, list[np.ndarray]], alphabet: Alphabet
 ) -> pd.DataFrame:
-    lengths = [len(sequence) for sequence in sequences]
+    lengths = [alphabet.count(sequence) for sequence in sequences]
     columns = {
         "id": np.repeat(np.array(ids, dtype=object), lengths),
         "position": np.concatenate([np.arange(length) for length in lengths]),
-        "base": list("".join(sequences)),
+        "base": [token for sequence in sequences for token in alphabet.tokens(alphabet.pack(sequence))],
     }
     for strand, values in scores.items():
         columns[f"log_probability_{strand}"] = np.concatenate(values)
@@ -248,7 +257,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--per_position", help="also write this table (.tsv): a line per base, positions from 0"
     )
-    parser.add_argument("--strand", choices=STRANDS, default="both", help="strand to read")
+    parser.add_argument(
+        "--strand", choices=STRANDS, help="strand to read (both, if the letters have a complement)"
+    )
     parser.add_argument(
         "--ignore_soft_masked", action="store_true", help="lower-case letters are context only"
     )
@@ -282,10 +293,11 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"batch_bases is {args.batch_bases} and chunk is {args.chunk}; both must be at least 1"
         )
-    sequences = NamedSequences(args.data, args.sequence_column, args.id_column)
+    alphabet = alphabet_of_model(args.model)
+    strands = strands_of(args.strand, alphabet)
+    sequences = NamedSequences(args.data, args.sequence_column, args.id_column, alphabet)
     extent = sequences.check()
     outputs = _check_files(args)
-    strands = strands_of(args.strand)
     options = {name: getattr(args, name) for name in ("ignore_soft_masked", "batch_bases", "chunk")}
     with ExitStack() as at_end:
         model = at_end.enter_context(borrowed(args.model, LANGUAGE, "score", args.device))

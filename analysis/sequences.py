@@ -21,7 +21,7 @@ import pandas as pd
 from hyenadna.errors import InputError
 from hyenadna.genomics.fasta import fasta_records
 from hyenadna.genomics.files import FASTA, TABLES, TEXT, has_suffix, read_lines
-from hyenadna.genomics.letters import encode
+from hyenadna.genomics.letters import DNA, Alphabet, encode
 from hyenadna.genomics.sources import read_parts
 
 __all__ = [
@@ -63,6 +63,7 @@ class NamedSequences:
         sequence_column: The column of a table that holds the sequences.
         id_column: The column of a table that holds the ids. Without it, rows are named by their
             number, from 0, as are the lines of a text.
+        alphabet: Which letters `check` lets pass.
 
     Raises:
         InputError: The file is of no known kind, or a table that cannot be used. FASTA and text
@@ -72,8 +73,15 @@ class NamedSequences:
     {'read0': 'ACGTTG', 'read1': 'GGCA'}
     """
 
-    def __init__(self, path: str, sequence_column: str = "sequence", id_column: str = "id"):
+    def __init__(
+        self,
+        path: str,
+        sequence_column: str = "sequence",
+        id_column: str = "id",
+        alphabet: Alphabet = DNA,
+    ):
         self.path = path
+        self.alphabet = alphabet
         self._rows: list[tuple[str, str]] | None = None
         if not Path(path).is_file():
             raise InputError(f"{path}: there is no such file")
@@ -110,17 +118,17 @@ class NamedSequences:
         """Read all sequences once, and return what there is.
 
         Raises:
-            InputError: A sequence is empty or has other letters than nucleotides, two records have
+            InputError: A sequence is empty or has letters of another alphabet, two records have
                 the same name, or there is no sequence.
         """
         # A bad letter in the last sequence should not be found after hours of work.
         extent = Extent()
         for name, sequence in self.with_unique_names():
-            encode_named(sequence, f"{self.path}: {name}")
+            length = len(encode_named(sequence, f"{self.path}: {name}", self.alphabet))
             extent.sequences += 1
-            extent.bases += len(sequence)
-            if len(sequence) > extent.longest:
-                extent.longest = len(sequence)
+            extent.bases += length
+            if length > extent.longest:
+                extent.longest = length
                 extent.name_of_longest = name
         if not extent.sequences:
             raise InputError(f"{self.path}: the file holds no sequence")
@@ -274,15 +282,15 @@ def one_sequence(data: Data, what: str) -> str:
     return sequence.upper().replace("U", "T")
 
 
-def encode_named(sequence: str, name: str) -> np.ndarray:
+def encode_named(sequence: str, name: str, alphabet: Alphabet = DNA) -> np.ndarray:
     """Return the ids of a sequence, uint8 `(length,)`. Errors begin with its name.
 
     Raises:
-        InputError: The sequence is empty, or a character is no IUPAC letter for a nucleotide.
+        InputError: The sequence is empty, or a character is no letter of the alphabet.
     """
     if not sequence:
         raise InputError(f"{name} is empty")
     try:
-        return encode(sequence)
+        return encode(sequence, alphabet)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error

@@ -58,7 +58,7 @@ from hyenadna.training.runs.outputs import inert, locked, remove_unfinished, who
 from hyenadna.training.runs.shards import Parts, changed_settings, read_earlier_settings, share
 
 from .likelihoods import target_log_probabilities
-from .models import LANGUAGE, ModelOrName, borrowed
+from .models import LANGUAGE, ModelOrName, borrowed, check_dna
 from .mutations import mutagenesis, read_region, run_mutagenesis
 
 __all__ = ["COLUMNS", "main", "mutagenesis", "run_vcf", "score_variants", "skip_reason", "variant_effects"]
@@ -257,6 +257,7 @@ def variant_effects(
     inside = None if regions is None else RegionFilter(file, regions)
     records = _records_of(variants)
     rows = []
+    check_dna(model, "variant_effects")
     with borrowed(model, LANGUAGE, "variant_effects", device) as lm:
         window = checked_window(lm, window)
         parts = range(0, len(records), _RECORDS_PER_PART)
@@ -962,6 +963,7 @@ def main(argv: list[str] | None = None) -> None:
 
     device = args.device or (str(state.device) if state.device.type == "cuda" else None)
     with ExitStack() as at_end:
+        check_dna(args.model, "variants")
         model = at_end.enter_context(borrowed(args.model, LANGUAGE, "variants", device))
         checked_window(model, args.window)
         # Checked twice: before the model is loaded, which may take minutes, and with its weights.

@@ -10,6 +10,7 @@ Each tokenizer has a process of its own:
 - loop: the least that Python can do, without any tokenizer: a list comprehension over a dict, and
   torch.tensor
 - rust: the `tokenizers` backend that `tokenizer.json` describes, without our table
+- protein, smiles: hyenadna with another alphabet, on as many characters of its own
 
 Prints the median time, the speed, the peak of resident memory and the time relative to hyenadna.
 Memory is counted above what the process held before the call, which includes the sequence, and
@@ -33,6 +34,8 @@ from hyenadna.tokenization import HyenaDNATokenizer
 
 TOKENS = ["[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", "A", "C", "G", "T", "N"]
 VOCABULARY = {token: i for i, token in enumerate(TOKENS)}
+OF_DNA = ("hyenadna", "python", "loop", "rust")
+NAMES = (*OF_DNA, "protein", "smiles")
 
 
 class CharacterTokenizer(PythonBackend):
@@ -59,8 +62,26 @@ class CharacterTokenizer(PythonBackend):
         return [*ids, 1]
 
 
+# Caffeine, nicotine, chloramphenicol and sodium aspirin: a bracket or a chlorine in 17 characters.
+MOLECULES = (
+    "CN1C=NC2=C1C(=O)N(C(=O)N2C)C.CN1CCC[C@H]1c1cccnc1.O=C(N[C@H](CO)[C@H](O)c1ccc([N+](=O)[O-])cc1)C(Cl)Cl."
+    "CC(=O)Oc1ccccc1C(=O)[O-].[Na+]."
+)
+
+
+def text_for(name: str, length: int) -> str:
+    """Return a text of so many characters for a tokenizer."""
+    if name == "smiles":
+        return (MOLECULES * (length // len(MOLECULES) + 1))[:length]
+    letters = "ACDEFGHIKLMNPQRSTVWY" if name == "protein" else "ACGTN"
+    return "".join(random.Random(0).choices(letters, k=length))
+
+
 def make(name: str) -> Callable[[str], torch.Tensor]:
     """Return a function from a sequence to ids `(1, length + 1)`."""
+    if name in ("protein", "smiles"):
+        tokenizer = HyenaDNATokenizer(alphabet=name)
+        return lambda text: tokenizer(text, return_tensors="pt", verbose=False)["input_ids"]
     if name == "loop":
         return lambda text: torch.tensor([[VOCABULARY.get(c, 6) for c in text] + [1]])
     if name == "rust":
@@ -79,7 +100,7 @@ def memory(field: str) -> int:
 
 def measure(name: str, bases: int, repeats: int) -> None:
     """Print the median seconds, the peak MB of the first call, and a checksum of the ids."""
-    text = "".join(random.Random(0).choices("ACGTN", k=bases))
+    text = text_for(name, bases)
     tokenize = make(name)
     tokenize("ACGT")
     # Reset the peak, which was reached by the imports.
@@ -100,19 +121,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--bases", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--one", choices=["hyenadna", "python", "loop", "rust"], help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=NAMES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         return measure(args.one, args.bases, args.repeats)
 
     results = {}
-    for name in ("hyenadna", "python", "loop", "rust"):
+    for name in NAMES:
         command = [sys.executable, __file__, "--bases", args.bases, "--repeats", args.repeats, "--one", name]
         output = subprocess.run(
             [str(part) for part in command], check=True, capture_output=True, text=True
         ).stdout
         results[name] = [float(number) for number in output.split()]
-    if len({check for _, _, check in results.values()}) > 1:
+    if len({results[name][2] for name in OF_DNA}) > 1:
         raise RuntimeError(f"The tokenizers disagree about the ids: {results}")
     print(f"{args.bases:,} bases, median of {args.repeats}\n")
     print("| tokenizer | ms | Mbase/s | peak MB | time / hyenadna |")

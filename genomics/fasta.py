@@ -50,7 +50,7 @@ from .files import (
     reading,
     text_lines,
 )
-from .letters import ID_OF_BYTE, UNK
+from .letters import DNA, UNK, Alphabet, bytes_to_ids, in_all
 
 __all__ = ["SequenceFile", "fasta_records", "open_genomes", "read_fasta", "spellings"]
 
@@ -167,11 +167,12 @@ class SequenceFile:
         path: FASTA (plain, bgzip or gzip), text with one sequence per line, or a csv, tsv or
             parquet table.
         sequence_column: The column of a table that holds the sequences.
+        alphabet: Which letters the sequences have.
 
     Attributes:
         path: The file.
         names: The names of the sequences. In a table or text, the row or line numbers, from 0.
-        lengths: Their lengths in bases, int64 `(sequences,)`.
+        lengths: Their lengths in bases (other alphabets: in tokens), int64 `(sequences,)`.
         number: Maps a name to the number of its sequence.
         parts: The part of each sequence (`train`, `validation`, `test`) if a table has a column
             `split`, else None.
@@ -191,8 +192,10 @@ class SequenceFile:
     _line: Sequence[int]
     _break: Sequence[int]
 
-    def __init__(self, path: str | Path, sequence_column: str = "sequence"):
+    def __init__(self, path: str | Path, sequence_column: str = "sequence", alphabet: Alphabet = DNA):
         self.path = str(path)
+        self.alphabet = alphabet
+        self._ids = bytes_to_ids(alphabet)
         self.parts: list[str] | None = None
         self._content: mmap.mmap | BgzipFile | bytes | None = None
         self._in_memory = True
@@ -216,8 +219,11 @@ class SequenceFile:
             self._hold(line.strip() for line in read_lines(self.path))
         elif not has_suffix(self.path, FASTA):
             raise InputError(f"{self.path}: expected a file that ends in one of {[*FASTA, *TABLES, *TEXT]}")
+        elif self.alphabet.long_letters:
+            self._unpack()  # the characters of a token may lie on two lines
         elif is_compressed(self.path) and not (is_bgzip(self.path) and self.path.lower().endswith("gz")):
             self._unpack()
+            self._warn_of_gzip()
         else:
             self._in_memory = False
             self._open_by_index()
@@ -229,7 +235,7 @@ class SequenceFile:
         content = bytearray()
         lengths = []
         for sequence in sequences:
-            letters = sequence.encode(errors="replace")
+            letters = self.alphabet.pack(sequence)
             content += letters
             lengths.append(len(letters))
         self._content = bytes(content)
@@ -261,7 +267,7 @@ class SequenceFile:
         self._hold(sequences)
 
     def _unpack(self) -> None:
-        """Read FASTA packed by plain gzip: a stream that can only be read from its start."""
+        """Read a whole FASTA file, such as one packed by plain gzip: a stream without entries."""
         names: list[str] = []
 
         # A generator, so that only one unpacked sequence exists beside the growing content.
@@ -273,6 +279,8 @@ class SequenceFile:
         self._hold(sequences(), names)
         with reading(self.path, "FASTA"):
             _check_unique(names)
+
+    def _warn_of_gzip(self) -> None:
         warnings.warn(
             f"{self.path} is packed by gzip, not bgzip: each process unpacks it into memory, "
             f"{self.lengths.sum():,} bytes. `gunzip -c FILE | bgzip > OTHER.fa.gz` makes a file that is "
@@ -423,7 +431,7 @@ class SequenceFile:
         first = self._place(sequence, start)
         last = self._place(sequence, end - 1)
         # One pass in C: `translate` drops the line breaks and maps the letters to ids.
-        return self.content[first : last + 1].translate(ID_OF_BYTE, b"\r\n")
+        return self.content[first : last + 1].translate(self._ids, b"\r\n")
 
     def letters(self, sequence: int, start: int, end: int) -> str:
         """Return the bases [start, end) as the file has them, upper or lower case."""
@@ -431,10 +439,10 @@ class SequenceFile:
             return ""
         first = self._place(sequence, start)
         last = self._place(sequence, end - 1)
-        return self.content[first : last + 1].translate(None, b"\r\n").decode(errors="replace")
+        return self.alphabet.unpack(self.content[first : last + 1].translate(None, b"\r\n"))
 
     def check_letters(self, sequence: int, start: int, ids: bytes) -> None:
-        """Raise `InputError` if one of the ids that `read` returned stands for no nucleotide.
+        """Raise `InputError` if one of the ids that `read` returned stands for no letter.
 
         Args:
             sequence: The number of the sequence.
@@ -451,13 +459,13 @@ class SequenceFile:
         if self._in_memory:
             what = f"{name!r}" if has_suffix(self.path, FASTA) else f"row {name}"
             raise InputError(
-                f"{self.path}: {letter!r} in position {position} of {what} is no IUPAC letter for a "
-                "nucleotide"
+                f"{self.path}: {letter!r} in position {position} of {what} is no {self.alphabet.meaning}"
+                f"{in_all(ids)}"
             )
         hint = self._line_hint() if letter == ";" else ""
         raise InputError(
             f"{self.path}: {letter!r} in line {self._line_of(byte)} (position {position} of {name!r}) "
-            f"is no IUPAC letter for a nucleotide{hint}"
+            f"is no {self.alphabet.meaning}{in_all(ids)}{hint}"
         )
 
     def _line_of(self, byte: int) -> int:
@@ -512,7 +520,9 @@ class SequenceFile:
         return number
 
 
-def open_genomes(paths: Sequence[str | Path], sequence_column: str = "sequence") -> list[SequenceFile]:
+def open_genomes(
+    paths: Sequence[str | Path], sequence_column: str = "sequence", alphabet: Alphabet = DNA
+) -> list[SequenceFile]:
     """Open files of sequences: FASTA, text (one sequence per line), csv, tsv or parquet.
 
     Their order matters: `Intervals.file` is a position in this list.
@@ -527,4 +537,4 @@ def open_genomes(paths: Sequence[str | Path], sequence_column: str = "sequence")
         raise InputError(
             f"the same file was given twice: {list(map(str, paths))}; give it once, with a larger weight"
         )
-    return [SequenceFile(path, sequence_column) for path in paths]
+    return [SequenceFile(path, sequence_column, alphabet) for path in paths]

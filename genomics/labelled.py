@@ -21,6 +21,7 @@ from hyenadna.errors import InputError
 
 from .files import PARTS
 from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, check_sequences, encode_labels
+from .letters import DNA, Alphabet
 from .sources import Columns, Source, join_tables, name_of, read_parts
 from .splits import fold_rows, split_rows, warn_about_twins
 from .window_rows import WindowRows
@@ -52,12 +53,14 @@ class LabelledData:
         label_names: The sorted class names (single label), the names of the columns (multi-label)
             or `["value"]` (regression).
         digest: A checksum of the content, if hashing every sequence would take too long.
+        alphabet: Which letters the sequences have.
     """
 
     parts: DatasetDict | dict[str, WindowRows]
     problem_type: str
     label_names: list[str]
     digest: str | None = None
+    alphabet: Alphabet = DNA
 
 
 def load_splice_junctions() -> DatasetDict:
@@ -108,6 +111,7 @@ def read_labelled_data(
     validation_fraction: float = 0.1,
     seed: int = 42,
     fold: tuple[int, int] | None = None,
+    alphabet: Alphabet = DNA,
 ) -> LabelledData:
     """Read labelled sequences, check them, and split off a validation part if there is none.
 
@@ -134,6 +138,7 @@ def read_labelled_data(
         fold: `(number, folds)` for cross-validation. All rows but the test rows are dealt into that
             many folds; fold `number`, from 0, is the validation part. Without test rows it is the
             test part, and a validation part is split off the rest.
+        alphabet: Which letters the sequences have.
 
     Raises:
         InputError: The data cannot be used. The message names the row and the value, and says what
@@ -153,7 +158,7 @@ def read_labelled_data(
         raise InputError(f"{name_of(data)} has no training part, only {list(tables)}")
 
     for table in tables.values():
-        check_sequences(table)
+        check_sequences(table, alphabet)
     # The validation rows are dealt into the folds, too. They join the training rows before the
     # labels are encoded, so that a class that only they have is known.
     if fold is not None and "validation" in tables:
@@ -163,20 +168,22 @@ def read_labelled_data(
     label_names, labels = encode_labels(tables, problem_type, columns.labels)
     # Without test rows the fold becomes the test part, and the validation part is drawn below.
     if fold is not None:
-        split = fold_rows(tables["train"], labels["train"], problem_type, fold, seed)
+        split = fold_rows(tables["train"], labels["train"], problem_type, fold, seed, alphabet)
         _move_rows(tables, labels, split, "validation" if "test" in tables else "test")
         tables["train"] = tables["train"].reset_index(drop=True)
     if "validation" not in tables:
-        split = split_rows(tables["train"], labels["train"], problem_type, validation_fraction, seed)
+        split = split_rows(
+            tables["train"], labels["train"], problem_type, validation_fraction, seed, alphabet
+        )
         _move_rows(tables, labels, split, "validation")
 
     # After the splits, which keep twins together: what is left comes from the user's own parts.
     tables = {part: tables[part] for part in PARTS if part in tables}
-    warn_about_twins(tables, labels)
+    warn_about_twins(tables, labels, alphabet)
     parts = {
         part: _to_dataset(table, labels[part], problem_type, label_names) for part, table in tables.items()
     }
-    return LabelledData(DatasetDict(parts), problem_type, label_names)
+    return LabelledData(DatasetDict(parts), problem_type, label_names, alphabet=alphabet)
 
 
 def _check_settings(

@@ -16,6 +16,8 @@ import pandas as pd
 
 from hyenadna.errors import InputError
 
+from .letters import DNA, UNK, Alphabet, bytes_to_ids, first_wrong
+
 __all__ = [
     "MULTI_LABEL",
     "REGRESSION",
@@ -30,14 +32,13 @@ SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 REGRESSION = "regression"
 
-_NO_NUCLEOTIDE = re.compile("[^ACGTUNRYSWKMBDHV]", re.IGNORECASE)
 
-
-def check_sequences(table: pd.DataFrame) -> None:
-    """Raise `InputError` for a missing sequence, a letter that is not IUPAC, or a repeated id.
+def check_sequences(table: pd.DataFrame, alphabet: Alphabet = DNA) -> None:
+    """Raise `InputError` for a missing sequence, another letter, or a repeated id.
 
     Args:
         table: With a column `sequence` and perhaps `id`; `attrs["name"]` is its name in messages.
+        alphabet: Which letters the sequences have.
     """
     name = table.attrs["name"]
     if len(table) == 0:
@@ -48,12 +49,12 @@ def check_sequences(table: pd.DataFrame) -> None:
             raise InputError(f"{name}: the sequence of row {row} is {sequence!r} ({kind}), not text")
         if not sequence:
             raise InputError(f"{name}: the sequence of row {row} is empty; remove the row")
-        wrong = _NO_NUCLEOTIDE.search(sequence)
-        if wrong:
+        if UNK in alphabet.pack(sequence).translate(bytes_to_ids(alphabet)):
+            character, position, total = first_wrong(sequence, alphabet)
             raise InputError(
-                f"{name}: the sequence of row {row} holds {wrong.group()!r} at position "
-                f"{wrong.start()}, which is no IUPAC letter for a nucleotide: {sequence[:40]!r}. Is it "
-                "the right sequence_column?"
+                f"{name}: the sequence of row {row} holds {character!r} at position {position}, which is "
+                f"no {alphabet.meaning}{total}: {sequence[:40]!r}. Is it the right sequence_column, and "
+                f"is {alphabet.spec!r} the alphabet?"
             )
     if "id" in table:
         repeated = table["id"].duplicated()

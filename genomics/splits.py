@@ -4,7 +4,8 @@
     table.iloc[validation]
 
 Two sequences are the same DNA, "twins", if they are equal or reverse complements of each other.
-Case does not matter, nor does U against T.
+Case does not matter, nor does U against T. In an alphabet without complement, such as that of
+proteins, only equal sequences are twins.
 """
 
 import hashlib
@@ -20,30 +21,35 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, train_test
 from hyenadna.errors import InputError
 
 from .labels import SINGLE_LABEL
-from .letters import strand_free
+from .letters import DNA, Alphabet, strand_free
 
 __all__ = ["dna_keys", "fold_rows", "split_rows", "warn_about_twins"]
 
 Rows = npt.NDArray[np.int64]
 
 
-def dna_keys(sequences: Iterable[str]) -> list[bytes]:
+def dna_keys(sequences: Iterable[str], alphabet: Alphabet = DNA) -> list[bytes]:
     """Return a digest of each double-stranded sequence: 16 bytes, and equal for twins.
 
     >>> one, other = dna_keys(["AACG", "cgtt"])
     >>> one == other
     True
     """
-    return [hashlib.blake2b(strand_free(s).encode(), digest_size=16).digest() for s in sequences]
+    return [hashlib.blake2b(strand_free(s, alphabet).encode(), digest_size=16).digest() for s in sequences]
 
 
-def _groups(sequences: Iterable[str]) -> Rows:
+def _groups(sequences: Iterable[str], alphabet: Alphabet) -> Rows:
     """Number the different double-stranded sequences by first appearance, int64 `(rows,)`."""
-    return pd.factorize(np.array(dna_keys(sequences), dtype=object))[0]
+    return pd.factorize(np.array(dna_keys(sequences, alphabet), dtype=object))[0]
 
 
 def split_rows(
-    table: pd.DataFrame, labels: np.ndarray, problem_type: str, fraction: float, seed: int
+    table: pd.DataFrame,
+    labels: np.ndarray,
+    problem_type: str,
+    fraction: float,
+    seed: int,
+    alphabet: Alphabet = DNA,
 ) -> tuple[Rows, Rows]:
     """Draw validation rows. Return the numbers of training and validation rows, both in order.
 
@@ -55,6 +61,7 @@ def split_rows(
         problem_type: `SINGLE_LABEL`, `MULTI_LABEL` or `REGRESSION`.
         fraction: The share of the different sequences to validate on.
         seed: The seed of the draw.
+        alphabet: Which sequences are twins depends on it.
 
     Raises:
         InputError: There are too few different sequences.
@@ -64,7 +71,7 @@ def split_rows(
     [3, 1]
     """
     # Groups of twins are drawn, not rows, so that no group is divided.
-    group = _groups(table["sequence"])
+    group = _groups(table["sequence"], alphabet)
     groups = int(group.max()) + 1
     candidates = np.arange(groups)
     stratify = None
@@ -93,7 +100,12 @@ def split_rows(
 
 
 def fold_rows(
-    table: pd.DataFrame, labels: np.ndarray, problem_type: str, fold: tuple[int, int], seed: int
+    table: pd.DataFrame,
+    labels: np.ndarray,
+    problem_type: str,
+    fold: tuple[int, int],
+    seed: int,
+    alphabet: Alphabet = DNA,
 ) -> tuple[Rows, Rows]:
     """Deal rows into folds. Return the numbers of the rows outside and inside one of them.
 
@@ -103,6 +115,7 @@ def fold_rows(
         problem_type: Single labels keep their proportions in each fold.
         fold: The number of the fold, from 0, and the number of folds.
         seed: The seed of the deal.
+        alphabet: Which sequences are twins depends on it.
 
     Raises:
         InputError: There are more folds than rows of the smallest class.
@@ -112,7 +125,7 @@ def fold_rows(
     >>> sorted(len(inside) for _, inside in folds)
     [1, 1, 2]
     """
-    group = _groups(table["sequence"])
+    group = _groups(table["sequence"], alphabet)
     number, folds = fold
     # Without classes, count the groups: each fold needs one at least.
     is_single = problem_type == SINGLE_LABEL
@@ -127,17 +140,21 @@ def fold_rows(
     return next(itertools.islice(dealt, number, None))
 
 
-def warn_about_twins(tables: dict[str, pd.DataFrame], labels: dict[str, np.ndarray]) -> None:
+def warn_about_twins(
+    tables: dict[str, pd.DataFrame], labels: dict[str, np.ndarray], alphabet: Alphabet = DNA
+) -> None:
     """Warn if two parts share DNA, or if the training part gives the same DNA two labels."""
-    keys = {part: dna_keys(table["sequence"]) for part, table in tables.items()}
+    as_they_are = "as they are"
+    if alphabet.complement is not None:
+        as_they_are = "as they are or as reverse complement"
+    keys = {part: dna_keys(table["sequence"], alphabet) for part, table in tables.items()}
     for part, other in itertools.combinations(tables, 2):
         known = set(keys[part])
         shared = sum(key in known for key in keys[other])
         if shared:
             warnings.warn(
                 f"{shared} of the {len(tables[other])} {other} sequences are in the {part} part too "
-                f"(as they are or as reverse complement): the {other} metrics look too good. Remove "
-                "them from one part.",
+                f"({as_they_are}): the {other} metrics look too good. Remove them from one part.",
                 stacklevel=3,
             )
 
@@ -150,7 +167,7 @@ def warn_about_twins(tables: dict[str, pd.DataFrame], labels: dict[str, np.ndarr
     if disagreeing:
         row = next(i for i, key in enumerate(keys["train"]) if key in disagreeing)
         warnings.warn(
-            f"{len(disagreeing)} sequences are in the train part more than once, as they are or as reverse "
-            f"complement, with different labels; the first is row {tables['train']['row'].iloc[row]}.",
+            f"{len(disagreeing)} sequences are in the train part more than once, {as_they_are}, "
+            f"with different labels; the first is row {tables['train']['row'].iloc[row]}.",
             stacklevel=3,
         )

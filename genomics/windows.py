@@ -18,7 +18,7 @@ import torch
 
 from .fasta import SequenceFile
 from .intervals import Intervals
-from .letters import PAD, SEP, SOFT_MASKED, N, complement_ids
+from .letters import DNA, PAD, SEP, SOFT_MASKED, Alphabet, complement_ids
 
 __all__ = ["WindowCollator", "WindowDataset", "WindowGroup", "WindowSampler"]
 
@@ -87,7 +87,9 @@ class WindowDataset(torch.utils.data.Dataset):
                 continue
             window = np.frombuffer(self.genomes[file].read(sequence, start, end), np.uint8)
             sizes[i] = len(window)
-            ids[i, : len(window)] = complement_ids(window) if other_strand else window
+            if other_strand:
+                window = complement_ids(window, self.genomes[file].alphabet)
+            ids[i, : len(window)] = window
         return ids, sizes
 
 
@@ -100,17 +102,19 @@ class WindowCollator:
         soft_masked_weight: Weight of lower-case bases in the loss, 0 to 1. At 0 they are not
             targets. Between 0 and 1 a batch also has `loss_weights`, float32 with the shape of the
             labels, 0 where there is no target.
+        alphabet: Its ambiguous letters, such as N, are no targets.
 
     >>> WindowCollator()(np.array([[7, 11, 1]], dtype=np.uint8))["labels"].tolist()
     [[7, -100, 1]]
     """
 
-    def __init__(self, soft_masked_weight: float = 1.0):
+    def __init__(self, soft_masked_weight: float = 1.0, alphabet: Alphabet = DNA):
         # Tables indexed by id: a batch is mapped by one lookup each, instead of masks over it.
         table = torch.arange(2 * SOFT_MASKED)
         self.input_of_id = table % SOFT_MASKED
         self.label_of_id = self.input_of_id.clone()
-        self.label_of_id[[PAD, N, N + SOFT_MASKED]] = -100
+        for i in (PAD, *(alphabet.vocabulary[letter] for letter in alphabet.ambiguous)):
+            self.label_of_id[[i, i + SOFT_MASKED]] = -100
         if soft_masked_weight == 0:
             self.label_of_id[SOFT_MASKED:] = -100
 

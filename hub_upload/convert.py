@@ -387,8 +387,12 @@ def load_checkpoint(source: str) -> tuple[HyenaDNAPreTrainedModel, str]:
 
 def _write_ours(model: HyenaDNAPreTrainedModel, folder: Path) -> None:
     model.save_pretrained(folder)
-    # From the class, not from the source: the vocabulary is always the same.
-    HyenaDNATokenizer(model_max_length=model.config.max_seq_len).save_pretrained(folder)
+    # From the class, not from the source: the vocabulary follows from the alphabet.
+    config = model.config
+    tokenizer = HyenaDNATokenizer(
+        model_max_length=config.max_seq_len, alphabet=config.alphabet, complement=config.complement
+    )
+    tokenizer.save_pretrained(folder)
 
 
 def _check_hf_can_compute(model: HyenaDNAPreTrainedModel) -> None:
@@ -397,6 +401,8 @@ def _check_hf_can_compute(model: HyenaDNAPreTrainedModel) -> None:
     reasons = []
     if config.modulation_shift != 0.05:
         reasons.append("modulation_shift is not 0.05")
+    if config.alphabet != "dna":
+        reasons.append(f"the alphabet is {config.alphabet!r}, and its tokenizer reads DNA")
     if config.layer_norm_epsilon != 1e-5:
         reasons.append("layer_norm_epsilon is not 1e-5")
     if isinstance(model, HyenaDNAForTokenClassification):

@@ -28,7 +28,8 @@ import hyenadna
 from hyenadna import HyenaDNAConfig, HyenaDNAPreTrainedModel
 from hyenadna.errors import CheckpointError, check_index, only_a_path
 from hyenadna.flags import CommandParser
-from hyenadna.tokenization import HyenaDNATokenizer
+from hyenadna.tokenization import HyenaDNATokenizer, find_alphabet
+from hyenadna.tokenization.alphabets_hyenadna import DNA
 
 from .access_tokens import hide_secrets
 from .contents import CODE, own_code
@@ -89,11 +90,17 @@ for snippet in sys.argv[1:]:
 """
 
 
-def _probe_texts(max_length: int) -> list[str]:
+def _probe_texts(config: HyenaDNAConfig) -> list[str]:
     """Return a short sequence with every kind of letter and a longer one, both within the model."""
-    bases = torch.randint(4, (256,), generator=torch.Generator().manual_seed(0)).tolist()
-    long = "".join("ACGT"[i] for i in bases)
-    return [text[: max(1, max_length - 1)] for text in ("ACGTNacgtnRU", long)]
+    alphabet = find_alphabet(config.alphabet, config.complement)
+    letters = "ACGT" if alphabet == DNA else [letter for letter in alphabet.letters if len(letter) == 1]
+    drawn = torch.randint(len(letters), (256,), generator=torch.Generator().manual_seed(0)).tolist()
+    long = "".join(letters[i] for i in drawn)
+    every = "ACGTNacgtnRU"
+    if alphabet != DNA:
+        read_as = "".join(others for _, others in alphabet.read_as)
+        every = "".join(alphabet.letters) + read_as + "".join(letters).lower()
+    return [text[: max(1, config.max_seq_len - 1)] for text in (every, long)]
 
 
 @torch.inference_mode()
@@ -123,7 +130,7 @@ def verify(folder: str | Path, model: HyenaDNAPreTrainedModel | None = None) -> 
     try:
         with readable(f"{folder} does not load here", folder):
             config = _load_config(folder)
-            texts = _probe_texts(config.max_seq_len)
+            texts = _probe_texts(config)
             batch = HyenaDNATokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
             expected = _outputs_of_heads(folder, batch)
     finally:
@@ -304,7 +311,7 @@ def _write_model(model: HyenaDNAPreTrainedModel, source: str, folder: Path) -> N
     config["auto_map"] |= {head: f"{CODE.stem}.{cls.__name__}" for head, cls in HEADS.items()}
     write_json(folder / "config.json", config, sort_keys=True)
 
-    tokenizer = _load_tokenizer(source)
+    tokenizer = _load_tokenizer(source, model.config)
     tokenizer.model_max_length = model.config.max_seq_len
     tokenizer.save_pretrained(folder)
     # Likewise. Transformers also stores how the tokenizer was loaded (`is_local`), which goes.
@@ -314,22 +321,30 @@ def _write_model(model: HyenaDNAPreTrainedModel, source: str, folder: Path) -> N
     write_json(folder / "tokenizer_config.json", stored)
 
 
-def _load_tokenizer(source: str) -> HyenaDNATokenizer:
+def _load_tokenizer(source: str, config: HyenaDNAConfig) -> HyenaDNATokenizer:
     has_files = any(Path(source, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
     with readable(f"the tokenizer of {source!r} cannot be read", source):
         try:
-            return HyenaDNATokenizer.from_pretrained(source)
+            tokenizer = HyenaDNATokenizer.from_pretrained(source)
         except OSError:
             if has_files:
                 raise
-            # The checkpoint has no tokenizer files. The vocabulary is always the published one.
-            return HyenaDNATokenizer()
+            # The checkpoint has no tokenizer files. Its configuration names the alphabet.
+            return HyenaDNATokenizer(alphabet=config.alphabet, complement=config.complement)
+    if tokenizer.alphabet != config.alphabet:
+        raise CheckpointError(
+            f"the tokenizer of {source!r} has the alphabet {tokenizer.alphabet!r}, but its config.json "
+            f"{config.alphabet!r}; write the right one into config.json"
+        )
+    return tokenizer
 
 
 def own_tokenizer_fields() -> set[str]:
     """Return the fields of tokenizer_config.json to export: ours, and some that users may set."""
     others = {
         "added_tokens_decoder",
+        "alphabet",
+        "complement",
         "model_input_names",
         "split_special_tokens",
         "truncation_side",
@@ -481,7 +496,8 @@ def export(
             write_json(unfinished / "metrics.json", metrics)
         if (run / "adapter_config.json").is_file():
             config, head = _write_adapter(run, unfinished, base_model)
-            card = adapter_card(config, head, folder.name, metrics, pictures, **about)
+            adapted = _load_config(run) if (run / "config.json").is_file() else None
+            card = adapter_card(config, head, folder.name, metrics, pictures, **about, adapted=adapted)
             proved = "an adapter: loads in a new process with the same outputs"
         else:
             model = _load(str(source))

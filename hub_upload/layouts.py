@@ -101,7 +101,9 @@ _LIGHTNING_ONLY = {
 def own_fields() -> set[str]:
     """Return the fields of our config.json. Others may name code or files, and are dropped."""
     # Without `auto_map`: whoever writes the code into the folder writes it too.
-    return {*HyenaDNAConfig().to_dict(), *HyenaDNAConfig.attribute_map, "num_labels"} - {
+    # The alphabet is written for others than DNA only.
+    more = {"alphabet", "complement", "num_labels"}
+    return {*HyenaDNAConfig().to_dict(), *HyenaDNAConfig.attribute_map, *more} - {
         "auto_map",
         "tokenizer_class",
     }

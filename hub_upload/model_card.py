@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,10 +10,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hyenadna import HyenaDNAPreTrainedModel
+from hyenadna import HyenaDNAConfig, HyenaDNAPreTrainedModel
 from hyenadna.errors import CheckpointError
 
-from .usage import ADAPTED, adapter_usage, usage
+from .usage import ADAPTED, adapter_usage, unit_of, usage
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 ADAPTER_TEMPLATE = Path(__file__).with_name("adapter_card_template.md")
@@ -24,11 +25,72 @@ _TASKS = {
 }
 # The description, if the user gives none.
 _WHAT = {
-    "feature-extraction": "one vector per base",
-    "text-generation": "a language model of DNA, base by base",
-    "text-classification": "a classifier of DNA sequences ({labels})",
-    "token-classification": "a classifier of the bases of DNA sequences ({labels})",
+    "feature-extraction": "one vector per {unit}",
+    "text-generation": "a language model of {subject}, {unit} by {unit}",
+    "text-classification": "a classifier of {subject} ({labels})",
+    "token-classification": "a classifier of the {unit}s of {subject} ({labels})",
 }
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What the card says about an alphabet.
+
+    Attributes:
+        name: What the sequences are, in a description; `sequences` likewise, in the plural.
+        tags: On the Hub.
+        letters: Which ids the letters have, and how others are read.
+        one_way: Why it matters that the model reads from left to right.
+    """
+
+    name: str
+    sequences: str
+    tags: tuple[str, ...]
+    letters: str
+    one_way: str = "each position sees only what is to its left"
+
+
+_SUBJECTS = {
+    "dna": _Subject(
+        "DNA",
+        "DNA sequences",
+        ("genomics", "dna", "biology"),
+        "`A` 7, `C` 8, `G` 9, `T` 10, `N` 11; lower case counts as upper case, `U` as `T`, other IUPAC "
+        "letters as `N`",
+        "the reverse complement may get another answer (average both if that matters), and each position "
+        "sees only what is to its left",
+    ),
+    "rna": _Subject(
+        "RNA",
+        "RNA sequences",
+        ("genomics", "rna", "biology"),
+        "`A` 7, `C` 8, `G` 9, `U` 10, `N` 11; lower case counts as upper case, `T` as `U`, other IUPAC "
+        "letters as `N`",
+    ),
+    "protein": _Subject(
+        "proteins",
+        "proteins",
+        ("protein", "biology"),
+        "the 20 amino acids and `X`, `U`, `B`, `O`, `Z` from 7; lower case counts as upper case, `J` and `*` "
+        "as `X`",
+    ),
+    "smiles": _Subject(
+        "molecules in SMILES",
+        "molecules in SMILES",
+        ("chemistry", "smiles"),
+        "one per character from 7, but one for `Cl`, `Br` and for frequent atoms in brackets; case matters",
+    ),
+}
+
+
+def _subject(config: HyenaDNAConfig) -> _Subject:
+    """Return what the card says about the alphabet of a model."""
+    if isinstance(config.alphabet, str) and config.alphabet in _SUBJECTS:
+        return _SUBJECTS[config.alphabet]
+    letters = _code(" ".join(config.alphabet))
+    return _Subject("sequences", "sequences", (), f"`{letters}`, from 7")
+
+
 # Our name of a metric -> the Hub's, where they differ.
 _HUB_METRICS = {
     "auprc": "pr_auc",
@@ -259,11 +321,16 @@ def model_card(
     name, data = _data(metrics, data_name)
     results = _eval_results(metrics, task, name)
     labels = _labels(model)
+    subject = _subject(model.config)
+    unit = unit_of(model.config)
+    what = _WHAT[task].format(labels=labels, unit=unit, subject=subject.name)
+    if task.endswith("classification"):
+        what = _WHAT[task].format(labels=labels, unit=unit, subject=subject.sequences)
     card_data = ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag=task,
-        tags=["hyenadna", "genomics", "dna", "biology", "custom_code"],
+        tags=["hyenadna", *subject.tags, "custom_code"],
         base_model=origin if is_hub_id(origin) else None,
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=model_id if results else None,
@@ -275,9 +342,11 @@ def model_card(
         TEMPLATE,
         results,
         title=plain(model_id),
-        description=plain(description or f"HyenaDNA, {_WHAT[task].format(labels=labels)}."),
+        description=plain(description or f"HyenaDNA, {what}."),
         architecture=architecture,
         config=model.config,
+        unit=unit,
+        subject=subject,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         labels=plain(labels),
         snippet=usage(model.config, model_id),
@@ -303,6 +372,7 @@ def adapter_card(
     license: str = "apache-2.0",
     data_name: str | None = None,
     description: str | None = None,
+    adapted: HyenaDNAConfig | None = None,
 ) -> ModelCard:
     """Write the card of a peft adapter.
 
@@ -310,10 +380,12 @@ def adapter_card(
         config: Its adapter_config.json, with the public name of the base model.
         head: See `adapter_usage`.
         model_id, metrics, pictures, license, data_name, description: See `model_card`.
+        adapted: The configuration of the adapted model, if it is known: it names the alphabet.
 
     Raises:
         CheckpointError: The card is not valid.
     """
+    subject = _subject(adapted or HyenaDNAConfig())
     kind = config.get("peft_type", "adapter")
     base = config["base_model_name_or_path"]
     task = _TASKS[f"HyenaDNA{ADAPTED.get(config.get('task_type'), 'Model')}"]
@@ -329,13 +401,15 @@ def adapter_card(
         license=license,
         library_name="peft",
         pipeline_tag=task,
-        tags=["hyenadna", "genomics", "dna", "biology", "base_model:adapter:" + base],
+        tags=["hyenadna", *subject.tags, "base_model:adapter:" + base],
         base_model=base,
         model_name=model_id if results else None,
         eval_results=results or None,
     )
     if description is None:
         description = f"A {kind} adapter for the DNA language model {base} (HyenaDNA)."
+        if subject != _SUBJECTS["dna"]:
+            description = f"A {kind} adapter for {base} (HyenaDNA), a language model of {subject.name}."
     return _from_template(
         card_data,
         ADAPTER_TEMPLATE,

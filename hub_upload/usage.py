@@ -4,7 +4,15 @@ import json
 
 from hyenadna.configuration_hyenadna import HyenaDNAConfig
 
-EXAMPLE = "ACGTTGCATTCAGGTAAGTACCTG"
+# Alphabet -> a sequence to try.
+EXAMPLES = {
+    "dna": "ACGTTGCATTCAGGTAAGTACCTG",
+    "rna": "ACGUUGCAUUCAGGUAAGUACCUG",
+    "protein": "MKTAYIAKQRQISFVKSHFSRQLE",
+    "smiles": "CC(=O)Oc1ccccc1C(=O)O",
+}
+# What a position is called.
+UNITS = {"dna": "base", "rna": "base", "protein": "residue", "smiles": "token"}
 # Class of ours -> the class of Transformers that loads it.
 AUTO_CLASSES = {
     "HyenaDNAModel": "AutoModel",
@@ -26,11 +34,14 @@ _PROBABILITIES = {"regression": "", "multi_label_classification": ".sigmoid()"}
 def usage(config: HyenaDNAConfig, name: str) -> str:
     """Return Python that loads the model `name` without this package and tries it on a sequence.
 
-    The snippet is run. So nothing of `config` gets into it but numbers and names from our tables.
+    The snippet is run. So nothing of `config` gets into it but numbers, names from our tables, and
+    letters of one's own in quotation marks.
     """
     architecture = (config.architectures or ["HyenaDNAModel"])[0]
     auto = AUTO_CLASSES.get(architecture, "AutoModel")
-    sequence = EXAMPLE[: max(1, int(config.max_seq_len) - 1)]
+    probabilities = _PROBABILITIES.get(str(config.problem_type), ".softmax(-1)")
+    unit = unit_of(config)
+    sequence = example_of(config)[: max(1, int(config.max_seq_len) - 1)]
     lines = [
         "import torch",
         f"from transformers import {auto}, AutoTokenizer",
@@ -38,23 +49,34 @@ def usage(config: HyenaDNAConfig, name: str) -> str:
         f"name = {json.dumps(name)}",
         "tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)",
         f"model = {auto}.from_pretrained(name, trust_remote_code=True).eval()",
-        f'batch = tokenizer("{sequence}", return_tensors="pt")',
+        f'batch = tokenizer({json.dumps(sequence)}, return_tensors="pt")',
         "with torch.inference_mode():",
-        *_OUTPUT[auto],
+        *(line.replace("PROBABILITIES", probabilities).replace("UNIT", unit) for line in _OUTPUT[auto]),
     ]
-    probabilities = _PROBABILITIES.get(str(config.problem_type), ".softmax(-1)")
-    return "\n".join(lines).replace("PROBABILITIES", probabilities) + "\n"
+    return "\n".join(lines) + "\n"
+
+
+def example_of(config: HyenaDNAConfig) -> str:
+    """Return a sequence of the alphabet. Of one's own letters, each once: they are plain ASCII."""
+    if isinstance(config.alphabet, str) and config.alphabet in EXAMPLES:
+        return EXAMPLES[config.alphabet]
+    return "".join(config.alphabet)
+
+
+def unit_of(config: HyenaDNAConfig) -> str:
+    """Return what a position of the alphabet is called."""
+    return UNITS.get(str(config.alphabet), "letter")
 
 
 # The class that loads the model -> the last lines of its snippet.
 _OUTPUT = {
     "AutoModel": [
-        "    per_base = model(**batch).last_hidden_state",
-        "print(tuple(per_base.shape))",
+        "    per_UNIT = model(**batch).last_hidden_state",
+        "print(tuple(per_UNIT.shape))",
     ],
     "AutoModelForCausalLM": [
         '    loss = model(**batch, labels=batch["input_ids"]).loss',
-        'print(f"{loss:.4f} nats per base")',
+        'print(f"{loss:.4f} nats per UNIT")',
     ],
     "AutoModelForSequenceClassification": [
         "    scores = model(**batch).logits[0]PROBABILITIES",

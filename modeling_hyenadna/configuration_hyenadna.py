@@ -14,6 +14,10 @@ from .peft_hyenadna import register_with_peft
 
 Pooling = Literal["mean", "last", "first", "max"]
 
+# Alphabet -> its tokens: the seven special ones and its letters. The tokenizer knows which they are.
+_TOKENS = {"dna": 12, "rna": 12, "protein": 32, "smiles": 112}
+_SPECIAL_TOKENS = 7
+
 
 @strict
 class HyenaDNAConfig(PreTrainedConfig):
@@ -26,7 +30,12 @@ class HyenaDNAConfig(PreTrainedConfig):
 
     Args:
         vocab_size: Rows of the embedding and width of the logits. It is rounded up to a multiple of
-            `pad_vocab_size_multiple`, as published (12 -> 16), after which that multiple is 1.
+            `pad_vocab_size_multiple`, as published (12 -> 16), after which that multiple is 1. Left
+            out, it follows from the alphabet.
+        alphabet: What the tokens are: `"dna"`, `"rna"`, `"protein"`, `"smiles"`, or other letters
+            (a text, or a list of tokens), as in `HyenaDNATokenizer`. `"dna"` is not saved, so that
+            files of DNA stay as published.
+        complement: The letters that one's own letters pair with, as in `HyenaDNATokenizer`.
         d_model: Width of the residual stream.
         n_layer: Number of blocks.
         d_inner: Width of the MLP inside a block; `4 * d_model` when `None`.
@@ -104,6 +113,8 @@ class HyenaDNAConfig(PreTrainedConfig):
     }
 
     vocab_size: int = 12
+    alphabet: str | list[str] = "dna"
+    complement: str | list[str] | None = None
     d_model: int = 128
     n_layer: int = 2
     d_inner: int | None = None
@@ -156,9 +167,13 @@ class HyenaDNAConfig(PreTrainedConfig):
         if not type(self).__module__.startswith("transformers_modules"):
             kwargs.pop("auto_map", None)
         self.d_inner = self.mlp_width
-        # Sixteen rows are the twelve published tokens, padded, unless somebody says otherwise.
-        padded_before = self.vocab_size == 16 and self.pad_vocab_size_multiple == 1
-        self.set_token_count(12 if padded_before else self.vocab_size)
+        letters = self._alphabet_tokens()
+        if self.alphabet != "dna" and self.vocab_size == 12:
+            self.vocab_size = letters  # it was left out
+        # Sixteen rows are the twelve published tokens, padded, unless somebody says otherwise; and
+        # so for other alphabets.
+        padded_before = self.vocab_size == letters + -letters % 8 and self.pad_vocab_size_multiple == 1
+        self.set_token_count(letters if padded_before else self.vocab_size)
         if self.pad_vocab_size_multiple > 1:
             # Write 1 afterwards: with 8, a vocabulary resized to 17 would come back as 24.
             self.vocab_size += -self.vocab_size % self.pad_vocab_size_multiple
@@ -174,6 +189,11 @@ class HyenaDNAConfig(PreTrainedConfig):
         register_with_peft()
         values = super().to_dict()
         values.pop("_token_count", None)
+        # Files of DNA stay as published.
+        if values.get("alphabet") == "dna":
+            del values["alphabet"]
+        if values.get("complement") is None:
+            values.pop("complement", None)
         values.pop("check_inputs", None)
         if not values.get("auto_map"):
             values.pop("auto_map", None)
@@ -209,6 +229,17 @@ class HyenaDNAConfig(PreTrainedConfig):
         """
         return min(self._token_count, self.vocab_size)
 
+    @property
+    def has_special_tokens_first(self) -> bool:
+        """Whether ids 0 to 6 are the published special tokens, and letters follow them."""
+        return self.alphabet != "dna" or 12 <= self.token_count < 16
+
+    def _alphabet_tokens(self) -> int:
+        """Return how many tokens the alphabet has."""
+        if isinstance(self.alphabet, str) and self.alphabet in _TOKENS:
+            return _TOKENS[self.alphabet]
+        return _SPECIAL_TOKENS + len(self.alphabet)
+
     def set_token_count(self, count: int) -> None:
         """See `token_count`."""
         self._token_count = count
@@ -236,6 +267,13 @@ class HyenaDNAConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"`{name}` is {value}, but it has to be at least 1.")
+        # The embedding of DNA may have any number of rows, as it always could.
+        needed = self._alphabet_tokens()
+        if self.alphabet != "dna" and self.vocab_size < needed:
+            raise ValueError(
+                f"`vocab_size` is {self.vocab_size}, but the alphabet {self.alphabet!r} has {needed} tokens, "
+                "special ones included. Leave `vocab_size` out."
+            )
         if self.num_inner_mlps < 0:
             raise ValueError(f"`num_inner_mlps` is {self.num_inner_mlps}, but it has to be at least 0.")
         if self.hyena_order < 2:

@@ -11,8 +11,7 @@ from .configuration_hyenadna import HyenaDNAConfig
 from .inputs_hyenadna import positions_pads_first
 from .transformers_api import CACHE, generates_with_cache, one_cache
 
-# Tokens of the published vocabulary that are neither a base nor the end of a sequence: `generate`
-# must not emit them.
+# Tokens that are neither a letter nor the end of a sequence: `generate` must not emit them.
 _SPECIAL_TOKENS = [0, 2, 3, 4, 5, 6]
 
 
@@ -161,7 +160,7 @@ class HyenaDNAGenerationMixin(_GenerationMixin):
                 generation_config, stopping_criteria, tokenizer=tokenizer, **kwargs
             )
         # The library's own criterion fails here: it encodes "abcdef" and expects it back from the
-        # tokenizer, which knows bases only.
+        # tokenizer, which knows its letters only.
         criteria = StoppingCriteriaList([*stopping_criteria, *_stop_at(stop_strings, tokenizer)])
         others = copy.copy(generation_config)
         others.stop_strings = None
@@ -198,10 +197,10 @@ class HyenaDNAGenerationMixin(_GenerationMixin):
 
 
 def set_generation_defaults(generation_config, config: HyenaDNAConfig) -> None:
-    """Let `generate` emit bases, `N` and the end of the sequence only.
+    """Let `generate` emit letters of the alphabet and the end of the sequence only.
 
-    What a checkpoint or a user has set stays. Of another vocabulary all tokens are emitted, but no
-    row of the embedding without a token.
+    What a checkpoint or a user has set stays. Of an unknown vocabulary all tokens are emitted, but
+    no row of the embedding without a token.
     """
     if generation_config.suppress_tokens is not None:
         return
@@ -209,7 +208,7 @@ def set_generation_defaults(generation_config, config: HyenaDNAConfig) -> None:
     if generation_config._from_model_config:
         generation_config.use_cache = True
     suppressed = list(range(config.token_count, config.vocab_size))
-    if 12 <= config.token_count < 16:  # the published vocabulary
+    if config.has_special_tokens_first:
         suppressed = _SPECIAL_TOKENS + suppressed
     generation_config.suppress_tokens = suppressed or None
 
@@ -263,7 +262,7 @@ class _StopAtTokens(StoppingCriteria):
 
 
 def _stop_at(stop_strings: str | list[str], tokenizer) -> list[_StopAtTokens]:
-    """Criteria for strings of bases, of which each is one token."""
+    """Criteria for strings of letters, of which each is one token."""
     if isinstance(stop_strings, str):
         stop_strings = [stop_strings]
     criteria = []
@@ -271,7 +270,8 @@ def _stop_at(stop_strings: str | list[str], tokenizer) -> list[_StopAtTokens]:
         token_ids = tokenizer(text, add_special_tokens=False).input_ids
         if not token_ids or tokenizer.unk_token_id in token_ids:
             raise ValueError(
-                f"`stop_strings` holds {text!r}, but strings of bases were expected, such as 'TAA'."
+                f"`stop_strings` holds {text!r}, but strings of letters that the tokenizer knows were "
+                "expected, such as 'TAA' for DNA."
             )
         criteria.append(_StopAtTokens(token_ids))
     return criteria

@@ -24,8 +24,8 @@ from hyenadna import (
     HyenaDNAModel,
     HyenaDNATokenizer,
 )
-from hyenadna.analysis.embed import embed
-from hyenadna.analysis.score import log_likelihoods
+from hyenadna.analysis import embed
+from hyenadna.analysis.likelihoods import log_likelihoods
 from hyenadna.training import cli
 
 from .conftest import checkpoint_activations, random_ids, random_model

@@ -284,7 +284,7 @@ QUANTIZERS = {
     "quanto 8 bit": (lambda: _quanto("int8"), 0.1),
     "quanto 4 bit": (lambda: _quanto("int4"), 0.5),
     "quanto 8 bit, all layers": (lambda: _quanto("int8", by_transformers=False), 0.5),
-    "quantize_dynamic": (_dynamic, 0.2),
+    "quantize_dynamic": (_dynamic, 0.3),  # 0.20 at width 256
 }
 
 

@@ -14,10 +14,13 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler, so no second device")
-def test_the_model_on_a_second_device(pytestconfig):
-    # Without the variables of pytest-xdist. The built device is kept between runs.
+def test_the_model_on_a_second_device(pytestconfig, tmp_path):
+    # Without the variables of pytest-xdist. The built device is kept between runs, if pytest keeps
+    # anything.
+    cache = getattr(pytestconfig, "cache", None)
+    extensions = tmp_path if cache is None else cache.mkdir("second_device")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment["TORCH_EXTENSIONS_DIR"] = str(pytestconfig.cache.mkdir("second_device"))
+    environment["TORCH_EXTENSIONS_DIR"] = str(extensions)
     environment["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, "-m", "pytest", "-p", "tests.second_device", "-p", "no:cacheprovider"]
     done = subprocess.run(

@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorWithPadding, TokenizersBackend, pipeline
 
 import hyenadna
-from hyenadna.tokenization import HyenaDNATokenizer, tokenization_hyenadna
+from hyenadna.tokenization import HyenaDNATokenizer, alphabets_hyenadna, tokenization_hyenadna
 
+MODULES = (tokenization_hyenadna, alphabets_hyenadna)
 SPECIAL = {"[CLS]": 0, "[SEP]": 1, "[BOS]": 2, "[MASK]": 3, "[PAD]": 4, "[RESERVED]": 5, "[UNK]": 6}
 A, C, G, T, N, UNK = 7, 8, 9, 10, 11, 6
 UPPER = {"A": A, "C": C, "G": G, "T": T, "U": T, **dict.fromkeys("NRYSWKMBDHV", N)}
@@ -569,8 +570,9 @@ def test_without_our_package(tmp_path):
     }
     for name, tokenizer in tokenizers.items():
         tokenizer.save_pretrained(tmp_path / name)
-    # Our file alone, as it may lie on the Hub.
-    shutil.copy(tokenization_hyenadna.__file__, tmp_path / "remote")
+    # Our two files alone, as they may lie on the Hub.
+    for module in MODULES:
+        shutil.copy(module.__file__, tmp_path / "remote")
     config = json.loads((tmp_path / "remote" / "tokenizer_config.json").read_text())
     config["auto_map"] = {"AutoTokenizer": [None, "tokenization_hyenadna.HyenaDNATokenizer"]}
     (tmp_path / "remote" / "tokenizer_config.json").write_text(json.dumps(config))
@@ -592,15 +594,16 @@ def test_without_our_package(tmp_path):
         assert padded == ([[4, 4, A], [A, C, G]] if name == "no_eos" else [[4, A, 1], [A, C, 1]])
 
 
-def test_the_file_stands_alone():
-    tree = ast.parse(Path(tokenization_hyenadna.__file__).read_text())
+def test_the_files_stand_alone():
     imported = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            imported.add(node.module.split(".")[0])
+    for module in MODULES:
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level:
+                assert (node.level, node.module) == (1, "alphabets_hyenadna")
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.split(".")[0])
     assert imported - set(sys.stdlib_module_names) == {"numpy", "tokenizers", "transformers"}
 
 

@@ -1,4 +1,4 @@
-"""The HyenaDNA tokenizer: one token per base, on the `tokenizers` (Rust) backend.
+"""The HyenaDNA tokenizer: one token per letter, on the `tokenizers` (Rust) backend.
 
 `tokenizer.json` holds the whole behaviour, so a saved tokenizer gives the same ids where only
 Transformers is installed. This class adds speed: it looks a plain sequence up in a table of 256
@@ -6,21 +6,20 @@ entries, and leaves to Rust what the table cannot do (pairs, offsets, special to
 text, added tokens, ...).
 """
 
+import json
+import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import AddedToken, Encoding, Regex, Tokenizer, decoders, normalizers
+from tokenizers import AddedToken, Encoding, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import BatchEncoding, TokenizersBackend
 
-SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]")
-BASES = ("A", "C", "G", "T", "N")
-VOCABULARY = {token: i for i, token in enumerate(SPECIAL_TOKENS + BASES)}  # the published ids
-# Base -> other letters that are read as it: RNA, and the IUPAC codes for more than one base.
-READ_AS = {"T": "U", "N": "RYSWKMBDHV"}
-
+from .alphabets_hyenadna import DNA, SPECIAL_TOKENS, Alphabet, find_alphabet
 
 # What Transformers calls a special token -> the token.
 _SPECIAL_TOKEN_OF = {
@@ -32,6 +31,9 @@ _SPECIAL_TOKEN_OF = {
     "mask": "[MASK]",
     "unk": "[UNK]",
 }
+
+
+_ANY_SPECIAL_TOKEN = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
 
 class LazyBatchEncoding(BatchEncoding):
@@ -67,7 +69,7 @@ class LazyBatchEncoding(BatchEncoding):
 
 
 class HyenaDNATokenizer(TokenizersBackend):
-    """One token per base, with the published ids.
+    """One token per base, with the published ids; or per letter of another alphabet.
 
     `[CLS]`0 `[SEP]`1 `[BOS]`2 `[MASK]`3 `[PAD]`4 `[RESERVED]`5 `[UNK]`6 `A`7 `C`8 `G`9 `T`10 `N`11.
 
@@ -77,27 +79,42 @@ class HyenaDNATokenizer(TokenizersBackend):
     gap, a space or a line break, so character i is token i. Special tokens in the text
     (`"ACG[MASK]T"`) are read as those tokens.
 
+    Other alphabets have the same special tokens, and their letters from id 7:
+
+    - `"rna"`: A, C, G, U, N. `T` is read as `U`, otherwise as DNA.
+    - `"protein"`: the 20 amino acids, then X, U, B, O and Z, with the ids of ProtHyena. Lower case
+      is read as upper case, `J` and a stop codon (`*`) as `X`. A gap (`-`) is `[UNK]`.
+    - `"smiles"`: case matters. `Cl`, `Br` and 30 frequent atoms in brackets, such as `[nH]` and
+      `[C@@H]`, are one token each. Other atoms in brackets are spelled out.
+    - letters of your own, as a text (`"HP"`) or a list of tokens (`["ATG", "TAA", ...]`).
+
     Args:
+        alphabet: One of these.
+        complement: For letters of your own: the letter that each of them pairs with, in the same
+            order. Without it there is no second strand.
         model_max_length: Longest input in tokens, special tokens included. A longer one brings a
             warning.
         do_upper_case: Read lower case (soft-masked sequence) as upper case. With `False` it becomes
             `[UNK]`, as in the published tokenizer. `tokenizer.do_upper_case = False` changes it
-            later.
+            later. By default true, unless case matters in the alphabet.
         add_eos_token: Append `[SEP]`, unless a call says `add_special_tokens=False`. None means
             what the loaded `tokenizer.json` does, or else True. `tokenizer.add_eos_token = False`
             changes it later.
         padding_side: `"left"`, as published, or `"right"`.
-        kwargs: Passed to `TokenizersBackend`. Published files hold `characters`, which must be
-            `["A", "C", "G", "T", "N"]`, and `"add_special_tokens": false`, which had no effect
-            there and is dropped.
+        kwargs: Passed to `TokenizersBackend`. Published files hold `characters`, which must be the
+            letters of the alphabet, and `"add_special_tokens": false`, which had no effect there
+            and is dropped.
 
     Raises:
         AttributeError: An argument has the name of a method, such as `add_special_tokens`.
-        ValueError: Another vocabulary was passed (`characters`, `vocab`), or a backend
-            (`tokenizer_object`, `tokenizer_file`).
+        ValueError: The letters cannot be an alphabet, another vocabulary was passed (`characters`,
+            `vocab`), or a backend (`tokenizer_object`, `tokenizer_file`), or lower case is to be
+            read as upper case where it matters.
 
     >>> HyenaDNATokenizer()("acgtn")["input_ids"]
     [7, 8, 9, 10, 11, 1]
+    >>> HyenaDNATokenizer(alphabet="smiles").tokenize("C[C@@H](N)Cl")
+    ['C', '[C@@H]', '(', 'N', ')', 'Cl']
     """
 
     model_input_names = ["input_ids", "attention_mask"]
@@ -107,12 +124,17 @@ class HyenaDNATokenizer(TokenizersBackend):
     def __init__(
         self,
         model_max_length: int | None = None,
-        do_upper_case: bool = True,
+        do_upper_case: bool | None = None,
         add_eos_token: bool | None = None,
         padding_side: str = "left",
+        alphabet: str | Sequence[str] = DNA.name,
+        complement: str | Sequence[str] | None = None,
         **kwargs: Any,
     ):
-        _refuse_other_vocabularies(kwargs)
+        self._alphabet = find_alphabet(alphabet, complement)
+        _refuse_other_vocabularies(kwargs, self._alphabet)
+        if do_upper_case is None:
+            do_upper_case = self._alphabet.ignores_case
         # Published files hold these, and they must not be saved again: auto_map names code that a
         # folder of ours does not hold.
         for name in ("auto_map", "clean_up_tokenization_spaces", "merges"):
@@ -126,8 +148,8 @@ class HyenaDNATokenizer(TokenizersBackend):
         if add_eos_token is None and kwargs.get("post_processor") is None:
             add_eos_token = True
 
-        self._tokenizer = _make_backend()
-        self._one_base = self._tokenizer.encode("A")
+        self._tokenizer = _make_backend(self._alphabet)
+        self._one_letter = self._tokenizer.encode(self._alphabet.letters[0])
         self.do_upper_case = do_upper_case
 
         for name, token in _SPECIAL_TOKEN_OF.items():
@@ -147,6 +169,7 @@ class HyenaDNATokenizer(TokenizersBackend):
         if add_bos_token is not None or add_eos_token is not None:
             self.update_post_processor()
         self.init_kwargs["add_eos_token"] = self.add_eos_token
+        self.init_kwargs |= {"alphabet": self.alphabet, "complement": self.complement}
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> "HyenaDNATokenizer":
@@ -156,10 +179,33 @@ class HyenaDNATokenizer(TokenizersBackend):
                 "pass it to a call, `tokenizer(text, add_special_tokens=False)`, or load with "
                 "`add_eos_token=False`."
             )
+        kwargs = {**_alphabet_of_model(args[0] if args else None), **kwargs}
         tokenizer = super().from_pretrained(*args, **kwargs)
         if kwargs.get("_from_pipeline") == "text-generation":
             tokenizer.add_eos_token = False  # a prompt will be continued, and [SEP] would end it
         return tokenizer
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """Save as in Transformers. The files of DNA stay as published: they name no alphabet."""
+        settings = self.init_kwargs
+        unnamed = {"complement"} if self.complement is None else set()
+        if self._alphabet == DNA:
+            unnamed.add("alphabet")
+        self.init_kwargs = {name: value for name, value in settings.items() if name not in unnamed}
+        try:
+            return super().save_pretrained(*args, **kwargs)
+        finally:
+            self.init_kwargs = settings
+
+    @property
+    def alphabet(self) -> str | list[str]:
+        """The name of the alphabet, or letters of one's own."""
+        return self._alphabet.spec
+
+    @property
+    def complement(self) -> str | list[str] | None:
+        """What letters of one's own pair with. The named alphabets know it themselves."""
+        return self._alphabet.complement_spec
 
     @property
     def do_upper_case(self) -> bool:
@@ -167,17 +213,20 @@ class HyenaDNATokenizer(TokenizersBackend):
 
     @do_upper_case.setter
     def do_upper_case(self, value: bool) -> None:
+        if value and not self._alphabet.ignores_case:
+            raise ValueError(
+                f"do_upper_case is {value}, but case matters in the alphabet {self.alphabet!r}: leave it out"
+            )
         # The table and Rust's normalizer say the same: the one for the fast path, the other for the
-        # rest and for tokenizer.json. 256 entries, one for each byte of an ASCII text.
+        # rest and for tokenizer.json. 256 entries, one for each byte of a packed text.
         self._do_upper_case = value
-        self._table = np.full(256, VOCABULARY["[UNK]"])
-        steps = []
-        for base in BASES:
-            other = READ_AS.get(base, "")
-            letters = other + (base + other).lower() if value else other
-            self._table[[ord(letter) for letter in base + letters]] = VOCABULARY[base]
-            if letters:
-                steps.append(normalizers.Replace(Regex(f"[{letters}]"), base))
+        self._table = self._alphabet.id_of_byte(value)
+        others = {letter: self._alphabet.read_like(letter, value) for letter in self._alphabet.letters}
+        steps = [
+            normalizers.Replace(Regex(f"[{characters}]"), letter)
+            for letter, characters in others.items()
+            if characters
+        ]
         self._tokenizer.normalizer = normalizers.Sequence(steps)
 
     def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
@@ -201,8 +250,8 @@ class HyenaDNATokenizer(TokenizersBackend):
     def _special_ids(self) -> tuple[list[int], list[int]]:
         """Return the ids that the backend's post-processor puts before and after a sequence."""
         # Ask it with a one-letter sequence: the setting may have come from a tokenizer.json.
-        ids = self._tokenizer.post_processor.process(self._one_base).ids
-        at = ids.index(VOCABULARY["A"])
+        ids = self._tokenizer.post_processor.process(self._one_letter).ids
+        at = ids.index(self._one_letter.ids[0])
         return ids[:at], ids[at + 1 :]
 
     def _encode_plus(self, text: Any, text_pair: Any = None, *args: Any, **kwargs: Any) -> BatchEncoding:
@@ -261,15 +310,15 @@ class HyenaDNATokenizer(TokenizersBackend):
         ):
             return None
 
-        # 2. Cut the texts, one character for one token, and find the width of each row.
-        texts = self._cut(texts, keep)
-        lengths = [len(before) + len(t) + len(after) for t in texts]
+        # 2. Make one byte for each token, cut the rows, and find their widths.
+        packed = self._cut([self._alphabet.pack(text) for text in texts], keep)
+        lengths = [len(before) + len(row) + len(after) for row in packed]
         widths = _padded_lengths(lengths, padding_strategy, max_length, pad_to_multiple_of)
         if return_tensors is not None and len(set(widths)) > 1:
             return None
 
         # 3. Look up each row.
-        data = self._rows(texts, before, after, widths, padding_side)
+        data = self._rows(packed, before, after, widths, padding_side)
         for row in data["input_ids"]:
             self._eventual_warn_about_too_long_sequence(row, max_length, verbose)
 
@@ -280,41 +329,41 @@ class HyenaDNATokenizer(TokenizersBackend):
             del data["attention_mask"]
         return _as_lists(data, isinstance(text, str)) if return_tensors is None else data
 
-    def _cut(self, texts: list[str], keep: int | None) -> list[str]:
-        """Return the texts cut to `keep` characters, on the tokenizer's side of truncation."""
+    def _cut(self, packed: list[bytes], keep: int | None) -> list[bytes]:
+        """Return the rows cut to `keep` tokens, on the tokenizer's side of truncation."""
         if keep is None:
-            return texts
+            return packed
         if self.truncation_side == "right":
-            return [text[:keep] for text in texts]
-        return [text[-keep:] for text in texts]
+            return [row[:keep] for row in packed]
+        return [row[-keep:] for row in packed]
 
     def _rows(
         self,
-        texts: list[str],
+        packed: list[bytes],
         before: list[int],
         after: list[int],
         widths: list[int],
         padding_side: str,
     ) -> dict[str, list[Any]]:
-        """Return the ids and the masks of ASCII texts, one array for each; see `_row`."""
+        """Return the ids and the masks of packed texts, one array for each; see `_row`."""
         data: dict[str, list[Any]] = {"input_ids": [], "attention_mask": []}
-        for text, width in zip(texts, widths, strict=True):
-            ids, mask = self._row(text, before, after, width, padding_side)
+        for row, width in zip(packed, widths, strict=True):
+            ids, mask = self._row(row, before, after, width, padding_side)
             data["input_ids"].append(ids)
             data["attention_mask"].append(mask)
         return data
 
     def _row(
-        self, text: str, before: list[int], after: list[int], width: int, padding_side: str
+        self, packed: bytes, before: list[int], after: list[int], width: int, padding_side: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids and the mask of one ASCII text, each int64 `(width,)`, pads included."""
-        length = len(before) + len(text) + len(after)
+        """Return the ids and the mask of one packed text, each int64 `(width,)`, pads included."""
+        length = len(before) + len(packed) + len(after)
         start = width - length if padding_side == "left" else 0
         end = start + length
-        # The letters are looked up all at once: the bytes of the text index the table.
+        # The letters are looked up all at once: their bytes index the table.
         ids = np.full(width, self.pad_token_id or 0, np.int64)
         ids[start : start + len(before)] = before
-        ids[start + len(before) : end - len(after)] = self._table[np.frombuffer(text.encode(), np.uint8)]
+        ids[start + len(before) : end - len(after)] = self._table[np.frombuffer(packed, np.uint8)]
         ids[end - len(after) : end] = after
         mask = np.zeros(width, np.int64)
         mask[start:end] = 1
@@ -328,13 +377,38 @@ class HyenaDNATokenizer(TokenizersBackend):
         has_added_tokens = len(self.added_tokens_decoder) != len(SPECIAL_TOKENS)
         if has_added_tokens or "token_type_ids" in self.model_input_names:
             return False
-        return all(isinstance(t, str) and t.isascii() and "[" not in t for t in texts)
+        return all(isinstance(t, str) and t.isascii() and not _has_special_token(t) for t in texts)
 
 
-def _make_backend() -> Tokenizer:
+def _alphabet_of_model(folder: Any) -> dict[str, Any]:
+    """Return the alphabet that the model of a folder names, if the folder has no tokenizer files."""
+    if not isinstance(folder, str | os.PathLike):
+        return {}
+    config = Path(folder, "config.json")
+    has_tokenizer = any(Path(folder, f"{name}.json").is_file() for name in ("tokenizer", "tokenizer_config"))
+    if has_tokenizer or not config.is_file():
+        return {}
+    stored = json.loads(config.read_text())
+    return {name: stored[name] for name in ("alphabet", "complement") if name in stored}
+
+
+def _has_special_token(text: str) -> bool:
+    # Most texts have no bracket at all, and are done after one search.
+    return "[" in text and _ANY_SPECIAL_TOKEN.search(text) is not None
+
+
+def _make_backend(alphabet: Alphabet) -> Tokenizer:
     """Make the Rust tokenizer. BPE without merges is its fastest model of single characters."""
     # Its cache would hold whole sequences, which never come twice.
-    backend = Tokenizer(BPE(VOCABULARY, [], unk_token="[UNK]", fuse_unk=False, cache_capacity=0))
+    model = BPE(alphabet.vocabulary, [], unk_token="[UNK]", fuse_unk=False, cache_capacity=0)
+    backend = Tokenizer(model)
+    if alphabet.long_letters:
+        # Cut the text into tokens first; the model then takes each piece whole. The pattern has
+        # every other character as well, or a whole stretch of them might be taken for a token.
+        model.ignore_merges = True
+        pieces = Regex(rf"{alphabet.pattern}|[\s\S]")
+        backend = Tokenizer(model)
+        backend.pre_tokenizer = pre_tokenizers.Split(pieces, "isolated")
     backend.add_special_tokens(
         [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
     )
@@ -342,23 +416,24 @@ def _make_backend() -> Tokenizer:
     return backend
 
 
-def _refuse_other_vocabularies(kwargs: dict[str, Any]) -> None:
+def _refuse_other_vocabularies(kwargs: dict[str, Any], alphabet: Alphabet) -> None:
     """Take the vocabulary out of the arguments.
 
     Raises:
-        ValueError: It is not the published one, or a backend was passed.
+        ValueError: It is not that of the alphabet, or a backend was passed.
     """
-    characters = kwargs.pop("characters", BASES)
-    vocab = kwargs.pop("vocab", VOCABULARY)
+    characters = kwargs.pop("characters", alphabet.letters)
+    vocab = kwargs.pop("vocab", alphabet.vocabulary)
     came = None
-    if tuple(characters) != BASES:
+    if tuple(characters) != alphabet.letters:
         came = f"characters={list(characters)}"
-    elif vocab != VOCABULARY:
+    elif vocab != alphabet.vocabulary:
         came = f"vocab={vocab}"
     if came is not None:
         raise ValueError(
-            f"HyenaDNATokenizer has the fixed vocabulary {VOCABULARY}, but got {came}. "
-            "Load other vocabularies with transformers.PreTrainedTokenizerFast."
+            f"HyenaDNATokenizer has the fixed vocabulary {alphabet.vocabulary} with the alphabet "
+            f"{alphabet.spec!r}, but got {came}. Name the letters by `alphabet`; load other vocabularies "
+            "with transformers.PreTrainedTokenizerFast."
         )
     for name in ("tokenizer_object", "tokenizer_file"):
         if kwargs.pop(name, None) is not None:

@@ -32,7 +32,8 @@ from datasets import Dataset, DatasetDict
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
-from hyenadna.training.runs.baselines import LOGISTIC, fit_kmers
+from hyenadna.genomics.letters import DNA, Alphabet
+from hyenadna.training.runs.baselines import fit_kmers, logistic_name
 from hyenadna.training.runs.files import write_json
 from hyenadna.training.runs.models import SHIPPED, RunResult, published_checkpoints
 from hyenadna.training.runs.settings import SHOWN_OF_TRAINING, parse_settings, say_next, setting
@@ -158,8 +159,9 @@ def compare_with_kmers(args: FinetuneArguments, labelled: LabelledData, output: 
     results = {"strands": {"used": strands.name, **(kmers["strands"] if asks else {})}}
     if kmers is None or not args.baselines:
         return Comparison(strands, results)
-    results["baselines"] = {LOGISTIC: {key: kmers[key] for key in ("metrics", "seconds", "C", "rows")}}
-    return Comparison(strands, results, partial(verdict, args, strands, kmers))
+    name = logistic_name(labelled.alphabet)
+    results["baselines"] = {name: {key: kmers[key] for key in ("metrics", "seconds", "C", "rows")}}
+    return Comparison(strands, results, partial(verdict, args, strands, kmers, alphabet=labelled.alphabet))
 
 
 def _kmers(args: FinetuneArguments, labelled: LabelledData, path: Path, asks: bool) -> dict:
@@ -193,28 +195,33 @@ def _strands(args: FinetuneArguments, kmers: dict | None) -> Strands:
 
 
 def verdict(
-    args: FinetuneArguments, strands: Strands, kmers: dict, metrics: dict[str, dict], part: str
+    args: FinetuneArguments,
+    strands: Strands,
+    kmers: dict,
+    metrics: dict[str, dict],
+    part: str,
+    alphabet: Alphabet = DNA,
 ) -> str:
     """Say how a trained model compares with k-mers on the tested part, and if it lost, what to try."""
     ours = 100 * metrics[part]["mcc"]
     theirs = 100 * kmers["metrics"][part]["mcc"]
     text = (
-        f"{LOGISTIC} on the same rows ({kmers['seconds']:.0f} s): mcc {theirs:.1f} %. "
+        f"{logistic_name(alphabet)} on the same rows ({kmers['seconds']:.0f} s): mcc {theirs:.1f} %. "
         f"This model: {ours:.1f} %, {abs(ours - theirs):.1f} points "
     )
     if ours >= theirs:
         return f"{text}{'higher' if ours > theirs else 'apart'}."
-    return f"{text}LOWER. To try: {'; '.join(_cures(args, strands))}."
+    return f"{text}LOWER. To try: {'; '.join(_cures(args, strands, alphabet))}."
 
 
-def _cures(args: FinetuneArguments, strands: Strands) -> list[str]:
+def _cures(args: FinetuneArguments, strands: Strands, alphabet: Alphabet) -> list[str]:
     """Return what may help a model that k-mers beat, the likeliest first."""
     cures = []
     if args.model is None:
         cures.append("start from a checkpoint (no --model none, no shape)")
     elif args.model == SHIPPED:
         cures.append("a larger checkpoint: --model LongSafari/hyenadna-small-32k-seqlen-hf")
-    if strands == READ[ONE]:
+    if strands == READ[ONE] and alphabet.complement is not None:
         cures.append("--strands both, if the labels belong to both strands")
     if args.lora_rank is None and args.model is not None:
         cures.append("--lora_rank 8")

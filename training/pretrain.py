@@ -5,6 +5,7 @@
     hyenadna pretrain --data human.fa mouse.fa.gz --weights 1 0.5 --reverse_complement 0.5  # several species
     hyenadna pretrain --data hg38.fa --bed classes.bed --class_weights exon=4 repeat=0.1  # by class
     hyenadna pretrain --data hg38.fa --output_dir pretrained --resume  # go on after a kill
+    hyenadna pretrain --data proteins.fa --alphabet protein  # other letters than those of DNA
     accelerate launch -m hyenadna pretrain --data hg38.fa  # on several devices
 
 Every position predicts the next base (arXiv 2306.15794): cross-entropy over all rows of the
@@ -43,9 +44,9 @@ from hyenadna.errors import InputError, read_json
 from hyenadna.genomics.fasta import SequenceFile, open_genomes
 from hyenadna.genomics.held_out import split_windows
 from hyenadna.genomics.intervals import Intervals, class_weights
-from hyenadna.genomics.letters import FIRST_BASE, SEP, SOFT_MASKED
+from hyenadna.genomics.letters import SEP, SOFT_MASKED, is_exact
 from hyenadna.genomics.windows import WindowCollator, WindowDataset, WindowSampler
-from hyenadna.tokenization import HyenaDNATokenizer
+from hyenadna.tokenization import Alphabet, HyenaDNATokenizer
 from hyenadna.training.runs.checkpoints import last_complete_checkpoint, remove_old_checkpoints
 from hyenadna.training.runs.files import write_json
 from hyenadna.training.runs.folder import (
@@ -58,8 +59,15 @@ from hyenadna.training.runs.folder import (
     saying_how_to_go_on,
     versions,
 )
-from hyenadna.training.runs.markov import ContextCounts, MarkovModels, count_contexts
-from hyenadna.training.runs.models import RunResult, ScratchArguments, load_checkpoint, make_model
+from hyenadna.training.runs.markov import ContextCounts, MarkovModels, count_contexts, highest_order
+from hyenadna.training.runs.models import (
+    RunResult,
+    ScratchArguments,
+    alphabet_of,
+    load_checkpoint,
+    make_model,
+    new_tokenizer,
+)
 from hyenadna.training.runs.settings import (
     SHOWN_OF_TRAINING,
     parse_settings,
@@ -68,6 +76,7 @@ from hyenadna.training.runs.settings import (
     setting,
     settings_not_compared,
 )
+from hyenadna.training.runs.strands import check_strand_settings
 from hyenadna.training.runs.trainer import HyenaDNATrainer, RecipeArguments
 
 MARKOV_FILE = "markov.json"
@@ -140,7 +149,9 @@ class PretrainArguments(ScratchArguments, RecipeArguments):
     length_warmup_stages: list[int] = setting(
         [], "Their lengths in bases, equally long stages (64, doubled up to window)."
     )
-    markov_order: int = setting(8, "Highest order of the Markov models to compare with; 0 for none.")
+    markov_order: int = setting(
+        8, "Highest order of the Markov models to compare with; 0 for none. Of proteins 3 at most."
+    )
     eval_windows: int = setting(
         512, "Validation windows, evenly spaced, for evaluations on the way; at the end: all.", compared=False
     )
@@ -512,6 +523,11 @@ def _contexts(
     strands = [False]
     if both_strands:
         strands.append(True)
+    # 0, 1, ... for the letters in order, 255 for all other ids.
+    exact = is_exact(dataset.genomes[0].alphabet)
+    digit_of_id = np.full(2 * SOFT_MASKED, 255, dtype=np.uint8)
+    for case in (0, SOFT_MASKED):
+        digit_of_id[case + np.flatnonzero(exact)] = np.arange(exact.sum())
 
     # Batches of about half a million bases, to bound the memory at any length of window.
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -521,15 +537,14 @@ def _contexts(
                 items = [(row, dataset.window, flip) for row in rows[i : i + size].tolist()]
                 # Without the last column, which holds [SEP] or pads.
                 ids = dataset.__getitems__(items)[:, :-1]
-                # 0 to 3 for A, C, G and T. All other ids, below A too, wrap around to above 3.
-                bases = (ids % SOFT_MASKED - FIRST_BASE).astype(np.uint8)
+                bases = digit_of_id[ids]
                 if keep_soft_masked:
                     targets = np.ones_like(bases, dtype=bool)
                 else:
                     targets = ids < SOFT_MASKED
                 yield bases, targets
 
-    return count_contexts(batches(), order)
+    return count_contexts(batches(), order, int(exact.sum()))
 
 
 def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> dict:
@@ -542,7 +557,8 @@ def fit_markov(args: PretrainArguments, datasets: dict[str, WindowDataset]) -> d
     keep = args.soft_masked_weight > 0
     both_strands = args.reverse_complement > 0
     train = datasets["train"]
-    order = args.markov_order
+    letters = int(is_exact(train.genomes[0].alphabet).sum())
+    order = min(args.markov_order, highest_order(letters))
     # `MarkovModels` tunes itself on one half against the other. Every second window, so that both
     # halves come from all over the genome.
     halves = [
@@ -599,9 +615,11 @@ def pretrain(args: PretrainArguments) -> RunResult:
         )
     output = Path(args.output_dir)
     is_main = args.process_index == 0
+    alphabet = alphabet_of(args)
+    check_strand_settings(args, alphabet)
     model, _ = make_model(HyenaDNAForCausalLM, args)
-    tokenizer = HyenaDNATokenizer(model_max_length=model.config.max_seq_len)
-    plan = _plan(args, _window(args, model.config.max_seq_len))
+    tokenizer = new_tokenizer(alphabet, model_max_length=model.config.max_seq_len)
+    plan = _plan(args, _window(args, model.config.max_seq_len), alphabet)
 
     settings = {**result_settings(args), **_fingerprints(plan)}
     settings["rows_per_step"] = plan.sampler.rows_per_step
@@ -640,7 +658,7 @@ def pretrain(args: PretrainArguments) -> RunResult:
         }
         # Last, because its presence says that the run is finished.
         write_json(output / METRICS_FILE, result.results)
-        print(_summary(result.results, output))
+        print(_summary(result.results, output, alphabet.unit))
     return result
 
 
@@ -666,11 +684,11 @@ def _window(args: PretrainArguments, max_seq_len: int) -> int:
     return window
 
 
-def _plan(args: PretrainArguments, window: int) -> _Plan:
+def _plan(args: PretrainArguments, window: int, alphabet: Alphabet) -> _Plan:
     """Open the data, split them into windows, and lay out the training."""
     # The main process goes first and writes the indexes that are missing. The others read them.
     with args.main_process_first(local=False, desc="indexing"):
-        genomes = open_genomes(args.data, args.sequence_column)
+        genomes = open_genomes(args.data, args.sequence_column, alphabet)
     parts = split_windows(
         genomes,
         window,
@@ -760,7 +778,7 @@ def _make_trainer(
         train_dataset=plan.datasets["train"],
         eval_dataset=plan.datasets["eval"],
         processing_class=tokenizer,
-        data_collator=WindowCollator(args.soft_masked_weight),
+        data_collator=WindowCollator(args.soft_masked_weight, plan.genomes[0].alphabet),
         sampler=plan.sampler,
         markov={part: min(markov[part]["perplexity"].values()) for part in plan.datasets if part in markov},
     )
@@ -815,7 +833,8 @@ def _print_plan(plan: _Plan) -> None:
             in_file = windows[windows.file == file]
             if len(in_file):
                 bases = in_file.lengths.sum()
-                print(f"{part:>12}: {len(in_file):>10,} windows, {bases:>14,} bases of {genome.path}")
+                unit = genome.alphabet.unit
+                print(f"{part:>12}: {len(in_file):>10,} windows, {bases:>14,} {unit}s of {genome.path}")
     sampler = plan.sampler
     print(f"{plan.steps:,} steps of {sampler.rows_per_step} windows, {sampler.steps_per_epoch:,} an epoch")
     if len(sampler.stages) > 1:
@@ -853,12 +872,12 @@ def _markov_table(markov: dict) -> str:
     return "\n".join(lines)
 
 
-def _summary(results: dict, output: Path) -> str:
+def _summary(results: dict, output: Path, unit: str) -> str:
     lines = []
     if results["markov"]:
         lines.append(_markov_table(results["markov"]))
     for part, values in results["metrics"].items():
-        line = f"{part}: perplexity {values['perplexity']:.4f} per base, on {values['bases']:,} bases"
+        line = f"{part}: perplexity {values['perplexity']:.4f} per {unit}, on {values['bases']:,} {unit}s"
         if results["markov"]:
             order, best = min(results["markov"][part]["perplexity"].items(), key=lambda item: item[1])
             line += f"; best Markov model (order {order}): {best:.4f}"

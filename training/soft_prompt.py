@@ -29,7 +29,13 @@ from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training.runs.adapters import add_prompt
 from hyenadna.training.runs.language import NextTokenCollator, letters_of_labels
 from hyenadna.training.runs.metrics import make_compute_metrics
-from hyenadna.training.runs.models import BackboneArguments, RunResult, make_model
+from hyenadna.training.runs.models import (
+    BackboneArguments,
+    RunResult,
+    alphabet_of,
+    make_model,
+    new_tokenizer,
+)
 from hyenadna.training.runs.settings import (
     SHOWN_OF_TRAINING,
     names_of,
@@ -141,7 +147,8 @@ def language_model_for_letters(args: BackboneArguments) -> tuple[HyenaDNAForCaus
     """Load the checkpoint as a language model, and a tokenizer without special tokens."""
     # `NextTokenCollator` puts [SEP] where it belongs, so the tokenizer must not add one.
     model, _ = make_model(HyenaDNAForCausalLM, args)
-    return model, HyenaDNATokenizer(add_eos_token=False, model_max_length=model.config.max_seq_len)
+    settings = {"add_eos_token": False, "model_max_length": model.config.max_seq_len}
+    return model, new_tokenizer(alphabet_of(args), **settings)
 
 
 def _classifier_with_prompt(args: SoftPromptArguments, labelled: LabelledData) -> dict:
@@ -164,7 +171,7 @@ def _language_model_with_prompt(args: SoftPromptArguments, labelled: LabelledDat
         raise InputError(
             f"the form next_token is for single labels, but the problem is {labelled.problem_type}"
         )
-    letters = letters_of_labels(labelled.label_names, args.label_letters)
+    letters = letters_of_labels(labelled.label_names, args.label_letters, labelled.alphabet)
     model, tokenizer = language_model_for_letters(args)
     # The prompt, [SEP] and the letter must fit beside the longest sequence.
     max_seq_len = model.config.max_seq_len

@@ -260,6 +260,7 @@ RESUME = f"finetune --resume {TINY} {QUICK} {SAVE} --output_dir {{w}}/run --data
 EMBED = "embed --model {w}/model --use_cpu --output_dir {out} "
 RE_EMBED = "embed --resume --model {w}/model --data {w}/rows.csv --use_cpu --output_dir {w}/embedded"
 VARIANTS = "variants --model {w}/model --window 40 --output_dir {out} --fasta {w}/"
+PREDICT = "predict --model {w}/run --output {w}/p.csv "
 SPECIES = f"species {TINY} {QUICK} --window 50 --windows_per_epoch 16 --test_windows 4 --output_dir {{out}} "
 CHROMATIN = f"chromatin {TINY} {QUICK} --window 60 --fasta {{w}}/g.fa --output_dir {{out}} --data {{w}}/"
 MODEL_COMMANDS = (
@@ -294,6 +295,12 @@ READERS = [  # a new reader is one line
     Reader("rows.csv.gz", SCORE + "rows.csv.gz"),
     Reader("rows.parquet", SCORE + "rows.parquet", FOOTER),
     Reader("rows.txt", SCORE + "rows.txt", CUT),
+    Reader("rows.csv", PREDICT + "--data {w}/rows.csv", CUT),
+    Reader("g.fa", PREDICT + "--window 40 --fasta {w}/g.fa", CUT),
+    Reader("g.fa.bgz", PREDICT + "--window 40 --fasta {w}/g.fa.bgz"),
+    Reader("x.bed", PREDICT + "--window 40 --fasta {w}/g.fa --regions {w}/x.bed", CUT),
+    Reader("run/config.json", PREDICT + "--data {w}/rows.csv"),
+    Reader("run/model.safetensors", PREDICT + "--data {w}/rows.csv", (*WEIGHTS, "flipped early")),
     Reader("g.fa", PRETRAIN + "g.fa", CUT),
     Reader("g.fa.bgz", PRETRAIN + "g.fa.bgz"),
     Reader("rows.csv", PRETRAIN + "rows.csv", CUT),
@@ -427,6 +434,8 @@ def complaint(outcome: Outcome, command: str, *names: str) -> str | None:
 
 COMMANDS = [  # a new command is one line
     "score --model {w}/model --data {w}/rows.csv --output {out}.tsv",
+    "predict --model {w}/run --data {w}/rows.csv --output {out}.csv",
+    "predict --model {w}/run --fasta {w}/g.fa --window 40 --output {out}.bedgraph",
     "embed --model {w}/model --use_cpu --data {w}/rows.csv --output_dir {out}",
     "variants --model {w}/model --window 40 --fasta {w}/g.fa --vcf {w}/v.vcf.bgz --output_dir {out}",
     "variants --model {w}/model --window 40 --fasta {w}/g.fa --mutagenesis 1:10-12 --output_dir {out}",

@@ -288,7 +288,7 @@ def few_shot(args: FewShotArguments, data: Dataset | DatasetDict | None = None) 
     labelled = read_data(args, data)
     if labelled.problem_type != SINGLE_LABEL:
         raise InputError(f"few-shot is for single labels, but the problem is {labelled.problem_type}")
-    letters = letters_of_labels(labelled.label_names, args.label_letters)
+    letters = letters_of_labels(labelled.label_names, args.label_letters, labelled.alphabet)
     output = Path(args.output_dir)
     is_main = args.process_index == 0
     settings = settings_of(args, labelled)

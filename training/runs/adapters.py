@@ -21,7 +21,8 @@ from hyenadna import (
     HyenaDNAPreTrainedModel,
 )
 from hyenadna.errors import InputError
-from hyenadna.tokenization import HyenaDNATokenizer
+from hyenadna.genomics.letters import encode
+from hyenadna.tokenization import Alphabet, find_alphabet
 
 from .models import check_finite, load_checkpoint, loading
 
@@ -61,7 +62,7 @@ def add_prompt(
         )
     ids = None
     if init_text is not None:
-        ids = _bases(init_text)
+        ids = _letters(init_text, find_alphabet(model.config.alphabet, model.config.complement))
     # peft starts the tokens from N(0, 1), fifty times as wide as the embeddings: they would drown
     # the sequence. So set them here.
     adapted = get_peft_model(
@@ -88,13 +89,17 @@ def add_prompt(
     return adapted
 
 
-def _bases(text: str) -> list[int]:
+def _letters(text: str, alphabet: Alphabet) -> list[int]:
+    """Return the ids of a text that holds the letters of the alphabet and no others."""
+    known = f"{alphabet.unit}s: {', '.join(alphabet.letters)}"
+    if alphabet.ignores_case:
+        text = text.upper()
     if not text:
-        raise InputError("init_text '' is empty; write bases: A, C, G, T, N")
-    wrong = sorted(set(text.upper()) - set("ACGTN"))
+        raise InputError(f"init_text '' is empty; write {known}")
+    wrong = sorted(set(alphabet.tokens(alphabet.pack(text))) - set(alphabet.letters))
     if wrong:
-        raise InputError(f"init_text {text!r} holds {wrong}; write bases: A, C, G, T, N")
-    return HyenaDNATokenizer()(text.upper(), add_special_tokens=False)["input_ids"]
+        raise InputError(f"init_text {text!r} holds {wrong}; write {known}")
+    return encode(text, alphabet).tolist()
 
 
 def load_adapted(folder: str | Path, base: str | Path | None = None) -> PeftModel:

@@ -2,7 +2,8 @@
 
 - the most frequent class;
 - naive Bayes on 5-mers;
-- logistic regression on 1- to 6-mers, with the penalty chosen on the validation part.
+- logistic regression on 1- to 6-mers, with the penalty chosen on the validation part. Of alphabets
+  with more letters, such as that of proteins, on 1- to 3-mers.
 
 All are scikit-learn's, fitted on the training part alone and evaluated like the networks.
 `fit_kmers` fits only the last one, in bounded time, and uses it to find out whether the labels
@@ -28,13 +29,12 @@ from transformers import EvalPrediction
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL, LabelledData
-from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.letters import DNA, SOFT_MASKED, Alphabet, encode, is_exact, reverse_complement
 
 from .metrics import make_compute_metrics
 
 MAJORITY = "most frequent class"
 NAIVE_BAYES = "5-mer naive Bayes"
-LOGISTIC = "1..6-mer logistic regression"
 PENALTIES = (0.001, 0.01, 0.1, 1.0)  # values of C, from strong to weak
 
 # Bounds of `fit_kmers`: counting ten million bases takes about half a minute.
@@ -47,12 +47,69 @@ FOLDS = 5
 # One strand is chosen only if it predicts these rows better by this many standard errors. In doubt
 # both are better, because they double the data.
 CLEARLY = 2.0
+_SHIFT = 0x100  # of an id to a character
 
 _UPPER_CASE = str.maketrans("acgtuU", "ACGTTT")
 
 
+def longest_kmer(alphabet: Alphabet) -> int:
+    """Return the longest k-mers to count: of many letters, there are too many long ones."""
+    return 6 if len(alphabet.letters) <= 5 else 3
+
+
+def logistic_name(alphabet: Alphabet) -> str:
+    """Return the name of the k-mer model in reports."""
+    return f"1..{longest_kmer(alphabet)}-mer logistic regression"
+
+
+LOGISTIC = logistic_name(DNA)
+
+
+class Kmers:
+    """Which k-mers are counted: those of size 1 to `longest_kmer`.
+
+    Of DNA and RNA all; of larger alphabets those that two training sequences have, since most of the
+    possible ones never occur. K-mers with an ambiguous letter do not count.
+
+    Args:
+        alphabet: The letters.
+        train: The training sequences.
+    """
+
+    def __init__(self, alphabet: Alphabet, train: Sequence[str]):
+        self.alphabet = alphabet
+        self.sizes = range(1, longest_kmer(alphabet) + 1)
+        self.columns: list[str] | None = None
+        if alphabet != DNA:
+            exact = "".join(chr(_SHIFT + i) for i in np.flatnonzero(is_exact(alphabet)))
+            least = 1 if len(alphabet.letters) <= 5 else min(2, len(train))
+            counter = CountVectorizer(analyzer="char", ngram_range=(1, max(self.sizes)), min_df=least)
+            counter.set_params(preprocessor=self._text)
+            seen = counter.fit(train).get_feature_names_out()
+            self.columns = [kmer for kmer in seen if set(kmer) <= set(exact)]
+
+    def count(self, sequences: Iterable[str]) -> sparse.csr_matrix:
+        """Return how often each sequence has each k-mer, float32 `(sequences, k-mers)`."""
+        if self.columns is None:
+            return count_kmers(sequences, self.sizes)
+        counter = CountVectorizer(
+            analyzer="char",
+            ngram_range=(1, max(self.sizes)),
+            vocabulary=self.columns,
+            preprocessor=self._text,
+            dtype=np.float32,
+        )
+        return counter.transform(sequences)
+
+    def _text(self, sequence: str) -> str:
+        """Return a sequence with one character for each token."""
+        # Shifted, because the ids of some letters are those of blanks, which scikit-learn joins.
+        ids = encode(sequence, self.alphabet) % SOFT_MASKED
+        return (ids.astype("<u2") + _SHIFT).tobytes().decode("utf-16-le")
+
+
 def count_kmers(sequences: Iterable[str], sizes: Sequence[int]) -> sparse.csr_matrix:
-    """Count the k-mers of each sequence.
+    """Count the k-mers of each sequence of DNA.
 
     Only k-mers of A, C, G and T count. U is read as T.
 
@@ -95,6 +152,8 @@ def fit_baselines(data: LabelledData) -> dict[str, dict]:
     start = time.monotonic()
     sequences = {part: rows["sequence"][:] for part, rows in data.parts.items()}
     labels = {part: np.array(rows["label"][:]) for part, rows in data.parts.items()}
+    if data.alphabet != DNA:
+        raise InputError(f"these baselines are for DNA, but the alphabet is {data.alphabet.spec!r}")
     fives = {part: count_kmers(rows, [5]) for part, rows in sequences.items()}
     shares = {part: _shares(count_kmers(rows, range(1, 7))) for part, rows in sequences.items()}
     counting_seconds = time.monotonic() - start
@@ -116,7 +175,7 @@ def fit_baselines(data: LabelledData) -> dict[str, dict]:
 
 
 def fit_kmers(data: LabelledData, compare_strands: bool = True) -> dict[str, Any]:
-    """Fit logistic regression on 1- to 6-mers in bounded time, and compare one strand with both.
+    """Fit logistic regression on k-mers in bounded time, and compare one strand with both.
 
     A large data set is sampled: at most `MOST_ROWS` rows and `MOST_BASES` bases of each part.
 
@@ -135,7 +194,8 @@ def fit_kmers(data: LabelledData, compare_strands: bool = True) -> dict[str, Any
     labels = {}
     for part, rows in data.parts.items():
         sequences[part], labels[part] = _sample(rows["sequence"][:], np.array(rows["label"][:]))
-    shares = {part: _shares(count_kmers(texts, range(1, 7))) for part, texts in sequences.items()}
+    kmers = Kmers(data.alphabet, sequences["train"])
+    shares = {part: _shares(kmers.count(texts)) for part, texts in sequences.items()}
     penalty, model = _fit_logistic(shares, labels)
     result = {
         "metrics": _measure(model, shares, labels),
@@ -145,7 +205,7 @@ def fit_kmers(data: LabelledData, compare_strands: bool = True) -> dict[str, Any
     }
     result["curve"] = _learning_curve(shares, labels, penalty)
     if compare_strands:
-        result["strands"] = _compare_strands(sequences, labels, shares, penalty)
+        result["strands"] = _compare_strands(kmers, sequences, labels, shares, penalty)
     return result
 
 
@@ -183,6 +243,7 @@ def _learning_curve(
 
 
 def _compare_strands(
+    kmers: Kmers,
     sequences: dict[str, list[str]],
     labels: dict[str, np.ndarray],
     shares: dict[str, sparse.csr_matrix],
@@ -196,9 +257,8 @@ def _compare_strands(
     """
     of_both = {}
     for part in ("train", "validation"):
-        other = [reverse_complement(sequence) for sequence in sequences[part]]
-        counts = count_kmers(sequences[part], range(1, 7)) + count_kmers(other, range(1, 7))
-        of_both[part] = _shares(counts)
+        other = [reverse_complement(sequence, kmers.alphabet) for sequence in sequences[part]]
+        of_both[part] = _shares(kmers.count(sequences[part]) + kmers.count(other))
     losses_one = _held_out_losses(shares, labels, penalty)
     losses_both = _held_out_losses(of_both, labels, penalty)
 

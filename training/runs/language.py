@@ -6,7 +6,8 @@ from transformers import EvalPrediction
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import SINGLE_LABEL
-from hyenadna.tokenization import HyenaDNATokenizer
+from hyenadna.tokenization import Alphabet, HyenaDNATokenizer
+from hyenadna.tokenization.alphabets_hyenadna import DNA
 
 from .metrics import make_compute_metrics
 
@@ -14,22 +15,28 @@ from .metrics import make_compute_metrics
 _LETTERS = {2: "AN", 3: "AGN", 4: "ACGN", 5: "ACGTN"}
 
 
-def letters_of_labels(label_names: list[str], letters: str | None = None) -> str:
+def letters_of_labels(label_names: list[str], letters: str | None = None, alphabet: Alphabet = DNA) -> str:
     """Return a letter for each class, in the order of `label_names`.
 
     Raises:
         InputError: There are too many classes, or the letters do not fit them.
     """
-    if letters is None and len(label_names) not in _LETTERS:
-        raise InputError(
-            f"{len(label_names)} classes {label_names[:6]} have no letters: a label is one of A, C, G, "
-            "T, N. Use the form classifier"
-        )
-    letters = _LETTERS[len(label_names)] if letters is None else letters.upper()
-    if len(letters) != len(label_names) or len(set(letters)) < len(letters) or set(letters) - set("ACGTN"):
+    known = [letter for letter in alphabet.letters if len(letter) == 1]
+    if letters is None:
+        letters = "".join(known[: len(label_names)])
+        if alphabet == DNA:
+            letters = _LETTERS.get(len(label_names), "")
+        if len(letters) < len(label_names):
+            raise InputError(
+                f"{len(label_names)} classes {label_names[:6]} have no letters: a label is one of "
+                f"{', '.join(known)}. Use the form classifier"
+            )
+    if alphabet.ignores_case:
+        letters = letters.upper()
+    if len(letters) != len(label_names) or len(set(letters)) < len(letters) or set(letters) - set(known):
         raise InputError(
             f"label_letters {letters!r} do not fit the {len(label_names)} classes {label_names}: write "
-            "a different letter of ACGTN for each"
+            f"a different letter of {''.join(known)} for each"
         )
     return letters
 

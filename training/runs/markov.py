@@ -29,17 +29,38 @@ from hyenadna.errors import InputError
 STRENGTHS = (0.0625, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)  # candidates for a_k
 
 
+# The most cells of a table, so that it fits into memory: 4 ** 11, those of order 10 for DNA.
+_MOST_CELLS = 4**11
+
+
+def highest_order(letters: int) -> int:
+    """Return the highest order whose table fits into memory, for so many letters.
+
+    >>> highest_order(4), highest_order(22)
+    (10, 3)
+    """
+    order = 0
+    while letters ** (order + 2) <= _MOST_CELLS:
+        order += 1
+    return order
+
+
 class ContextCounts:
     """How often each base follows each context, by the length of the context.
 
     `exact[h]`, int64 `(4**h, 4)`, counts the targets with exactly h bases of context; the last
     table counts those with `order` or more. A row is a context, read as a number in base 4 (A 0, C
     1, G 2, T 3) with the oldest base first. A column is the target.
+
+    Args:
+        order: The longest context that counts.
+        letters: How many letters there are: 4 of DNA. Another number takes the place of each 4.
     """
 
-    def __init__(self, order: int):
+    def __init__(self, order: int, letters: int = 4):
         self.order = order
-        self.exact = [np.zeros((4**h, 4), dtype=np.int64) for h in range(order + 1)]
+        self.letters = letters
+        self.exact = [np.zeros((letters**h, letters), dtype=np.int64) for h in range(order + 1)]
 
     def add(self, bases: np.ndarray, targets: np.ndarray) -> None:
         """Count the targets of some windows.
@@ -48,14 +69,15 @@ class ContextCounts:
             bases: Windows `(n, length)`, 0 to 3 for A, C, G and T. Any other value is no base.
             targets: Which of them count, bool `(n, length)`.
         """
-        valid = bases < 4
+        letters = self.letters
+        valid = bases < letters
         digits = np.zeros(bases.shape, dtype=np.int32)
         digits[valid] = bases[valid]
 
         # All windows and positions at once: shift the digits of the windows against themselves, one
         # position further in each round. After round h, at every position,
-        # - `code` is a number in base 4. Its lowest digit is the base itself, digit j the base j
-        #   positions before it, up to j = h;
+        # - `code` is a number in base 4 (or as many as there are letters). Its lowest digit is the
+        #   base itself, digit j the base j positions before it, up to j = h;
         # - `unbroken` says whether all of these h positions are bases inside the window;
         # - `history` counts the rounds so far in which that held: the length of the context.
         code = digits.copy()
@@ -64,16 +86,16 @@ class ContextCounts:
         for h in range(1, self.order + 1):
             unbroken[:, h:] &= valid[:, :-h]
             unbroken[:, :h] = False  # h positions back would be before the window
-            code[:, h:] += digits[:, :-h] << (2 * h)
+            code[:, h:] += digits[:, :-h] * letters**h
             history += unbroken
 
         targets = targets & valid
         targets[:, 0] = False  # the first base of a window has no prediction
 
         # A context of length h and its target are the lowest h + 1 digits, which are row and column
-        # of the table, read as one number. Higher digits lie beyond the break and are masked.
+        # of the table, read as one number. Higher digits lie beyond the break and are dropped.
         for h, counts in enumerate(self.exact):
-            chosen = code[targets & (history == h)] & (4 ** (h + 1) - 1)
+            chosen = code[targets & (history == h)] % letters ** (h + 1)
             counts += np.bincount(chosen, minlength=counts.size).reshape(counts.shape)
 
     def totals(self) -> list[np.ndarray]:
@@ -85,7 +107,7 @@ class ContextCounts:
         # From the longest context down. A target with more context counts as well: sum over the
         # oldest base, which is the highest digit of the row and so the first axis here.
         for exact in self.exact[-2::-1]:
-            longer = totals[0].reshape(4, *exact.shape).sum(axis=0)
+            longer = totals[0].reshape(self.letters, *exact.shape).sum(axis=0)
             totals.insert(0, exact + longer)
         return totals
 
@@ -95,9 +117,11 @@ class ContextCounts:
         return int(sum(counts.sum() for counts in self.exact))
 
 
-def count_contexts(batches: Iterable[tuple[np.ndarray, np.ndarray]], order: int) -> ContextCounts:
+def count_contexts(
+    batches: Iterable[tuple[np.ndarray, np.ndarray]], order: int, letters: int = 4
+) -> ContextCounts:
     """Count batches of (bases, targets); see `ContextCounts.add`."""
-    counts = ContextCounts(order)
+    counts = ContextCounts(order, letters)
     for bases, targets in batches:
         counts.add(bases, targets)
     return counts
@@ -119,7 +143,7 @@ class MarkovModels:
         second = other.totals()
         # p(x | c) of the order below, fitted on the first half, on the second and on both. Below
         # order 0 it is uniform.
-        uniform = np.full((1, 4), 0.25)
+        uniform = np.full((1, one.letters), 1 / one.letters)
         p_first = uniform
         p_second = uniform
         p_both = uniform

@@ -1,7 +1,7 @@
 """Make the model of a run, from scratch or from a checkpoint, always in float32."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -21,7 +21,8 @@ from hyenadna.errors import (
     one_line,
     only_a_path,
 )
-from hyenadna.tokenization import HyenaDNATokenizer
+from hyenadna.tokenization import Alphabet, HyenaDNATokenizer, find_alphabet
+from hyenadna.tokenization.alphabets_hyenadna import DNA
 
 from .settings import setting
 
@@ -60,7 +61,14 @@ class BackboneArguments:
 class ScratchArguments(BackboneArguments):
     """The same, and the shape of a model from scratch. A checkpoint has its own shape."""
 
-    SHAPE: ClassVar[tuple[str, ...]] = ("d_model", "n_layer", "max_seq_len", "initializer_range")
+    SHAPE: ClassVar[tuple[str, ...]] = (
+        "d_model",
+        "n_layer",
+        "max_seq_len",
+        "initializer_range",
+        "alphabet",
+        "complement",
+    )
 
     model: str | None = setting(None, "Checkpoint: a folder or an id on the Hub. Without it: from scratch.")
     d_model: int | None = setting(None, "Width, from scratch (128).")
@@ -69,12 +77,20 @@ class ScratchArguments(BackboneArguments):
     initializer_range: float | None = setting(
         None, "Standard deviation of the initial weights, from scratch (0.02)."
     )
+    alphabet: str | None = setting(
+        None, "Letters, from scratch: dna (the default), rna, protein, smiles, or your own, such as HP."
+    )
+    complement: str | None = setting(
+        None, "What letters of your own pair with, in their order; without it there is no second strand."
+    )
 
     def choose_checkpoint(self) -> None:
         """Start from the checkpoint in the package, unless a model or a shape was chosen.
 
         `model` is None afterwards if the model is to start from scratch.
         """
+        if self.alphabet == DNA.name:
+            self.alphabet = None  # it is that of the checkpoint in the package, too
         if self.model is None and not given(self, self.SHAPE):
             self.model = SHIPPED
         elif self.model == SCRATCH:
@@ -171,12 +187,7 @@ def load_checkpoint(
         InputError: The checkpoint cannot be loaded, is of another architecture, or lacks
             parameters.
     """
-    hint = " (Lightning checkpoints and other layouts: `hyenadna convert` first)"
-    nowhere = f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub"
-    reason = only_a_path(checkpoint_path(name))
-    if reason is not None:
-        raise InputError(f"{nowhere}: {reason}")
-    with loading(name, nowhere, hint):
+    with _loading_config(name):
         check_counts(PreTrainedConfig.get_config_dict(checkpoint_path(name))[0], name)
         config = AutoConfig.from_pretrained(checkpoint_path(name))
     # `AutoConfig` above, and not our class: it would read the config.json of any other model.
@@ -203,6 +214,50 @@ def load_checkpoint(
         )
     check_finite(model, name)
     return model, config
+
+
+def _loading_config(name: str) -> AbstractContextManager[None]:
+    hint = " (Lightning checkpoints and other layouts: `hyenadna convert` first)"
+    nowhere = f"model {name!r} is neither a folder with a checkpoint nor loads from the Hub"
+    reason = only_a_path(checkpoint_path(name))
+    if reason is not None:
+        raise InputError(f"{nowhere}: {reason}")
+    return loading(name, nowhere, hint)
+
+
+def alphabet_of(args: Any) -> Alphabet:
+    """Return the alphabet of a run: that of its checkpoint, or the one for a model from scratch.
+
+    Raises:
+        InputError: The checkpoint cannot be loaded, or the letters cannot be an alphabet.
+    """
+    if args.model is not None:
+        return alphabet_of_checkpoint(args.model)
+    letters = getattr(args, "alphabet", None) or DNA.name
+    return _alphabet(letters, getattr(args, "complement", None), "")
+
+
+def alphabet_of_checkpoint(name: str) -> Alphabet:
+    """Return the alphabet that the config.json of a checkpoint names, without loading its weights."""
+    with _loading_config(name):
+        stored = PreTrainedConfig.get_config_dict(checkpoint_path(name))[0]
+    return _alphabet(stored.get("alphabet", DNA.name), stored.get("complement"), f"model {name!r}: ")
+
+
+def _alphabet(letters: Any, complement: Any, where: str) -> Alphabet:
+    try:
+        return find_alphabet(letters, complement)
+    except ValueError as error:
+        raise InputError(f"{where}{error}") from error
+
+
+def check_alphabet(data: Alphabet, model: HyenaDNAConfig) -> None:
+    """Raise `InputError` if sequences have other letters than the model."""
+    if data.spec != model.alphabet:
+        raise InputError(
+            f"the sequences have the alphabet {data.spec!r}, but the model has {model.alphabet!r}; use one "
+            f"of {data.spec!r}"
+        )
 
 
 def check_size(cls: type[Model], config: HyenaDNAConfig, name: str) -> None:
@@ -253,21 +308,33 @@ def loading(name: str | Path, what: str, hint: str = "") -> Iterator[None]:
 
 
 def load_tokenizer(name: str, **settings: Any) -> HyenaDNATokenizer:
-    """Load the tokenizer of a checkpoint. Without tokenizer files, it has the published vocabulary.
+    """Load the tokenizer of a checkpoint. Without tokenizer files, config.json names its alphabet.
 
     Raises:
-        InputError: Its files are damaged.
+        InputError: Its files are damaged, or have another alphabet than config.json.
     """
     path = checkpoint_path(name)
+    alphabet = alphabet_of_checkpoint(name)
     has_files = any(Path(path, file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
     with loading(name, f"the tokenizer of model {name!r} cannot be loaded"):
         try:
-            return HyenaDNATokenizer.from_pretrained(path, **settings)
+            tokenizer = HyenaDNATokenizer.from_pretrained(path, **settings)
         except OSError:
             # Raised for missing files and for damaged ones. Only missing ones are fine.
             if has_files:
                 raise
-            return HyenaDNATokenizer(**settings)
+            return new_tokenizer(alphabet, **settings)
+        if tokenizer.alphabet != alphabet.spec:
+            raise InputError(
+                f"model {name!r}: its tokenizer has the alphabet {tokenizer.alphabet!r}, but its config.json "
+                f"{alphabet.spec!r}; write the right one into config.json"
+            )
+        return tokenizer
+
+
+def new_tokenizer(alphabet: Alphabet, **settings: Any) -> HyenaDNATokenizer:
+    """Make a tokenizer of an alphabet."""
+    return HyenaDNATokenizer(alphabet=alphabet.spec, complement=alphabet.complement_spec, **settings)
 
 
 def load_language_model(name: str, device: str | None = None) -> HyenaDNAForCausalLM:

@@ -6,12 +6,15 @@ sites, and promoters that all point one way, belong to one.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from transformers import EvalPrediction
 
 from hyenadna.errors import InputError
 from hyenadna.genomics.labelled import LabelledData
+from hyenadna.tokenization import Alphabet
+from hyenadna.tokenization.alphabets_hyenadna import DNA
 
 ONE = "one"
 BOTH = "both"
@@ -42,8 +45,24 @@ class Strands:
 READ = {ONE: Strands(), BOTH: Strands(flip=0.5, average_at_end=True, average=True)}
 
 
+def check_strand_settings(args: Any, alphabet: Alphabet) -> None:
+    """Raise `InputError` if settings ask for a second strand of letters without a complement."""
+    if alphabet.complement is not None:
+        return
+    for name in ("reverse_complement", "test_time_averaging"):
+        if getattr(args, name, None):
+            raise InputError(
+                f"{name} reads the other strand, but the alphabet {alphabet.spec!r} has no complement: "
+                "leave it out"
+            )
+
+
 def check_second_strand(data: LabelledData) -> None:
-    """Raise `InputError` for RNA, which has one strand."""
+    """Raise `InputError` for RNA, which has one strand, and for letters without a complement."""
+    if data.alphabet.complement is None:
+        raise InputError(
+            f"strands is 'both', but the alphabet {data.alphabet.spec!r} has no complement. Use --strands one"
+        )
     row = _first_rna(data)
     if row is not None:
         raise InputError(
@@ -53,12 +72,14 @@ def check_second_strand(data: LabelledData) -> None:
 
 
 def has_second_strand(data: LabelledData) -> bool:
-    """Return whether the sequences are DNA: a U in any of them says that they are RNA."""
-    return _first_rna(data) is None
+    """Return whether the sequences have a second strand: a U among DNA says that it is RNA."""
+    return data.alphabet.complement is not None and _first_rna(data) is None
 
 
 def _first_rna(data: LabelledData) -> tuple[str, int] | None:
-    """Return the part of the first sequence with a U, and its row in its source."""
+    """Return the part of the first sequence of DNA with a U, and its row in its source."""
+    if data.alphabet != DNA:
+        return None
     for part, rows in data.parts.items():
         for i, sequence in enumerate(rows["sequence"][:]):
             if "U" in sequence or "u" in sequence:

@@ -24,7 +24,7 @@ from hyenadna.genomics.labelled import (
     count_table,
     read_labelled_data,
 )
-from hyenadna.genomics.letters import reverse_complement
+from hyenadna.genomics.letters import DNA, Alphabet, reverse_complement
 from hyenadna.tokenization import HyenaDNATokenizer
 
 from .checkpoints import last_complete_checkpoint
@@ -41,11 +41,20 @@ from .folder import (
     versions,
 )
 from .metrics import make_compute_metrics, predicted_labels, probabilities
-from .models import RunResult, ScratchArguments, given, load_checkpoint, load_tokenizer, make_model
+from .models import (
+    RunResult,
+    ScratchArguments,
+    alphabet_of,
+    check_alphabet,
+    given,
+    load_checkpoint,
+    load_tokenizer,
+    make_model,
+)
 from .outputs import inert
 from .pictures import write_confusion_matrix
 from .settings import result_settings, setting, settings_not_compared
-from .strands import Strands, mean_of_strands
+from .strands import Strands, check_strand_settings, mean_of_strands
 from .trainer import HyenaDNATrainer, RecipeArguments
 
 _LABEL_DTYPE = {SINGLE_LABEL: torch.int64, MULTI_LABEL: torch.float32, REGRESSION: torch.float32}
@@ -189,14 +198,23 @@ class StrandedRows(torch.utils.data.Dataset):
         p: Probability of the other strand.
         seed: Of the coin.
         both: Give the rows and after the last of them all their reverse complements, in order.
+        alphabet: Which letters pair.
     """
 
-    def __init__(self, rows: Dataset, p: float = 0.0, seed: int = 0, both: bool = False):
+    def __init__(
+        self,
+        rows: Dataset,
+        p: float = 0.0,
+        seed: int = 0,
+        both: bool = False,
+        alphabet: Alphabet = DNA,
+    ):
         self.sequences = rows["sequence"][:]
         self.labels = rows["label"][:]
         self.p = p
         self.seed = seed
         self.both = both
+        self.alphabet = alphabet
         # In shared memory: data-loader workers may outlive an epoch, and have to see the next one's
         # number.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -207,10 +225,13 @@ class StrandedRows(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> dict:
         if self.both and i >= len(self.sequences):
             i -= len(self.sequences)
-            return {"sequence": reverse_complement(self.sequences[i]), "label": self.labels[i]}
+            return {
+                "sequence": reverse_complement(self.sequences[i], self.alphabet),
+                "label": self.labels[i],
+            }
         sequence = self.sequences[i]
         if self.p and np.random.default_rng((self.seed, int(self.epoch), i)).random() < self.p:
-            sequence = reverse_complement(sequence)
+            sequence = reverse_complement(sequence, self.alphabet)
         return {"sequence": sequence, "label": self.labels[i]}
 
 
@@ -262,13 +283,14 @@ def read_data(args: RowsArguments, data: Dataset | DatasetDict | LabelledData | 
         validation_fraction=args.validation_fraction,
         seed=args.seed,
         fold=None if args.folds is None else (args.fold, args.folds),
+        alphabet=alphabet_of(args),
     )
 
 
 def check_rows_fit(data: LabelledData, max_seq_len: int, n_special: int, from_scratch: bool) -> None:
     """Raise `InputError` if a sequence and its special tokens are too long for the model."""
     for part, rows in data.parts.items():
-        lengths = np.array([len(sequence) for sequence in rows["sequence"]]) + n_special
+        lengths = np.array([data.alphabet.count(sequence) for sequence in rows["sequence"]]) + n_special
         too_long = np.flatnonzero(lengths > max_seq_len)
         if len(too_long):
             first = int(too_long[0])
@@ -331,7 +353,11 @@ def make_classifier(
         HyenaDNAForSequenceClassification, args, {**labels, **given(args, ("pooling",))}, new="score."
     )
     if checkpoint_config is None:
-        tokenizer = HyenaDNATokenizer(add_eos_token=args.add_special_tokens)
+        tokenizer = HyenaDNATokenizer(
+            add_eos_token=args.add_special_tokens,
+            alphabet=model.config.alphabet,
+            complement=model.config.complement,
+        )
     else:
         is_classifier = "HyenaDNAForSequenceClassification" in (checkpoint_config.architectures or [])
         if not (is_classifier and checkpoint_config.label2id == labels["label2id"]):
@@ -445,6 +471,7 @@ def train_and_test(
         return _load_finished(output, finished)
 
     prepared = prepare(args, labelled)
+    check_alphabet(labelled.alphabet, prepared["model"].config)
     if is_main:
         print(count_table(labelled))
         output.mkdir(parents=True, exist_ok=True)
@@ -512,6 +539,7 @@ def _print_metrics(metrics: dict[str, dict], tested: str, output: Path) -> None:
 def _check_problem(args: SupervisedArguments, labelled: LabelledData) -> None:
     """Refuse what does not fit the problem, and choose the metric of the best checkpoint."""
     is_single = labelled.problem_type == SINGLE_LABEL
+    check_strand_settings(args, labelled.alphabet)
     for name in ("class_weights", "label_smoothing_factor"):
         if getattr(args, name, None) and not is_single:
             raise InputError(f"{name} is for single labels, but the problem is {labelled.problem_type}")
@@ -526,9 +554,11 @@ def _make_trainer(
     train = labelled.parts["train"]
     rows = prepared.get("train_dataset")
     if rows is None:
-        rows = StrandedRows(train, strands.flip, args.seed)
+        rows = StrandedRows(train, strands.flip, args.seed, alphabet=labelled.alphabet)
     options = {**prepared, "train_dataset": rows}
-    options["eval_dataset"] = StrandedRows(labelled.parts["validation"], both=strands.average)
+    options["eval_dataset"] = StrandedRows(
+        labelled.parts["validation"], both=strands.average, alphabet=labelled.alphabet
+    )
     if strands.average:
         options["compute_metrics"] = mean_of_strands(prepared["compute_metrics"])
     if getattr(args, "class_weights", False):
@@ -551,16 +581,17 @@ def _evaluate(
     probability = {}
     for part in ("validation", "test"):
         if part in labelled.parts:
-            metrics[part], logits = _predict(trainer, labelled.parts[part], part, strands)
+            metrics[part], logits = _predict(trainer, labelled, part, strands)
             probability[part] = probabilities(logits, labelled.problem_type)
     return metrics, probability
 
 
 def _predict(
-    trainer: HyenaDNATrainer, rows, part: str, strands: Strands
+    trainer: HyenaDNATrainer, labelled: LabelledData, part: str, strands: Strands
 ) -> tuple[dict[str, float], np.ndarray]:
     """Return metrics and logits `(rows, labels)`; of both strands, the means of their logits."""
     # Timings are left out: `metrics.json` of a resumed run equals that of an uninterrupted one.
+    rows = labelled.parts[part]
     forward = trainer.predict(StrandedRows(rows), metric_key_prefix=part)
     keys = [key for key in forward.metrics if not key.endswith(("_runtime", "_per_second"))]
     metrics = {key.removeprefix(f"{part}_"): forward.metrics[key] for key in keys}
@@ -568,7 +599,8 @@ def _predict(
         return metrics, forward.predictions
     # DNA has two strands, and a label belongs to both. Averaging the logits of a strand and its
     # reverse complement makes the prediction the same whichever of them is given.
-    reverse = trainer.predict(StrandedRows(rows, p=1.0), metric_key_prefix=part)
+    other_strand = StrandedRows(rows, p=1.0, alphabet=labelled.alphabet)
+    reverse = trainer.predict(other_strand, metric_key_prefix=part)
     logits = (forward.predictions + reverse.predictions) / 2
     averaged = trainer.compute_metrics(EvalPrediction(predictions=logits, label_ids=forward.label_ids))
     losses = {"loss_forward_strand": metrics["loss"]}
