@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hyenadna.errors import InputError
-from hyenadna.genomics.letters import FIRST_BASE, SOFT_MASKED, N
+from hyenadna.genomics.letters import FIRST_BASE, SOFT_MASKED, encode
 from hyenadna.modeling_hyenadna import HyenaDNAMLP, HyenaDNAOperator
 from hyenadna.tokenization import HyenaDNATokenizer
 from hyenadna.training.runs.files import write_whole
@@ -52,6 +52,8 @@ from .pictures import check_picture, draw_logo, save_figure
 from .sequences import Data, encode_named, sequences_of
 
 __all__ = ["METHODS", "Attributions", "OneHotModel", "attributions", "deep_lift_rules", "one_hot_of"]
+
+_N = int(encode("N")[0])
 
 METHODS = ("integrated_gradients", "gradient_x_input")
 
@@ -177,7 +179,7 @@ class OneHotModel(nn.Module):
 
         bases = of(list(range(FIRST_BASE, FIRST_BASE + 4)))
         rest = 1 - x.sum(2, keepdim=True)
-        letters = x.to(bases.dtype) @ bases + rest.to(bases.dtype) * of([N])
+        letters = x.to(bases.dtype) @ bases + rest.to(bases.dtype) * of([_N])
         around = [of(ids).expand(len(x), -1, -1) for ids in self.special]
         return torch.cat([around[0], letters, around[1]], dim=1)
 

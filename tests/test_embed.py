@@ -245,7 +245,7 @@ import torch
 from hyenadna.analysis import embedding as module
 torch.set_num_threads(1)
 module._BASES_PER_PART, encode, calls = 1, module.encode, []
-module.encode = lambda text: (calls.append(text), time.sleep(600 * (len(calls) > 60)), encode(text))[2]
+module.encode = lambda *args: (calls.append(args), time.sleep(600 * (len(calls) > 60)), encode(*args))[2]
 module.run(module.EmbedArguments(model={str(checkpoint)!r}, data={str(tmp_path / "rows.csv")!r}, use_cpu=True,
     output_dir={str(tmp_path / "out")!r}, batch_bases=40, classifier="logistic"))
 """
@@ -266,7 +266,7 @@ module.run(module.EmbedArguments(model={str(checkpoint)!r}, data={str(tmp_path /
     with pytest.raises(InputError, match=r"with another \['layer'\]"):
         run(args)
     args.layer, seen = -1, []
-    monkeypatch.setattr(module, "encode", lambda text: seen.append(text) or module_encode(text))
+    monkeypatch.setattr(module, "encode", lambda *args: seen.append(args) or module_encode(*args))
     resumed = run(args)
     torch.set_num_threads(2)
     assert np.array_equal(resumed, expected)
