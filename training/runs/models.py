@@ -241,6 +241,8 @@ def alphabet_of_checkpoint(name: str) -> Alphabet:
     """Return the alphabet that the config.json of a checkpoint names, without loading its weights."""
     with _loading_config(name):
         stored = PreTrainedConfig.get_config_dict(checkpoint_path(name))[0]
+        if not isinstance(stored, dict):
+            raise ValueError("its config.json holds no object")
     return _alphabet(stored.get("alphabet", DNA.name), stored.get("complement"), f"model {name!r}: ")
 
 
